@@ -1,0 +1,38 @@
+"""Aging diagnostics for any Lightning training run.
+
+The public names are imported when they are first used, so that importing the package, or reading a record, imports
+neither torch nor lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.record import AgingRecord, RecordError
+    from lightning_glassy.schedule import LogTimeSchedule
+    from lightning_glassy.tracker import AgingTracker
+
+__version__ = "0.1.0"
+
+__all__ = ["AgingMonitor", "AgingRecord", "AgingTracker", "LogTimeSchedule", "RecordError", "__version__"]
+
+_HOMES = {
+    "AgingMonitor": "lightning_glassy.callbacks.aging",
+    "AgingRecord": "lightning_glassy.record",
+    "AgingTracker": "lightning_glassy.tracker",
+    "LogTimeSchedule": "lightning_glassy.schedule",
+    "RecordError": "lightning_glassy.record",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

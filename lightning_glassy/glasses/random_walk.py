@@ -1,0 +1,33 @@
+"""The free random walk: diffusion without aging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lightning_glassy.glasses.gaussian import GaussianGlass
+from lightning_glassy.observables import Array
+
+
+@dataclass(frozen=True)
+class RandomWalk(GaussianGlass):
+    r""":math:`w_{n+1} = w_n + \sigma\xi_n`, :math:`w_0 = 0`, :math:`\xi \sim N(0,1)`.
+
+    :math:`C(s,t) = \sigma^2\min(s,t)` and :math:`\Delta = \sigma^2 t` for every waiting time: no aging, :math:`\mu =
+    0`.
+
+    Args:
+        sigma: standard deviation of one step.
+
+    Example:
+        >>> float(RandomWalk(sigma=0.5).msd(100, 8))
+        2.0
+    """
+
+    sigma: float = 1.0
+
+    def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
+        r""":math:`\sigma^2\min(s,t)`."""
+        return self.sigma**2 * np.minimum(s, t).astype(np.float64)

@@ -1,0 +1,57 @@
+"""Stochastic gradient descent in a quadratic valley, with momentum: aging that stops at the relaxation time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lightning_glassy.glasses.gaussian import GaussianGlass
+from lightning_glassy.observables import Array
+
+
+@dataclass(frozen=True)
+class SGDQuadratic(GaussianGlass):
+    r"""SGD on :math:`\frac{1}{2}\lambda w^2` with additive gradient noise, in PyTorch's convention of momentum.
+
+    :math:`g = \lambda w + \sigma\xi`, :math:`v' = \beta v + g`, :math:`w' = w - \eta v'`, :math:`w_0 \sim N(0, S_0)`,
+    :math:`v_0 = 0`. With :math:`A = ((1-\eta\lambda, -\eta\beta), (\lambda, \beta))` and :math:`B = \sigma(-\eta,
+    1)^T` the second moments follow :math:`P' = APA^T + BB^T`, and :math:`C(n, n+m) = (A^m P_n)_{ww}`. Without
+    momentum :math:`a = 1-\eta\lambda`, :math:`S_n = a^{2n}S_0 + S_\infty(1-a^{2n})`, :math:`S_\infty =
+    \eta\sigma^2/(\lambda(2-\eta\lambda))`.
+
+    Args:
+        learning_rate: :math:`\eta`.
+        curvature: :math:`\lambda`; stable for :math:`\eta\lambda < 2(1+\beta)`.
+        noise: :math:`\sigma`, standard deviation of the gradient noise.
+        momentum: :math:`\beta`.
+        initial_variance: :math:`S_0`.
+
+    Example:
+        >>> glass = SGDQuadratic(learning_rate=0.1, curvature=1.0, noise=1.0)
+        >>> round(float(glass.covariance(1000, 1000)), 9) == round(0.1 / 1.9, 9)  # stationary
+        True
+    """
+
+    learning_rate: float
+    curvature: float
+    noise: float
+    momentum: float = 0.0
+    initial_variance: float = 0.0
+
+    def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
+        """Exact at every step, by iterating the second moments up to the earlier of the two."""
+        early, late = np.minimum(s, t), np.maximum(s, t)
+        eta, lam, beta = self.learning_rate, self.curvature, self.momentum
+        drift = np.array([[1 - eta * lam, -eta * beta], [lam, beta]])
+        kick = self.noise * np.array([-eta, 1.0])
+        moments = np.zeros((int(early.max()) + 1, 2, 2))
+        moments[0, 0, 0] = self.initial_variance
+        for n in range(len(moments) - 1):
+            moments[n + 1] = drift @ moments[n] @ drift.T + np.outer(kick, kick)
+        first_row = np.zeros((int((late - early).max()) + 1, 2))  # first row of A^m
+        first_row[0] = 1.0, 0.0
+        for m in range(len(first_row) - 1):
+            first_row[m + 1] = first_row[m] @ drift
+        return np.asarray(np.einsum("...i,...i->...", first_row[late - early], moments[early][..., :, 0]))

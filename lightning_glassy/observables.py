@@ -1,0 +1,182 @@
+"""What is computed from the raw moments: one function per quantity, arrays in, arrays out.
+
+``w`` are the weights at step :math:`t_w + t`, ``s`` (the snapshot) those at :math:`t_w`, ``d = w - s``;
+``sum_...`` are sums over the ``n`` coordinates that were measured. All functions take and return float64
+arrays of any shape, broadcast as NumPy does, and give NaN where a quantity is not defined.
+
+Sources: BJ18 is Baity-Jesi et al. 2018 (arXiv 1803.06969), WJ24 is Winter and Janssen 2024 (arXiv 2405.13098).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+CorrelationKind = Literal["raw", "cosine", "centred", "pearson"]
+
+
+def _float64(*arrays: ArrayLike) -> tuple[Array, ...]:
+    return tuple(np.asarray(a, dtype=np.float64) for a in arrays)
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
+
+
+def msd(sum_d2: ArrayLike, n: ArrayLike) -> Array:
+    r"""Mean squared displacement :math:`\Delta(t_w, t_w+t) = \frac{1}{N}\sum_i [w_i(t_w+t) - w_i(t_w)]^2`.
+
+    Source: BJ18, the quantity plotted throughout. The average is over coordinates, not over runs.
+
+    Example:
+        >>> float(msd(sum_d2=2.0, n=100))
+        0.02
+    """
+    return _ratio(*_float64(sum_d2, n))
+
+
+def correlation(
+    sum_ws: ArrayLike,
+    sum_w2: ArrayLike,
+    sum_s2: ArrayLike,
+    sum_w: ArrayLike,
+    sum_s: ArrayLike,
+    n: ArrayLike,
+    kind: CorrelationKind = "raw",
+) -> Array:
+    r"""Two-time correlation :math:`C(t_w, t_w+t)` of the weights, in one of four normalisations.
+
+    * ``"raw"``: :math:`\frac{1}{N}\sum_i w_i s_i`, the quantity of mean-field spin glasses;
+    * ``"cosine"``: :math:`\sum w s / \sqrt{\sum w^2 \sum s^2}`, the overlap of the directions;
+    * ``"centred"``: :math:`\langle ws\rangle - \langle w\rangle\langle s\rangle`, the connected correlation;
+    * ``"pearson"``: the connected correlation over the two standard deviations.
+
+    Close to 1 a cosine has lost its digits: use :func:`decorrelation` for :math:`1 - C`.
+
+    Raises:
+        ValueError: another ``kind``.
+    """
+    ws, w2, s2, w, s, count = _float64(sum_ws, sum_w2, sum_s2, sum_w, sum_s, n)
+    if kind == "raw":
+        return _ratio(ws, count)
+    if kind == "cosine":
+        return _ratio(ws, np.sqrt(w2 * s2))
+    if kind not in ("centred", "pearson"):
+        raise ValueError(f"kind={kind!r} is not one of 'raw', 'cosine', 'centred', 'pearson'")
+    mean_w, mean_s = _ratio(w, count), _ratio(s, count)
+    covariance: Array = _ratio(ws, count) - mean_w * mean_s
+    if kind == "centred":
+        return covariance
+    variances = (_ratio(w2, count) - mean_w**2) * (_ratio(s2, count) - mean_s**2)
+    return _ratio(covariance, np.sqrt(np.maximum(variances, 0.0)))
+
+
+def decorrelation(sum_d2: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike) -> Array:
+    r"""Loss of the cosine correlation, :math:`1 - C`, computed from the displacement.
+
+    :math:`1 - C = \frac{\sum d^2 - (|w| - |s|)^2}{2 |w| |s|}`, which keeps its digits at short lags, where
+    subtracting a measured C from 1 would leave only rounding.
+
+    Example:
+        >>> float(decorrelation(sum_d2=2.0, sum_w2=1.0, sum_s2=1.0))  # orthogonal
+        1.0
+    """
+    d2, w2, s2 = _float64(sum_d2, sum_w2, sum_s2)
+    w, s = np.sqrt(w2), np.sqrt(s2)
+    return _ratio(d2 - (w - s) ** 2, 2 * w * s)
+
+
+def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
+    r"""Overlap :math:`Q_\epsilon(t_w, t_w+t)`: the fraction of coordinates with :math:`|w_i - s_i| \le \epsilon`.
+
+    NaN where the displacements are not finite, since a NaN is neither near nor far.
+
+    Source: WJ24, where :math:`\epsilon` is the standard deviation of the weights over 100 ... 700.
+    """
+    near, d2, total = _float64(count, sum_d2, n)
+    return np.where(np.isfinite(d2), _ratio(near, total), np.nan)
+
+
+def non_gaussian(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
+    r"""Non-Gaussian parameter :math:`\alpha_2 = \langle d^4\rangle / (3\langle d^2\rangle^2) - 1`.
+
+    Zero for Gaussian displacements, positive where a few coordinates move much more than the rest; never below
+    -2/3. NaN where nothing moved.
+
+    Source: BJ18 (fourth moment), WJ24.
+
+    Example:
+        >>> float(non_gaussian(sum_d2=100.0, sum_d4=300.0, n=100))
+        0.0
+    """
+    d2, d4, count = _float64(sum_d2, sum_d4, n)
+    return _ratio(d4 * count, 3 * d2**2) - 1
+
+
+def local_exponent(lags: ArrayLike, msd: ArrayLike) -> Array:
+    r"""Local exponent :math:`\gamma(t_w, t) = \partial\ln\Delta / \partial\ln t` along the last axis.
+
+    1 is diffusion, 2 ballistic motion, 0 a plateau. Second-order differences of the logarithms over the lags that
+    were measured; NaN at lag 0, where :math:`\Delta` is not positive, and where fewer than two points are left.
+
+    Args:
+        lags: ``[n_lag]``, in steps.
+        msd: ``[..., n_lag]``.
+
+    Raises:
+        ValueError: the last axis of ``msd`` is not as long as ``lags``.
+
+    Example:
+        >>> local_exponent([1, 10, 100], [2.0, 20.0, 200.0]).round(12).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    t, delta = _float64(lags, msd)
+    if t.ndim != 1 or delta.shape[-1:] != t.shape:
+        raise ValueError(f"msd of shape {delta.shape} does not end in one value for each of {t.shape} lags")
+    result = np.full(delta.shape, np.nan)
+    for index in np.ndindex(delta.shape[:-1]):
+        row: Any = delta[index]
+        with np.errstate(invalid="ignore"):
+            good = np.isfinite(row) & (row > 0) & (t > 0)
+        if good.sum() >= 2:
+            result[index][good] = np.gradient(np.log(row[good]), np.log(t[good]))
+    return result
+
+
+def msd_standard_error(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
+    r"""Standard error of a sampled MSD: :math:`\sqrt{(\langle d^4\rangle - \langle d^2\rangle^2)/(n-1)}\,\sqrt{1-n/N}`.
+
+    The error of estimating the mean over ``population`` coordinates from a simple random sample of ``n`` of them,
+    drawn without replacement; 0 where all were measured. It says nothing about other runs: that needs replicas.
+    """
+    d2, d4, count, total = _float64(sum_d2, sum_d4, n, population)
+    variance = np.maximum(_ratio(d4, count) - _ratio(d2, count) ** 2, 0.0)
+    return _sampling_error(variance, count, total)
+
+
+def overlap_standard_error(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
+    r"""Standard error of a sampled overlap :math:`\sqrt{Q(1-Q)/(n-1)}\,\sqrt{1-n/N}`, as :func:`msd_standard_error`."""
+    sampled, total = _float64(n, population)
+    q = overlap(count, sum_d2, sampled)
+    return _sampling_error(q * (1 - q), sampled, total)
+
+
+def _sampling_error(variance: Array, n: Array, population: Array) -> Array:
+    return np.sqrt(np.where(n < population, _ratio(variance, n - 1) * (1 - n / population), variance * 0.0))
+
+
+def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
+    r"""The thresholds :math:`\epsilon` used when none are given: a hundredth and a tenth of the weights' spread.
+
+    WJ24 uses the standard deviation over 100 ... 700. Weights that all start equal have no spread: 1 is used then.
+
+    Example:
+        >>> default_overlap_thresholds(0.5)
+        (0.005, 0.05)
+    """
+    spread = standard_deviation if 0 < standard_deviation < float("inf") else 1.0
+    return (spread / 100, spread / 10)

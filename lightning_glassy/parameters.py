@@ -1,0 +1,329 @@
+"""What is tracked: which tensors, in which groups, and in which order their coordinates lie in memory.
+
+Every group is a union of *cells*, the disjoint sets of coordinates that belong to exactly the same groups. The
+device sums over cells; the host adds cells to groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
+
+# What wrappers put into the names of parameters, and nobody wrote.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+_SAMPLE_SEED = 20180307  # any number will do; a fixed one makes two runs sample the same coordinates
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One tracked parameter: its name, the tensor, and the groups it is in (``"all"`` left out)."""
+
+    name: str
+    tensor: Tensor
+    groups: tuple[str, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of real coordinates: a complex number has two."""
+        return self.tensor.numel() * (2 if self.tensor.is_complex() else 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the real coordinates."""
+        return self.tensor.dtype.to_real() if self.tensor.is_complex() else self.tensor.dtype
+
+
+def select_parameters(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    *,
+    groups: Groups = "all",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+) -> list[Selected]:
+    """The trainable parameters to track, each once, with the groups each belongs to.
+
+    Patterns are those of a shell (``"encoder.*"``, ``"*.weight"``), matched against the whole name with its case. A
+    tensor that is tied, i.e. reachable under several names, is counted once and matches by any of its names.
+
+    Args:
+        named_parameters: as from ``module.named_parameters(remove_duplicate=False)``.
+        groups: ``"all"`` for one group; ``"layer"`` for one group per module that owns parameters; or a mapping of
+            group names to a pattern or several. The group ``"all"`` always exists besides.
+        include: only parameters that match one of these; default all that are trainable.
+        exclude: leave out parameters that match one of these.
+
+    Raises:
+        ValueError: nothing to track, a pattern that matches nothing, a group called ``"all"``, a parameter whose
+            shape or values are not there yet, or one that is distributed over processes.
+    """
+    tensors: dict[tuple[object, ...], tuple[Tensor, list[str]]] = {}
+    frozen: list[str] = []
+    for raw_name, tensor in named_parameters:
+        name = raw_name
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
+        if not tensor.requires_grad:
+            frozen.append(name)
+            continue
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(f"the parameter {name!r} has no shape yet: run one batch through the lazy module first")
+        if tensor.is_meta:
+            raise ValueError(f"the parameter {name!r} is on the meta device: it has no values to measure")
+        if hasattr(tensor, "placements"):
+            raise ValueError(
+                f"the parameter {name!r} is a DTensor, sharded over processes; this version measures whole "
+                "parameters only: train with one device or with DDP"
+            )
+        if tensor.numel():
+            # The same memory under two Parameter objects is one coordinate as much as one object under two names.
+            key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+            tensors.setdefault(key, (tensor, []))[1].append(name)
+
+    names = [alias for _, aliases in tensors.values() for alias in aliases]
+    wanted, unwanted = _patterns("include", include, names, frozen), _patterns("exclude", exclude, names, frozen)
+    kept = [
+        (tensor, aliases)
+        for tensor, aliases in tensors.values()
+        if (include is None or _matches(aliases, wanted)) and not _matches(aliases, unwanted)
+    ]
+    if not kept:
+        why = "all are excluded" if tensors else ("all are frozen" if frozen else "the module has none")
+        raise ValueError(f"there is no trainable parameter to track ({why})")
+
+    if isinstance(groups, Mapping):
+        if "all" in groups:
+            raise ValueError("groups: 'all' always exists and means every tracked parameter; choose another name")
+        kept_names = [alias for _, aliases in kept for alias in aliases]
+        members = {str(g): _patterns(f"groups[{g!r}]", p, kept_names, frozen) for g, p in groups.items()}
+        return [
+            Selected(aliases[0], tensor, tuple(g for g, patterns in members.items() if _matches(aliases, patterns)))
+            for tensor, aliases in kept
+        ]
+    if groups == "all":
+        return [Selected(aliases[0], tensor, ()) for tensor, aliases in kept]
+    if groups == "layer":
+        layers = [aliases[0].rpartition(".")[0] or aliases[0] for _, aliases in kept]
+        if "all" in layers:
+            raise ValueError("groups='layer': a layer is called 'all'; give a mapping of group names to patterns")
+        return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
+    raise ValueError(f"groups={groups!r} is not 'all', 'layer' or a mapping of group names to name patterns")
+
+
+def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[str], frozen: list[str]) -> list[str]:
+    if patterns is None:
+        return []
+    several = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in several:
+        if not isinstance(pattern, str):
+            raise ValueError(f"{argument}: {pattern!r} is not a name pattern")
+        if not _matches(names, [pattern]):
+            hint = "; it matches frozen parameters only" if _matches(frozen, [pattern]) else ""
+            raise ValueError(
+                f"{argument}: the pattern {pattern!r} matches no trainable parameter{hint}; "
+                f"the names are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            )
+    return several
+
+
+def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+class _Source:
+    """One tracked tensor as a flat run of coordinates, in the order in which they lie in memory.
+
+    The order is fixed once (channels-last weights are walked as they lie), so that a snapshot and the weights it is
+    compared with always agree; where the tensor is dense the flat form is a view and costs nothing.
+    """
+
+    def __init__(self, parameter: Tensor) -> None:
+        self.parameter = parameter
+        real = self._real()
+        strides = real.stride()
+        self._order = sorted(range(real.dim()), key=lambda i: -strides[i])
+        self._view: Tensor | None = None
+
+    def _real(self) -> Tensor:
+        tensor = self.parameter.detach()
+        return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+    def flat(self) -> Tensor:
+        # A view stays valid while the weights stay where they are; `p.data = ...` moves them.
+        address = self.parameter.data_ptr()
+        if self._view is None or self._view.data_ptr() != address:
+            flat = self._real().permute(self._order).reshape(-1)
+            if flat.data_ptr() != address:
+                return flat  # not dense: a copy, never to be kept
+            self._view = flat
+        return self._view
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of a bucket's flat coordinates, and where in its source tensor they are found."""
+
+    source: _Source
+    start: int  # in the bucket
+    stop: int
+    indices: Tensor | None  # flat positions in the source where a sample is taken; otherwise the whole source
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Coordinates ``start ... stop`` of the bucket (within this piece): a view, unless a sample is gathered."""
+        flat, a, b = self.source.flat(), start - self.start, stop - self.start
+        return flat[a:b] if self.indices is None else flat.index_select(0, self.indices[a:b])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A run of a bucket's coordinates that all belong to one cell: the unit of work of a measurement."""
+
+    start: int
+    stop: int
+    cell: int
+    pieces: tuple[_Piece, ...]
+
+
+class Bucket:
+    """All tracked coordinates of one dtype on one device, as one flat vector that is never materialised."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, pieces: list[_Piece], cells: list[int]) -> None:
+        self.device, self.dtype = device, dtype
+        self.numel = pieces[-1].stop
+        self._pieces, self._cells = pieces, cells
+
+    @property
+    def gathers(self) -> bool:
+        """Whether a tile may have to be put together from several places."""
+        return len(self._pieces) > 1 or any(piece.indices is not None for piece in self._pieces)
+
+    def tiles(self, size: int) -> list[Tile]:
+        """The bucket cut into tiles of at most ``size`` coordinates; small tensors of one cell share a tile."""
+        tiles: list[Tile] = []
+        for piece, cell in zip(self._pieces, self._cells, strict=True):
+            start = piece.start
+            while start < piece.stop:
+                last = tiles[-1] if tiles else None
+                if last is not None and last.cell == cell and last.stop == start and start - last.start < size:
+                    stop = min(piece.stop, last.start + size)
+                    pieces = last.pieces if last.pieces[-1] is piece else (*last.pieces, piece)
+                    tiles[-1] = Tile(last.start, stop, cell, pieces)
+                else:
+                    stop = min(piece.stop, start + size)
+                    tiles.append(Tile(start, stop, cell, (piece,)))
+                start = stop
+        return tiles
+
+    def read(self, tile: Tile, out: Tensor) -> Tensor:
+        """The current weights of a tile, in the dtype of ``out``: a view where possible, otherwise in ``out``."""
+        if len(tile.pieces) == 1:
+            values = tile.pieces[0].read(tile.start, tile.stop)
+            return values if values.dtype == out.dtype else out[: tile.stop - tile.start].copy_(values)
+        for piece in tile.pieces:
+            start, stop = max(piece.start, tile.start), min(piece.stop, tile.stop)
+            out[start - tile.start : stop - tile.start].copy_(piece.read(start, stop))
+        return out[: tile.stop - tile.start]
+
+    def copy_to(self, flat: Tensor) -> None:
+        """Copy the current weights into ``flat``, ``[numel]``, which may be in pinned host memory."""
+        if flat.device == self.device and all(piece.indices is None for piece in self._pieces):
+            torch.cat([piece.source.flat() for piece in self._pieces], out=flat)
+            return
+        for piece in self._pieces:
+            flat[piece.start : piece.stop].copy_(piece.read(piece.start, piece.stop), non_blocking=True)
+
+
+class TrackedParameters:
+    """The tracked coordinates, laid out for measuring: buckets by device and dtype, cells by group membership.
+
+    Args:
+        selected: from :func:`select_parameters`.
+        sample: number of coordinates to draw, uniformly without replacement; ``None``, or at least as many as there
+            are, takes all. Drawn with a generator of its own: the global random state is not touched.
+
+    Raises:
+        ValueError: ``sample`` below 1.
+    """
+
+    def __init__(self, selected: Sequence[Selected], sample: int | None = None) -> None:
+        if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
+            raise ValueError(f"sample={sample!r} must be a whole number of coordinates, at least 1")
+        self.names = tuple(parameter.name for parameter in selected)
+        self.dtypes = {parameter.name: parameter.dtype for parameter in selected}
+        self.groups: tuple[str, ...] = ("all", *dict.fromkeys(g for parameter in selected for g in parameter.groups))
+        memberships = list(dict.fromkeys(parameter.groups for parameter in selected))
+        self.n_cells = len(memberships)
+        self.cells_of = {
+            group: [c for c, member in enumerate(memberships) if group == "all" or group in member]
+            for group in self.groups
+        }
+        total = sum(parameter.numel for parameter in selected)
+        chosen = _sample_coordinates(total, sample) if sample is not None and sample < total else None
+
+        n_cell, sampled_cell = [0] * self.n_cells, [0] * self.n_cells
+        parts: dict[tuple[torch.device, torch.dtype], list[tuple[int, Selected, Tensor | None]]] = {}
+        offset = 0
+        for parameter in selected:
+            indices = None
+            if chosen is not None:
+                ends = torch.searchsorted(chosen, torch.tensor([offset, offset + parameter.numel]))
+                indices = (chosen[int(ends[0]) : int(ends[1])] - offset).to(parameter.tensor.device)
+            offset += parameter.numel
+            cell = memberships.index(parameter.groups)
+            n_cell[cell] += parameter.numel
+            sampled_cell[cell] += parameter.numel if indices is None else len(indices)
+            if indices is None or len(indices):
+                parts.setdefault((parameter.tensor.device, parameter.dtype), []).append((cell, parameter, indices))
+        self.n_parameters = {g: sum(n_cell[c] for c in cells) for g, cells in self.cells_of.items()}
+        self.n_sampled = {g: sum(sampled_cell[c] for c in cells) for g, cells in self.cells_of.items()}
+
+        # Rounding to a mantissa of spacing eps moves a weight by a mean square of eps^2/12 <m^-2> w^2, m its mantissa:
+        # 0.045 eps^2 w^2 where the logarithms of the weights are spread evenly (2.7e-6 w^2 for bfloat16).
+        self.resolution = {
+            group: sum(p.numel * 0.045 * torch.finfo(p.dtype).eps ** 2 for p in selected if group in ("all", *p.groups))
+            / self.n_parameters[group]
+            for group in self.groups
+        }
+        """For each group the MSD, over the mean squared weight, below which rounding to the own dtype hides motion."""
+
+        self.buckets: list[Bucket] = []
+        for (device, dtype), members in parts.items():
+            pieces, cells, start = [], [], 0
+            for cell, parameter, indices in sorted(members, key=lambda member: member[0]):
+                stop = start + (parameter.numel if indices is None else len(indices))
+                pieces.append(_Piece(_Source(parameter.tensor), start, stop, indices))
+                cells.append(cell)
+                start = stop
+            self.buckets.append(Bucket(device, dtype, pieces, cells))
+
+    def standard_deviation(self) -> float:
+        """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only."""
+        n, total, squares = 0, 0.0, 0.0
+        for bucket in self.buckets:
+            exact = torch.float32 if bucket.device.type == "mps" else torch.float64
+            scratch = torch.empty(min(bucket.numel, 1 << 18), dtype=exact, device=bucket.device)
+            for tile in bucket.tiles(len(scratch)):
+                values = bucket.read(tile, scratch)
+                n, total, squares = n + len(values), total + float(values.sum()), squares + float(values.dot(values))
+        return math.sqrt(max(squares / n - (total / n) ** 2, 0.0))
+
+
+def _sample_coordinates(total: int, n: int) -> Tensor:
+    """``n`` of ``range(total)``, sorted, each subset equally likely; int64 on the CPU, with O(n) memory."""
+    generator = torch.Generator().manual_seed(_SAMPLE_SEED)
+    if 4 * n >= total:
+        return torch.randperm(total, generator=generator)[:n].sort().values
+    chosen = torch.empty(0, dtype=torch.int64)
+    while len(chosen) < n:
+        more = torch.randint(total, (n + n // 4 + 16,), generator=generator)
+        chosen = torch.unique(torch.cat([chosen, more]))
+    # `unique` sorts: dropping the surplus from the end would favour small indices, so drop it at random.
+    return chosen[torch.randperm(len(chosen), generator=generator)[:n]].sort().values

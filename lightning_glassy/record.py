@@ -1,0 +1,704 @@
+"""The door between training and analysis: raw two-time moments with labelled axes, in one safe file.
+
+Left of it everything is tensors, ranks and streams; right of it everything is NumPy. A record stores sums over
+parameters, never a derived curve, so that an observable can be defined, or mended, after the run. Reading one
+needs neither torch nor lightning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import struct
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy import observables
+from lightning_glassy.observables import Array, CorrelationKind
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+    from lightning_glassy.schedule import LogTimeSchedule
+
+MOMENTS = ("d2", "d4", "ws", "w2", "s2", "w", "s")
+"""Order of the sums in the last axis of :attr:`AgingRecord.moments`: with ``d = w - s``, the sums of
+d^2, d^4, w s, w^2, s^2, w and s. After them come the numbers of coordinates with ``|d| <= eps``, one per threshold."""
+
+FORMAT = "lightning_glassy.AgingRecord"
+FORMAT_VERSION = 1
+
+
+class RecordError(ValueError):
+    """A file that is not a readable record: truncated, foreign, written by a newer version, or malformed."""
+
+
+class AgingRecord:
+    r"""Two-time moments of one run (or of several replicas of it), with everything needed to interpret them.
+
+    Every row is one pair :math:`(t_w, t)` that was really measured: the weights at step :math:`t_w + t` against
+    those at step :math:`t_w`, both in completed optimiser updates. The observables arrange the rows as matrices
+    ``[n_tw, n_lag]`` over :attr:`waiting_times` and :attr:`lags` (with replicas ``[n_replica, n_tw, n_lag]``), NaN
+    where a pair was not measured.
+
+    Args:
+        n_parameters: for each group the number N of its scalar parameters; the group ``"all"`` must be there.
+        n_sampled: for each group the number of coordinates that are summed over, where only a sample of them is.
+        overlap_thresholds: the :math:`\epsilon` of the overlaps, positive and increasing.
+        meta: what is known of the run; only what JSON can hold.
+        n_replica: number of replicas; ``None`` for a single run without that axis.
+
+    Raises:
+        ValueError: no group ``"all"``, a size that is not positive, or thresholds that are not increasing.
+
+    Example:
+        >>> from lightning_glassy import LogTimeSchedule
+        >>> walk = np.cumsum(np.ones((101, 4)), axis=0)
+        >>> record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0, 50], [1, 10, 50]))
+        >>> record.msd().tolist()
+        [[1.0, 100.0, 2500.0], [1.0, 100.0, 2500.0]]
+    """
+
+    def __init__(
+        self,
+        n_parameters: Mapping[str, int],
+        *,
+        n_sampled: Mapping[str, int] | None = None,
+        overlap_thresholds: Sequence[float] = (),
+        meta: Mapping[str, Any] | None = None,
+        n_replica: int | None = None,
+    ) -> None:
+        self._n_parameters = {str(group): int(n) for group, n in n_parameters.items()}
+        sampled = self._n_parameters if n_sampled is None else n_sampled
+        self._n_sampled = {group: int(sampled[group]) for group in self._n_parameters}
+        self.overlap_thresholds = check_thresholds(overlap_thresholds)
+        self.meta: dict[str, Any] = dict(meta or {})
+        self.n_replica = n_replica
+        if "all" not in self._n_parameters:
+            raise ValueError(f"n_parameters has no group 'all', only {sorted(self._n_parameters)}")
+        for group, n in self._n_parameters.items():
+            if not 0 <= self._n_sampled[group] <= n or n < 1:
+                raise ValueError(f"group {group!r}: {self._n_sampled[group]} of {n} coordinates is impossible")
+        if n_replica is not None and n_replica < 1:
+            raise ValueError(f"n_replica={n_replica} must be at least 1")
+        self._rows: dict[tuple[int, int], Array] = {}
+        self._one_time: dict[str, dict[int, float]] = {}
+        self._cache: tuple[NDArray[np.int64], NDArray[np.int64], Array] | None = None
+
+    # ------------------------------------------------------------------ filling
+
+    def append(self, waiting_time: int, lag: int, moments: ArrayLike) -> None:
+        """Add the measurement of one pair.
+
+        Args:
+            waiting_time: step of the reference.
+            lag: steps elapsed since.
+            moments: ``[n_group, n_moment]`` (with replicas ``[n_replica, n_group, n_moment]``), the sums named in
+                ``MOMENTS`` and then one count per overlap threshold, groups in the order of :attr:`groups`.
+
+        Raises:
+            ValueError: another shape, a negative step, or a pair that is already there.
+        """
+        row = np.array(moments, dtype=np.float64)
+        if row.shape != self._row_shape:
+            raise ValueError(f"moments of shape {row.shape} where {self._row_shape} are expected")
+        if waiting_time < 0 or lag < 0:
+            raise ValueError(f"waiting_time={waiting_time}, lag={lag}: steps cannot be negative")
+        key = (int(waiting_time), int(lag))
+        if key in self._rows:
+            raise ValueError(f"the pair (waiting time, lag) = {key} has been measured already")
+        self._rows[key] = row
+        self._cache = None
+
+    def append_one_time(self, name: str, step: int, value: float) -> None:
+        """Add one value of a quantity that belongs to a single step (a later value for the same step wins)."""
+        self._one_time.setdefault(name, {})[int(step)] = float(value)
+
+    @property
+    def _row_shape(self) -> tuple[int, ...]:
+        shape = (len(self._n_parameters), len(MOMENTS) + len(self.overlap_thresholds))
+        return shape if self.n_replica is None else (self.n_replica, *shape)
+
+    # ------------------------------------------------------------------ axes and raw content
+
+    def __len__(self) -> int:
+        """Number of pairs measured so far."""
+        return len(self._rows)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of parameters, ``"all"`` among them."""
+        return tuple(self._n_parameters)
+
+    @property
+    def n_parameters(self) -> dict[str, int]:
+        """For each group the number N of its scalar parameters, each counted once."""
+        return dict(self._n_parameters)
+
+    @property
+    def n_sampled(self) -> dict[str, int]:
+        """For each group the number of coordinates summed over; N unless a sample was drawn."""
+        return dict(self._n_sampled)
+
+    @property
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """``(waiting_times, lags)`` of every row, each int64 ``[n_row]``, sorted by waiting time, then lag."""
+        waiting_times, lags, _ = self._arrays()
+        return waiting_times.copy(), lags.copy()
+
+    @property
+    def moments(self) -> Array:
+        """The raw sums, float64 ``[n_row, n_group, n_moment]``, with replicas ``[n_replica, n_row, ...]``."""
+        return np.array(self._arrays()[2])
+
+    @property
+    def waiting_times(self) -> NDArray[np.int64]:
+        """Steps of the references that have been measured at least once, increasing, int64 ``[n_tw]``."""
+        return np.unique(self._arrays()[0])
+
+    @property
+    def lags(self) -> NDArray[np.int64]:
+        """Lags that have been measured for at least one waiting time, increasing, int64 ``[n_lag]``."""
+        return np.unique(self._arrays()[1])
+
+    @property
+    def one_time_names(self) -> tuple[str, ...]:
+        """Names that :meth:`one_time` knows."""
+        return tuple(self._one_time)
+
+    def one_time(self, name: str) -> tuple[NDArray[np.int64], Array]:
+        """A quantity that belongs to single steps, such as ``"learning_rate"``.
+
+        Returns:
+            Steps (int64) and values (float64), both ``[n]``, by increasing step.
+
+        Raises:
+            KeyError: a name the record does not have; the message lists those it has.
+        """
+        if name not in self._one_time:
+            raise KeyError(f"no one-time series {name!r}; there are {list(self._one_time)}")
+        items = sorted(self._one_time[name].items())
+        return np.array([s for s, _ in items], dtype=np.int64), np.array([v for _, v in items], dtype=np.float64)
+
+    def _arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        if self._cache is None:
+            keys = sorted(self._rows)
+            pairs = np.array(keys, dtype=np.int64).reshape(-1, 2)
+            stacked = np.array([self._rows[key] for key in keys], dtype=np.float64).reshape(-1, *self._row_shape)
+            if self.n_replica is not None:
+                stacked = np.moveaxis(stacked, 1, 0)
+            self._cache = (pairs[:, 0], pairs[:, 1], stacked)
+        return self._cache
+
+    def _group_index(self, group: str) -> int:
+        if group not in self._n_parameters:
+            raise KeyError(f"no group {group!r}; there are {list(self._n_parameters)}")
+        return self.groups.index(group)
+
+    def _sums(self, group: str) -> dict[str, Array]:
+        """The sums of one group by name, each ``[(n_replica,) n_row]``, and ``n``."""
+        values = self._arrays()[2][..., self._group_index(group), :]
+        sums = {name: values[..., i] for i, name in enumerate(MOMENTS)}
+        return sums | {"n": np.float64(self._n_sampled[group])}
+
+    def _count(self, group: str, eps: float | None) -> Array:
+        return self._arrays()[2][..., self._group_index(group), len(MOMENTS) + self._threshold_index(eps)]
+
+    def _threshold_index(self, eps: float | None) -> int:
+        if not self.overlap_thresholds:
+            raise ValueError("no overlap thresholds were counted in this record")
+        if eps is None:
+            return 0
+        for i, threshold in enumerate(self.overlap_thresholds):
+            if math.isclose(eps, threshold, rel_tol=1e-9):
+                return i
+        raise ValueError(f"eps={eps} was not counted during the run; there are {list(self.overlap_thresholds)}")
+
+    def _matrix(self, rows: Array) -> Array:
+        """Rows ``[(n_replica,) n_row]`` as ``[(n_replica,) n_tw, n_lag]``, NaN where not measured."""
+        waiting_times, lags, _ = self._arrays()
+        i = np.searchsorted(self.waiting_times, waiting_times)
+        j = np.searchsorted(self.lags, lags)
+        matrix = np.full((*rows.shape[:-1], len(self.waiting_times), len(self.lags)), np.nan)
+        matrix[..., i, j] = rows
+        return matrix
+
+    # ------------------------------------------------------------------ observables
+
+    def msd(self, group: str = "all") -> Array:
+        r"""Mean squared displacement :math:`\Delta(t_w, t_w+t)`: see :func:`lightning_glassy.observables.msd`.
+
+        Returns:
+            float64 ``[n_tw, n_lag]`` (with replicas ``[n_replica, n_tw, n_lag]``), NaN where not measured.
+
+        Raises:
+            KeyError: a group the record does not have.
+        """
+        sums = self._sums(group)
+        return self._matrix(observables.msd(sums["d2"], sums["n"]))
+
+    def correlation(self, group: str = "all", kind: CorrelationKind = "raw") -> Array:
+        """Two-time correlation, ``"raw"``, ``"cosine"``, ``"centred"`` or ``"pearson"``.
+
+        See :func:`lightning_glassy.observables.correlation`; shapes and errors as :meth:`msd`.
+
+        Raises:
+            ValueError: another ``kind``.
+        """
+        sums = self._sums(group)
+        values = observables.correlation(sums["ws"], sums["w2"], sums["s2"], sums["w"], sums["s"], sums["n"], kind=kind)
+        return self._matrix(values)
+
+    def decorrelation(self, group: str = "all") -> Array:
+        """One minus the cosine correlation, with its digits at short lags; shapes and errors as :meth:`msd`.
+
+        See :func:`lightning_glassy.observables.decorrelation`.
+        """
+        sums = self._sums(group)
+        return self._matrix(observables.decorrelation(sums["d2"], sums["w2"], sums["s2"]))
+
+    def overlap(self, eps: float | None = None, group: str = "all") -> Array:
+        r"""Fraction of coordinates with :math:`|w - s| \le \epsilon`; shapes and errors as :meth:`msd`.
+
+        See :func:`lightning_glassy.observables.overlap`.
+
+        Args:
+            eps: one of :attr:`overlap_thresholds`; default the first (smallest).
+            group: name of the group.
+
+        Raises:
+            ValueError: a threshold that was not counted during the run.
+        """
+        sums = self._sums(group)
+        return self._matrix(observables.overlap(self._count(group, eps), sums["d2"], sums["n"]))
+
+    def non_gaussian(self, group: str = "all") -> Array:
+        r"""Non-Gaussian parameter :math:`\alpha_2`; shapes and errors as :meth:`msd`.
+
+        See :func:`lightning_glassy.observables.non_gaussian`.
+        """
+        sums = self._sums(group)
+        return self._matrix(observables.non_gaussian(sums["d2"], sums["d4"], sums["n"]))
+
+    def local_exponent(self, group: str = "all") -> Array:
+        r"""Local exponent :math:`\partial\ln\Delta/\partial\ln t`; shapes and errors as :meth:`msd`.
+
+        See :func:`lightning_glassy.observables.local_exponent`.
+        """
+        return observables.local_exponent(self.lags, self.msd(group))
+
+    def standard_error(self, name: Literal["msd", "overlap"], group: str = "all", *, eps: float | None = None) -> Array:
+        """Standard error made by summing over a sample of the coordinates instead of all; 0 without a sample.
+
+        It concerns this run alone: the scatter between runs needs replicas.
+
+        Args:
+            name: ``"msd"`` or ``"overlap"``, the two whose variance follows from the stored moments.
+            group: name of the group.
+            eps: threshold of the overlap, as in :meth:`overlap`.
+
+        Returns:
+            As :meth:`msd`. NaN where the group has fewer than two sampled coordinates.
+
+        Raises:
+            ValueError: another name.
+        """
+        sums, population = self._sums(group), self._n_parameters[group]
+        if name == "msd":
+            rows = observables.msd_standard_error(sums["d2"], sums["d4"], sums["n"], population)
+        elif name == "overlap":
+            count = self._count(group, eps)
+            rows = observables.overlap_standard_error(count, sums["d2"], sums["n"], population)
+        else:
+            raise ValueError(f"name={name!r}: the moments hold the sampling error of 'msd' and 'overlap' only")
+        return self._matrix(rows)
+
+    # ------------------------------------------------------------------ from a trajectory
+
+    @classmethod
+    def from_trajectory(
+        cls,
+        weights: ArrayLike,
+        schedule: LogTimeSchedule,
+        *,
+        groups: Mapping[str, ArrayLike] | None = None,
+        overlap_thresholds: Sequence[float] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> AgingRecord:
+        """A record computed from weights that are all at hand, in plain float64 NumPy.
+
+        For simulations and for testing: it shares no code with the on-device moments, so that each can be
+        checked against the other.
+
+        Args:
+            weights: ``[n_steps + 1, N]`` (row k after k updates), or ``[n_replica, n_steps + 1, N]``.
+            schedule: what to measure; pairs beyond the last step are left out.
+            groups: for each name the coordinates (indices or a mask) that belong to it; ``"all"`` is added.
+            overlap_thresholds: positive and increasing; default a hundredth and a tenth of the standard deviation
+                of the first row.
+            meta: stored as it is.
+
+        Raises:
+            ValueError: another number of axes, a trajectory of one row, an empty group or one called ``"all"``, or a
+                schedule that has no pair within it.
+        """
+        trajectory = np.asarray(weights, dtype=np.float64)
+        if trajectory.ndim not in (2, 3):
+            raise ValueError(f"weights of shape {trajectory.shape}: [n_steps+1, N] or [n_replica, n_steps+1, N]")
+        n_steps, n = trajectory.shape[-2] - 1, trajectory.shape[-1]
+        if n_steps < 1 or n < 1:
+            raise ValueError(f"weights of shape {trajectory.shape} hold no step, or no coordinate")
+        members = {g: np.arange(n)[np.asarray(member)] for g, member in (groups or {}).items()}
+        if "all" in members:
+            raise ValueError("groups: 'all' is always there and means every coordinate; choose another name")
+        members = {"all": np.arange(n)} | members
+        if overlap_thresholds is None:
+            overlap_thresholds = observables.default_overlap_thresholds(float(np.std(trajectory[..., 0, :])))
+        record = cls(
+            {group: len(member) for group, member in members.items()},
+            overlap_thresholds=overlap_thresholds,
+            meta={"schedule": repr(schedule), **(meta or {})},
+            n_replica=trajectory.shape[0] if trajectory.ndim == 3 else None,
+        )
+        for waiting_time, lag in schedule.until(n_steps).pairs:
+            w, s = trajectory[..., waiting_time + lag, :], trajectory[..., waiting_time, :]
+            near = [np.abs(w - s) <= eps for eps in record.overlap_thresholds]
+            terms = np.stack([(w - s) ** 2, (w - s) ** 4, w * s, w**2, s**2, w, s, *near], axis=-1)
+            record.append(waiting_time, lag, np.stack([terms[..., m, :].sum(-2) for m in members.values()], axis=-2))
+        return record
+
+    # ------------------------------------------------------------------ to other formats
+
+    def table(self, pairs: Sequence[tuple[int, int]] | None = None) -> dict[str, list[Any]]:
+        """The record in long form: one entry per replica, group and pair, every observable a column.
+
+        Args:
+            pairs: the ``(waiting time, lag)`` wanted; default all of them, sorted.
+
+        Returns:
+            For each column its values: (replica,) waiting_time, lag, step, group, n_parameters, then the observables.
+
+        Raises:
+            KeyError: a pair that was not measured.
+        """
+        part = self if pairs is None else self._part(pairs)
+        waiting_times, lags, _ = part._arrays()
+        n_replica = self.n_replica or 1
+        columns: dict[str, list[Any]] = {}
+        for group in self.groups:
+            sums = part._sums(group)
+            raw = (sums["ws"], sums["w2"], sums["s2"], sums["w"], sums["s"], sums["n"])
+            values = {
+                "msd": observables.msd(sums["d2"], sums["n"]),
+                **{
+                    f"correlation_{kind}": observables.correlation(*raw, kind=kind)
+                    for kind in get_args(CorrelationKind)
+                },
+                "decorrelation": observables.decorrelation(sums["d2"], sums["w2"], sums["s2"]),
+                "non_gaussian": observables.non_gaussian(sums["d2"], sums["d4"], sums["n"]),
+            }
+            for eps in self.overlap_thresholds:
+                values[f"overlap_{eps:.6g}"] = observables.overlap(part._count(group, eps), sums["d2"], sums["n"])
+            axes = {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
+            if self.n_replica is not None:
+                columns.setdefault("replica", []).extend(np.repeat(range(n_replica), len(part)).tolist())
+            for name, axis in axes.items():
+                columns.setdefault(name, []).extend(np.tile(axis, n_replica).tolist())
+            columns.setdefault("group", []).extend([group] * (len(part) * n_replica))
+            columns.setdefault("n_parameters", []).extend([self._n_parameters[group]] * (len(part) * n_replica))
+            for name, rows in values.items():
+                columns.setdefault(name, []).extend(rows.ravel().tolist())
+        return columns
+
+    def _part(self, pairs: Sequence[tuple[int, int]]) -> AgingRecord:
+        part = AgingRecord(
+            self._n_parameters,
+            n_sampled=self._n_sampled,
+            overlap_thresholds=self.overlap_thresholds,
+            n_replica=self.n_replica,
+        )
+        part._rows = {pair: self._rows[pair] for pair in pairs}
+        return part
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write one line per replica, group and pair, with every observable, atomically. Returns the path."""
+        columns = self.table()
+
+        def write(file: BinaryIO) -> None:
+            # A group name is the user's: quoting keeps commas and line breaks inside their cell.
+            text = _TextOver(file)
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+        return _write_atomically(Path(path), write)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per replica, group and pair, the observables as columns.
+
+        Raises:
+            ImportError: pandas is missing; it is in the extra ``analysis``.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas: pip install 'lightning-glassy[analysis]'") from error
+        return pandas.DataFrame(self.table())
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The observables over the dimensions ``(replica,) group, waiting_time, lag`` (and ``eps``).
+
+        Raises:
+            ImportError: xarray is missing; it is in the extra ``analysis``.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError("to_xarray() needs xarray: pip install 'lightning-glassy[analysis]'") from error
+        dims: tuple[str, ...] = ("waiting_time", "lag")
+        if self.n_replica is not None:
+            dims = ("replica", *dims)
+
+        def over_groups(observable: Any) -> tuple[tuple[str, ...], Array]:
+            return ("group", *dims), np.stack([observable(group) for group in self.groups])
+
+        data: dict[str, Any] = {
+            "msd": over_groups(self.msd),
+            "decorrelation": over_groups(self.decorrelation),
+            "non_gaussian": over_groups(self.non_gaussian),
+            "local_exponent": over_groups(self.local_exponent),
+            "n_parameters": (("group",), list(self._n_parameters.values())),
+        }
+        for kind in get_args(CorrelationKind):
+            data[f"correlation_{kind}"] = over_groups(lambda group, kind=kind: self.correlation(group, kind))
+        if self.overlap_thresholds:
+            by_threshold = [over_groups(lambda g, e=e: self.overlap(e, g))[1] for e in self.overlap_thresholds]
+            data["overlap"] = (("eps", "group", *dims), np.stack(by_threshold))
+        coords = {"waiting_time": self.waiting_times, "lag": self.lags, "group": list(self.groups)}
+        coords |= {"eps": list(self.overlap_thresholds)} if self.overlap_thresholds else {}
+        return xarray.Dataset(data, coords=coords, attrs={"meta": json.dumps(self.meta)})
+
+    # ------------------------------------------------------------------ the file
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to one file, atomically: a reader, or a crash, never sees half of it.
+
+        The format is an uncompressed ``.npz`` of plain arrays and one JSON text, without pickle; it is written
+        exactly at ``path``, whatever its suffix.
+
+        Returns:
+            The path.
+
+        Raises:
+            TypeError: ``meta`` holds something that JSON cannot.
+            OSError: the file cannot be written; an earlier version of it is left as it was.
+        """
+        waiting_times, lags, moments = self._arrays()
+        header = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "n_parameters": self._n_parameters,
+            "n_sampled": self._n_sampled,
+            "overlap_thresholds": list(self.overlap_thresholds),
+            "n_replica": self.n_replica,
+            "one_time": list(self._one_time),
+            "meta": self.meta,
+        }
+        arrays: dict[str, NDArray[Any]] = {
+            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            "waiting_time": waiting_times,
+            "lag": lags,
+            "moments": moments,
+        }
+        for i, name in enumerate(self._one_time):
+            arrays[f"one_time_{i}_step"], arrays[f"one_time_{i}_value"] = self.one_time(name)
+        return _write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AgingRecord:
+        """Read a record. The file is not trusted: nothing in it is executed, unpickled or decompressed.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            RecordError: it is truncated, foreign, from a newer version of this package, or malformed; the message
+                says which.
+        """
+        path = Path(path)
+        try:
+            return cls._from_arrays(_read_arrays(path))
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise RecordError(f"{path}: not a well-formed record: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> AgingRecord:
+        if "header" not in arrays or arrays["header"].dtype != np.uint8:
+            raise RecordError("not a lightning_glassy record: it has no header")
+        header = json.loads(arrays["header"].tobytes().decode())
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise RecordError("not a lightning_glassy record: its header says something else")
+        version = header.get("version")
+        if not isinstance(version, int) or version < 1:
+            raise RecordError(f"its format version is {version!r}")
+        if version > FORMAT_VERSION:
+            raise RecordError(
+                f"written in format {version}, this version of lightning_glassy reads up to {FORMAT_VERSION}: "
+                "upgrade lightning_glassy"
+            )
+        n_parameters, n_sampled, meta, names = (header[k] for k in ("n_parameters", "n_sampled", "meta", "one_time"))
+        sizes = [*n_parameters.values(), *n_sampled.values(), header["n_replica"] or 1]
+        if not all(type(size) is int for size in sizes) or not all(type(name) is str for name in names):
+            raise RecordError("its header holds something else where numbers and names are expected")
+        if not isinstance(meta, dict) or len(set(names)) != len(names):
+            raise RecordError("its header holds a repeated name, or no metadata")
+        record = cls(
+            n_parameters,
+            n_sampled=n_sampled,
+            overlap_thresholds=header["overlap_thresholds"],
+            meta=meta,
+            n_replica=header["n_replica"],
+        )
+        waiting_times = _column(arrays, "waiting_time", np.int64)
+        lags = _column(arrays, "lag", np.int64)
+        moments = arrays["moments"]
+        rows_first = moments if record.n_replica is None else np.moveaxis(moments, 0, 1)
+        if moments.dtype != np.float64 or not len(waiting_times) == len(lags) == len(rows_first):
+            raise RecordError("its rows do not have one waiting time, one lag and float64 moments each")
+        for waiting_time, lag, row in zip(waiting_times, lags, rows_first, strict=True):
+            record.append(waiting_time, lag, row)
+        for i, name in enumerate(names):
+            steps = _column(arrays, f"one_time_{i}_step", np.int64)
+            values = _column(arrays, f"one_time_{i}_value", np.float64)
+            for step, value in zip(steps, values, strict=True):
+                record.append_one_time(name, step, value)
+        return record
+
+    # ------------------------------------------------------------------ as a value
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two records hold the same numbers to the bit; metadata is not compared."""
+        if not isinstance(other, AgingRecord):
+            return NotImplemented
+        return (
+            self._n_parameters == other._n_parameters
+            and self._n_sampled == other._n_sampled
+            and self.overlap_thresholds == other.overlap_thresholds
+            and self.n_replica == other.n_replica
+            and self._one_time.keys() == other._one_time.keys()
+            and all(
+                np.array_equal(a, b, equal_nan=True)
+                for name in self._one_time
+                for a, b in zip(self.one_time(name), other.one_time(name), strict=True)
+            )
+            and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(self._arrays(), other._arrays(), strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # a record grows
+
+    def __repr__(self) -> str:
+        replicas = "" if self.n_replica is None else f", {self.n_replica} replicas"
+        return (
+            f"AgingRecord({len(self)} pairs: {len(self.waiting_times)} waiting times x {len(self.lags)} lags, "
+            f"{len(self.groups)} group{'s' if len(self.groups) > 1 else ''}, N={self._n_parameters['all']:,}{replicas})"
+        )
+
+
+def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """The overlap thresholds as a tuple of floats.
+
+    Raises:
+        ValueError: one that is not a positive finite number, or not larger than the one before.
+    """
+    values = tuple(float(eps) for eps in thresholds)
+    for i, eps in enumerate(values):
+        if not (math.isfinite(eps) and eps > 0):
+            raise ValueError(f"overlap_thresholds[{i}]={eps} must be a positive finite number")
+        if i and eps <= values[i - 1]:
+            raise ValueError(f"overlap_thresholds must increase, but {eps} follows {values[i - 1]}")
+    return values
+
+
+def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    column = arrays[name]
+    if column.ndim != 1 or column.dtype != dtype:
+        raise RecordError(f"{name!r} is {column.dtype} of shape {column.shape}, not a column of {dtype.__name__}")
+    return column
+
+
+def _write_atomically(path: Path, write: Any) -> Path:
+    """Let ``write(file)`` fill a temporary neighbour of ``path``, then put it in its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; give this one what any other new file would get.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+class _TextOver:
+    """The one method that :func:`csv.writer` needs, on a binary file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(text.encode())
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` that may have been made to harm.
+
+    NumPy's own reader allocates what a header claims, and inflates what is compressed, before it looks at what is
+    there. Here each member must be stored uncompressed, and as long as its header says.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise RecordError("not a lightning_glassy record: it is compressed")
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise RecordError("its parts claim to be longer than the file")
+            return {
+                member.filename.removesuffix(".npy"): _parse_npy(archive.read(member), member.filename)
+                for member in members
+            }
+    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
+        raise RecordError(f"truncated, or not a lightning_glassy record ({error})") from error
+
+
+def _parse_npy(content: bytes, name: str) -> NDArray[Any]:
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise RecordError(f"{name}: unknown array format {version}")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(file)
+    if dtype.hasobject or dtype.kind not in "uif" or fortran_order:
+        raise RecordError(f"{name}: arrays of {dtype} are not part of a record")
+    data = content[file.tell() :]
+    if any(extent < 0 for extent in shape) or math.prod(shape) * dtype.itemsize != len(data):
+        raise RecordError(f"{name}: {len(data)} bytes where its header promises {shape} of {dtype}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)

@@ -1,0 +1,92 @@
+"""Where a growing record goes: files, and every Lightning logger in its own best form.
+
+A sink is told of new pairs with ``update`` and of the end with ``close``. Whatever goes wrong in one costs a warning:
+neither the training nor the other sinks nor the record know of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from lightning_glassy.record import AgingRecord
+
+log = logging.getLogger(__name__)
+
+Pairs = Sequence[tuple[int, int]]
+
+
+class Sink(Protocol):
+    """Something that a record is written to."""
+
+    def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
+        """Take the pairs (waiting time, lag) that are new in the record at ``step``."""
+
+    def close(self, record: AgingRecord) -> None:
+        """Write what is still to be written. More may follow if training goes on."""
+
+    def where(self) -> str | None:
+        """One line that tells a person where to look."""
+
+
+class Sinks:
+    """Several sinks, each shielded from the failures of the others, and training from all of them."""
+
+    def __init__(self, sinks: Iterable[Sink]) -> None:
+        self._sinks = list(sinks)
+        self._failed: set[int] = set()
+
+    def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
+        """:meth:`Sink.update` of each."""
+        for sink in self._sinks:
+            try:
+                sink.update(record, pairs, step)
+            except Exception as error:
+                self._warn(sink, error)
+
+    def close(self, record: AgingRecord) -> None:
+        """:meth:`Sink.close` of each."""
+        for sink in self._sinks:
+            try:
+                sink.close(record)
+            except Exception as error:
+                self._warn(sink, error)
+
+    def where(self) -> list[str]:
+        """:meth:`Sink.where` of each that has something to say, and has not failed."""
+        lines = [sink.where() for sink in self._sinks if id(sink) not in self._failed]
+        return [line for line in lines if line]
+
+    def _warn(self, sink: Sink, error: Exception) -> None:
+        # A logger that is down stays down: once is enough. It is tried again all the same.
+        if id(sink) not in self._failed:
+            self._failed.add(id(sink))
+            log.warning(
+                "lightning_glassy: %s failed (%s: %s); training goes on, and the record stays in memory: "
+                "AgingMonitor.record.save(path) writes it",
+                type(sink).__name__,
+                type(error).__name__,
+                error,
+            )
+
+
+def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[tuple[str, int, int, float]]:
+    """What a logger of scalars is given for some pairs: (tag, waiting time, lag, value).
+
+    The tag is ``prefix/quantity/tw_<waiting time>``, with the group before the waiting time unless it is ``"all"``;
+    the quantities are the mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap.
+    """
+    table = record.table(pairs)
+    quantities = ["msd", "decorrelation", "non_gaussian", *(name for name in table if name.startswith("overlap_"))]
+    result = []
+    for i, (waiting_time, lag, group) in enumerate(
+        zip(table["waiting_time"], table["lag"], table["group"], strict=True)
+    ):
+        for quantity in quantities:
+            value = table[quantity][i]
+            # What is not defined (alpha_2 of what did not move) is left out; what went wrong (NaN weights) is shown.
+            if value == value or table["msd"][i] != table["msd"][i]:
+                of_group = "" if group == "all" else f"{group}/"
+                result.append((f"{prefix}/{quantity}/{of_group}tw_{waiting_time}", waiting_time, lag, value))
+    return result

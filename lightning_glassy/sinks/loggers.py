@@ -1,0 +1,69 @@
+"""Lightning loggers: TensorBoard in its own form, any other by ``log_metrics``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_glassy.sinks import Pairs, Sink, scalars
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from lightning_glassy.record import AgingRecord
+
+
+def sink_for(logger: Logger, prefix: str) -> Sink | None:
+    """The sink for a logger; ``None`` for the one that ``fast_dev_run`` puts in place of all loggers."""
+    # By name: `lightning` and `pytorch_lightning` have unrelated classes, and users derive from both. By class and not
+    # by what it can do: the no-op objects on other ranks claim to have every attribute.
+    classes = [cls.__name__ for cls in type(logger).__mro__]
+    if "DummyLogger" in classes:
+        return None
+    if "TensorBoardLogger" in classes:
+        from lightning_glassy.sinks.tensorboard import TensorBoardSink
+
+        return TensorBoardSink(logger, prefix)
+    return MetricsSink(logger, prefix)
+
+
+class MetricsSink:
+    """Any Lightning logger, by ``log_metrics``.
+
+    The step is the training step t_w + t, which never goes back, since many loggers drop what does; the waiting time is
+    in the name: ``glassy/msd/tw_100``.
+    """
+
+    def __init__(self, logger: Logger, prefix: str) -> None:
+        self._logger = logger
+        self._prefix = prefix
+
+    def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
+        """Log the new pairs, those of one training step together."""
+        by_step: dict[int, dict[str, float]] = {}
+        for tag, waiting_time, lag, value in scalars(record, pairs, self._prefix):
+            by_step.setdefault(waiting_time + lag, {})[tag] = value
+        for realised, metrics in by_step.items():
+            self._logger.log_metrics(metrics, step=realised)
+
+    def close(self, record: AgingRecord) -> None:
+        """Nothing is left to write: the Trainer finalises its loggers."""
+
+    def where(self) -> str | None:
+        """Nothing: the logger says itself where it writes."""
+        return None
+
+
+def log_directory(loggers: Sequence[Any], default: str) -> Path:
+    """Directory of the first logger's files, found without asking other ranks, as ``Trainer.log_dir`` would."""
+    if not loggers:
+        return Path(default)
+    logger = loggers[0]
+    classes = [cls.__name__ for cls in type(logger).__mro__]
+    if "TensorBoardLogger" in classes or "CSVLogger" in classes:
+        return Path(logger.log_dir)
+    parts = [logger.save_dir or default, logger.name, logger.version]
+    # The layout that ModelCheckpoint uses for its checkpoints.
+    return Path(os.path.join(*(str(part) for part in parts if part is not None)))

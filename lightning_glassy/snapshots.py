@@ -1,0 +1,174 @@
+"""Where earlier weights are kept: a bank of flat copies, on the device or offloaded, freed after their last lag."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_glassy.parameters import Selected, TrackedParameters
+
+SAFE_FRACTION = 0.1
+"""Part of a device's free memory that the snapshots may take when nobody said how much."""
+
+
+class Snapshot:
+    """The tracked weights of one step: for each bucket of the parameters one flat tensor, in the bucket's dtype.
+
+    Attributes:
+        waiting_time: the step at which it was captured.
+        flats: per bucket ``[numel]``.
+        last_lag: the lag at which it was last measured; -1 before the first.
+        own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``: taken once, as it never changes.
+    """
+
+    def __init__(self, waiting_time: int, flats: list[Tensor], own_sums: list[Tensor]) -> None:
+        self.waiting_time = waiting_time
+        self.flats = flats
+        self.own_sums = own_sums
+        self.last_lag = -1
+
+
+class SnapshotBank:
+    """The live snapshots, by waiting time.
+
+    Args:
+        parameters: what is captured.
+        device: where the snapshots are kept; ``None``: with the parameters. ``"cpu"`` for parameters on CUDA uses
+            pinned memory, so that copies either way need not be waited for.
+    """
+
+    def __init__(self, parameters: TrackedParameters, device: str | torch.device | None = None) -> None:
+        self._parameters = parameters
+        self._device = None if device is None else torch.device(device)
+        self.live: dict[int, Snapshot] = {}
+
+    @torch.no_grad()
+    def capture(self, step: int, own_sums: list[Tensor]) -> Snapshot:
+        """Copy the current weights, in their own precision, on the current stream.
+
+        Args:
+            step: the waiting time.
+            own_sums: sums of the current weights, as ``EagerMoments.own_sums()`` returns them.
+        """
+        flats = []
+        for bucket in self._parameters.buckets:
+            device = self._device or bucket.device
+            pinned = device.type == "cpu" and bucket.device.type == "cuda"
+            flat = torch.empty(bucket.numel, dtype=bucket.dtype, device=device, pin_memory=pinned)
+            bucket.copy_to(flat)
+            flats.append(flat)
+        self.live[step] = Snapshot(step, flats, own_sums)
+        return self.live[step]
+
+    def release(self, waiting_time: int) -> None:
+        """Free a snapshot that has had its last lag."""
+        del self.live[waiting_time]
+
+    def clear(self) -> None:
+        """Free all snapshots."""
+        self.live.clear()
+
+
+def plan_sample(
+    selected: Sequence[Selected],
+    capacity: int,
+    *,
+    sample: int | str | None = "auto",
+    device: str | torch.device | None = None,
+    max_memory: int | None = None,
+) -> tuple[int | None, int]:
+    """How many coordinates to sample so that ``capacity`` snapshots fit, before any memory is taken.
+
+    Args:
+        selected: the tracked parameters.
+        capacity: most snapshots that are held at once.
+        sample: a number of coordinates, ``None`` for all of them, or ``"auto"``: all of them where the snapshots fit in
+            ``max_memory`` and a tenth of the free memory of their device, otherwise as many as do.
+        device: where the snapshots are kept; ``None``: with the parameters.
+        max_memory: most bytes the snapshots may take; ``None``: what is free on their device.
+
+    Returns:
+        The number of coordinates to sample, ``None`` for all; and the bytes that the snapshots will take.
+
+    Raises:
+        ValueError: another ``sample``, or a ``max_memory`` that is not positive.
+        MemoryError: the snapshots would not fit. The message names the three remedies.
+    """
+    if sample is not None and sample != "auto" and (isinstance(sample, (bool, str)) or sample < 1):
+        raise ValueError(f"sample={sample!r} must be 'auto', None or a number of coordinates, at least 1")
+    if max_memory is not None and (isinstance(max_memory, bool) or max_memory < 1):
+        raise ValueError(f"max_memory={max_memory!r} must be a positive number of bytes, or None")
+    total = sum(parameter.numel for parameter in selected)
+    width = sum(parameter.numel * parameter.dtype.itemsize for parameter in selected) / total
+    places = {torch.device(device) if device is not None else parameter.tensor.device for parameter in selected}
+    free = sum(free_memory(place) for place in places)
+
+    def footprint(n: int) -> int:
+        # A sample also keeps the place of each coordinate, as int64.
+        return round(n * width * capacity) + (8 * n if n < total else 0)
+
+    if sample == "auto":
+        budget = int(SAFE_FRACTION * free) if max_memory is None else min(int(SAFE_FRACTION * free), max_memory)
+        n = total if footprint(total) <= budget else min(total - 1, int(budget / (width * capacity + 8)))
+        limit, of_what = budget, "a tenth of the free memory" if max_memory is None else "max_memory"
+    else:
+        n = total if sample is None else min(int(sample), total)
+        limit, of_what = (free, "the free memory") if max_memory is None else (max_memory, "max_memory")
+    if n < 1 or footprint(n) > limit:
+        raise MemoryError(
+            f"{capacity} snapshots of {max(n, 1):,} coordinates take {human_bytes(footprint(max(n, 1)))}, more than "
+            f"{of_what}={human_bytes(limit)} on {', '.join(map(str, places))}. Use a schedule with fewer waiting times "
+            "or a max_lag, a (smaller) sample=..., or snapshot_device='cpu'"
+        )
+    return (None if n == total else n), footprint(n)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on a device, as far as the system tells; 2 GiB where it does not."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # Memory that torch has reserved from the driver and not handed out is free to us as well.
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    known = [free for free in (_available_memory(), _cgroup_memory()) if free is not None]
+    return min(known, default=2 << 30)
+
+
+def _available_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        # No count of what is available (macOS): half of what is installed.
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _cgroup_memory() -> int | None:
+    """What the container's limit leaves; /proc/meminfo tells of the whole machine."""
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        return max(0, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def human_bytes(n: float) -> str:
+    """A number of bytes for people.
+
+    Example:
+        >>> human_bytes(10 * 2**20)
+        '10.0 MiB'
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
