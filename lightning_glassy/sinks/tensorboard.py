@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Figures at steps 100, 1000, ... and at the end: drawing one takes longer than many training steps.
-_FIRST_FIGURE, _FIGURE_GROWTH = 100, 10
+# Figures at steps 1000, 10,000, ... and at the end: to draw one takes as long as many training steps.
+_FIRST_FIGURE, _FIGURE_GROWTH = 1000, 10
 
 
 class TensorBoardSink:
@@ -28,8 +28,8 @@ class TensorBoardSink:
     ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
     ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
     ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at steps 100, 1000, ...
-                                             and at the end; the step is the training step
+    ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at steps 1000,
+                                             10,000, ... and at the end; the step is the training step
     =======================================  ========================================================
 
     One tag per waiting time: within a tag the lag must grow, as TensorBoard drops points before one whose step goes

@@ -1,0 +1,55 @@
+"""Small networks and data that several tests train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class SmallNet(LightningModule):
+    """Dropout, shuffled data and a validation loop: everything that draws random numbers."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, lr: float = 0.1) -> None:
+        super().__init__()
+        self.lr = lr
+        self.net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 3)).to(dtype)
+
+    def _loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(x.to(self.net[0].weight.dtype)).float(), y)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self._loss(batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def data(n: int = 48, batch_size: int = 4, shuffle: bool = True) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(n, 8, generator=generator)
+    y = torch.randint(3, (n,), generator=generator)
+    return DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=shuffle)
+
+
+def quiet_trainer(tmp_path: Path, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "default_root_dir": tmp_path,
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": 60,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    return Trainer(**(defaults | options))

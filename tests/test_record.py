@@ -1,0 +1,304 @@
+"""The record: axes, observables, other formats, and a file that is safe to read and to write."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_glassy import AgingRecord, LogTimeSchedule, RecordError
+from lightning_glassy import observables as obs
+from lightning_glassy.record import MOMENTS
+
+
+@pytest.fixture
+def walk() -> np.ndarray:
+    return np.cumsum(np.random.default_rng(1).normal(size=(101, 300)), axis=0) + 5.0
+
+
+@pytest.fixture
+def record(walk: np.ndarray) -> AgingRecord:
+    record = AgingRecord.from_trajectory(
+        walk, LogTimeSchedule.logspaced(100), groups={"head": np.arange(300) < 40}, meta={"seed": 1}
+    )
+    record.append_one_time("learning_rate", 0, 0.1)
+    record.append_one_time("learning_rate", 10, 0.05)
+    return record
+
+
+def test_observables_are_what_their_formulas_say(walk: np.ndarray, record: AgingRecord) -> None:
+    i, j = list(record.waiting_times).index(10), list(record.lags).index(50)
+    w, s = walk[60], walk[10]
+    d = w - s
+    eps = record.overlap_thresholds[1]
+    assert record.msd()[i, j] == pytest.approx(np.mean(d**2), rel=1e-13)
+    assert record.correlation()[i, j] == pytest.approx(np.mean(w * s), rel=1e-13)
+    cosine = w @ s / np.linalg.norm(w) / np.linalg.norm(s)
+    assert record.correlation(kind="cosine")[i, j] == pytest.approx(cosine, rel=1e-13)
+    assert record.decorrelation()[i, j] == pytest.approx(1 - cosine, rel=1e-10)
+    assert record.correlation(kind="centred")[i, j] == pytest.approx(np.cov(w, s, ddof=0)[0, 1], rel=1e-10)
+    assert record.correlation(kind="pearson")[i, j] == pytest.approx(np.corrcoef(w, s)[0, 1], rel=1e-10)
+    assert record.overlap(eps)[i, j] == np.mean(np.abs(d) <= eps)
+    assert record.non_gaussian()[i, j] == pytest.approx(np.mean(d**4) / (3 * np.mean(d**2) ** 2) - 1, rel=1e-12)
+    assert record.msd("head")[i, j] == pytest.approx(np.mean(d[:40] ** 2), rel=1e-13)
+
+
+def test_pairs_that_were_not_measured_are_nan(record: AgingRecord) -> None:
+    msd = record.msd()
+    late = np.add.outer(record.waiting_times, record.lags) > 100
+    assert np.isnan(msd[late]).all()
+    assert np.isfinite(msd[~late]).all()
+
+
+def test_replicas_come_first(walk: np.ndarray) -> None:
+    schedule = LogTimeSchedule([0, 10], [1, 5])
+    both = AgingRecord.from_trajectory(np.stack([walk, 2 * walk]), schedule)
+    assert both.msd().shape == (2, 2, 2)
+    assert both.n_replica == 2
+    assert np.allclose(both.msd()[1], 4 * AgingRecord.from_trajectory(walk, schedule).msd(), rtol=1e-13)
+
+
+def test_decorrelation_keeps_its_digits_where_a_correlation_has_none() -> None:
+    s = np.random.default_rng(0).normal(size=1000)
+    w = s + 1e-9 * np.random.default_rng(1).normal(size=1000)
+    near = AgingRecord.from_trajectory(np.stack([s, w]), LogTimeSchedule([0], [1]))
+    direction = (w - s) - ((w - s) @ s) / (s @ s) * s  # the part that turns
+    exact = 0.5 * (direction @ direction) / (s @ s)
+    assert near.decorrelation()[0, 0] == pytest.approx(exact, rel=1e-3)
+    assert abs(1 - near.correlation(kind="cosine")[0, 0] - exact) > 10 * exact
+
+
+def test_local_exponent_of_a_power_law_with_gaps_is_its_power() -> None:
+    lags = np.array([0, 1, 2, 5, 10, 100])
+    msd = 3.0 * lags.astype(float) ** 0.7
+    msd[3] = np.nan
+    exponent = obs.local_exponent(lags, np.stack([msd, np.full(6, np.nan)]))
+    assert np.isnan(exponent[0, [0, 3]]).all()
+    assert np.allclose(exponent[0, [1, 2, 4, 5]], 0.7, rtol=1e-12)
+    assert np.isnan(exponent[1]).all()
+
+
+def test_nothing_that_moved_and_nothing_finite_give_nan_not_numbers() -> None:
+    still = AgingRecord.from_trajectory(np.ones((3, 5)), LogTimeSchedule([0], [1]))
+    assert still.msd()[0, 0] == 0
+    assert still.overlap()[0, 0] == 1
+    assert np.isnan(still.non_gaussian()[0, 0])
+    broken = AgingRecord.from_trajectory(np.array([[1.0, 2.0], [np.nan, 2.0]]), LogTimeSchedule([0], [1]))
+    assert np.isnan(broken.msd()[0, 0])
+    assert np.isnan(broken.overlap()[0, 0])
+
+
+def test_questions_without_an_answer_name_what_there_is(record: AgingRecord) -> None:
+    with pytest.raises(KeyError, match=r"no group 'tail'; there are \['all', 'head'\]"):
+        record.msd("tail")
+    with pytest.raises(KeyError, match="no one-time series 'loss'; there are"):
+        record.one_time("loss")
+    with pytest.raises(ValueError, match=r"eps=0.5 was not counted"):
+        record.overlap(0.5)
+    with pytest.raises(ValueError, match="kind='spearman'"):
+        record.correlation(kind="spearman")
+    with pytest.raises(ValueError, match="measured already"):
+        record.append(0, 1, np.zeros((2, len(MOMENTS) + 2)))
+    with pytest.raises(ValueError, match="shape"):
+        record.append(7, 7, np.zeros(3))
+    with pytest.raises(ValueError, match="overlap_thresholds must increase"):
+        AgingRecord({"all": 3}, overlap_thresholds=[0.2, 0.1])
+
+
+def test_sampling_error_is_the_scatter_of_samples() -> None:
+    rng = np.random.default_rng(3)
+    population = rng.normal(size=2000)  # displacements d; the weights themselves do not matter here
+    means, errors = [], []
+    for _ in range(2000):
+        d = rng.choice(population, 1000, replace=False)
+        means.append(np.mean(d**2))
+        errors.append(obs.msd_standard_error((d**2).sum(), (d**4).sum(), 1000, 2000))
+    # Half of the population is drawn: without the factor sqrt(1 - n/N) the error would be 1.41 times too large. The
+    # scatter of 2000 draws is itself known to 1.6 %.
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.06)
+    assert obs.msd_standard_error(1.0, 1.0, 50, 50) == 0
+
+
+def test_file_gives_back_every_bit(record: AgingRecord, tmp_path: Path) -> None:
+    path = record.save(tmp_path / "deep" / "aging.npz")
+    again = AgingRecord.load(path)
+    assert again == record
+    assert again.meta == record.meta
+    assert again.one_time("learning_rate")[1].tolist() == [0.1, 0.05]
+    assert list(tmp_path.joinpath("deep").iterdir()) == [path]  # no temporary file stays
+
+
+def test_file_of_replicas_and_of_nothing(walk: np.ndarray, tmp_path: Path) -> None:
+    both = AgingRecord.from_trajectory(np.stack([walk, walk + 1]), LogTimeSchedule([0, 10], [1, 5]))
+    assert AgingRecord.load(both.save(tmp_path / "a")) == both
+    empty = AgingRecord({"all": 3})
+    assert AgingRecord.load(empty.save(tmp_path / "b")) == empty
+    assert empty.msd().shape == (0, 0)
+
+
+def test_a_failed_write_leaves_the_earlier_file(record: AgingRecord, tmp_path: Path) -> None:
+    path = record.save(tmp_path / "aging.npz")
+    before = path.read_bytes()
+    record.meta["model"] = object()
+    with pytest.raises(TypeError, match="JSON"):
+        record.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_truncation_is_an_error(record: AgingRecord, tmp_path: Path) -> None:
+    content = record.save(tmp_path / "whole.npz").read_bytes()
+    path = tmp_path / "part.npz"
+    for length in [0, 1, 10, *range(100, len(content), 97)]:
+        path.write_bytes(content[:length])
+        with pytest.raises(RecordError):
+            AgingRecord.load(path)
+
+
+def test_no_flipped_byte_gives_another_record(record: AgingRecord, tmp_path: Path) -> None:
+    content = bytearray(record.save(tmp_path / "whole.npz").read_bytes())
+    path, rng, survived = tmp_path / "flipped.npz", np.random.default_rng(5), 0
+    for place in rng.integers(len(content), size=300):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        try:
+            survived += AgingRecord.load(path) == record
+        except RecordError:
+            continue
+        assert AgingRecord.load(path) == record
+    assert survived < 150  # some bytes of a zip directory carry nothing
+
+
+def hostile(tmp_path: Path, record: AgingRecord, **changes: object) -> Path:
+    """The record's file with parts replaced: a header entry, or the bytes of a member."""
+    source = record.save(tmp_path / "source.npz")
+    target = tmp_path / "hostile.npz"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            name = member.removesuffix(".npy")
+            if name == "header" and "header" in changes:
+                array = np.frombuffer(json.dumps(header_of(source) | changes["header"]).encode(), np.uint8)
+                content = npy(array)
+            elif isinstance(changes.get(name), bytes):
+                content = changes[name]
+            new.writestr(member, content)
+    return target
+
+
+def header_of(path: Path) -> dict:
+    with np.load(path) as file:
+        return json.loads(file["header"].tobytes())
+
+
+def npy(array: np.ndarray, **options: bool) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def test_hostile_files_are_errors(record: AgingRecord, tmp_path: Path) -> None:
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(huge, {"descr": "<i8", "fortran_order": False, "shape": (10**13,)})
+    cases: list[tuple[dict, str]] = [
+        ({"header": {"version": 99}}, "format 99.*upgrade lightning_glassy"),
+        ({"header": {"version": "1"}}, "format version is '1'"),
+        ({"header": {"format": "something else"}}, "not a lightning_glassy record"),
+        ({"header": {"n_parameters": {"all": -3}}}, "well-formed"),
+        ({"header": {"n_parameters": {"all": 1e300}}}, "something else where numbers"),
+        ({"header": {"n_parameters": [1, 2]}}, "well-formed"),
+        ({"header": {"overlap_thresholds": ["x"]}}, "well-formed"),
+        ({"header": {"overlap_thresholds": [0.1] * 7}}, "well-formed"),
+        ({"header": {"one_time": ["a", "a"]}}, "repeated name"),
+        ({"header": {"one_time": ["a", "b"]}}, "well-formed.*one_time_1"),
+        ({"header": {"n_replica": 10**9}}, "well-formed|rows"),
+        ({"header": {"meta": 3}}, "no metadata"),
+        ({"moments": npy(np.zeros(3, dtype="datetime64[s]"))}, "not part of a record"),
+        ({"moments": npy(np.array([{}], dtype=object), allow_pickle=True)}, "not part of a record"),
+        ({"moments": npy(np.zeros((1, 1, 1)))}, "rows|well-formed"),
+        ({"moments": b"\x93NUMPY\x09\x00 nonsense"}, "array format"),
+        ({"waiting_time": npy(np.zeros(3, dtype=np.float32))}, "not a column of int64"),
+        ({"waiting_time": npy(np.full(len(record), -5))}, "cannot be negative|well-formed"),
+        ({"waiting_time": huge.getvalue()}, "0 bytes where its header promises"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(RecordError, match=message):
+            AgingRecord.load(hostile(tmp_path, record, **changes))
+
+
+def test_a_bomb_is_not_inflated_and_a_pickle_not_opened(record: AgingRecord, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.npy", npy(np.zeros(10**8, dtype=np.uint8)))
+    with pytest.raises(RecordError, match="compressed"):
+        AgingRecord.load(bomb)
+
+    class Payload:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    pickled = npy(np.array([Payload()], dtype=object), allow_pickle=True)
+    with pytest.raises(RecordError):
+        AgingRecord.load(hostile(tmp_path, record, lag=pickled))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_foreign_files_are_errors_and_missing_ones_are_missing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "foreign.npz", a=np.arange(3))
+    (tmp_path / "text.npz").write_text("hello")
+    for name, message in (("foreign.npz", "no header"), ("text.npz", "not a lightning_glassy record")):
+        with pytest.raises(RecordError, match=message):
+            AgingRecord.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        AgingRecord.load(tmp_path / "nowhere.npz")
+
+
+def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) -> None:
+    odd = 'a,"b"\n<img onerror=x>'
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1, 2]), groups={odd: [0, 1]})
+    with record.to_csv(tmp_path / "aging.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["group"], row["waiting_time"], row["lag"]) for row in rows] == [
+        ("all", "0", "1"), ("all", "0", "2"), (odd, "0", "1"), (odd, "0", "2"),
+    ]  # fmt: skip
+    assert float(rows[1]["msd"]) == record.msd()[0, 1]
+
+
+def test_pandas_and_xarray_hold_the_same_numbers(record: AgingRecord) -> None:
+    frame = record.to_pandas()
+    row = frame[(frame.group == "head") & (frame.waiting_time == 10) & (frame.lag == 50)].iloc[0]
+    dataset = record.to_xarray()
+    cell = dataset.sel(group="head", waiting_time=10, lag=50)
+    assert float(cell.msd) == row.msd
+    assert row.msd == record.msd("head")[list(record.waiting_times).index(10), list(record.lags).index(50)]
+    assert dataset.overlap.dims == ("eps", "group", "waiting_time", "lag")
+
+
+def test_trajectories_that_are_none_are_refused() -> None:
+    schedule = LogTimeSchedule([0], [1])
+    for weights, message in ((np.zeros(3), "shape"), (np.zeros((1, 3)), "no step"), (np.zeros((3, 0)), "no coordinate")):
+        with pytest.raises(ValueError, match=message):
+            AgingRecord.from_trajectory(weights, schedule)
+    with pytest.raises(ValueError, match="choose another name"):
+        AgingRecord.from_trajectory(np.zeros((3, 2)), schedule, groups={"all": [0]})
+
+
+def test_reading_a_record_imports_neither_torch_nor_lightning(record: AgingRecord, tmp_path: Path) -> None:
+    path = record.save(tmp_path / "aging.npz")
+    code = (
+        "import sys, lightning_glassy, lightning_glassy.glasses, lightning_glassy.plotting\n"
+        f"record = lightning_glassy.AgingRecord.load({str(path)!r})\n"
+        "record.msd(), lightning_glassy.LogTimeSchedule.logspaced(10)\n"
+        "print(sorted({'torch', 'lightning', 'pytorch_lightning', 'matplotlib'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,163 @@
+"""What is measured is what is labelled: waiting times, lags and events as integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lightning_glassy import LogTimeSchedule
+from lightning_glassy.schedule import schedule_growth
+
+
+def test_pairs_are_every_waiting_time_and_lag_that_fit() -> None:
+    schedule = LogTimeSchedule([0, 5, 9], [0, 1, 4], max_step=10)
+    assert schedule.pairs == ((0, 0), (0, 1), (0, 4), (5, 0), (5, 1), (5, 4), (9, 0), (9, 1))
+
+
+def test_events_say_what_is_due_at_each_step() -> None:
+    schedule = LogTimeSchedule([0, 2], [1, 2])
+    events = {event.step: (event.capture, event.waiting_times) for event in schedule.events}
+    assert events == {0: (True, ()), 1: (False, (0,)), 2: (True, (0,)), 3: (False, (2,)), 4: (False, (2,))}
+    assert schedule.n_events == 5
+
+
+def test_events_and_pairs_tell_the_same() -> None:
+    schedule = LogTimeSchedule.logspaced(5000)
+    from_events = {(tw, event.step - tw) for event in schedule.events for tw in event.waiting_times}
+    assert from_events == set(schedule.pairs)
+    assert [e.step for e in schedule.events if e.capture] == list(schedule.waiting_times)
+    assert schedule.n_events == len(schedule.events)
+
+
+def test_snapshots_live_from_capture_to_last_lag() -> None:
+    schedule = LogTimeSchedule([0, 10, 100], [1, 20])
+    assert [schedule.live_snapshots(step) for step in (0, 9, 10, 20, 21, 30, 31, 100, 120, 121)] == [
+        1, 1, 2, 2, 1, 1, 0, 1, 1, 0,
+    ]  # fmt: skip
+    assert schedule.max_live_snapshots == 2
+
+
+@pytest.mark.parametrize("schedule", [LogTimeSchedule.logspaced(3000, max_lag=50), LogTimeSchedule.logspaced(700)])
+def test_largest_number_of_snapshots_is_the_largest_over_all_steps(schedule: LogTimeSchedule) -> None:
+    last = max(tw + lag for tw, lag in schedule.pairs)
+    assert schedule.max_live_snapshots == max(schedule.live_snapshots(step) for step in range(last + 1))
+
+
+def test_logspaced_is_the_rounded_geometric_grid() -> None:
+    lags = LogTimeSchedule.logspaced(10**6, lags_per_decade=10).lags
+    exact = {int(np.floor(10 ** (k / 10) + 0.5)) for k in range(61)}
+    assert set(lags) == exact
+    assert lags[0] == 1
+    assert lags[-1] == 10**6
+
+
+def test_waiting_times_reach_the_end_with_fewer_lags() -> None:
+    schedule = LogTimeSchedule.logspaced(1000)
+    by_waiting_time = {tw: [lag for t, lag in schedule.pairs if t == tw] for tw in schedule.waiting_times}
+    assert max(schedule.waiting_times) == 464
+    assert by_waiting_time[464] == [lag for lag in schedule.lags if 464 + lag <= 1000]
+    assert len(by_waiting_time[464]) < len(by_waiting_time[0])
+    # A waiting time without any lag would be a snapshot for nothing.
+    assert 1000 not in schedule.waiting_times
+
+
+def test_open_ended_contains_every_finite_one() -> None:
+    open_ended = LogTimeSchedule.logspaced()
+    assert open_ended.open_ended
+    for end in (10, 999, 12345):
+        assert open_ended.until(end) == LogTimeSchedule.logspaced(end)
+        assert set(open_ended.until(end).pairs) <= set(open_ended.until(10 * end).pairs)
+    assert open_ended.next_waiting_time(10**7) == 21544347
+    with pytest.raises(ValueError, match="open-ended"):
+        _ = open_ended.waiting_times
+
+
+def test_until_never_extends() -> None:
+    assert LogTimeSchedule.logspaced(100).until(1000) == LogTimeSchedule.logspaced(100)
+
+
+def test_events_grow_as_the_square_of_the_logarithm_and_snapshots_as_the_logarithm() -> None:
+    decades = np.arange(3, 9)
+    growth = schedule_growth([10**int(k) for k in decades])
+    events = np.array([g.n_events for g in growth])
+    live = np.array([g.max_live_snapshots for g in growth])
+    assert np.array_equal(np.diff(live), np.full(5, 3))  # three waiting times per decade
+    # A square of the logarithm has constant second differences; measured, they stay within a few events.
+    assert np.all(np.diff(events, n=2) > 0)
+    assert np.ptp(np.diff(events, n=2)) <= 15
+
+
+def test_presets_follow_the_papers() -> None:
+    subaging = LogTimeSchedule.preset("subaging", 200_000)
+    assert len(subaging.waiting_times) == 10
+    assert len(subaging.lags) == 20
+    assert (subaging.waiting_times[0], subaging.waiting_times[-1]) == (1000, 100_000)
+    assert (subaging.lags[0], subaging.lags[-1]) == (10, 100_000)
+    assert len(subaging.pairs) == 200
+
+    comparing = LogTimeSchedule.preset("baity-jesi", 10**6)
+    assert comparing.waiting_times[:2] == (0, 10)
+    assert len(comparing.waiting_times) == 51
+    assert comparing.waiting_times[-1] == 10**6 - 1
+    assert comparing.lags[0] == 1
+    assert 85 <= len(comparing.lags) <= 100  # 100 log-spaced integers, fewer after deduplication
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: LogTimeSchedule([0, 2.5], [1]), TypeError, r"waiting_times\[1\]=2.5"),
+        (lambda: LogTimeSchedule([0], [1.0]), TypeError, r"lags\[0\]=1.0"),
+        (lambda: LogTimeSchedule([True], [1]), TypeError, r"waiting_times\[0\]=True"),
+        (lambda: LogTimeSchedule("12", [1]), TypeError, "waiting_times='12'"),
+        (lambda: LogTimeSchedule(5, [1]), TypeError, "waiting_times=5"),
+        (lambda: LogTimeSchedule([-1, 2], [1]), ValueError, r"waiting_times\[0\]=-1 is negative"),
+        (lambda: LogTimeSchedule([0], [3, 2]), ValueError, r"lags\[1\]=2 follows 3"),
+        (lambda: LogTimeSchedule([0, 0], [1]), ValueError, r"waiting_times\[1\]=0 follows 0"),
+        (lambda: LogTimeSchedule([], [1]), ValueError, "waiting_times is empty"),
+        (lambda: LogTimeSchedule([0], []), ValueError, "lags is empty"),
+        (lambda: LogTimeSchedule([0], [2**60]), ValueError, "beyond 2"),
+        (lambda: LogTimeSchedule([10], [5], max_step=12), ValueError, "max_step=12 ends before the first pair"),
+        (lambda: LogTimeSchedule.logspaced(0), ValueError, "max_step=0 must be at least 1"),
+        (lambda: LogTimeSchedule.logspaced(1.5), TypeError, "max_step=1.5"),
+        (lambda: LogTimeSchedule.logspaced(10, lags_per_decade=0), ValueError, "lags_per_decade=0"),
+        (lambda: LogTimeSchedule.logspaced(10, first_lag=5, max_lag=2), ValueError, "max_lag=2 is below first_lag=5"),
+        (lambda: LogTimeSchedule.preset("paper", 1000), ValueError, "name='paper' is not a preset"),
+        (lambda: LogTimeSchedule.preset("subaging", 50), ValueError, "max_step=50 is too short"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name_and_value(make, error, message) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_numpy_integers_are_integers() -> None:
+    assert LogTimeSchedule(np.array([0, 3]), np.array([1])) == LogTimeSchedule([0, 3], [1])
+
+
+def test_a_schedule_is_a_value() -> None:
+    assert LogTimeSchedule.logspaced(100) == LogTimeSchedule.logspaced(100)
+    assert LogTimeSchedule.logspaced(100) != LogTimeSchedule.logspaced(100, lags_per_decade=5)
+    assert LogTimeSchedule.logspaced() != LogTimeSchedule.logspaced(lags_per_decade=5)
+    assert len({LogTimeSchedule.logspaced(), LogTimeSchedule.logspaced(), LogTimeSchedule.logspaced(10)}) == 2
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LogTimeSchedule([0, 3], [1, 2], max_step=4),
+        LogTimeSchedule([0, 3], [1, 2]),
+        LogTimeSchedule.logspaced(),
+        LogTimeSchedule.logspaced(999, first_lag=2, first_waiting_time=3, max_lag=40, zero=False),
+    ],
+)
+def test_the_representation_makes_the_schedule_again(schedule: LogTimeSchedule) -> None:
+    assert eval(repr(schedule)) == schedule
+
+
+def test_it_prints_what_it_will_cost() -> None:
+    assert str(LogTimeSchedule.logspaced(20_000)) == (
+        "14 waiting times (0 ... 10,000), 41 lags (1 ... 19,953): 564 pairs at 499 steps, "
+        "at most 14 snapshots at a time"
+    )
+    assert "open-ended" in str(LogTimeSchedule.logspaced())

@@ -1,0 +1,127 @@
+"""The tracker against the record of the same trajectory, which shares no code with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_glassy import AgingRecord, AgingTracker, LogTimeSchedule
+
+
+def trajectory(n_steps: int, n: int = 50) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.cumsum(torch.randn(n_steps + 1, n, generator=generator) * 0.1, 0)
+
+
+def track(steps: list[int], schedule: LogTimeSchedule | None, **options: object) -> tuple[AgingTracker, torch.Tensor]:
+    path = trajectory(max(steps))
+    parameter = nn.Parameter(path[0].clone())
+    tracker = AgingTracker([("w", parameter)], schedule, **options)
+    for step in steps:
+        with torch.no_grad():
+            parameter.copy_(path[step])
+        tracker.update(step)
+    tracker.drain()
+    return tracker, path
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LogTimeSchedule([0, 3, 50], [0, 1, 7, 100]),
+        LogTimeSchedule.logspaced(200),
+        LogTimeSchedule.logspaced(200, max_lag=20),
+        LogTimeSchedule.preset("baity-jesi", 200),
+    ],
+)
+def test_the_tracker_measures_what_the_schedule_says(schedule: LogTimeSchedule) -> None:
+    tracker, path = track(list(range(201)), schedule, max_step=200)
+    reference = AgingRecord.from_trajectory(
+        path.numpy(), schedule, overlap_thresholds=tracker.record.overlap_thresholds
+    )
+    assert set(zip(*(a.tolist() for a in tracker.record.pairs), strict=True)) == set(schedule.until(200).pairs)
+    lag = tracker.record.lags > 0
+    assert np.allclose(tracker.record.msd(), reference.msd(), rtol=1e-6, atol=0, equal_nan=True)
+    for kind in ("raw", "cosine", "centred", "pearson"):
+        assert np.allclose(
+            tracker.record.correlation(kind=kind), reference.correlation(kind=kind), atol=1e-6, equal_nan=True
+        )
+    assert np.allclose(
+        tracker.record.non_gaussian()[:, lag], reference.non_gaussian()[:, lag], atol=1e-5, equal_nan=True
+    )
+    for eps in tracker.record.overlap_thresholds:
+        assert np.allclose(tracker.record.overlap(eps), reference.overlap(eps), atol=1 / 50, equal_nan=True)
+
+
+def test_an_open_ended_run_keeps_getting_waiting_times() -> None:
+    tracker, path = track(list(range(1001)), None)
+    assert tracker.schedule.open_ended
+    assert set(zip(*(a.tolist() for a in tracker.record.pairs), strict=True)) == set(
+        LogTimeSchedule.logspaced(1000).pairs
+    )
+    assert "by step 1,000,000,000" in tracker.description
+
+
+def test_steps_that_are_jumped_over_are_recorded_as_they_were_realised() -> None:
+    steps = [0, 2, 4, 6, 8, 10, 30, 32]
+    tracker, path = track(steps, LogTimeSchedule([1, 10], [1, 2, 5, 11]))
+    waiting_times, lags = (a.tolist() for a in tracker.record.pairs)
+    assert list(zip(waiting_times, lags, strict=True)) == [(2, 2), (2, 6), (2, 28), (10, 20)]
+    for waiting_time, lag, moments in zip(waiting_times, lags, tracker.record.moments, strict=True):
+        d = (path[waiting_time + lag] - path[waiting_time]).double()
+        assert moments[0, 0] == pytest.approx((d @ d).item(), rel=1e-6)
+
+
+def test_nothing_happens_between_events_and_steps_never_go_back() -> None:
+    tracker, _ = track([0, 1], LogTimeSchedule([0], [1, 10]))
+    assert tracker.next_event == 10
+    assert not tracker.update(5)
+    assert tracker.update(10)
+    assert not tracker.update(10)
+    with pytest.raises(ValueError, match="step=3 comes after step 10"):
+        tracker.update(3)
+
+
+def test_a_run_that_starts_late_starts_where_it_is() -> None:
+    tracker, _ = track(list(range(500, 601)), LogTimeSchedule.logspaced(), max_step=600)
+    assert tracker.record.waiting_times.tolist() == [500]
+    assert tracker.record.lags[-1] == 100
+
+
+def test_one_time_values_are_kept_at_events_only() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    tracker = AgingTracker([("w", parameter)], LogTimeSchedule([0], [2]))
+    for step in range(4):
+        tracker.update(step, {"learning_rate": 0.1 * step})
+    steps, values = tracker.record.one_time("learning_rate")
+    assert steps.tolist() == [0, 2]
+    assert values.tolist() == [0.0, 0.2]
+
+
+def test_a_record_that_does_not_fit_is_not_continued() -> None:
+    tracker, _ = track([0, 1, 2], LogTimeSchedule([0], [1]))
+    other = [("w", nn.Parameter(torch.ones(4)))]
+    with pytest.raises(ValueError, match="other parameters"):
+        AgingTracker(other, LogTimeSchedule([5], [1]), record=tracker.record)
+
+
+def test_offloaded_snapshots_give_the_same_record() -> None:
+    here, _ = track(list(range(101)), LogTimeSchedule.logspaced(100))
+    there, _ = track(list(range(101)), LogTimeSchedule.logspaced(100), snapshot_device="cpu")
+    assert here.record == there.record
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"moments": "some"}, "moments='some'"),
+        ({"overlap_thresholds": "none"}, "overlap_thresholds='none'"),
+        ({"overlap_thresholds": [0.1, -1.0]}, r"overlap_thresholds\[1\]=-1.0"),
+        ({"sample": 0}, "sample=0"),
+    ],
+)
+def test_arguments_out_of_range_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AgingTracker([("w", nn.Parameter(torch.ones(3)))], LogTimeSchedule([0], [1]), **options)
