@@ -233,9 +233,9 @@ class AgingTracker:
         return pairs
 
     def release(self) -> None:
-        """Free all snapshots: nothing more is measured against them."""
+        """Free all snapshots and measure no more. What is under way can still be drained."""
         self._bank.clear()
-        self.next_event = self._find_next_event()
+        self.next_event = sys.maxsize
 
     def _enter(self, batches: list[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
         for measured, buckets in batches:
@@ -251,14 +251,17 @@ class AgingTracker:
         """Say once, in words, what a curve would not show by itself."""
         for group, row in zip(self.parameters.groups, moments, strict=True):
             d2, w2, n = row[MOMENTS.index("d2")], row[MOMENTS.index("w2")], self.parameters.n_sampled[group]
+            resolution = self.parameters.resolution[group]
+            # Weights of 16 bits that do not move at all are as suspect; float32 ones may just have no gradient.
+            suspect = d2 > 0 or resolution > 1e-9
             where = f"(group {group!r}, waiting time {waiting_time}, lag {lag})"
             if not math.isfinite(d2) and n:
                 self._warn_once("nan", f"the weights are not finite {where}; recorded as they are")
-            elif lag > 0 and n and d2 <= 4 * self.parameters.resolution[group] * w2 and w2 > 0:
+            elif lag > 0 and suspect and w2 > 0 and d2 <= 4 * resolution * w2:
                 self._warn_once(
                     "resolution",
                     f"the mean squared displacement {d2 / n:.2g} is within the rounding of the weights' own dtype "
-                    f"(about {self.parameters.resolution[group] * w2 / n:.2g}) {where}: a plateau there is not physics",
+                    f"(about {resolution * w2 / n:.2g}) {where}: a plateau there is not physics",
                 )
 
     def _warn_once(self, kind: str, message: str) -> None:

@@ -120,7 +120,9 @@ def test_msd_only_is_the_same_msd_and_no_other_number() -> None:
 
 
 def test_an_event_takes_at_most_8_mib_beyond_the_snapshots() -> None:
-    parameters = [(f"w{i}", nn.Parameter(torch.randn(n).bfloat16())) for i, n in enumerate([3_000_000, 1_000, 2_000_000])]
+    parameters = [
+        (f"w{i}", nn.Parameter(torch.randn(n).bfloat16())) for i, n in enumerate([3_000_000, 1_000, 2_000_000])
+    ]
     tracked = TrackedParameters(select_parameters(parameters))
     bank, moments = SnapshotBank(tracked), EagerMoments(tracked, EPS)
     snapshots = [bank.capture(step, moments.own_sums()) for step in range(3)]
@@ -238,7 +240,7 @@ def test_a_nan_in_one_group_stays_there(caplog: pytest.LogCaptureFixture) -> Non
     assert np.isnan(record.msd("scale")).all()
     assert np.isnan(record.msd("all")).all()
     assert np.isnan(record.overlap(group="all")).all()
-    assert record.msd("embed").tolist() == pytest.approx([[1.0, 1.0]]) or np.allclose(record.msd("embed"), 1.0)
+    assert np.allclose(record.msd("embed"), 1.0)
     assert sum("not finite" in message for message in caplog.messages) == 1
 
 

@@ -285,7 +285,11 @@ def test_pandas_and_xarray_hold_the_same_numbers(record: AgingRecord) -> None:
 
 def test_trajectories_that_are_none_are_refused() -> None:
     schedule = LogTimeSchedule([0], [1])
-    for weights, message in ((np.zeros(3), "shape"), (np.zeros((1, 3)), "no step"), (np.zeros((3, 0)), "no coordinate")):
+    for weights, message in (
+        (np.zeros(3), "shape"),
+        (np.zeros((1, 3)), "no step"),
+        (np.zeros((3, 0)), "no coordinate"),
+    ):
         with pytest.raises(ValueError, match=message):
             AgingRecord.from_trajectory(weights, schedule)
     with pytest.raises(ValueError, match="choose another name"):

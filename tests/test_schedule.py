@@ -78,7 +78,7 @@ def test_until_never_extends() -> None:
 
 def test_events_grow_as_the_square_of_the_logarithm_and_snapshots_as_the_logarithm() -> None:
     decades = np.arange(3, 9)
-    growth = schedule_growth([10**int(k) for k in decades])
+    growth = schedule_growth([10 ** int(k) for k in decades])
     events = np.array([g.n_events for g in growth])
     live = np.array([g.max_live_snapshots for g in growth])
     assert np.array_equal(np.diff(live), np.full(5, 3))  # three waiting times per decade

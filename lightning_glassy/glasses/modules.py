@@ -87,7 +87,7 @@ class SubagingClockModule(GlassModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """A quadratic valley with the noise that keeps the variance at 1 under this step's learning rate."""
         a = float(self.glass.factor(self.global_step + 1))
-        strength = (1 - a * a) ** 0.5 / (1 - a)
+        strength = ((1 + a) / (1 - a)) ** 0.5 if a < 1 else 0.0  # at mu = 1 the clock stands still in the first step
         loss: Tensor = 0.5 * self.w @ self.w + strength * self.noise(len(self.w)).to(self.w) @ self.w
         return loss
 

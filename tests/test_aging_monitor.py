@@ -1,0 +1,513 @@
+"""The callback on real Trainers: what a user would do, and what may go wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, seed_everything
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import nn
+
+from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from tests.helpers import SmallNet, data, quiet_trainer
+
+
+def expected_pairs(max_step: int) -> set[tuple[int, int]]:
+    return set(LogTimeSchedule.logspaced(max_step).pairs)
+
+
+def pairs(record: AgingRecord) -> set[tuple[int, int]]:
+    return set(zip(*(axis.tolist() for axis in record.pairs), strict=True))
+
+
+class Weights(Callback):
+    """The trajectory itself, copied at every optimiser step: what the record is checked against."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, np.ndarray] = {}
+
+    def _copy(self, trainer: Any, module: LightningModule) -> None:
+        flat = torch.cat([p.detach().double().flatten() for p in module.parameters()])
+        self.steps[trainer.global_step] = flat.numpy().copy()
+
+    def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        self._copy(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: LightningModule, *_: Any) -> None:
+        self._copy(trainer, pl_module)
+
+    def check(self, record: AgingRecord, rtol: float = 1e-6) -> None:
+        msd = record.msd()
+        for i, waiting_time in enumerate(record.waiting_times.tolist()):
+            for j, lag in enumerate(record.lags.tolist()):
+                if np.isfinite(msd[i, j]):
+                    d = self.steps[waiting_time + lag] - self.steps[waiting_time]
+                    assert msd[i, j] == pytest.approx(np.mean(d**2), rel=rtol)
+
+
+def test_one_callback_gives_the_whole_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor, weights = AgingMonitor(), Weights()
+    quiet_trainer(tmp_path, callbacks=[monitor, weights]).fit(SmallNet(), data())
+    record = monitor.record
+    assert pairs(record) == expected_pairs(60)
+    weights.check(record)
+    assert record.n_parameters == {"all": 8 * 16 + 16 + 16 * 3 + 3}
+    path = tmp_path / "glassy" / "aging_record.npz"
+    assert AgingRecord.load(path) == record
+    assert path.with_suffix(".csv").read_text().count("\n") == len(record) + 1
+    printed = capsys.readouterr().out
+    assert "Aging of 195 parameters" in printed
+    assert str(path) in printed
+
+
+def test_the_record_knows_the_run(tmp_path: Path) -> None:
+    seed_everything(11)
+    monitor = AgingMonitor()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], accumulate_grad_batches=2, max_steps=20)
+    trainer.fit(SmallNet(lr=0.25), data(batch_size=6))
+    meta = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz").meta
+    assert meta["schedule"].startswith("LogTimeSchedule.logspaced(")
+    assert meta["max_step"] == 20
+    assert meta["module"] == "SmallNet"
+    assert meta["optimizers"][0]["name"] == "SGD"
+    assert meta["optimizers"][0]["parameter_groups"][0]["lr"] == 0.25
+    assert meta["batch_size"] == 6
+    assert meta["sampler"] == "RandomSampler"
+    assert meta["accumulate_grad_batches"] == 2
+    assert meta["seed"] == "11"
+    assert meta["dtypes"]["net.0.weight"] == "float32"
+    assert meta["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    def run(callbacks: list[Callback]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        seed_everything(3)
+        model = SmallNet()
+        trainer = quiet_trainer(tmp_path, callbacks=callbacks, max_steps=-1, max_epochs=4)
+        trainer.fit(model, data(), data(shuffle=False))
+        return list(model.state_dict().values()), torch.random.get_rng_state()
+
+    with_it, state_with = run([AgingMonitor(groups="layer", sample=50), AgingMonitor(sample=None)])
+    without, state_without = run([])
+    assert all(torch.equal(a, b) for a, b in zip(with_it, without, strict=True))
+    assert torch.equal(state_with, state_without)
+
+
+def test_accumulation_counts_optimiser_steps(tmp_path: Path) -> None:
+    monitor, weights = AgingMonitor(), Weights()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, weights], accumulate_grad_batches=5, max_steps=13)
+    trainer.fit(SmallNet(), data())
+    assert pairs(monitor.record) == expected_pairs(13)
+    weights.check(monitor.record)
+
+
+class TwoOptimisers(SmallNet):
+    """Manual optimisation with two optimisers: the count of steps grows by two per batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self._loss(batch))
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.net[0].parameters(), lr=0.1), torch.optim.Adam(self.net[3].parameters())]
+
+
+def test_manual_optimisation_with_two_optimisers(tmp_path: Path) -> None:
+    monitor, weights = AgingMonitor(), Weights()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, weights], max_steps=-1, max_epochs=5)
+    trainer.fit(TwoOptimisers(), data())  # 60 batches, 120 steps: an estimate by batches would stop half-way
+    record = monitor.record
+    assert set(record.waiting_times.tolist()) >= {0, 2, 10, 22, 46, 100}
+    assert (record.lags % 2 == 0).all()
+    assert max(record.lags) == 100
+    weights.check(record)
+    assert {"learning_rate", "learning_rate_1_0"} <= set(record.one_time_names)
+
+
+def test_validation_in_between_is_not_measured(tmp_path: Path) -> None:
+    monitor, weights = AgingMonitor(), Weights()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, weights], val_check_interval=3, num_sanity_val_steps=2)
+    trainer.fit(SmallNet(), data(), data(shuffle=False))
+    assert pairs(monitor.record) == expected_pairs(60)
+    weights.check(monitor.record)
+
+
+def test_a_run_of_unknown_length_is_open_ended(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step >= 150
+
+    monitor = AgingMonitor()
+    quiet_trainer(tmp_path, callbacks=[monitor, Stop()], max_steps=-1, max_epochs=-1).fit(SmallNet(), data())
+    assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(150)}
+    assert monitor.record.meta["max_step"] is None
+
+
+def test_fast_dev_run_measures_and_writes_nothing(tmp_path: Path) -> None:
+    monitor = AgingMonitor(schedule="baity-jesi")
+    quiet_trainer(tmp_path, callbacks=[monitor], fast_dev_run=True, max_steps=-1).fit(SmallNet(), data())
+    assert pairs(monitor.record) == {(0, 1)}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_presets_take_the_length_of_the_run(tmp_path: Path) -> None:
+    monitor = AgingMonitor(schedule="baity-jesi")
+    quiet_trainer(tmp_path, callbacks=[monitor], max_steps=100).fit(SmallNet(), data())
+    assert pairs(monitor.record) == set(LogTimeSchedule.preset("baity-jesi", 100).pairs)
+    with pytest.raises(ValueError, match="'subaging' needs a run of known length"):
+        quiet_trainer(tmp_path, callbacks=[AgingMonitor("subaging")], max_steps=-1, max_epochs=-1).fit(
+            SmallNet(), data()
+        )
+
+
+def test_learning_rates_are_recorded_at_events(tmp_path: Path) -> None:
+    class Scheduled(SmallNet):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 / (1 + n))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    monitor = AgingMonitor()
+    quiet_trainer(tmp_path, callbacks=[monitor]).fit(Scheduled(), data())
+    steps, rates = monitor.record.one_time("learning_rate")
+    assert np.allclose(rates, 1 / (1 + steps))  # the one in force for the update after the step
+    assert steps.tolist() == [event.step for event in LogTimeSchedule.logspaced(60).events]
+
+
+def test_several_loggers_and_two_monitors(tmp_path: Path) -> None:
+    loggers = [TensorBoardLogger(tmp_path, name="tb"), CSVLogger(tmp_path, name="csv")]
+    monitors = [AgingMonitor(), AgingMonitor(groups="layer", schedule=LogTimeSchedule([0], [1, 10]))]
+    quiet_trainer(tmp_path, callbacks=monitors, logger=loggers).fit(SmallNet(), data())
+    directory = Path(loggers[0].log_dir)
+    for monitor, name in zip(monitors, ("glassy", "glassy_2"), strict=True):
+        assert AgingRecord.load(directory / name / "aging_record.npz") == monitor.record
+    header = (Path(loggers[1].log_dir) / "metrics.csv").read_text().split("\n")[0].split(",")
+    assert "glassy/msd/tw_10" in header
+    assert "glassy_2/msd/net.0/tw_0" in header
+
+
+def test_other_loggers_get_the_training_step_and_every_value(tmp_path: Path) -> None:
+    class Remembers(CSVLogger):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.seen: list[tuple[int, dict[str, float]]] = []
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            self.seen.append((step, metrics))
+
+    logger, monitor = Remembers(tmp_path), AgingMonitor()
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
+    record = monitor.record
+    seen = {(key, step): value for step, metrics in logger.seen for key, value in metrics.items() if "glassy" in key}
+    for waiting_time, lag in expected_pairs(60):
+        i, j = record.waiting_times.tolist().index(waiting_time), record.lags.tolist().index(lag)
+        assert seen[f"glassy/msd/tw_{waiting_time}", waiting_time + lag] == record.msd()[i, j]
+    steps = [step for step, metrics in logger.seen if any("glassy" in key for key in metrics)]
+    assert steps == sorted(steps)
+
+
+def test_a_second_fit_goes_on_with_the_record(tmp_path: Path) -> None:
+    monitor, weights, model = AgingMonitor(), Weights(), SmallNet()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, weights], max_steps=-1, max_epochs=2)
+    trainer.fit(model, data())
+    assert pairs(monitor.record) == expected_pairs(24)
+    trainer.fit_loop.max_epochs = 20
+    with pytest.warns(UserWarning, match="starts at step 24 without earlier snapshots; the record goes on"):
+        trainer.fit(model, data())
+    assert pairs(monitor.record) >= expected_pairs(24)
+    assert monitor.record.waiting_times.tolist() == [0, 1, 2, 5, 10, 22, 46, 100, 215]
+    weights.check(monitor.record)
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
+
+
+def test_a_new_training_gets_a_new_record_and_keeps_the_old_file(tmp_path: Path) -> None:
+    monitor = AgingMonitor()
+    quiet_trainer(tmp_path, callbacks=[monitor]).fit(SmallNet(), data())
+    first = monitor.record
+    quiet_trainer(tmp_path, callbacks=[monitor], max_steps=30).fit(SmallNet(), data())
+    assert pairs(monitor.record) == expected_pairs(30)
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == first
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record-1.npz") == monitor.record
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_keeps_what_was_measured(tmp_path: Path, interruption: type[BaseException]) -> None:
+    class Interrupt(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 41:
+                raise interruption("now")
+
+    monitor = AgingMonitor()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, Interrupt()])
+    # Lightning ends the process after Ctrl-C, once its loggers are closed.
+    with pytest.raises((SystemExit, KeyboardInterrupt, RuntimeError)):
+        trainer.fit(SmallNet(), data())
+    saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
+    assert saved == monitor.record
+    assert pairs(saved) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag <= 41}
+
+
+def test_a_killed_run_keeps_what_it_had(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from lightning.pytorch import Callback
+from lightning_glassy import AgingMonitor
+from tests.helpers import SmallNet, data, quiet_trainer
+class Kill(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+quiet_trainer(Path({str(tmp_path)!r}), callbacks=[AgingMonitor(), Kill()]).fit(SmallNet(), data())
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
+    saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
+    # Written whenever the run has grown by a tenth, at the next event.
+    last = max(tw + lag for tw, lag in pairs(saved))
+    assert 45 <= last <= 50
+    assert pairs(saved) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag <= last}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_weights_are_measured_with_a_warning_near_their_resolution(
+    tmp_path: Path, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor, weights = AgingMonitor(), Weights()
+    with caplog.at_level(logging.WARNING):
+        quiet_trainer(tmp_path, callbacks=[monitor, weights]).fit(SmallNet(dtype, lr=1e-4), data())
+    weights.check(monitor.record)
+    assert sum("within the rounding" in message for message in caplog.messages) == 1
+    assert monitor.record.meta["dtypes"]["net.0.weight"] == str(dtype).removeprefix("torch.")
+
+
+def test_float32_training_is_not_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    quiet_trainer(tmp_path, callbacks=[AgingMonitor(groups="layer")]).fit(SmallNet(), data())
+    assert not [message for message in caplog.messages if "lightning_glassy" in message]
+
+
+def test_nan_weights_are_recorded_as_nan_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Diverges(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: SmallNet, *_: Any) -> None:
+            if trainer.global_step == 20:
+                pl_module.net[0].weight.data.fill_(torch.nan)
+
+    monitor = AgingMonitor()
+    with caplog.at_level(logging.WARNING):
+        quiet_trainer(tmp_path, callbacks=[monitor, Diverges()]).fit(SmallNet(), data())
+    record = monitor.record
+    late = np.add.outer(record.waiting_times, record.lags) > 20
+    assert pairs(record) == expected_pairs(60)
+    assert np.isnan(record.msd()[late]).all()
+    assert np.isfinite(record.msd()[~late]).all()
+    assert sum("not finite" in message for message in caplog.messages) == 1
+
+
+class Broken(Logger):
+    """A logger that fails in every way it can."""
+
+    name, version, save_dir = "broken", 0, None
+
+    def log_metrics(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def test_a_failing_logger_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = AgingMonitor()
+    with caplog.at_level(logging.WARNING):
+        quiet_trainer(
+            tmp_path, callbacks=[monitor], logger=[Broken(), CSVLogger(tmp_path)], log_every_n_steps=10**6
+        ).fit(SmallNet(), data())
+    assert pairs(monitor.record) == expected_pairs(60)
+    assert sum("MetricsSink failed (ConnectionError: no network)" in message for message in caplog.messages) == 1
+    # The other logger and the files have everything.
+    assert "glassy/msd/tw_46" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    assert AgingRecord.load(tmp_path / "broken" / "0" / "glassy" / "aging_record.npz") == monitor.record
+
+
+def test_a_failing_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "glassy").write_text("a file where the directory should be")
+    monitor = AgingMonitor()
+    with caplog.at_level(logging.WARNING):
+        quiet_trainer(tmp_path, callbacks=[monitor]).fit(SmallNet(), data())
+    assert pairs(monitor.record) == expected_pairs(60)
+    assert sum("FileSink failed" in message for message in caplog.messages) == 1
+
+
+def test_running_out_of_memory_ends_the_record_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_glassy.snapshots import SnapshotBank
+
+    capture = SnapshotBank.capture
+
+    def scarce(self: SnapshotBank, step: int, *args: Any) -> Any:
+        if step >= 22:
+            raise torch.OutOfMemoryError("none left")
+        return capture(self, step, *args)
+
+    monkeypatch.setattr(SnapshotBank, "capture", scarce)
+    monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path)
+    trainer.callbacks.append(monitor)
+    with pytest.warns(UserWarning, match="out of memory at step 22, no more is measured"):
+        trainer.fit(SmallNet(), data())
+    assert trainer.global_step == 60
+    assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag < 22}
+
+
+def test_snapshots_are_freed_after_training(tmp_path: Path) -> None:
+    monitor = AgingMonitor(schedule=LogTimeSchedule.logspaced())
+    quiet_trainer(tmp_path, callbacks=[monitor]).fit(SmallNet(), data())
+    assert monitor._tracker is not None
+    assert not monitor._tracker._bank.live
+
+
+def test_strategies_that_shard_are_refused_by_name() -> None:
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+
+    class DeepSpeedStrategy(DDPStrategy):
+        """Lightning's needs the package; it derives from DDPStrategy, too."""
+
+    for strategy in (FSDPStrategy(), ModelParallelStrategy(), DeepSpeedStrategy()):
+        with pytest.raises(MisconfigurationException, match=f"under {type(strategy).__name__}, which may shard"):
+            AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "fit")
+    for strategy in (DDPStrategy(), SingleDeviceStrategy()):
+        AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "fit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_spawn"])
+def test_data_parallel_runs_record_once_on_rank_0(tmp_path: Path, strategy: str) -> None:
+    code = f"""
+from pathlib import Path
+from lightning.pytorch import seed_everything
+from lightning_glassy import AgingMonitor
+from tests.helpers import SmallNet, data, quiet_trainer
+if __name__ == "__main__":
+    seed_everything(1)
+    quiet_trainer(Path({str(tmp_path)!r}), callbacks=[AgingMonitor()], devices=2, strategy={strategy!r}).fit(
+        SmallNet(), data()
+    )
+"""
+    script = tmp_path / "train.py"
+    script.write_text(code)
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, cwd=root)
+    assert result.returncode == 0, result.stderr[-3000:]
+    saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
+    assert pairs(saved) == expected_pairs(60)
+    assert saved.meta["world_size"] == 2
+    assert [path.name for path in (tmp_path / "glassy").iterdir() if path.suffix == ".npz"] == ["aging_record.npz"]
+
+
+def test_the_command_line_interface_takes_it_from_yaml(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        f"""
+trainer:
+  default_root_dir: {tmp_path}
+  max_steps: 30
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: lightning_glassy.AgingMonitor
+      init_args:
+        schedule:
+          class_path: lightning_glassy.LogTimeSchedule
+          init_args: {{waiting_times: [0, 10], lags: [1, 5, 20]}}
+        groups: {{first: "net.0.*", biases: ["*.bias"]}}
+        overlap_thresholds: [0.01, 0.1]
+        sample: null
+    - class_path: lightning_glassy.AgingMonitor
+      init_args: {{schedule: baity-jesi, groups: layer, sample: 100, name: sampled}}
+"""
+    )
+    (tmp_path / "main.py").write_text(
+        "import torch\n"
+        "from lightning.pytorch.cli import LightningCLI\n"
+        "from lightning.pytorch.demos.boring_classes import BoringDataModule\n"
+        "from lightning.pytorch.demos.boring_classes import BoringModel\n"
+        "class Net(BoringModel):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Sequential(self.layer)\n"
+        "LightningCLI(Net, BoringDataModule, save_config_callback=None)\n"
+    )
+    arguments = [sys.executable, "main.py", "fit", "--config", "config.yaml"]
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    record = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
+    assert pairs(record) == set(LogTimeSchedule([0, 10], [1, 5, 20], 30).pairs)
+    assert record.groups == ("all", "first", "biases")
+    assert record.overlap_thresholds == (0.01, 0.1)
+    assert AgingRecord.load(tmp_path / "sampled" / "aging_record.npz").n_sampled["all"] <= 100
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"schedule": "papers"}, ValueError, "schedule='papers' is not a preset"),
+        ({"schedule": [1, 2]}, TypeError, "is not a LogTimeSchedule"),
+        ({"name": "../up"}, ValueError, "name='../up'"),
+        ({"name": ""}, ValueError, "name=''"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(options: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        AgingMonitor(**options)
+
+
+def test_bad_arguments_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    for options, error, message in (
+        ({"include": "decoder.*"}, ValueError, "'decoder.\\*' matches no trainable parameter"),
+        ({"sample": None, "max_memory": 100}, MemoryError, "max_memory=100 B"),
+        ({"schedule": LogTimeSchedule([1000], [1])}, ValueError, "max_step=60 ends before the first pair"),
+    ):
+        with pytest.raises(error, match=message):
+            quiet_trainer(tmp_path, callbacks=[AgingMonitor(**options)]).fit(SmallNet(), data())
+
+
+def test_there_is_no_record_before_training() -> None:
+    with pytest.raises(RuntimeError, match="training has not started"):
+        _ = AgingMonitor().record
+
+
+def test_a_module_without_parameters_is_an_error(tmp_path: Path) -> None:
+    class Empty(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Identity()
+            self.requires_grad_(False)
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            return None
+
+        def configure_optimizers(self) -> None:
+            return None
+
+    with (
+        pytest.warns(UserWarning, match="will run with no optimizer"),
+        pytest.raises(ValueError, match="no trainable parameter to track"),
+    ):
+        quiet_trainer(tmp_path, callbacks=[AgingMonitor()]).fit(Empty(), data())

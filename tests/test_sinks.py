@@ -1,0 +1,114 @@
+"""What TensorBoard and the files show of a run, read back as a user would see it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy.plotting import plot_two_time, two_time_figure
+from lightning_glassy.sinks.files import FileSink
+from lightning_glassy.sinks.loggers import log_directory
+from tests.helpers import SmallNet, data, quiet_trainer
+
+
+@pytest.fixture
+def record() -> AgingRecord:
+    walk = np.cumsum(np.random.default_rng(1).normal(size=(2001, 300)), axis=0)
+    return AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(2000))
+
+
+def test_tensorboard_has_one_tag_per_waiting_time_with_the_lag_as_its_step(tmp_path: Path) -> None:
+    logger, monitor = TensorBoardLogger(tmp_path), AgingMonitor(groups="layer")
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=1200).fit(SmallNet(), data())
+    events = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0, "images": 0}).Reload()
+    record = monitor.record
+    eps = record.overlap_thresholds[0]
+    for tag, values in (
+        ("glassy/msd/tw_{}", record.msd()),
+        ("glassy/msd/net.0/tw_{}", record.msd("net.0")),
+        ("glassy/decorrelation/tw_{}", record.decorrelation()),
+        ("glassy/non_gaussian/tw_{}", record.non_gaussian()),
+        (f"glassy/overlap_{eps:.6g}/tw_{{}}", record.overlap(eps)),
+    ):
+        for waiting_time, row in zip(record.waiting_times, values, strict=True):
+            shown = events.Scalars(tag.format(waiting_time))
+            measured = np.isfinite(row)
+            assert [event.step for event in shown] == record.lags[measured].tolist()
+            assert np.allclose([event.value for event in shown], row[measured], rtol=1e-6)
+    figures = [tag for tag in events.Tags()["images"] if tag.startswith("glassy_figures/")]
+    assert set(figures) == {
+        "glassy_figures/msd",
+        "glassy_figures/non_gaussian",
+        *(f"glassy_figures/overlap_{eps:.6g}" for eps in record.overlap_thresholds),
+    }
+    for tag in figures:
+        assert [image.step for image in events.Images(tag)] == [1000, 1200]
+        assert all(image.width > 500 for image in events.Images(tag))
+
+
+def test_without_matplotlib_the_curves_are_there_and_the_extra_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    logger, monitor = TensorBoardLogger(tmp_path), AgingMonitor()
+    with caplog.at_level(logging.WARNING):
+        quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=1200).fit(SmallNet(), data())
+    told = [message for message in caplog.messages if "lightning-glassy[plot]" in message]
+    assert len(told) == 1
+    events = EventAccumulator(logger.log_dir).Reload()
+    assert "glassy/msd/tw_10" in events.Tags()["scalars"]
+
+
+def test_the_msd_alone_is_logged_without_the_rest(tmp_path: Path) -> None:
+    logger, monitor = TensorBoardLogger(tmp_path), AgingMonitor(moments="msd")
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()
+    assert {tag.split("/")[1] for tag in tags["scalars"] if tag.startswith("glassy/")} == {"msd"}
+    assert [tag for tag in tags["images"]] == ["glassy_figures/msd"]
+
+
+def test_files_are_rewritten_as_the_run_grows_by_a_tenth(tmp_path: Path, record: AgingRecord) -> None:
+    sink = FileSink(tmp_path)
+    written = []
+    for step in range(1001):
+        before = sink.path.stat().st_mtime_ns if sink.path.exists() else 0
+        sink.update(record, [], step)
+        if sink.path.stat().st_mtime_ns != before:
+            written.append(step)
+    late = [b / a for a, b in zip(written, written[1:], strict=False) if a > 100]
+    assert 40 < len(written) < 60
+    assert all(1.08 < ratio < 1.12 for ratio in late)
+
+
+def test_logger_directories_are_those_of_checkpoints(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="a", version=3)
+    assert log_directory([logger], "elsewhere") == tmp_path / "a" / "version_3"
+    assert log_directory([], "elsewhere") == Path("elsewhere")
+
+
+@pytest.mark.parametrize(
+    "quantity", ["msd", "decorrelation", "correlation", "overlap", "non_gaussian", "local_exponent"]
+)
+def test_every_quantity_has_a_curve_per_waiting_time(record: AgingRecord, quantity: str) -> None:
+    axes = two_time_figure(record, quantity).axes[0]
+    assert len(axes.get_lines()) == len(record.waiting_times)
+    assert axes.get_xscale() == "log"
+    line = axes.get_lines()[3]
+    method = {"correlation": lambda: record.correlation(kind="cosine")}.get(quantity, getattr(record, quantity))
+    row = method()[3]
+    assert line.get_xdata().tolist() == record.lags[np.isfinite(row)].tolist()
+    assert np.array_equal(line.get_ydata(), row[np.isfinite(row)])
+
+
+def test_plots_that_cannot_be_are_refused(record: AgingRecord) -> None:
+    with pytest.raises(ValueError, match="quantity='entropy'"):
+        plot_two_time(record, "entropy")
+    with pytest.raises(ValueError, match="no measured pair"):
+        plot_two_time(AgingRecord({"all": 3}))
