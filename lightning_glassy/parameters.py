@@ -176,10 +176,17 @@ class _Piece:
     stop: int
     indices: Tensor | None  # flat positions in the source where a sample is taken; otherwise the whole source
 
-    def read(self, start: int, stop: int) -> Tensor:
-        """Coordinates ``start ... stop`` of the bucket (within this piece): a view, unless a sample is gathered."""
+    def read(self, start: int, stop: int, out: Tensor) -> Tensor:
+        """Coordinates ``start ... stop`` of the bucket (within this piece): a view, unless a sample is gathered.
+
+        ``out`` takes the sample where it has the dtype and the device of the weights.
+        """
         flat, a, b = self.source.flat(), start - self.start, stop - self.start
-        return flat[a:b] if self.indices is None else flat.index_select(0, self.indices[a:b])
+        if self.indices is None:
+            return flat[a:b]
+        if out.dtype == flat.dtype and out.device == flat.device:
+            return torch.index_select(flat, 0, self.indices[a:b], out=out)
+        return flat.index_select(0, self.indices[a:b])
 
 
 @dataclass(frozen=True)
@@ -225,11 +232,12 @@ class Bucket:
     def read(self, tile: Tile, out: Tensor) -> Tensor:
         """The current weights of a tile, in the dtype of ``out``: a view where possible, otherwise in ``out``."""
         if len(tile.pieces) == 1:
-            values = tile.pieces[0].read(tile.start, tile.stop)
-            return values if values.dtype == out.dtype else out[: tile.stop - tile.start].copy_(values)
+            whole = out[: tile.stop - tile.start]
+            values = tile.pieces[0].read(tile.start, tile.stop, whole)
+            return values if values.dtype == out.dtype else whole.copy_(values)
         for piece in tile.pieces:
             start, stop = max(piece.start, tile.start), min(piece.stop, tile.stop)
-            out[start - tile.start : stop - tile.start].copy_(piece.read(start, stop))
+            _put(piece, start, stop, out[start - tile.start : stop - tile.start])
         return out[: tile.stop - tile.start]
 
     def copy_to(self, flat: Tensor) -> None:
@@ -238,7 +246,13 @@ class Bucket:
             torch.cat([piece.source.flat() for piece in self._pieces], out=flat)
             return
         for piece in self._pieces:
-            flat[piece.start : piece.stop].copy_(piece.read(piece.start, piece.stop), non_blocking=True)
+            _put(piece, piece.start, piece.stop, flat[piece.start : piece.stop])
+
+
+def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:
+    values = piece.read(start, stop, target)
+    if values.data_ptr() != target.data_ptr():
+        target.copy_(values, non_blocking=True)
 
 
 class TrackedParameters:

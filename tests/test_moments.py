@@ -119,11 +119,12 @@ def test_msd_only_is_the_same_msd_and_no_other_number() -> None:
     assert torch.isnan(one[1:]).all()
 
 
-def test_an_event_takes_at_most_8_mib_beyond_the_snapshots() -> None:
-    parameters = [
-        (f"w{i}", nn.Parameter(torch.randn(n).bfloat16())) for i, n in enumerate([3_000_000, 1_000, 2_000_000])
-    ]
-    tracked = TrackedParameters(select_parameters(parameters))
+@pytest.mark.parametrize("sample", [None, 4_000_000])
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.bfloat16], [torch.bfloat16, torch.float32, torch.float64]])
+def test_an_event_takes_at_most_8_mib_beyond_the_snapshots(dtypes: list[torch.dtype], sample: int | None) -> None:
+    sizes = [3_000_000, 1_000, 2_000_000]
+    parameters = [(f"{n}.{dtype}", nn.Parameter(torch.randn(n).to(dtype))) for n in sizes for dtype in dtypes]
+    tracked = TrackedParameters(select_parameters(parameters), sample)
     bank, moments = SnapshotBank(tracked), EagerMoments(tracked, EPS)
     snapshots = [bank.capture(step, moments.own_sums()) for step in range(3)]
     fresh = EagerMoments(tracked, EPS)  # whose scratch is not there yet

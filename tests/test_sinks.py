@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_the_msd_alone_is_logged_without_the_rest(tmp_path: Path) -> None:
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
     tags = EventAccumulator(logger.log_dir).Reload().Tags()
     assert {tag.split("/")[1] for tag in tags["scalars"] if tag.startswith("glassy/")} == {"msd"}
-    assert [tag for tag in tags["images"]] == ["glassy_figures/msd"]
+    assert list(tags["images"]) == ["glassy_figures/msd"]
 
 
 def test_files_are_rewritten_as_the_run_grows_by_a_tenth(tmp_path: Path, record: AgingRecord) -> None:
@@ -82,7 +83,7 @@ def test_files_are_rewritten_as_the_run_grows_by_a_tenth(tmp_path: Path, record:
         sink.update(record, [], step)
         if sink.path.stat().st_mtime_ns != before:
             written.append(step)
-    late = [b / a for a, b in zip(written, written[1:], strict=False) if a > 100]
+    late = [b / a for a, b in itertools.pairwise(written) if a > 100]
     assert 40 < len(written) < 60
     assert all(1.08 < ratio < 1.12 for ratio in late)
 

@@ -56,7 +56,7 @@ def test_the_tracker_measures_what_the_schedule_says(schedule: LogTimeSchedule) 
 
 
 def test_an_open_ended_run_keeps_getting_waiting_times() -> None:
-    tracker, path = track(list(range(1001)), None)
+    tracker, _path = track(list(range(1001)), None)
     assert tracker.schedule.open_ended
     assert set(zip(*(a.tolist() for a in tracker.record.pairs), strict=True)) == set(
         LogTimeSchedule.logspaced(1000).pairs

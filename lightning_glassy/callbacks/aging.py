@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import BatchSampler
 
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
@@ -312,7 +313,9 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
         return found
 
     loader = trainer.train_dataloader
-    sampler = getattr(loader, "sampler", None)
+    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    if isinstance(sampler, BatchSampler):  # a loader whose data set takes whole batches of indices
+        size, sampler = sampler.batch_size, sampler.sampler
     return {
         "module": type(pl_module).__qualname__,
         "optimizers": [
@@ -326,7 +329,7 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
             for optimizer in trainer.optimizers
         ],
         "lr_schedulers": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
-        "batch_size": size if plain(size := getattr(loader, "batch_size", None)) else None,
+        "batch_size": size if plain(size) else None,
         "sampler": None if sampler is None else type(sampler).__name__,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "gradient_clip_val": trainer.gradient_clip_val,

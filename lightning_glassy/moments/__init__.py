@@ -20,7 +20,7 @@ holds
   be float32, sums over tiles are float64 (float32 on MPS, which has no float64). The relative error of a sum of
   positive terms is at most 1e-6.
 * Nothing waits for the device, no random number is drawn, autograd sees nothing, and the temporary memory is at most
-  8 MiB per bucket, whatever the size of the model.
+  8 MiB per device, whatever the size of the model.
 """
 
 from __future__ import annotations

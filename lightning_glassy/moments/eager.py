@@ -15,8 +15,8 @@ from lightning_glassy.parameters import Bucket, Tile, TrackedParameters
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.snapshots import Snapshot
 
-# Of the 8 MiB that an event may take; the rest is left to small tensors.
-_SCRATCH_BYTES = 15 << 19
+# Of the 8 MiB that an event may take; the rest is left to small tensors, and to 16-bit weights gathered from a sample.
+_SCRATCH_BYTES = 7 << 20
 
 # d^4 is summed as (2^40 d^2) d^2: unscaled it would leave float32 below |d| = 1e-9, scaled below 3e-13; at the other
 # end |d| = 1e6 is still far from overflow. A power of two, so that it costs no rounding.
@@ -39,6 +39,8 @@ class EagerMoments:
         self._thresholds = tuple(overlap_thresholds)
         self._msd_only = msd_only
         self._plans = [_Plan(bucket) for bucket in parameters.buckets]
+        # Scratch is kept: fresh pages at each event would cost a CPU as much as a fifth of the event itself.
+        self._scratch: dict[torch.device, Tensor] = {}
 
     @torch.no_grad()
     def own_sums(self) -> list[Tensor]:
@@ -46,7 +48,7 @@ class EagerMoments:
         result = [self._zeros(bucket, 2) for bucket in self._parameters.buckets]
         if not self._msd_only:
             for plan, sums in zip(self._plans, result, strict=True):
-                tiles, scratch = plan.tiles()
+                tiles, scratch = self._walk(plan)
                 for tile in tiles:
                     w = plan.bucket.read(tile, scratch[-1])
                     sums[tile.cell] += _own_sums(w, scratch[0, : len(w)])
@@ -59,9 +61,9 @@ class EagerMoments:
 
     def _measure(self, plan: _Plan, index: int, snapshots: Sequence[Snapshot]) -> Tensor:
         bucket, own = plan.bucket, self._zeros(plan.bucket, 2)
-        pair = self._zeros(bucket, len(snapshots), 2 + len(self._thresholds))
+        pair = self._zeros(bucket, len(snapshots), 1 if self._msd_only else 2 + len(self._thresholds))
         offloaded = any(snapshot.flats[index].device != bucket.device for snapshot in snapshots)
-        tiles, scratch = plan.tiles(offloaded)
+        tiles, scratch = self._walk(plan, offloaded)
         for tile in tiles:
             n = tile.stop - tile.start
             x, y = scratch[0, :n], scratch[1, :n]
@@ -83,7 +85,7 @@ class EagerMoments:
         # `sum` adds in a cascade; a BLAS dot product over a whole tile would lose up to 6e-6.
         sums = [d2.sum()]
         if self._msd_only:
-            return sums + [torch.full_like(zero, torch.nan)] * (1 + len(self._thresholds))
+            return sums
         # d^2 <= eps^2 spares a pass for |d|. Comparing into a float vector is several times faster than into
         # booleans, and a tile has fewer coordinates than the 2^24 that float32 can count.
         counts = [torch.le(d2, eps**2, out=x).sum() for eps in self._thresholds]
@@ -93,15 +95,25 @@ class EagerMoments:
     def _columns(self, pair: Tensor, own: Tensor, of_s: Tensor) -> Tensor:
         """Sums of pairs ``[n_cell, n_snapshot, ...]``, of the weights and of the snapshots, in the order of MOMENTS."""
         assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")
+        if self._msd_only:
+            unknown = torch.full_like(pair, torch.nan).expand(-1, -1, len(MOMENTS) - 1 + len(self._thresholds))
+            return torch.cat([pair, unknown], dim=-1)
         of_w = own[:, None].expand_as(of_s)
         d2, d4 = pair[..., 0], pair[..., 1] / _D4_SCALE
         # ws = (w^2 + s^2 - d^2)/2 spares a pass, and in this direction the identity is safe: its error is that of the
         # sums, a few 1e-8 of (w^2 + s^2)/2, which bounds |ws|. (d^2 from ws is what would cancel.)
         ws = (of_w[..., 0] + of_s[..., 0] - d2) / 2
         columns = torch.stack([d2, d4, ws, of_w[..., 0], of_s[..., 0], of_w[..., 1], of_s[..., 1]], dim=-1)
-        if self._msd_only:
-            columns[..., 1:] = torch.nan
         return torch.cat([columns, pair[..., 2:]], dim=-1)
+
+    def _walk(self, plan: _Plan, offloaded: bool = False) -> tuple[list[Tile], Tensor]:
+        """The tiles, and scratch ``[n, tile]``: two vectors, one to widen a snapshot, one (last) to gather weights."""
+        n, tiles = plan.tiles(offloaded)
+        size = max(tile.stop - tile.start for tile in tiles)
+        n_bytes, device = n * size * plan.dtype.itemsize, plan.bucket.device
+        if device not in self._scratch or len(self._scratch[device]) < n_bytes:
+            self._scratch[device] = torch.empty(n_bytes, dtype=torch.uint8, device=device)
+        return tiles, self._scratch[device][:n_bytes].view(plan.dtype).view(n, size)
 
     def _zeros(self, bucket: Bucket, *shape: int) -> Tensor:
         dtype = torch.float32 if bucket.device.type == "mps" else torch.float64
@@ -109,24 +121,21 @@ class EagerMoments:
 
 
 class _Plan:
-    """How a bucket is walked: its tiles, and the scratch vectors that a tile needs."""
+    """How a bucket is walked: the precision of its sums, and its tiles."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
-        self._dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
-        self.zero = torch.zeros((), dtype=self._dtype, device=bucket.device)
-        # Scratch is kept: fresh pages at each event would cost a CPU as much as a fifth of the event itself.
-        self._tiles: dict[int, tuple[list[Tile], Tensor]] = {}
+        self.dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
+        self.zero = torch.zeros((), dtype=self.dtype, device=bucket.device)
+        self._tiles: dict[int, list[Tile]] = {}
 
-    def tiles(self, offloaded: bool = False) -> tuple[list[Tile], Tensor]:
-        """The tiles, and scratch ``[n, tile]``: two vectors, one to widen a snapshot, one (last) to gather weights."""
-        widen = offloaded or self.bucket.dtype != self._dtype
+    def tiles(self, offloaded: bool) -> tuple[int, list[Tile]]:
+        """The number of scratch vectors that a tile needs, and tiles as large as they leave room for."""
+        widen = offloaded or self.bucket.dtype != self.dtype
         n = 2 + widen + (widen or self.bucket.gathers)
         if n not in self._tiles:
-            tiles = self.bucket.tiles(_SCRATCH_BYTES // (n * self._dtype.itemsize))
-            size = max(tile.stop - tile.start for tile in tiles)
-            self._tiles[n] = tiles, torch.empty(n, size, dtype=self._dtype, device=self.bucket.device)
-        return self._tiles[n]
+            self._tiles[n] = self.bucket.tiles(_SCRATCH_BYTES // (n * self.dtype.itemsize))
+        return n, self._tiles[n]
 
 
 def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Studies that use the package as a user would. Each is a script: ``python -m examples.<name>``."""

@@ -1,0 +1,178 @@
+"""Aging of two small networks that learn handwritten digits: the demonstration behind ``make demo``.
+
+An under-parametrised net (64-4-4-10, tanh) and an over-parametrised one (64-128-128-10) learn scikit-learn's 1,797 real
+digits with plain SGD for 20,000 steps each, with one callback added. At the end there are a record, a figure of both
+nets side by side, a few words on what was measured, and the command that shows the curves in TensorBoard.
+
+Run it with ``python -m examples.digits`` (``--help`` for the options).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from lightning_glassy import AgingMonitor, AgingRecord
+from lightning_glassy.plotting import new_figure, plot_two_time
+
+N_TRAIN = 1500
+BATCH_SIZE = 32
+LEARNING_RATE = 0.05
+NETS = {"under-parametrised": (64, 4, 4, 10), "over-parametrised": (64, 128, 128, 10)}
+
+
+class DigitNet(LightningModule):
+    """A fully connected tanh network with a softmax cross-entropy loss, trained by plain SGD."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_in, n_out in itertools.pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), nn.Tanh()]
+        self.net = nn.Sequential(*layers[:-1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one minibatch."""
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD at a constant learning rate, as in the papers."""
+        return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
+
+
+def digits() -> tuple[TensorDataset, TensorDataset]:
+    """Real handwritten digits, pixels in [0, 1], the first 1,500 for training."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels)
+    return TensorDataset(x[:N_TRAIN], y[:N_TRAIN]), TensorDataset(x[N_TRAIN:], y[N_TRAIN:])
+
+
+def loader(dataset: TensorDataset, steps: int) -> DataLoader[Any]:
+    """Minibatches from one fresh permutation of the data after another, as one epoch with one progress bar.
+
+    Each is cut out of the tensors at once: collating single digits would take longer than a step.
+    """
+    order = RandomSampler(dataset, num_samples=steps * BATCH_SIZE)
+    return DataLoader(dataset, sampler=BatchSampler(order, BATCH_SIZE, drop_last=False), batch_size=None)
+
+
+@torch.no_grad()
+def evaluate(model: DigitNet, dataset: TensorDataset) -> tuple[float, float]:
+    """Loss and accuracy on a whole data set."""
+    x, y = dataset.tensors
+    scores = model.eval().cpu().net(x)
+    return float(nn.functional.cross_entropy(scores, y)), float((scores.argmax(1) == y).float().mean())
+
+
+def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, DigitNet, str]:
+    """Train one net with the callback; returns its record, itself and the directory of its logs."""
+    seed_everything(0, verbose=False)
+    model, monitor = DigitNet(sizes), AgingMonitor()
+    logger = TensorBoardLogger(directory, name=name)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=1,
+        logger=logger,
+        callbacks=[monitor, TQDMProgressBar(refresh_rate=200)],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, loader(digits()[0], steps))
+    return monitor.record, model, logger.log_dir
+
+
+def picture(records: dict[str, AgingRecord], path: Path) -> None:
+    """The two-time curves of the nets side by side, on the same axes."""
+    figure = new_figure(len(records))
+    for axes, (name, record) in zip(figure.axes, records.items(), strict=True):
+        plot_two_time(record, ax=axes)
+        axes.set_title(f"{name}, N = {record.n_parameters['all']:,}")
+    drawn = figure.axes[: len(records)]
+    low, high = min(a.get_ylim()[0] for a in drawn), max(a.get_ylim()[1] for a in drawn)
+    for axes in drawn:
+        axes.set_ylim(low, high)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def in_words(name: str, record: AgingRecord, model: DigitNet) -> str:
+    """What was measured, said from the numbers: the same lag after several waiting times."""
+    (loss, train_accuracy), (_, test_accuracy) = (evaluate(model, part) for part in digits())
+    lines = [
+        f"{name}: {record.n_parameters['all']:,} parameters, train loss {loss:.2g}, "
+        f"accuracy {train_accuracy:.1%} (test {test_accuracy:.1%})"
+    ]
+    msd, waiting_times, lags = record.msd(), record.waiting_times, record.lags
+    # The longest lag in the grid that all later waiting times up to a half of the run still have.
+    late = [t for t in waiting_times.tolist() if t >= 10 and np.log10(t) % 1 == 0]
+    common = np.isfinite(msd[np.isin(waiting_times, late)]).all(axis=0) & (np.log10(np.maximum(lags, 1)) % 1 == 0)
+    lag = int(lags[common].max())
+    moved = {t: float(msd[waiting_times == t, lags == lag][0]) for t in late}
+    for t, delta in moved.items():
+        lines.append(f"    in the {lag:,} steps after step {t:>7,} a weight moves by {np.sqrt(delta):.3f} (rms)")
+    slowing = moved[late[-2]] / moved[late[-1]]
+    if slowing > 1.5:
+        lines.append(
+            "    The older it is, the slower it moves: the mean squared displacement fell "
+            f"{slowing:.1f}-fold from step {late[-2]:,} to step {late[-1]:,}. It ages."
+        )
+    else:
+        lines.append(
+            f"    From step {late[-2]:,} to step {late[-1]:,} its motion did not slow down noticeably "
+            f"({slowing:.1f}-fold): no aging there."
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train both nets and report."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=20_000, help="updates of each net (default 20000, at least 200)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/digits"), help="directory for logs, records and the figure"
+    )
+    options = parser.parse_args()
+    if options.steps < 200:
+        parser.error(f"--steps {options.steps} is too short to see anything: at least 200")
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+
+    start, records, words, where = time.perf_counter(), {}, [], []
+    for name, sizes in NETS.items():
+        print(f"\n{name}: {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)
+        record, model, directory = train(name, sizes, options.steps, options.out)
+        records[name] = record
+        words.append(in_words(name, record, model))
+        where.append(f"{directory}/glassy/aging_record.npz")
+    figure = options.out / "aging.png"
+    picture(records, figure)
+    print(f"\n{'=' * 100}\nWhat was measured ({time.perf_counter() - start:.0f} s)\n")
+    print("\n\n".join(words))
+    print(
+        "\nSlowing down alone does not make a glass. Where every digit is learnt the gradient noise fades, and "
+        "the motion\nwith it; the papers tell the two apart by the displacement over the strength of the noise."
+    )
+    print("\nWhere to look")
+    print(f"    figure       {figure}")
+    for path in where:
+        print(f"    record       {path}")
+    print(f"    TensorBoard  .venv/bin/tensorboard --logdir {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""`make demo`, shortened: what it promises to leave behind and to say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import digits
+from lightning_glassy import AgingRecord
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["digits", "--steps", "300", "--out", str(tmp_path)])
+    digits.main()
+    printed = capsys.readouterr().out
+    for name, n in (("under-parametrised", 330), ("over-parametrised", 26_122)):
+        path = tmp_path / name / "version_0" / "glassy" / "aging_record.npz"
+        record = AgingRecord.load(path)
+        assert record.n_parameters["all"] == n
+        assert record.waiting_times[-1] == 215
+        assert (record.meta["batch_size"], record.meta["sampler"]) == (32, "RandomSampler")
+        assert str(path) in printed
+        assert f"{n:,} parameters, train loss" in printed
+        assert list(path.parent.parent.glob("events.out.tfevents.*"))
+    assert (tmp_path / "aging.png").stat().st_size > 20_000
+    assert f"tensorboard --logdir {tmp_path}" in printed
+
+
+def test_too_short_a_demo_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["digits", "--steps", "5"])
+    with pytest.raises(SystemExit):
+        digits.main()
+    assert "--steps 5 is too short" in capsys.readouterr().err
