@@ -9,6 +9,7 @@ Sources: BJ18 is Baity-Jesi et al. 2018 (arXiv 1803.06969), WJ24 is Winter and J
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -170,13 +171,17 @@ def _sampling_error(variance: Array, n: Array, population: Array) -> Array:
 
 
 def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
-    r"""The thresholds :math:`\epsilon` used when none are given: a hundredth and a tenth of the weights' spread.
+    r"""The thresholds :math:`\epsilon` used when none are given: about a hundredth and a tenth of the weights' spread.
 
-    WJ24 uses the standard deviation over 100 ... 700. Weights that all start equal have no spread: 1 is used then.
+    Rounded to 1, 2 or 5 times a power of ten, so that similar networks are measured alike. WJ24 uses the standard
+    deviation over 100 ... 700. Weights that all start equal have no spread: 1 is used then.
 
     Example:
-        >>> default_overlap_thresholds(0.5)
-        (0.005, 0.05)
+        >>> default_overlap_thresholds(0.058)
+        (0.0005, 0.005)
     """
-    spread = standard_deviation if 0 < standard_deviation < float("inf") else 1.0
-    return (spread / 100, spread / 10)
+    spread = standard_deviation if 0 < standard_deviation < math.inf else 1.0
+    decade = math.floor(math.log10(spread))
+    mantissa = min((1, 2, 5, 10), key=lambda m: abs(math.log10(m) - (math.log10(spread) - decade)))
+    # Read from a decimal text: 5 * 10**-4 would print as 0.0005, but 2 * 10**-5 as 2.0000000000000002e-05.
+    return (float(f"{mantissa}e{decade - 2}"), float(f"{mantissa}e{decade - 1}"))

@@ -345,7 +345,7 @@ class AgingRecord:
             weights: ``[n_steps + 1, N]`` (row k after k updates), or ``[n_replica, n_steps + 1, N]``.
             schedule: what to measure; pairs beyond the last step are left out.
             groups: for each name the coordinates (indices or a mask) that belong to it; ``"all"`` is added.
-            overlap_thresholds: positive and increasing; default a hundredth and a tenth of the standard deviation
+            overlap_thresholds: positive and increasing; default about a hundredth and a tenth of the standard deviation
                 of the first row.
             meta: stored as it is.
 

@@ -55,9 +55,9 @@ class AgingTracker:
             free memory of their device (and in ``max_memory``), otherwise as many as do.
         snapshot_device: where snapshots are kept; default with the parameters.
         max_memory: most bytes the snapshots may take; default what is free.
-        overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for a hundredth and a tenth
-            of the standard deviation of the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at a third of the cost.
+        overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth
+            and a tenth of the standard deviation of the weights at the start.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at less than half of the cost.
         meta: what else the record should know of the run; only what JSON can hold.
         record: an earlier record of the same parameters to continue.
 

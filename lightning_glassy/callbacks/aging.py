@@ -60,7 +60,7 @@ class AgingMonitor(Callback):
             snapshots fit in a tenth of the free memory of their device, otherwise as many as do.
         snapshot_device: ``"cpu"`` keeps the snapshots in (on CUDA pinned) host memory; default with the weights.
         max_memory: most bytes that the snapshots may take; default what is free.
-        overlap_thresholds: the epsilons of the overlap; ``"auto"`` for a hundredth and a tenth of the standard
+        overlap_thresholds: the epsilons of the overlap; ``"auto"`` for about a hundredth and a tenth of the standard
             deviation of the weights at the start.
         moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at less than half of the cost.
         name: prefix of the keys, and name of the directory. A second monitor of the same name gets a number.

@@ -29,7 +29,7 @@ class EagerMoments:
     Args:
         parameters: the tracked coordinates.
         overlap_thresholds: the epsilons whose ``|d| <= eps`` are counted.
-        msd_only: compute the sum of d^2 alone, in about a third of the time; the other moments are NaN.
+        msd_only: compute the sum of d^2 alone, in less than half of the time; the other moments are NaN.
     """
 
     def __init__(
