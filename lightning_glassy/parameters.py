@@ -63,12 +63,18 @@ def select_parameters(
 
     Raises:
         ValueError: nothing to track, a pattern that matches nothing, a group called ``"all"``, a parameter whose
-            shape or values are not there yet, or one that is distributed over processes.
+            shape or values are not there yet, or one that is distributed over processes or sparse.
+        TypeError: something else than names and tensors.
     """
     tensors: dict[tuple[object, ...], tuple[Tensor, list[str]]] = {}
     frozen: list[str] = []
-    for raw_name, tensor in named_parameters:
-        name = raw_name
+    check_patterns(groups, include, exclude)
+    if isinstance(named_parameters, torch.nn.Module):
+        raise TypeError("give model.named_parameters(), not the module itself")
+    for item in named_parameters:
+        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)):
+            raise TypeError("named_parameters must give pairs of a name and a tensor, as model.named_parameters() does")
+        name, tensor = item
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
         if not tensor.requires_grad:
@@ -76,6 +82,8 @@ def select_parameters(
             continue
         if torch.nn.parameter.is_lazy(tensor):
             raise ValueError(f"the parameter {name!r} has no shape yet: run one batch through the lazy module first")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"the parameter {name!r} has the layout {tensor.layout}: only dense ones can be measured")
         if tensor.is_meta:
             raise ValueError(f"the parameter {name!r} is on the meta device: it has no values to measure")
         if hasattr(tensor, "placements"):
@@ -100,8 +108,6 @@ def select_parameters(
         raise ValueError(f"there is no trainable parameter to track ({why})")
 
     if isinstance(groups, Mapping):
-        if "all" in groups:
-            raise ValueError("groups: 'all' always exists and means every tracked parameter; choose another name")
         kept_names = [alias for _, aliases in kept for alias in aliases]
         members = {str(g): _patterns(f"groups[{g!r}]", p, kept_names, frozen) for g, p in groups.items()}
         return [
@@ -115,7 +121,30 @@ def select_parameters(
         if "all" in layers:
             raise ValueError("groups='layer': a layer is called 'all'; give a mapping of group names to patterns")
         return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
-    raise ValueError(f"groups={groups!r} is not 'all', 'layer' or a mapping of group names to name patterns")
+    raise AssertionError("unreachable: check_patterns has refused it")
+
+
+def check_patterns(groups: object, include: object = None, exclude: object = None) -> None:
+    """Refuse groups and patterns that can be known to be wrong before there is a model.
+
+    Raises:
+        ValueError: something else than a pattern or a list of some; the message names the argument and its value.
+    """
+    arguments = {"include": include, "exclude": exclude}
+    if isinstance(groups, Mapping):
+        if "all" in groups:
+            raise ValueError("groups: 'all' always exists and means every tracked parameter; choose another name")
+        if not groups or not all(isinstance(group, str) for group in groups):
+            raise ValueError(f"groups={groups!r} must name at least one group, by a string")
+        arguments |= {f"groups[{group!r}]": [] if patterns is None else patterns for group, patterns in groups.items()}
+    elif groups not in ("all", "layer"):
+        raise ValueError(f"groups={groups!r} is not 'all', 'layer' or a mapping of group names to name patterns")
+    for argument, patterns in arguments.items():
+        several = [patterns] if isinstance(patterns, str) else patterns
+        if several is None:
+            continue
+        if not isinstance(several, (list, tuple)) or not several or not all(isinstance(p, str) for p in several):
+            raise ValueError(f"{argument}={patterns!r} must be a name pattern or a non-empty list of some")
 
 
 def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[str], frozen: list[str]) -> list[str]:
@@ -123,8 +152,6 @@ def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[s
         return []
     several = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in several:
-        if not isinstance(pattern, str):
-            raise ValueError(f"{argument}: {pattern!r} is not a name pattern")
         if not _matches(names, [pattern]):
             hint = "; it matches frozen parameters only" if _matches(frozen, [pattern]) else ""
             raise ValueError(
@@ -138,6 +165,10 @@ def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
+class ParametersChangedError(RuntimeError):
+    """The tracked parameters are no longer those that the snapshots are of."""
+
+
 class _Source:
     """One tracked tensor as a flat run of coordinates, in the order in which they lie in memory.
 
@@ -145,8 +176,9 @@ class _Source:
     compared with always agree; where the tensor is dense the flat form is a view and costs nothing.
     """
 
-    def __init__(self, parameter: Tensor) -> None:
-        self.parameter = parameter
+    def __init__(self, name: str, parameter: Tensor) -> None:
+        self.name, self.parameter = name, parameter
+        self._form = (parameter.shape, parameter.dtype, parameter.device)
         real = self._real()
         strides = real.stride()
         self._order = sorted(range(real.dim()), key=lambda i: -strides[i])
@@ -156,15 +188,40 @@ class _Source:
         tensor = self.parameter.detach()
         return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
-    def flat(self) -> Tensor:
+    def _flat(self) -> Tensor | None:
+        """All coordinates as a view; None where the tensor is not dense, and a flat form would be a copy."""
+        form = (self.parameter.shape, self.parameter.dtype, self.parameter.device)
+        if form != self._form:
+            raise ParametersChangedError(
+                f"the parameter {self.name!r} was {tuple(self._form[0])} {self._form[1]} on {self._form[2]} at first "
+                f"and is {tuple(form[0])} {form[1]} on {form[2]} now: earlier weights cannot be compared with it"
+            )
         # A view stays valid while the weights stay where they are; `p.data = ...` moves them.
-        address = self.parameter.data_ptr()
-        if self._view is None or self._view.data_ptr() != address:
-            flat = self._real().permute(self._order).reshape(-1)
-            if flat.data_ptr() != address:
-                return flat  # not dense: a copy, never to be kept
-            self._view = flat
+        if self._view is None or self._view.data_ptr() != self.parameter.data_ptr():
+            ordered = self._real().permute(self._order)
+            self._view = ordered.view(-1) if ordered.is_contiguous() else None
         return self._view
+
+    def stretch(self, start: int, stop: int) -> Tensor:
+        """Coordinates ``start ... stop``: a view; of a tensor that is not dense a copy of the rows they lie in."""
+        flat = self._flat()
+        if flat is not None:
+            return flat[start:stop]
+        ordered = self._real().permute(self._order)
+        width = ordered.numel() // len(ordered)
+        first = start // width
+        rows = ordered[first : -(-stop // width)].reshape(-1)
+        return rows[start - first * width : stop - first * width]
+
+    def sample(self, indices: Tensor, out: Tensor) -> Tensor:
+        """The coordinates at some flat positions, in ``out`` where that has the dtype and the device of the weights."""
+        flat = self._flat()
+        if flat is None:
+            ordered = self._real().permute(self._order)
+            return ordered[torch.unravel_index(indices, ordered.shape)]
+        if out.dtype == flat.dtype and out.device == flat.device:
+            return torch.index_select(flat, 0, indices, out=out)
+        return flat.index_select(0, indices)
 
 
 @dataclass(frozen=True)
@@ -181,12 +238,8 @@ class _Piece:
 
         ``out`` takes the sample where it has the dtype and the device of the weights.
         """
-        flat, a, b = self.source.flat(), start - self.start, stop - self.start
-        if self.indices is None:
-            return flat[a:b]
-        if out.dtype == flat.dtype and out.device == flat.device:
-            return torch.index_select(flat, 0, self.indices[a:b], out=out)
-        return flat.index_select(0, self.indices[a:b])
+        a, b = start - self.start, stop - self.start
+        return self.source.stretch(a, b) if self.indices is None else self.source.sample(self.indices[a:b], out)
 
 
 @dataclass(frozen=True)
@@ -243,7 +296,7 @@ class Bucket:
     def copy_to(self, flat: Tensor) -> None:
         """Copy the current weights into ``flat``, ``[numel]``, which may be in pinned host memory."""
         if flat.device == self.device and all(piece.indices is None for piece in self._pieces):
-            torch.cat([piece.source.flat() for piece in self._pieces], out=flat)
+            torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self._pieces], out=flat)
             return
         for piece in self._pieces:
             _put(piece, piece.start, piece.stop, flat[piece.start : piece.stop])
@@ -270,10 +323,11 @@ class TrackedParameters:
     def __init__(self, selected: Sequence[Selected], sample: int | None = None) -> None:
         if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
             raise ValueError(f"sample={sample!r} must be a whole number of coordinates, at least 1")
-        self.names = tuple(parameter.name for parameter in selected)
+        self.tensors = {parameter.name: parameter.tensor for parameter in selected}
         self.dtypes = {parameter.name: parameter.dtype for parameter in selected}
         self.groups: tuple[str, ...] = ("all", *dict.fromkeys(g for parameter in selected for g in parameter.groups))
         memberships = list(dict.fromkeys(parameter.groups for parameter in selected))
+        number = {member: cell for cell, member in enumerate(memberships)}
         self.n_cells = len(memberships)
         self.cells_of = {
             group: [c for c, member in enumerate(memberships) if group == "all" or group in member]
@@ -288,10 +342,10 @@ class TrackedParameters:
         for parameter in selected:
             indices = None
             if chosen is not None:
-                ends = torch.searchsorted(chosen, torch.tensor([offset, offset + parameter.numel]))
+                ends = torch.searchsorted(chosen, torch.tensor([offset, offset + parameter.numel], device="cpu"))
                 indices = (chosen[int(ends[0]) : int(ends[1])] - offset).to(parameter.tensor.device)
             offset += parameter.numel
-            cell = memberships.index(parameter.groups)
+            cell = number[parameter.groups]
             n_cell[cell] += parameter.numel
             sampled_cell[cell] += parameter.numel if indices is None else len(indices)
             if indices is None or len(indices):
@@ -313,7 +367,7 @@ class TrackedParameters:
             pieces, cells, start = [], [], 0
             for cell, parameter, indices in sorted(members, key=lambda member: member[0]):
                 stop = start + (parameter.numel if indices is None else len(indices))
-                pieces.append(_Piece(_Source(parameter.tensor), start, stop, indices))
+                pieces.append(_Piece(_Source(parameter.name, parameter.tensor), start, stop, indices))
                 cells.append(cell)
                 start = stop
             self.buckets.append(Bucket(device, dtype, pieces, cells))
@@ -327,17 +381,18 @@ class TrackedParameters:
             for tile in bucket.tiles(len(scratch)):
                 values = bucket.read(tile, scratch)
                 n, total, squares = n + len(values), total + float(values.sum()), squares + float(values.dot(values))
-        return math.sqrt(max(squares / n - (total / n) ** 2, 0.0))
+        variance = squares / n - (total / n) * (total / n)
+        return math.sqrt(variance) if variance > 0 else 0.0 if variance == variance else math.nan
 
 
 def _sample_coordinates(total: int, n: int) -> Tensor:
     """``n`` of ``range(total)``, sorted, each subset equally likely; int64 on the CPU, with O(n) memory."""
-    generator = torch.Generator().manual_seed(_SAMPLE_SEED)
+    generator = torch.Generator("cpu").manual_seed(_SAMPLE_SEED)
     if 4 * n >= total:
-        return torch.randperm(total, generator=generator)[:n].sort().values
-    chosen = torch.empty(0, dtype=torch.int64)
+        return torch.randperm(total, generator=generator, device="cpu")[:n].sort().values
+    chosen = torch.empty(0, dtype=torch.int64, device="cpu")
     while len(chosen) < n:
-        more = torch.randint(total, (n + n // 4 + 16,), generator=generator)
+        more = torch.randint(total, (n + n // 4 + 16,), generator=generator, device="cpu")
         chosen = torch.unique(torch.cat([chosen, more]))
     # `unique` sorts: dropping the surplus from the end would favour small indices, so drop it at random.
-    return chosen[torch.randperm(len(chosen), generator=generator)[:n]].sort().values
+    return chosen[torch.randperm(len(chosen), generator=generator, device="cpu")[:n]].sort().values

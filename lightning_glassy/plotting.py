@@ -89,8 +89,11 @@ def plot_two_time(
         if waiting_time > 0:
             style = {"color": colours(norm(waiting_time)), "label": f"$t_w = {waiting_time:,}$"}
         ax.plot(lags[shown], row[shown], marker=".", markersize=4, linewidth=1.2, **style)
-    ax.set_xscale("log")
-    if look.log:
+    # Where nothing positive is shown (NaN weights, nothing moved yet) a logarithmic axis would have no range.
+    drawn = [line for line in ax.get_lines() if len(line.get_xdata())]  # type: ignore[arg-type]
+    if drawn:
+        ax.set_xscale("log")
+    if drawn and look.log:
         ax.set_yscale("log")
     ax.set_xlabel("lag $t$ (steps)")
     threshold = ""

@@ -42,7 +42,9 @@ class Readback(Generic[T]):
         self._queue.append((tag, hosts, events))
 
     def _copy_from_cuda(self, tensor: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        side = self._streams.setdefault(tensor.device, torch.cuda.Stream(tensor.device))
+        if tensor.device not in self._streams:
+            self._streams[tensor.device] = torch.cuda.Stream(tensor.device)
+        side = self._streams[tensor.device]
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         side.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(side):

@@ -12,11 +12,12 @@ import csv
 import io
 import json
 import math
+import operator
 import os
+import secrets
 import struct
-import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MOMENTS = ("d2", "d4", "ws", "w2", "s2", "w", "s")
 """Order of the sums in the last axis of :attr:`AgingRecord.moments`: with ``d = w - s``, the sums of
 d^2, d^4, w s, w^2, s^2, w and s. After them come the numbers of coordinates with ``|d| <= eps``, one per threshold."""
+
+_LARGEST = 2**62  # steps and sizes beyond are nobody's, and would not fit into an int64
 
 FORMAT = "lightning_glassy.AgingRecord"
 FORMAT_VERSION = 1
@@ -60,6 +63,7 @@ class AgingRecord:
         n_replica: number of replicas; ``None`` for a single run without that axis.
 
     Raises:
+        TypeError: ``meta`` holds something that JSON cannot, or a size is not an integer.
         ValueError: no group ``"all"``, a size that is not positive, or thresholds that are not increasing.
 
     Example:
@@ -79,19 +83,20 @@ class AgingRecord:
         meta: Mapping[str, Any] | None = None,
         n_replica: int | None = None,
     ) -> None:
-        self._n_parameters = {str(group): int(n) for group, n in n_parameters.items()}
+        self._n_parameters = {str(group): operator.index(n) for group, n in n_parameters.items()}
         sampled = self._n_parameters if n_sampled is None else n_sampled
-        self._n_sampled = {group: int(sampled[group]) for group in self._n_parameters}
+        self._n_sampled = {group: operator.index(sampled[group]) for group in self._n_parameters}
         self.overlap_thresholds = check_thresholds(overlap_thresholds)
         self.meta: dict[str, Any] = dict(meta or {})
+        json.dumps(self.meta)  # what cannot be saved had better be known before the run than after it
         self.n_replica = n_replica
         if "all" not in self._n_parameters:
             raise ValueError(f"n_parameters has no group 'all', only {sorted(self._n_parameters)}")
         for group, n in self._n_parameters.items():
-            if not 0 <= self._n_sampled[group] <= n or n < 1:
+            if not 0 <= self._n_sampled[group] <= n or not 1 <= n < _LARGEST:
                 raise ValueError(f"group {group!r}: {self._n_sampled[group]} of {n} coordinates is impossible")
-        if n_replica is not None and n_replica < 1:
-            raise ValueError(f"n_replica={n_replica} must be at least 1")
+        if n_replica is not None and not 1 <= operator.index(n_replica) <= 10**6:
+            raise ValueError(f"n_replica={n_replica} must be between 1 and a million")
         self._rows: dict[tuple[int, int], Array] = {}
         self._one_time: dict[str, dict[int, float]] = {}
         self._cache: tuple[NDArray[np.int64], NDArray[np.int64], Array] | None = None
@@ -108,22 +113,33 @@ class AgingRecord:
                 ``MOMENTS`` and then one count per overlap threshold, groups in the order of :attr:`groups`.
 
         Raises:
+            TypeError: a step that is not an integer.
             ValueError: another shape, a negative step, or a pair that is already there.
         """
         row = np.array(moments, dtype=np.float64)
         if row.shape != self._row_shape:
             raise ValueError(f"moments of shape {row.shape} where {self._row_shape} are expected")
-        if waiting_time < 0 or lag < 0:
-            raise ValueError(f"waiting_time={waiting_time}, lag={lag}: steps cannot be negative")
-        key = (int(waiting_time), int(lag))
+        key = (operator.index(waiting_time), operator.index(lag))
+        if not (0 <= key[0] < _LARGEST and 0 <= key[1] < _LARGEST):
+            raise ValueError(f"waiting_time={waiting_time}, lag={lag}: steps lie between 0 and 2**62")
         if key in self._rows:
             raise ValueError(f"the pair (waiting time, lag) = {key} has been measured already")
-        self._rows[key] = row
+        # In this order: an interruption between the two must not leave a cache that lacks the row.
         self._cache = None
+        self._rows[key] = row
 
     def append_one_time(self, name: str, step: int, value: float) -> None:
-        """Add one value of a quantity that belongs to a single step (a later value for the same step wins)."""
-        self._one_time.setdefault(name, {})[int(step)] = float(value)
+        """Add one value of a quantity that belongs to a single step (a later value for the same step wins).
+
+        Raises:
+            TypeError: a name that is not a string, or a step that is not an integer.
+            ValueError: a negative step.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name={name!r} must be a string")
+        if not 0 <= operator.index(step) < _LARGEST:
+            raise ValueError(f"step={step} lies between 0 and 2**62")
+        self._one_time.setdefault(name, {})[operator.index(step)] = float(value)
 
     @property
     def _row_shape(self) -> tuple[int, ...]:
@@ -220,6 +236,8 @@ class AgingRecord:
             raise ValueError("no overlap thresholds were counted in this record")
         if eps is None:
             return 0
+        if isinstance(eps, str):
+            raise TypeError(f"eps={eps!r} is not a number; a group is named by group={eps!r}")
         for i, threshold in enumerate(self.overlap_thresholds):
             if math.isclose(eps, threshold, rel_tol=1e-9):
                 return i
@@ -359,9 +377,12 @@ class AgingRecord:
         n_steps, n = trajectory.shape[-2] - 1, trajectory.shape[-1]
         if n_steps < 1 or n < 1:
             raise ValueError(f"weights of shape {trajectory.shape} hold no step, or no coordinate")
-        members = {g: np.arange(n)[np.asarray(member)] for g, member in (groups or {}).items()}
+        members = {g: np.arange(n)[_indices(g, member)] for g, member in (groups or {}).items()}
         if "all" in members:
             raise ValueError("groups: 'all' is always there and means every coordinate; choose another name")
+        for group, member in members.items():
+            if len(member) == 0 or len(np.unique(member)) < len(member):
+                raise ValueError(f"groups[{group!r}] is empty, or names a coordinate twice")
         members = {"all": np.arange(n)} | members
         if overlap_thresholds is None:
             overlap_thresholds = observables.default_overlap_thresholds(float(np.std(trajectory[..., 0, :])))
@@ -377,6 +398,60 @@ class AgingRecord:
             terms = np.stack([(w - s) ** 2, (w - s) ** 4, w * s, w**2, s**2, w, s, *near], axis=-1)
             record.append(waiting_time, lag, np.stack([terms[..., m, :].sum(-2) for m in members.values()], axis=-2))
         return record
+
+    # ------------------------------------------------------------------ replicas
+
+    @classmethod
+    def concat(cls, records: Sequence[AgingRecord], dim: Literal["replica"] = "replica") -> AgingRecord:
+        """Independent runs of the same model and schedule as one record with a replica axis.
+
+        Args:
+            records: runs, or sets of replicas, in the order in which they shall be numbered.
+            dim: the axis along which they are put together; there is only ``"replica"``.
+
+        Returns:
+            A record whose observables are ``[n_replica, n_tw, n_lag]``. Its metadata is that of the first run, with all
+            of them under ``"replicas"``; a one-time series is kept where all runs have the same steps, as their mean.
+
+        Raises:
+            ValueError: no records, another ``dim``, or runs that do not match; the message says in what.
+        """
+        if dim != "replica":
+            raise ValueError(f"dim={dim!r} is not 'replica'")
+        if not records:
+            raise ValueError("records is empty: give at least one")
+        first = records[0]
+        for i, other in enumerate(records):
+            for what, a, b in (
+                ("n_parameters", first.n_parameters, other.n_parameters),
+                ("n_sampled", first.n_sampled, other.n_sampled),
+                ("overlap_thresholds", first.overlap_thresholds, other.overlap_thresholds),
+            ):
+                if a != b:
+                    raise ValueError(f"records[{i}] does not match records[0] in {what}: {b} and {a}")
+            if first._rows.keys() != other._rows.keys():
+                odd = sorted(first._rows.keys() ^ other._rows.keys())
+                raise ValueError(
+                    f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
+                    f"{len(odd)} are in one of them only, {odd[0]} for example"
+                )
+        merged = cls(
+            first.n_parameters,
+            n_sampled=first.n_sampled,
+            overlap_thresholds=first.overlap_thresholds,
+            meta={**first.meta, "replicas": [record.meta for record in records]},
+            n_replica=sum(record.n_replica or 1 for record in records),
+        )
+        for pair in first._rows:
+            rows = [record._rows[pair] if record.n_replica else record._rows[pair][None] for record in records]
+            merged._rows[pair] = np.concatenate(rows)
+        for name in first.one_time_names:
+            if all(name in record.one_time_names for record in records):
+                series = [record.one_time(name) for record in records]
+                if all(np.array_equal(series[0][0], steps) for steps, _ in series):
+                    mean = np.mean([values for _, values in series], axis=0)
+                    merged._one_time[name] = dict(zip(series[0][0].tolist(), mean.tolist(), strict=True))
+        return merged
 
     # ------------------------------------------------------------------ to other formats
 
@@ -530,27 +605,31 @@ class AgingRecord:
         """Read a record. The file is not trusted: nothing in it is executed, unpickled or decompressed.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            OSError: there is no such file, or it cannot be read.
             RecordError: it is truncated, foreign, from a newer version of this package, or malformed; the message
                 says which.
         """
         path = Path(path)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
+        with path.open("rb") as file:  # what the system says of a missing file, or a directory, stays as it is
+            content_of = io.BytesIO(file.read())
         try:
-            return cls._from_arrays(_read_arrays(path))
+            return cls._from_arrays(_read_arrays(content_of))
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from None
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except Exception as error:  # whatever a crafted file makes the parsers of zip, npy and JSON raise
             raise RecordError(f"{path}: not a well-formed record: {type(error).__name__}: {error}") from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> AgingRecord:
         if "header" not in arrays or arrays["header"].dtype != np.uint8:
             raise RecordError("not a lightning_glassy record: it has no header")
-        header = json.loads(arrays["header"].tobytes().decode())
+        header = json.loads(arrays["header"].tobytes().decode(), object_pairs_hook=_without_repetition)
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise RecordError("not a lightning_glassy record: its header says something else")
         version = header.get("version")
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise RecordError(f"its format version is {version!r}")
         if version > FORMAT_VERSION:
             raise RecordError(
@@ -559,7 +638,13 @@ class AgingRecord:
             )
         n_parameters, n_sampled, meta, names = (header[k] for k in ("n_parameters", "n_sampled", "meta", "one_time"))
         sizes = [*n_parameters.values(), *n_sampled.values(), header["n_replica"] or 1]
-        if not all(type(size) is int for size in sizes) or not all(type(name) is str for name in names):
+        numbers = header["overlap_thresholds"]
+        if (
+            not all(type(size) is int for size in sizes)
+            or not all(type(part) is list for part in (names, numbers))
+            or not all(type(name) is str for name in names)
+            or not all(type(number) is float for number in numbers)
+        ):
             raise RecordError("its header holds something else where numbers and names are expected")
         if not isinstance(meta, dict) or len(set(names)) != len(names):
             raise RecordError("its header holds a repeated name, or no metadata")
@@ -573,9 +658,12 @@ class AgingRecord:
         waiting_times = _column(arrays, "waiting_time", np.int64)
         lags = _column(arrays, "lag", np.int64)
         moments = arrays["moments"]
-        rows_first = moments if record.n_replica is None else np.moveaxis(moments, 0, 1)
-        if moments.dtype != np.float64 or not len(waiting_times) == len(lags) == len(rows_first):
+        shape: tuple[int, ...] = (len(lags), *record._row_shape)
+        if record.n_replica is not None:
+            shape = (record.n_replica, len(lags), *record._row_shape[1:])
+        if moments.dtype != np.float64 or len(waiting_times) != len(lags) or moments.shape != shape:
             raise RecordError("its rows do not have one waiting time, one lag and float64 moments each")
+        rows_first = moments if record.n_replica is None else np.moveaxis(moments, 0, 1)
         for waiting_time, lag, row in zip(waiting_times, lags, rows_first, strict=True):
             record.append(waiting_time, lag, row)
         for i, name in enumerate(names):
@@ -619,15 +707,34 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     """The overlap thresholds as a tuple of floats.
 
     Raises:
-        ValueError: one that is not a positive finite number, or not larger than the one before.
+        TypeError: something else than a list of numbers.
+        ValueError: one that is not a positive number whose square float32 can hold, or not larger than the one before.
     """
+    if isinstance(thresholds, (str, bytes, Mapping)) or not isinstance(thresholds, Iterable):
+        raise TypeError(f"overlap_thresholds={thresholds!r} is not a list of numbers")
+    for i, eps in enumerate(thresholds := tuple(thresholds)):
+        if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, (int, float, np.number)):
+            raise TypeError(f"overlap_thresholds[{i}]={eps!r} is not a number")
     values = tuple(float(eps) for eps in thresholds)
     for i, eps in enumerate(values):
-        if not (math.isfinite(eps) and eps > 0):
-            raise ValueError(f"overlap_thresholds[{i}]={eps} must be a positive finite number")
+        if not 1e-18 <= eps <= 1e18:
+            raise ValueError(f"overlap_thresholds[{i}]={eps} must be a positive number between 1e-18 and 1e18")
         if i and eps <= values[i - 1]:
             raise ValueError(f"overlap_thresholds must increase, but {eps} follows {values[i - 1]}")
     return values
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise RecordError("its header names something twice")
+    return dict(pairs)
+
+
+def _indices(group: str, member: ArrayLike) -> NDArray[Any]:
+    indices = np.asarray(member)
+    if indices.size == 0 or indices.dtype.kind not in "iub":
+        raise ValueError(f"groups[{group!r}] must be a non-empty list of indices, or a mask")
+    return indices
 
 
 def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:
@@ -640,20 +747,17 @@ def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic])
 def _write_atomically(path: Path, write: Any) -> Path:
     """Let ``write(file)`` fill a temporary neighbour of ``path``, then put it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    # Not from `tempfile`, whose files are private: this one gets the rights of any other new file.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; give this one what any other new file would get.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
     return path
 
@@ -665,21 +769,23 @@ class _TextOver:
         self._file = file
 
     def write(self, text: str) -> int:
-        return self._file.write(text.encode())
+        return self._file.write(text.encode(errors="backslashreplace"))
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
     """The arrays of an ``.npz`` that may have been made to harm.
 
     NumPy's own reader allocates what a header claims, and inflates what is compressed, before it looks at what is
     there. Here each member must be stored uncompressed, and as long as its header says.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise RecordError("not a lightning_glassy record: it is compressed")
-            if sum(member.file_size for member in members) > path.stat().st_size:
+            if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
+                raise RecordError("it names a part twice")
+            if sum(member.file_size for member in members) > len(file.getbuffer()):
                 raise RecordError("its parts claim to be longer than the file")
             return {
                 member.filename.removesuffix(".npy"): _parse_npy(archive.read(member), member.filename)

@@ -147,7 +147,7 @@ class LogTimeSchedule:
 
         Raises:
             TypeError: an argument that is not an integer.
-            ValueError: an argument below 1, or a ``max_step`` that leaves no pair.
+            ValueError: an argument below 1, more than 1000 points per decade, or a ``max_step`` that leaves no pair.
 
         Example:
             >>> LogTimeSchedule.logspaced(1000, waiting_times_per_decade=1, lags_per_decade=3).lags
@@ -158,12 +158,12 @@ class LogTimeSchedule:
         schedule = cls.__new__(cls)
         schedule._waiting = _LogGrid(
             _positive("first_waiting_time", first_waiting_time),
-            _positive("waiting_times_per_decade", waiting_times_per_decade),
+            _density("waiting_times_per_decade", waiting_times_per_decade),
             bool(zero),
         )
         schedule._lags = _LogGrid(
             _positive("first_lag", first_lag),
-            _positive("lags_per_decade", lags_per_decade),
+            _density("lags_per_decade", lags_per_decade),
             last=None if max_lag is None else _positive("max_lag", max_lag),
         )
         if max_lag is not None and max_lag < first_lag:
@@ -219,8 +219,7 @@ class LogTimeSchedule:
             >>> LogTimeSchedule.logspaced(max_lag=10).until(100).waiting_times
             (0, 1, 2, 5, 10, 22, 46)
         """
-        end = _optional_step("max_step", max_step)
-        assert end is not None
+        end = _positive("max_step", max_step)
         schedule = type(self).__new__(type(self))
         schedule._waiting, schedule._lags = self._waiting, self._lags
         schedule._max_step = end if self._max_step is None else min(end, self._max_step)
@@ -407,6 +406,13 @@ def _positive(name: str, value: object) -> int:
     number = _index(name, value)
     if number < 1:
         raise ValueError(f"{name}={number} must be at least 1")
+    return number
+
+
+def _density(name: str, value: object) -> int:
+    number = _positive(name, value)
+    if number > 1000:
+        raise ValueError(f"{name}={number} is more than 1000; give dense times as explicit lists")
     return number
 
 

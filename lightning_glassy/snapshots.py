@@ -46,7 +46,6 @@ class SnapshotBank:
         self._device = None if device is None else torch.device(device)
         self.live: dict[int, Snapshot] = {}
 
-    @torch.no_grad()
     def capture(self, step: int, own_sums: list[Tensor]) -> Snapshot:
         """Copy the current weights, in their own precision, on the current stream.
 
@@ -98,10 +97,7 @@ def plan_sample(
         ValueError: another ``sample``, or a ``max_memory`` that is not positive.
         MemoryError: the snapshots would not fit. The message names the three remedies.
     """
-    if sample is not None and sample != "auto" and (isinstance(sample, (bool, str)) or sample < 1):
-        raise ValueError(f"sample={sample!r} must be 'auto', None or a number of coordinates, at least 1")
-    if max_memory is not None and (isinstance(max_memory, bool) or max_memory < 1):
-        raise ValueError(f"max_memory={max_memory!r} must be a positive number of bytes, or None")
+    check_memory_options(sample, device, max_memory)
     total = sum(parameter.numel for parameter in selected)
     width = sum(parameter.numel * parameter.dtype.itemsize for parameter in selected) / total
     places = {torch.device(device) if device is not None else parameter.tensor.device for parameter in selected}
@@ -125,6 +121,26 @@ def plan_sample(
             "or a max_lag, a (smaller) sample=..., or snapshot_device='cpu'"
         )
     return (None if n == total else n), footprint(n)
+
+
+def check_memory_options(
+    sample: object = "auto", device: str | torch.device | None = None, max_memory: object = None
+) -> None:
+    """Refuse what :func:`plan_sample` could not work with, as soon as it is known.
+
+    Raises:
+        ValueError: an argument out of its range; the message names it, its value and what it may be.
+    """
+
+    def counts(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+    if sample is not None and sample != "auto" and not counts(sample):
+        raise ValueError(f"sample={sample!r} must be 'auto', None or a whole number of coordinates, at least 1")
+    if max_memory is not None and not counts(max_memory):
+        raise ValueError(f"max_memory={max_memory!r} must be a whole number of bytes, at least 1, or None")
+    if device is not None and str(device) != "cpu":
+        raise ValueError(f"snapshot_device={device!r} must be 'cpu', or None to keep snapshots with the parameters")
 
 
 def free_memory(device: torch.device) -> int:
@@ -151,11 +167,13 @@ def _available_memory() -> int | None:
         return None
 
 
-def _cgroup_memory() -> int | None:
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
     """What the container's limit leaves; /proc/meminfo tells of the whole machine."""
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        return max(0, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        limit, used = (int((root / name).read_text()) for name in ("memory.max", "memory.current"))
+        fields = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        # Cached files are given back when memory is needed.
+        return max(0, limit - used + int(fields.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from lightning_glassy.moments import EagerMoments
 from lightning_glassy.observables import default_overlap_thresholds
-from lightning_glassy.parameters import Groups, TrackedParameters, select_parameters
+from lightning_glassy.parameters import Groups, TrackedParameters, check_patterns, select_parameters
 from lightning_glassy.readback import Readback
 from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.snapshots import SnapshotBank, human_bytes, plan_sample
+from lightning_glassy.snapshots import SnapshotBank, check_memory_options, human_bytes, plan_sample
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,32 @@ class _Measured:
 
     step: int
     waiting_times: tuple[int, ...]
+
+
+def check_options(
+    groups: object,
+    include: object,
+    exclude: object,
+    sample: object,
+    snapshot_device: str | torch.device | None,
+    max_memory: object,
+    overlap_thresholds: Sequence[float] | str,
+    moments: object,
+) -> None:
+    """Refuse what can be known to be wrong before there is a model; arguments as of :class:`AgingTracker`.
+
+    Raises:
+        ValueError: an argument out of its range; the message names it, its value and what it may be.
+    """
+    if moments not in ("full", "msd"):
+        raise ValueError(f"moments={moments!r} is not 'full' or 'msd'")
+    check_patterns(groups, include, exclude)
+    if isinstance(overlap_thresholds, str):
+        if overlap_thresholds != "auto":
+            raise ValueError(f"overlap_thresholds={overlap_thresholds!r} is not 'auto' or a list of numbers")
+    else:
+        check_thresholds(overlap_thresholds)
+    check_memory_options(sample, snapshot_device, max_memory)
 
 
 class AgingTracker:
@@ -57,7 +84,7 @@ class AgingTracker:
         max_memory: most bytes the snapshots may take; default what is free.
         overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth
             and a tenth of the standard deviation of the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at less than half of the cost.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
         meta: what else the record should know of the run; only what JSON can hold.
         record: an earlier record of the same parameters to continue.
 
@@ -102,8 +129,9 @@ class AgingTracker:
         meta: Mapping[str, Any] | None = None,
         record: AgingRecord | None = None,
     ) -> None:
-        if moments not in ("full", "msd"):
-            raise ValueError(f"moments={moments!r} is not 'full' or 'msd'")
+        if not isinstance(schedule, (LogTimeSchedule, type(None))):
+            raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
+        check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
         whole = LogTimeSchedule.logspaced() if schedule is None else schedule
         self.schedule = whole if max_step is None else whole.until(max_step)
         finite = whole.until(_HORIZON) if self.schedule.open_ended else self.schedule
@@ -123,8 +151,6 @@ class AgingTracker:
         )
         self._bank = SnapshotBank(self.parameters, snapshot_device)
         if isinstance(overlap_thresholds, str):
-            if overlap_thresholds != "auto":
-                raise ValueError(f"overlap_thresholds={overlap_thresholds!r} is not 'auto' or a list of numbers")
             # A record that is continued has its thresholds already.
             thresholds = record.overlap_thresholds if record else self._default_thresholds()
         else:
@@ -149,9 +175,14 @@ class AgingTracker:
                 **(meta or {}),
             },
         )
-        # A record that is continued has had all its captures up to its last step.
-        self.last_step = -1 if record is None or not len(record) else int(np.add(*record.pairs).max())
-        self._captured = self.last_step
+        self.last_step = self._captured = -1
+        if record is not None and len(record):
+            self.last_step = int(np.add(*record.pairs).max())
+            # The end of a run is no waiting time of that run, but may be one of its continuation.
+            self._captured = self.last_step - (self.last_step not in record.waiting_times)
+            part = {"from_step": self.last_step, "schedule": repr(whole), "max_step": max_step}
+            record.meta["continued"] = [*record.meta.get("continued", []), part]
+        self._seen = -1
         self._new: list[tuple[int, int]] = []
         self._warned: set[str] = set()
         self.next_event = 0
@@ -170,13 +201,17 @@ class AgingTracker:
             Whether something was captured or measured.
 
         Raises:
+            TypeError: a step that is not an integer.
             ValueError: a step below an earlier one.
+            ParametersChangedError: a tracked parameter has another shape, dtype or device than at the start.
         """
+        step = operator.index(step)
         if self._readback:
             self._enter(self._readback.landed())
+        if step < self._seen:
+            raise ValueError(f"step={step} comes after step {self._seen}: steps cannot go back")
+        self._seen = step
         if step < self.next_event:
-            if step < self.last_step:
-                raise ValueError(f"step={step} comes after step {self.last_step}: steps cannot go back")
             return False
         captured = self._capture(step)
         due = [
@@ -250,18 +285,18 @@ class AgingTracker:
     def _check(self, moments: NDArray[np.float64], waiting_time: int, lag: int) -> None:
         """Say once, in words, what a curve would not show by itself."""
         for group, row in zip(self.parameters.groups, moments, strict=True):
-            d2, w2, n = row[MOMENTS.index("d2")], row[MOMENTS.index("w2")], self.parameters.n_sampled[group]
+            d2, s2, n = row[MOMENTS.index("d2")], row[MOMENTS.index("s2")], self.parameters.n_sampled[group]
             resolution = self.parameters.resolution[group]
             # Weights of 16 bits that do not move at all are as suspect; float32 ones may just have no gradient.
             suspect = d2 > 0 or resolution > 1e-9
             where = f"(group {group!r}, waiting time {waiting_time}, lag {lag})"
             if not math.isfinite(d2) and n:
                 self._warn_once("nan", f"the weights are not finite {where}; recorded as they are")
-            elif lag > 0 and suspect and w2 > 0 and d2 <= 4 * resolution * w2:
+            elif lag > 0 and suspect and s2 > 0 and d2 <= 4 * resolution * s2:
                 self._warn_once(
                     "resolution",
                     f"the mean squared displacement {d2 / n:.2g} is within the rounding of the weights' own dtype "
-                    f"(about {resolution * w2 / n:.2g}) {where}: a plateau there is not physics",
+                    f"(about {resolution * s2 / n:.2g}) {where}: a plateau there is not physics",
                 )
 
     def _warn_once(self, kind: str, message: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy.sinks.loggers import log_directory
 from tests.helpers import SmallNet, data, quiet_trainer
 
 
@@ -87,6 +91,21 @@ def test_the_record_knows_the_run(tmp_path: Path) -> None:
     assert meta["seed"] == "11"
     assert meta["dtypes"]["net.0.weight"] == "float32"
     assert meta["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_the_order_and_size_of_the_batches_are_known_however_the_loader_is_made(tmp_path: Path) -> None:
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+    dataset = data().dataset
+    batches = BatchSampler(RandomSampler(dataset), 6, drop_last=False)
+    for loader, size, order in (
+        (DataLoader(dataset, batch_sampler=batches), 6, "RandomSampler"),
+        (DataLoader(dataset, sampler=batches, batch_size=None), 6, "RandomSampler"),
+        (DataLoader(dataset, batch_size=8), 8, "SequentialSampler"),
+    ):
+        monitor = AgingMonitor(save=False)
+        quiet_trainer(tmp_path, callbacks=[monitor], max_steps=2).fit(SmallNet(), loader)
+        assert (monitor.record.meta["batch_size"], monitor.record.meta["sampler"]) == (size, order)
 
 
 def test_training_is_the_same_to_the_bit(tmp_path: Path) -> None:
@@ -202,6 +221,16 @@ def test_several_loggers_and_two_monitors(tmp_path: Path) -> None:
     assert "glassy_2/msd/net.0/tw_0" in header
 
 
+def test_two_monitors_never_share_a_file_or_a_name(tmp_path: Path) -> None:
+    monitors = [AgingMonitor(dirpath=tmp_path), AgingMonitor(dirpath=tmp_path, sample=20)]
+    quiet_trainer(tmp_path, callbacks=monitors).fit(SmallNet(), data())
+    assert AgingRecord.load(tmp_path / "aging_record.npz") == monitors[0].record
+    assert AgingRecord.load(tmp_path / "aging_record-1.npz") == monitors[1].record
+    monitors = [AgingMonitor(), AgingMonitor(name="glassy_2"), AgingMonitor()]
+    quiet_trainer(tmp_path, callbacks=monitors).fit(SmallNet(), data())
+    assert {path.parent.name for path in tmp_path.glob("*/aging_record.npz")} == {"glassy", "glassy_2", "glassy_3"}
+
+
 def test_other_loggers_get_the_training_step_and_every_value(tmp_path: Path) -> None:
     class Remembers(CSVLogger):
         def __init__(self, path: Path) -> None:
@@ -234,6 +263,47 @@ def test_a_second_fit_goes_on_with_the_record(tmp_path: Path) -> None:
     assert monitor.record.waiting_times.tolist() == [0, 1, 2, 5, 10, 22, 46, 100, 215]
     weights.check(monitor.record)
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
+
+
+def test_the_end_of_a_first_fit_can_be_a_waiting_time_of_the_second(tmp_path: Path) -> None:
+    monitor, weights, model = AgingMonitor(LogTimeSchedule([0, 24, 30], [1, 5])), Weights(), SmallNet()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, weights], max_steps=-1, max_epochs=2)
+    trainer.fit(model, data())
+    assert pairs(monitor.record) == {(0, 1), (0, 5)}
+    trainer.fit_loop.max_epochs = 4
+    with pytest.warns(UserWarning, match="the record goes on"):
+        trainer.fit(model, data())
+    assert pairs(monitor.record) == {(tw, lag) for tw in (0, 24, 30) for lag in (1, 5)}
+    assert monitor.record.meta["continued"] == [
+        {"from_step": 5, "schedule": "LogTimeSchedule([0, 24, 30], [1, 5])", "max_step": None}
+    ]
+    weights.check(monitor.record)
+
+
+def test_another_model_or_trainer_never_enters_the_same_record(tmp_path: Path) -> None:
+    monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path, max_steps=-1, max_epochs=2)
+    trainer.callbacks.append(monitor)
+    trainer.fit(SmallNet(), data())
+    first = monitor.record
+    trainer.fit_loop.max_epochs = 4
+    with pytest.warns(UserWarning, match="a new record starts here"):
+        trainer.fit(SmallNet(), data())  # the Trainer counts on, but these are other weights
+    assert monitor.record is not first
+    assert monitor.record.waiting_times.tolist()[0] == 24
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == first
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record-1.npz") == monitor.record
+
+
+def test_a_resumed_training_starts_where_it_is_and_says_so(tmp_path: Path) -> None:
+    model = SmallNet()
+    trainer = quiet_trainer(tmp_path, max_steps=24)
+    trainer.fit(model, data())
+    trainer.save_checkpoint(tmp_path / "at24.ckpt")
+    monitor, weights = AgingMonitor(), Weights()
+    with pytest.warns(UserWarning, match="starts at step 24 without earlier snapshots; a new record starts here"):
+        quiet_trainer(tmp_path, callbacks=[monitor, weights]).fit(SmallNet(), data(), ckpt_path=tmp_path / "at24.ckpt")
+    assert monitor.record.waiting_times.tolist() == [24, 46]
+    weights.check(monitor.record)
 
 
 def test_a_new_training_gets_a_new_record_and_keeps_the_old_file(tmp_path: Path) -> None:
@@ -293,6 +363,9 @@ def test_16_bit_weights_are_measured_with_a_warning_near_their_resolution(
         quiet_trainer(tmp_path, callbacks=[monitor, weights]).fit(SmallNet(dtype, lr=1e-4), data())
     weights.check(monitor.record)
     assert sum("within the rounding" in message for message in caplog.messages) == 1
+    caplog.clear()
+    quiet_trainer(tmp_path, callbacks=[AgingMonitor(moments="msd")]).fit(SmallNet(dtype, lr=1e-4), data())
+    assert sum("within the rounding" in message for message in caplog.messages) == 1
     assert monitor.record.meta["dtypes"]["net.0.weight"] == str(dtype).removeprefix("torch.")
 
 
@@ -302,19 +375,18 @@ def test_float32_training_is_not_warned_about(tmp_path: Path, caplog: pytest.Log
 
 
 def test_nan_weights_are_recorded_as_nan_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Diverges(Callback):
-        def on_train_batch_start(self, trainer: Any, pl_module: SmallNet, *_: Any) -> None:
-            if trainer.global_step == 20:
-                pl_module.net[0].weight.data.fill_(torch.nan)
-
-    monitor = AgingMonitor()
+    monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path, logger=TensorBoardLogger(tmp_path))
+    trainer.callbacks += [monitor, AtStep20(lambda module: module.net[0].weight.data.fill_(torch.nan))]
     with caplog.at_level(logging.WARNING):
-        quiet_trainer(tmp_path, callbacks=[monitor, Diverges()]).fit(SmallNet(), data())
+        trainer.fit(SmallNet(), data())
     record = monitor.record
     late = np.add.outer(record.waiting_times, record.lags) > 20
     assert pairs(record) == expected_pairs(60)
     assert np.isnan(record.msd()[late]).all()
     assert np.isfinite(record.msd()[~late]).all()
+    assert [message for message in caplog.messages if "glassy" in message.lower() and "tracking" not in message] == [
+        message for message in caplog.messages if "not finite" in message
+    ]
     assert sum("not finite" in message for message in caplog.messages) == 1
 
 
@@ -340,7 +412,30 @@ def test_a_failing_logger_costs_one_warning(tmp_path: Path, caplog: pytest.LogCa
     assert sum("MetricsSink failed (ConnectionError: no network)" in message for message in caplog.messages) == 1
     # The other logger and the files have everything.
     assert "glassy/msd/tw_46" in (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
-    assert AgingRecord.load(tmp_path / "broken" / "0" / "glassy" / "aging_record.npz") == monitor.record
+    assert AgingRecord.load(tmp_path / "broken" / "version_0" / "glassy" / "aging_record.npz") == monitor.record
+
+
+@pytest.mark.parametrize("broken", ["name", "version"])
+def test_a_logger_without_a_place_costs_the_files_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    def fail(self: Any) -> str:
+        raise ConnectionError("no network")
+
+    logger = type("Lost", (Broken,), {broken: property(fail)})()
+    monitor = AgingMonitor()
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=[logger], log_every_n_steps=10**6).fit(SmallNet(), data())
+    assert pairs(monitor.record) == expected_pairs(60)
+    assert sum("the sink for files failed (ConnectionError" in message for message in caplog.messages) == 1
+
+
+def test_remote_directories_ask_for_a_local_one(tmp_path: Path) -> None:
+    logger = SimpleNamespace(save_dir="s3://bucket/runs", name="a", version=0)
+    monitor = AgingMonitor(dirpath=tmp_path / "here")
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=Broken()).fit(SmallNet(), data())
+    assert AgingRecord.load(tmp_path / "here" / "aging_record.npz") == monitor.record
+    with pytest.raises(ValueError, match=r"s3://bucket/runs is not a local directory: set AgingMonitor\(dirpath"):
+        log_directory([logger], "elsewhere")
 
 
 def test_a_failing_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -352,8 +447,12 @@ def test_a_failing_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCapt
     assert sum("FileSink failed" in message for message in caplog.messages) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("none left"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()],
+)
 def test_running_out_of_memory_ends_the_record_not_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     from lightning_glassy.snapshots import SnapshotBank
 
@@ -361,23 +460,148 @@ def test_running_out_of_memory_ends_the_record_not_the_training(
 
     def scarce(self: SnapshotBank, step: int, *args: Any) -> Any:
         if step >= 22:
-            raise torch.OutOfMemoryError("none left")
+            raise error
         return capture(self, step, *args)
 
     monkeypatch.setattr(SnapshotBank, "capture", scarce)
     monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path)
     trainer.callbacks.append(monitor)
-    with pytest.warns(UserWarning, match="out of memory at step 22, no more is measured"):
-        trainer.fit(SmallNet(), data())
+    trainer.fit(SmallNet(), data())
     assert trainer.global_step == 60
+    assert sum("no more is measured from step 22" in message for message in caplog.messages) == 1
     assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag < 22}
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
 
 
-def test_snapshots_are_freed_after_training(tmp_path: Path) -> None:
-    monitor = AgingMonitor(schedule=LogTimeSchedule.logspaced())
-    quiet_trainer(tmp_path, callbacks=[monitor]).fit(SmallNet(), data())
-    assert monitor._tracker is not None
-    assert not monitor._tracker._bank.live
+class AtStep20(Callback):
+    """Does something to the module in the middle of a training."""
+
+    def __init__(self, change: Any) -> None:
+        self.change = change
+
+    def on_train_batch_start(self, trainer: Any, pl_module: SmallNet, *_: Any) -> None:
+        if trainer.global_step == 20:
+            self.change(pl_module)
+
+
+def replace(module: SmallNet) -> None:
+    module.net[3] = nn.Linear(16, 3)
+
+
+def widen(module: SmallNet) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.double()
+
+
+def prune(module: SmallNet) -> None:
+    module.net[0].weight.data, module.net[0].bias.data = torch.randn(9, 8), torch.randn(9)
+    module.net[3].weight.data = torch.randn(3, 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replace, "'net.3.weight' of the module has been replaced"),
+        (widen, "'net.0.weight' was .* torch.float32 on cpu at first and is .* torch.float64"),
+        (prune, r"'net.0.weight' was \(16, 8\) .* is \(9, 8\)"),
+    ],
+)
+def test_parameters_that_are_no_longer_the_same_end_the_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, message: str
+) -> None:
+    monitor, weights, trainer = AgingMonitor(), Weights(), quiet_trainer(tmp_path)
+    trainer.callbacks += [monitor, weights, AtStep20(change)]
+    trainer.fit(SmallNet(), data())
+    assert trainer.global_step == 60
+    told = [text for text in caplog.messages if "no more is measured" in text]
+    assert len(told) == 1
+    assert re.search(message, told[0])
+    assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag <= 20}
+    weights.check(monitor.record)
+
+
+def test_parameters_that_move_in_memory_are_followed(tmp_path: Path) -> None:
+    def move(module: SmallNet) -> None:
+        module.net[0].weight.data = module.net[0].weight.data.t().contiguous().t()
+
+    monitor, weights, trainer = AgingMonitor(), Weights(), quiet_trainer(tmp_path)
+    trainer.callbacks += [monitor, weights, AtStep20(move)]
+    trainer.fit(SmallNet(), data())
+    assert pairs(monitor.record) == expected_pairs(60)
+    weights.check(monitor.record)
+
+
+def test_unfreezing_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = SmallNet()
+    model.net[0].requires_grad_(False)
+    monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path)
+    trainer.callbacks += [monitor, AtStep20(lambda module: module.net[0].requires_grad_(True))]
+    trainer.fit(model, data())
+    assert monitor.record.n_parameters["all"] == 51
+    assert sum("2 parameters have become trainable" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("early", ["stopped", "failed"])
+def test_snapshots_and_weights_are_let_go_after_training(tmp_path: Path, early: str) -> None:
+    class End(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.should_stop = trainer.global_step >= 30
+            if trainer.global_step == 29:
+                trackers.append(weakref.ref(monitor._tracker))
+            if early == "failed" and trainer.global_step == 30:
+                raise ValueError("the user's own")
+
+    monitor, model, trackers = AgingMonitor(), SmallNet(), []
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, End()], max_steps=-1, max_epochs=-1)
+    if early == "failed":
+        with pytest.raises(ValueError, match="the user's own"):
+            trainer.fit(model, data())
+    else:
+        trainer.fit(model, data())
+    assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag <= 30}
+    gc.collect()
+    assert len(trackers) == 1
+    assert trackers[0]() is None  # with it all tensors have gone; what is left is the record
+
+
+def test_a_device_that_fails_does_not_hide_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 30:
+                raise ValueError("the real problem")
+
+    def broken(self: Any) -> None:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr("lightning_glassy.tracker.AgingTracker.drain", broken)
+    monitor = AgingMonitor()
+    with (
+        pytest.warns(UserWarning, match="could not be read from the device: CUDA error"),
+        pytest.raises(ValueError, match="the real problem"),
+    ):
+        quiet_trainer(tmp_path, callbacks=[monitor, Fails()]).fit(SmallNet(), data())
+    assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
+    assert (tmp_path / "glassy" / "aging_record.csv").exists()
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """Data without a length."""
+
+    def __iter__(self) -> Any:
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(100):
+            yield torch.randn(8, generator=generator), 1
+
+
+def test_data_without_a_length(tmp_path: Path) -> None:
+    monitor = AgingMonitor()
+    loader = torch.utils.data.DataLoader(Endless(), batch_size=4)
+    quiet_trainer(tmp_path, callbacks=[monitor], max_steps=-1, max_epochs=2).fit(SmallNet(), loader)
+    assert pairs(monitor.record) == expected_pairs(50)
+    with pytest.raises(ValueError, match="needs a run of known length"):
+        quiet_trainer(tmp_path, callbacks=[AgingMonitor("subaging")], max_steps=-1, max_epochs=2).fit(
+            SmallNet(), loader
+        )
 
 
 def test_strategies_that_shard_are_refused_by_name() -> None:
@@ -389,6 +613,7 @@ def test_strategies_that_shard_are_refused_by_name() -> None:
     for strategy in (FSDPStrategy(), ModelParallelStrategy(), DeepSpeedStrategy()):
         with pytest.raises(MisconfigurationException, match=f"under {type(strategy).__name__}, which may shard"):
             AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "fit")
+        AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "validate")  # nothing is measured then
     for strategy in (DDPStrategy(), SingleDeviceStrategy()):
         AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "fit")
 
@@ -400,12 +625,17 @@ def test_data_parallel_runs_record_once_on_rank_0(tmp_path: Path, strategy: str)
 from pathlib import Path
 from lightning.pytorch import seed_everything
 from lightning_glassy import AgingMonitor
+from lightning.pytorch import Callback
 from tests.helpers import SmallNet, data, quiet_trainer
+class Tell(Callback):
+    def on_train_end(self, trainer, pl_module):
+        measuring = any(getattr(callback, "_tracker", None) for callback in trainer.callbacks)
+        Path({str(tmp_path)!r}, f"rank{{trainer.global_rank}}-{{measuring}}").touch()
 if __name__ == "__main__":
     seed_everything(1)
-    quiet_trainer(Path({str(tmp_path)!r}), callbacks=[AgingMonitor()], devices=2, strategy={strategy!r}).fit(
-        SmallNet(), data()
-    )
+    trainer = quiet_trainer(Path({str(tmp_path)!r}), devices=2, strategy={strategy!r})
+    trainer.callbacks += [AgingMonitor(), Tell()]
+    trainer.fit(SmallNet(), data())
 """
     script = tmp_path / "train.py"
     script.write_text(code)
@@ -416,6 +646,7 @@ if __name__ == "__main__":
     saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
     assert pairs(saved) == expected_pairs(60)
     assert saved.meta["world_size"] == 2
+    assert {path.name for path in tmp_path.glob("rank*")} == {"rank0-True", "rank1-False"}
     assert [path.name for path in (tmp_path / "glassy").iterdir() if path.suffix == ".npz"] == ["aging_record.npz"]
 
 
@@ -471,6 +702,20 @@ trainer:
         ({"schedule": [1, 2]}, TypeError, "is not a LogTimeSchedule"),
         ({"name": "../up"}, ValueError, "name='../up'"),
         ({"name": ""}, ValueError, "name=''"),
+        ({"name": 3}, ValueError, "name=3"),
+        ({"groups": "layers"}, ValueError, "groups='layers'"),
+        ({"groups": {"x": []}}, ValueError, r"groups\['x'\]=\[\]"),
+        ({"groups": {"x": 3}}, ValueError, r"groups\['x'\]=3"),
+        ({"include": 3}, ValueError, "include=3"),
+        ({"exclude": []}, ValueError, r"exclude=\[\]"),
+        ({"sample": 10.5}, ValueError, "sample=10.5"),
+        ({"sample": float("nan")}, ValueError, "sample=nan"),
+        ({"max_memory": "1GB"}, ValueError, "max_memory='1GB'"),
+        ({"moments": "some"}, ValueError, "moments='some'"),
+        ({"overlap_thresholds": 0.1}, TypeError, "overlap_thresholds=0.1"),
+        ({"overlap_thresholds": [True]}, TypeError, r"overlap_thresholds\[0\]=True"),
+        ({"overlap_thresholds": [1e200]}, ValueError, r"overlap_thresholds\[0\]=1e\+200"),
+        ({"snapshot_device": "gpu"}, ValueError, "snapshot_device='gpu'"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(options: dict, error: type[Exception], message: str) -> None:

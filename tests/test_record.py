@@ -125,6 +125,13 @@ def test_sampling_error_is_the_scatter_of_samples() -> None:
     # scatter of 2000 draws is itself known to 1.6 %.
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.06)
     assert obs.msd_standard_error(1.0, 1.0, 50, 50) == 0
+    fractions, errors = [], []
+    near = np.abs(population) < 0.5
+    for _ in range(2000):
+        count = rng.choice(near, 1000, replace=False).sum()
+        fractions.append(count / 1000)
+        errors.append(obs.overlap_standard_error(count, 1.0, 1000, 2000))
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(fractions), rel=0.06)
 
 
 def test_file_gives_back_every_bit(record: AgingRecord, tmp_path: Path) -> None:
@@ -216,7 +223,11 @@ def test_hostile_files_are_errors(record: AgingRecord, tmp_path: Path) -> None:
         ({"header": {"n_parameters": {"all": -3}}}, "well-formed"),
         ({"header": {"n_parameters": {"all": 1e300}}}, "something else where numbers"),
         ({"header": {"n_parameters": [1, 2]}}, "well-formed"),
-        ({"header": {"overlap_thresholds": ["x"]}}, "well-formed"),
+        ({"header": {"overlap_thresholds": ["x"]}}, "something else where numbers"),
+        ({"header": {"overlap_thresholds": "12"}}, "something else where numbers"),
+        ({"header": {"n_parameters": {"all": 10**400, "head": 1}}}, "impossible|well-formed"),
+        ({"header": {"version": True}}, "format version is True"),
+        ({"header": {"one_time": {"a": 1}}}, "something else where numbers"),
         ({"header": {"overlap_thresholds": [0.1] * 7}}, "well-formed"),
         ({"header": {"one_time": ["a", "a"]}}, "repeated name"),
         ({"header": {"one_time": ["a", "b"]}}, "well-formed.*one_time_1"),
@@ -260,6 +271,94 @@ def test_foreign_files_are_errors_and_missing_ones_are_missing(tmp_path: Path) -
             AgingRecord.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         AgingRecord.load(tmp_path / "nowhere.npz")
+
+
+def test_no_crafted_array_header_raises_anything_else(record: AgingRecord, tmp_path: Path) -> None:
+    texts = (
+        "{'descr': '<f8', 'shape': (1,1,8",
+        '"""abc',
+        "((((((",
+        "{'a':1}\n  x\n y",
+        "-" * 9000 + "1",
+        "{'descr': ()}",
+    )
+    for text in texts:
+        header = text.encode()
+        content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24)
+        with pytest.raises(RecordError):
+            AgingRecord.load(hostile(tmp_path, record, lag=content))
+
+
+def test_a_part_that_is_there_twice_is_an_error(record: AgingRecord, tmp_path: Path) -> None:
+    path = record.save(tmp_path / "twice.npz")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("moments", archive.read("moments.npy"))
+    with pytest.raises(RecordError, match="names a part twice"):
+        AgingRecord.load(path)
+
+
+def test_a_replacement_that_fails_leaves_the_earlier_file_and_nothing_else(
+    record: AgingRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = record.save(tmp_path / "aging.npz")
+    before, record.meta["more"] = path.read_bytes(), 1
+
+    def fail(self: Path, target: Path) -> None:
+        assert path.read_bytes() == before  # whole until the very end
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        record.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecordError, match="a device or a pipe"):
+        AgingRecord.load(tmp_path / "pipe")
+    with pytest.raises(IsADirectoryError):
+        AgingRecord.load(tmp_path)
+
+
+def test_runs_of_the_same_schedule_become_replicas(walk: np.ndarray) -> None:
+    schedule = LogTimeSchedule.logspaced(100)
+    runs = [AgingRecord.from_trajectory(k * walk, schedule, overlap_thresholds=[0.1]) for k in (1, 2, 3)]
+    for k, run in enumerate(runs):
+        run.append_one_time("learning_rate", 0, 0.1 * (k + 1))
+    whole = AgingRecord.concat(runs)
+    assert np.array_equal(whole.moments, AgingRecord.concat([AgingRecord.concat(runs[:2]), runs[2]]).moments)
+    assert whole.n_replica == 3
+    for k, run in enumerate(runs):
+        assert np.array_equal(whole.msd()[k], run.msd(), equal_nan=True)
+    assert whole.one_time("learning_rate")[1] == pytest.approx([0.2])
+    trajectory = AgingRecord.from_trajectory(np.stack([walk, 2 * walk, 3 * walk]), schedule, overlap_thresholds=[0.1])
+    assert np.allclose(whole.moments, trajectory.moments, rtol=1e-13)
+
+
+def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
+    schedule = LogTimeSchedule.logspaced(100)
+    run = AgingRecord.from_trajectory(walk, schedule)
+    eps = run.overlap_thresholds
+    other = [
+        (
+            AgingRecord.from_trajectory(walk[:, :5], schedule, overlap_thresholds=eps),
+            r"records\[1\] .* in n_parameters",
+        ),
+        (AgingRecord.from_trajectory(9 * walk, schedule), r"records\[1\] .* in overlap_thresholds"),
+        (
+            AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]), overlap_thresholds=eps),
+            r"records\[1\] .* in the pairs .* 116 are in one of them only",
+        ),
+    ]
+    for record, message in other:
+        with pytest.raises(ValueError, match=message):
+            AgingRecord.concat([run, record])
+    with pytest.raises(ValueError, match="records is empty"):
+        AgingRecord.concat([])
+    with pytest.raises(ValueError, match="dim='group'"):
+        AgingRecord.concat([run], dim="group")
 
 
 def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
 from lightning_glassy.plotting import plot_two_time, two_time_figure
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory
+from lightning_glassy.sinks.tensorboard import TensorBoardSink
 from tests.helpers import SmallNet, data, quiet_trainer
 
 
@@ -75,13 +77,36 @@ def test_the_msd_alone_is_logged_without_the_rest(tmp_path: Path) -> None:
     assert list(tags["images"]) == ["glassy_figures/msd"]
 
 
+def test_figures_are_drawn_at_every_decade_and_at_the_end(record: AgingRecord) -> None:
+    drawn: list[tuple[str, int]] = []
+    experiment = SimpleNamespace(
+        add_scalar=lambda *_, **__: None,
+        add_figure=lambda tag, figure, global_step: drawn.append((tag, global_step)),
+        flush=lambda: None,
+    )
+    sink = TensorBoardSink(SimpleNamespace(experiment=experiment), "glassy")
+    events = LogTimeSchedule.logspaced(20_000).events
+    for event in events:
+        sink.update(record, [], event.step)
+    sink.close(record)
+    first, second, last = (step for tag, step in drawn if tag == "glassy_figures/msd")
+    assert 1000 <= first < 1100  # the first event from there on
+    assert 10_000 <= second < 12_000
+    assert last == events[-1].step
+
+
+def test_what_never_moved_can_be_drawn() -> None:
+    still = AgingRecord.from_trajectory(np.ones((50, 5)), LogTimeSchedule.logspaced(49))
+    for quantity in ("msd", "non_gaussian", "overlap"):
+        assert two_time_figure(still, quantity).axes[0].get_xlabel()
+
+
 def test_files_are_rewritten_as_the_run_grows_by_a_tenth(tmp_path: Path, record: AgingRecord) -> None:
-    sink = FileSink(tmp_path)
-    written = []
+    sink, path, written = FileSink(tmp_path), tmp_path / "aging_record.npz", []
     for step in range(1001):
-        before = sink.path.stat().st_mtime_ns if sink.path.exists() else 0
+        before = path.stat().st_mtime_ns if path.exists() else 0
         sink.update(record, [], step)
-        if sink.path.stat().st_mtime_ns != before:
+        if path.stat().st_mtime_ns != before:
             written.append(step)
     late = [b / a for a, b in itertools.pairwise(written) if a > 100]
     assert 40 < len(written) < 60

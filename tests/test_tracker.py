@@ -82,6 +82,23 @@ def test_nothing_happens_between_events_and_steps_never_go_back() -> None:
     assert not tracker.update(10)
     with pytest.raises(ValueError, match="step=3 comes after step 10"):
         tracker.update(3)
+    tracker.update(17)
+    with pytest.raises(ValueError, match="step=16 comes after step 17"):
+        tracker.update(16)
+    for bad in (17.5, float("nan"), "18"):
+        with pytest.raises(TypeError):
+            tracker.update(bad)
+
+
+def test_what_is_no_list_of_parameters_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"model\.named_parameters"):
+        AgingTracker(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="pairs of a name and a tensor"):
+        AgingTracker(nn.Linear(2, 2).parameters())
+    with pytest.raises(TypeError, match="schedule='baity-jesi'"):
+        AgingTracker(nn.Linear(2, 2).named_parameters(), "baity-jesi")
+    with pytest.raises(TypeError, match="JSON"):
+        AgingTracker(nn.Linear(2, 2).named_parameters(), meta={"a": {1}})
 
 
 def test_a_run_that_starts_late_starts_where_it_is() -> None:
@@ -107,12 +124,6 @@ def test_a_record_that_does_not_fit_is_not_continued() -> None:
         AgingTracker(other, LogTimeSchedule([5], [1]), record=tracker.record)
 
 
-def test_offloaded_snapshots_give_the_same_record() -> None:
-    here, _ = track(list(range(101)), LogTimeSchedule.logspaced(100))
-    there, _ = track(list(range(101)), LogTimeSchedule.logspaced(100), snapshot_device="cpu")
-    assert here.record == there.record
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -120,6 +131,7 @@ def test_offloaded_snapshots_give_the_same_record() -> None:
         ({"overlap_thresholds": "none"}, "overlap_thresholds='none'"),
         ({"overlap_thresholds": [0.1, -1.0]}, r"overlap_thresholds\[1\]=-1.0"),
         ({"sample": 0}, "sample=0"),
+        ({"snapshot_device": "cuda:7"}, "snapshot_device='cuda:7'"),
     ],
 )
 def test_arguments_out_of_range_are_named(options: dict, message: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import platform
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,14 +18,16 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils.data import BatchSampler
 
+from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
 from lightning_glassy.sinks import Sinks
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory, sink_for
-from lightning_glassy.tracker import AgingTracker
+from lightning_glassy.tracker import AgingTracker, check_options
+
+log = logging.getLogger(__name__)
 
 _NEVER = sys.maxsize
 
@@ -49,6 +55,9 @@ class AgingMonitor(Callback):
     ``aging_record.csv``. The one-time series of the record: ``learning_rate`` (``learning_rate_<i>_<j>`` for the
     parameter group j of the optimiser i where there are several), the one in force for the update after the step.
 
+    What is tracked is decided when training starts: parameters that are unfrozen later are not. Under DDP rank 0
+    measures, since all ranks hold the same weights.
+
     Args:
         schedule: when to measure: a :class:`LogTimeSchedule`, or the name of a preset for a run of known length.
             Default ``LogTimeSchedule.logspaced()``: 3 waiting times and 10 lags per decade, for as long as it takes.
@@ -62,9 +71,10 @@ class AgingMonitor(Callback):
         max_memory: most bytes that the snapshots may take; default what is free.
         overlap_thresholds: the epsilons of the overlap; ``"auto"`` for about a hundredth and a tenth of the standard
             deviation of the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at less than half of the cost.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
         name: prefix of the keys, and name of the directory. A second monitor of the same name gets a number.
-        dirpath: where the files go; default the directory ``name`` beside the first logger's files.
+        dirpath: where the files go; default the directory ``name`` beside the first logger's files. A file that is
+            there already is never overwritten: the new one gets a number.
         save: whether to write files at all.
         summary: whether to print a table at the end.
 
@@ -103,8 +113,10 @@ class AgingMonitor(Callback):
             )
         if not isinstance(schedule, (LogTimeSchedule, str, type(None))):
             raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule, the name of a preset or None")
-        if not name or not all(c.isalnum() or c in "_-." for c in name) or name.startswith("."):
+        proper = isinstance(name, str) and name and all(c.isalnum() or c in "_-." for c in name)
+        if not proper or name.startswith("."):
             raise ValueError(f"name={name!r} must consist of letters, digits, '_', '-' and '.': it names a directory")
+        check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
         self._schedule = schedule
         self._options: dict[str, Any] = {
             "groups": groups,
@@ -117,11 +129,15 @@ class AgingMonitor(Callback):
             "moments": moments,
         }
         self.name = name
-        self._dirpath = None if dirpath is None else Path(dirpath)
+        self._dirpath = None if dirpath is None else Path(dirpath).expanduser()
         self._save = save
         self._summary = summary
         self._tracker: AgingTracker | None = None
-        self._sinks = Sinks([])
+        self._record: AgingRecord | None = None
+        # What was fitted last, to know a second fit of the same from a new training; not kept alive.
+        self._fitted: tuple[weakref.ref[Trainer], weakref.ref[LightningModule]] | None = None
+        self._sinks = Sinks()
+        self._n_trainable: int | None = None
         self._next_event = _NEVER
 
     @property
@@ -131,17 +147,19 @@ class AgingMonitor(Callback):
         Raises:
             RuntimeError: training has not started, or this process is not the one that measures.
         """
-        if self._tracker is None:
+        if self._record is None:
             raise RuntimeError(
                 "there is no record yet: training has not started in this process. Under ddp_spawn, and on ranks other "
                 "than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
             )
-        return self._tracker.record
+        return self._record
 
     # ------------------------------------------------------------------ hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything is moved or sharded, a strategy whose parameters are not whole on every rank."""
+        if stage != "fit":
+            return
         names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
         whole = "SingleDeviceStrategy" in names or ("DDPStrategy" in names and "DeepSpeedStrategy" not in names)
         if not whole:
@@ -152,28 +170,30 @@ class AgingMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan and allocate; measure the state before the first update."""
-        self._next_event = _NEVER
+        self._next_event, self._n_trainable = _NEVER, None
         # Under DDP every rank holds the same weights: one of them measures, and no collective is needed.
         if not trainer.is_global_zero:
             return
         step, max_step = trainer.global_step, _max_step(trainer, pl_module)
-        earlier = self._record_to_continue(step)
+        earlier = self._record if self._continues(trainer, pl_module) else None
         try:
             self._tracker = self._make_tracker(trainer, pl_module, max_step, earlier)
         except ValueError:
             if earlier is None:
                 raise
-            earlier = None  # another model, or other settings: a record of its own
+            earlier = None  # its parameters have changed: a record of its own
             self._tracker = self._make_tracker(trainer, pl_module, max_step, None)
+        self._record = self._tracker.record
+        self._fitted = None if trainer.fast_dev_run else (weakref.ref(trainer), weakref.ref(pl_module))  # type: ignore[attr-defined]
         if earlier is None:
-            self._sinks = Sinks(self._make_sinks(trainer))
+            self._sinks = self._make_sinks(trainer)
         rank_zero_info(f"AgingMonitor: {self._tracker.description}")
         if step > 0:
             rank_zero_warn(
                 f"AgingMonitor: training starts at step {step} without earlier snapshots; "
                 + ("the record goes on with new waiting times" if earlier else "a new record starts here")
             )
-        self._event(trainer, step)
+        self._event(trainer, pl_module, step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,7 +201,7 @@ class AgingMonitor(Callback):
         """Nothing, at most steps; otherwise capture and measure what is due."""
         step = trainer.global_step
         if step >= self._next_event:
-            self._event(trainer, step)
+            self._event(trainer, pl_module, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record, write it, and say where it is."""
@@ -197,45 +217,69 @@ class AgingMonitor(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured: after this, neither ``on_train_end`` nor ``teardown`` may come."""
         self._finish()
+        self._tracker = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Free the snapshots."""
+        """Free the snapshots, and whatever else refers to the weights."""
         self._next_event = _NEVER
-        if self._tracker is not None:
-            self._tracker.release()
+        self._tracker = None
 
     # ------------------------------------------------------------------ inside
 
-    def _event(self, trainer: Trainer, step: int) -> None:
+    def _event(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         tracker = self._tracker
         assert tracker is not None  # no event is ever due without one
         try:
+            self._check_parameters(tracker, pl_module)
             tracker.update(step, _learning_rates(trainer))
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            # Better a record that ends here than a training that does.
+        except Exception as error:
+            # Out of memory, or parameters that have changed: better a record that ends here than a training that does.
             tracker.release()
-            rank_zero_warn(f"AgingMonitor: out of memory at step {step}, no more is measured: {error}")
+            log.warning(
+                "AgingMonitor: no more is measured from step %d on (%s: %s); what was measured is kept",
+                step,
+                type(error).__name__,
+                error,
+            )
         pairs = tracker.new_pairs()
         if pairs:
             self._sinks.update(tracker.record, pairs, step)
         # While measurements are on their way from the device, look again at the next step.
         self._next_event = step + 1 if tracker.pending else tracker.next_event
 
+    def _check_parameters(self, tracker: AgingTracker, pl_module: LightningModule) -> None:
+        """Stop if a tracked parameter is no longer the module's; say so once if others have become trainable."""
+        now = {id(parameter): parameter.requires_grad for parameter in pl_module.parameters()}
+        gone = [name for name, tensor in tracker.parameters.tensors.items() if id(tensor) not in now]
+        if gone:
+            raise ParametersChangedError(f"the parameter {gone[0]!r} of the module has been replaced by another object")
+        trainable = sum(now.values())
+        if self._n_trainable is not None and trainable > self._n_trainable:
+            log.warning(
+                "AgingMonitor: %d parameters have become trainable since training started; they are not tracked",
+                trainable - self._n_trainable,
+            )
+        self._n_trainable = trainable
+
     def _finish(self) -> AgingTracker | None:
         tracker, self._next_event = self._tracker, _NEVER
         if tracker is not None:
-            tracker.drain()
+            try:
+                tracker.drain()
+            except RuntimeError as error:  # a device that failed: its own error is the one to be seen
+                rank_zero_warn(f"AgingMonitor: the last measurements could not be read from the device: {error}")
             pairs = tracker.new_pairs()
             if pairs:
                 self._sinks.update(tracker.record, pairs, max(waiting_time + lag for waiting_time, lag in pairs))
             self._sinks.close(tracker.record)
         return tracker
 
-    def _record_to_continue(self, step: int) -> AgingRecord | None:
-        """The record of an earlier ``fit`` of this callback, if training goes on where it ended."""
-        if self._tracker is None or step == 0 or step < self._tracker.last_step:
-            return None
-        return self._tracker.record
+    def _continues(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether this is a second ``fit`` of the same Trainer and module, from where the first one ended."""
+        if self._fitted is None or self._record is None or trainer.global_step == 0:
+            return False
+        last = max((int(waiting_time + lag) for waiting_time, lag in zip(*self._record.pairs, strict=True)), default=0)
+        return self._fitted[0]() is trainer and self._fitted[1]() is pl_module and trainer.global_step >= last
 
     def _make_tracker(
         self, trainer: Trainer, pl_module: LightningModule, max_step: int | None, record: AgingRecord | None
@@ -258,31 +302,35 @@ class AgingMonitor(Callback):
             **self._options,
         )
 
-    def _make_sinks(self, trainer: Trainer) -> list[Any]:
-        prefix = self._unique_name(trainer)
-        sinks: list[Any] = [sink for logger in trainer.loggers if (sink := sink_for(logger, prefix)) is not None]
+    def _make_sinks(self, trainer: Trainer) -> Sinks:
+        prefix, sinks = self._unique_name(trainer), Sinks()
+        # Files first, so that the record is on disk even if a logger hangs.
         if self._save and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            directory = self._dirpath or log_directory(trainer.loggers, trainer.default_root_dir) / prefix
-            # First, so that the record is on disk even if a logger hangs.
-            sinks.insert(0, FileSink(directory))
+            fallback = trainer.default_root_dir
+            sinks.add("files", lambda: FileSink(self._dirpath or log_directory(trainer.loggers, fallback) / prefix))
+        for logger in trainer.loggers:
+            sinks.add(type(logger).__name__, partial(sink_for, logger, prefix))
         return sinks
 
     def _unique_name(self, trainer: Trainer) -> str:
-        namesakes = [c for c in trainer.callbacks if isinstance(c, AgingMonitor) and c.name == self.name]  # type: ignore[attr-defined]
-        number = namesakes.index(self) + 1 if self in namesakes else 1
-        return self.name if number == 1 else f"{self.name}_{number}"
+        names: dict[int, str] = {}
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor)]  # type: ignore[attr-defined]
+        for monitor in monitors:
+            candidates = (f"{monitor.name}_{i}" if i > 1 else monitor.name for i in itertools.count(1))
+            names[id(monitor)] = next(name for name in candidates if name not in names.values())
+        return names.get(id(self), self.name)
 
 
 def _max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
     """The last step of the run in completed optimiser updates, ``None`` where it cannot be known."""
     known = trainer.max_steps if trainer.max_steps != -1 else None
-    # With manual optimisation a batch may be any number of updates, and a reloaded data set of any length.
-    if pl_module.automatic_optimization and not trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
-        try:
-            estimate = trainer.estimated_stepping_batches
-        except MisconfigurationException:  # accumulation that changes from epoch to epoch
-            return known
-        return int(estimate) if estimate != float("inf") else known
+    # With manual optimisation a batch may be any number of updates, a reloaded data set has any length, and in the
+    # middle of a training the estimate knows nothing of the steps that are done. Too short an estimate would end the
+    # record too early.
+    countable = pl_module.automatic_optimization and not trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    if countable and trainer.global_step == 0:
+        estimate = trainer.estimated_stepping_batches
+        return int(estimate) if 0 < estimate < float("inf") else known
     return known
 
 
@@ -301,6 +349,8 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
     """What a reader of the record will want to know of the run: plain values that JSON can hold."""
 
     def plain(value: Any) -> bool:
+        if isinstance(value, (tuple, list)):
+            return all(plain(item) for item in value)
         return isinstance(value, (bool, int, float, str, type(None)))
 
     def versions() -> dict[str, str]:
@@ -312,17 +362,23 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
                 found[package] = "not installed as a package"
         return found
 
+    def value(thing: Any) -> Any:
+        return thing if plain(thing) else repr(thing)
+
     loader = trainer.train_dataloader
-    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
-    if isinstance(sampler, BatchSampler):  # a loader whose data set takes whole batches of indices
-        size, sampler = sampler.batch_size, sampler.sampler
+    # Whole batches of indices come from `batch_sampler`, or, where the data set takes them itself, from `sampler`.
+    sampler = getattr(loader, "batch_sampler", None)
+    if sampler is None:
+        sampler = getattr(loader, "sampler", None)
+    size = getattr(sampler, "batch_size", getattr(loader, "batch_size", None))
+    sampler = getattr(sampler, "sampler", sampler)
     return {
         "module": type(pl_module).__qualname__,
         "optimizers": [
             {
                 "name": type(optimizer).__name__,
                 "parameter_groups": [
-                    {key: value for key, value in group.items() if key != "params" and plain(value)}
+                    {key: entry for key, entry in group.items() if key != "params" and plain(entry)}
                     for group in optimizer.param_groups
                 ],
             }
@@ -331,8 +387,8 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
         "lr_schedulers": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
         "batch_size": size if plain(size) else None,
         "sampler": None if sampler is None else type(sampler).__name__,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
+        "accumulate_grad_batches": value(trainer.accumulate_grad_batches),
+        "gradient_clip_val": value(trainer.gradient_clip_val),
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
         "seed": os.environ.get("PL_GLOBAL_SEED"),
@@ -345,8 +401,6 @@ def _summary(record: AgingRecord) -> str:
     if not len(record):
         return "AgingMonitor: training ended before a pair could be measured"
     waiting_times, lags, msd = record.waiting_times, record.lags, record.msd()
-    if record.n_replica is not None:
-        msd = msd.mean(axis=0)
     rows = _spread(len(waiting_times), 6)
     columns = _spread(len(lags), 7)
     lines = [

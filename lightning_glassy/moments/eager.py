@@ -19,8 +19,11 @@ from lightning_glassy.snapshots import Snapshot
 _SCRATCH_BYTES = 7 << 20
 
 # d^4 is summed as (2^40 d^2) d^2: unscaled it would leave float32 below |d| = 1e-9, scaled below 3e-13; at the other
-# end |d| = 1e6 is still far from overflow. A power of two, so that it costs no rounding.
+# end the sum over a tile of |d| = 3e4 still fits. A power of two, so that it costs no rounding.
 _D4_SCALE = 2.0**40
+
+# Of squares that are summed in float32 before they go into a float64 sum.
+_ROW = 1024
 
 
 class EagerMoments:
@@ -29,7 +32,8 @@ class EagerMoments:
     Args:
         parameters: the tracked coordinates.
         overlap_thresholds: the epsilons whose ``|d| <= eps`` are counted.
-        msd_only: compute the sum of d^2 alone, in less than half of the time; the other moments are NaN.
+        msd_only: compute the sum of d^2 alone, in about half of the time; of the other moments only those of the
+            snapshot are there, the rest is NaN.
     """
 
     def __init__(
@@ -46,12 +50,11 @@ class EagerMoments:
     def own_sums(self) -> list[Tensor]:
         """Sums of w^2 and of w, per bucket ``[n_cell, 2]``."""
         result = [self._zeros(bucket, 2) for bucket in self._parameters.buckets]
-        if not self._msd_only:
-            for plan, sums in zip(self._plans, result, strict=True):
-                tiles, scratch = self._walk(plan)
-                for tile in tiles:
-                    w = plan.bucket.read(tile, scratch[-1])
-                    sums[tile.cell] += _own_sums(w, scratch[0, : len(w)])
+        for plan, sums in zip(self._plans, result, strict=True):
+            tiles, scratch = self._walk(plan)
+            for tile in tiles:
+                w = plan.bucket.read(tile, scratch[-1])
+                sums[tile.cell] += _own_sums(w, scratch[0, : len(w)])
         return result
 
     @torch.no_grad()
@@ -96,8 +99,9 @@ class EagerMoments:
         """Sums of pairs ``[n_cell, n_snapshot, ...]``, of the weights and of the snapshots, in the order of MOMENTS."""
         assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")
         if self._msd_only:
-            unknown = torch.full_like(pair, torch.nan).expand(-1, -1, len(MOMENTS) - 1 + len(self._thresholds))
-            return torch.cat([pair, unknown], dim=-1)
+            columns = torch.full_like(pair, torch.nan).repeat(1, 1, len(MOMENTS) + len(self._thresholds))
+            columns[..., :1], columns[..., 4], columns[..., 6] = pair, of_s[..., 0], of_s[..., 1]
+            return columns
         of_w = own[:, None].expand_as(of_s)
         d2, d4 = pair[..., 0], pair[..., 1] / _D4_SCALE
         # ws = (w^2 + s^2 - d^2)/2 spares a pass, and in this direction the identity is safe: its error is that of the
@@ -139,4 +143,14 @@ class _Plan:
 
 
 def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:
-    return torch.stack([torch.mul(values, values, out=scratch).sum(), values.sum()])
+    squares = _fine_sum(torch.mul(values, values, out=scratch))
+    return torch.stack([squares, values.sum().to(squares.dtype)])
+
+
+def _fine_sum(values: Tensor) -> Tensor:
+    """The sum, in float32 only within rows: 1 - C takes the difference of two such sums, far smaller than either."""
+    if values.device.type == "mps":
+        return values.sum()
+    whole = len(values) // _ROW * _ROW
+    rows = values[:whole].view(-1, _ROW).sum(dim=1)
+    return rows.to(torch.float64).sum() + values[whole:].sum()

@@ -7,7 +7,7 @@ neither the training nor the other sinks nor the record know of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from lightning_glassy.record import AgingRecord
@@ -33,9 +33,18 @@ class Sink(Protocol):
 class Sinks:
     """Several sinks, each shielded from the failures of the others, and training from all of them."""
 
-    def __init__(self, sinks: Iterable[Sink]) -> None:
+    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
         self._sinks = list(sinks)
         self._failed: set[int] = set()
+
+    def add(self, name: str, make: Callable[[], Sink | None]) -> None:
+        """Make one more sink, if there is one to be made; ``name`` is what it is for."""
+        try:
+            sink = make()
+        except Exception as error:
+            _warn(f"the sink for {name}", error)
+        else:
+            self._sinks += [] if sink is None else [sink]
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """:meth:`Sink.update` of each."""
@@ -54,21 +63,30 @@ class Sinks:
                 self._warn(sink, error)
 
     def where(self) -> list[str]:
-        """:meth:`Sink.where` of each that has something to say, and has not failed."""
-        lines = [sink.where() for sink in self._sinks if id(sink) not in self._failed]
+        """:meth:`Sink.where` of each that has something to say."""
+        lines: list[str | None] = []
+        for sink in self._sinks:
+            try:
+                lines.append(sink.where())
+            except Exception as error:
+                self._warn(sink, error)
         return [line for line in lines if line]
 
     def _warn(self, sink: Sink, error: Exception) -> None:
         # A logger that is down stays down: once is enough. It is tried again all the same.
         if id(sink) not in self._failed:
             self._failed.add(id(sink))
-            log.warning(
-                "lightning_glassy: %s failed (%s: %s); training goes on, and the record stays in memory: "
-                "AgingMonitor.record.save(path) writes it",
-                type(sink).__name__,
-                type(error).__name__,
-                error,
-            )
+            _warn(type(sink).__name__, error)
+
+
+def _warn(what: str, error: Exception) -> None:
+    log.warning(
+        "lightning_glassy: %s failed (%s: %s); training goes on, and the record stays in memory: "
+        "AgingMonitor.record.save(path) writes it",
+        what,
+        type(error).__name__,
+        error,
+    )
 
 
 def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[tuple[str, int, int, float]]:
@@ -83,6 +101,8 @@ def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[tuple[str, i
     for i, (waiting_time, lag, group) in enumerate(
         zip(table["waiting_time"], table["lag"], table["group"], strict=True)
     ):
+        if record.n_sampled[group] == 0:
+            continue  # no coordinate of it is in the sample: there is nothing to be said of it
         for quantity in quantities:
             value = table[quantity][i]
             # What is not defined (alpha_2 of what did not move) is left out; what went wrong (NaN weights) is shown.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from pathlib import Path
@@ -27,8 +28,8 @@ class FileSink:
     """
 
     def __init__(self, directory: Path) -> None:
-        numbered = (directory / f"{RECORD_NAME}{f'-{i}' if i else ''}.npz" for i in itertools.count())
-        self.path = next(path for path in numbered if not path.exists() and not path.with_suffix(".csv").exists())
+        self._directory = directory
+        self._path: Path | None = None
         self._next_step = 0
         self._next_time = 0.0
 
@@ -37,13 +38,27 @@ class FileSink:
         if step >= self._next_step or time.monotonic() >= self._next_time:
             # Before the attempt: a full disk must not be tried at every step.
             self._next_step, self._next_time = int(step * _GROWTH) + 1, time.monotonic() + _SECONDS
-            record.save(self.path)
+            record.save(self._own_path())
 
     def close(self, record: AgingRecord) -> None:
         """Write the record and the table."""
-        record.save(self.path)
-        record.to_csv(self.path.with_suffix(".csv"))
+        path = record.save(self._own_path())
+        record.to_csv(path.with_suffix(".csv"))
 
-    def where(self) -> str:
-        """The record's path."""
-        return f"record     {self.path} (and .csv)"
+    def where(self) -> str | None:
+        """The record's path, once there is a record."""
+        return f"record     {self._path} (and .csv)" if self._path is not None and self._path.stat().st_size else None
+
+    def _own_path(self) -> Path:
+        """The file of this sink alone: reserved when it is first needed, against other monitors and processes."""
+        if self._path is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count():
+                path = self._directory / f"{RECORD_NAME}{f'-{number}' if number else ''}.npz"
+                if not path.with_suffix(".csv").exists():
+                    with contextlib.suppress(FileExistsError):
+                        path.touch(exist_ok=False)
+                        self._path = path
+                        break
+        assert self._path is not None
+        return self._path

@@ -58,12 +58,15 @@ class MetricsSink:
 
 def log_directory(loggers: Sequence[Any], default: str) -> Path:
     """Directory of the first logger's files, found without asking other ranks, as ``Trainer.log_dir`` would."""
+    root = default if not loggers else loggers[0].save_dir or default
+    if "://" in str(root):
+        raise ValueError(f"{root} is not a local directory: set AgingMonitor(dirpath=...)")
     if not loggers:
         return Path(default)
     logger = loggers[0]
     classes = [cls.__name__ for cls in type(logger).__mro__]
     if "TensorBoardLogger" in classes or "CSVLogger" in classes:
         return Path(logger.log_dir)
-    parts = [logger.save_dir or default, logger.name, logger.version]
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     # The layout that ModelCheckpoint uses for its checkpoints.
-    return Path(os.path.join(*(str(part) for part in parts if part is not None)))
+    return Path(os.path.join(logger.save_dir or default, str(logger.name), version))

@@ -28,8 +28,9 @@ class TensorBoardSink:
     ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
     ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
     ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at steps 1000,
-                                             10,000, ... and at the end; the step is the training step
+    ``glassy_figures/<quantity>``            all curves of group ``"all"`` against the logarithm of
+                                             the lag, at steps 1000, 10,000, ... and at the
+                                             end; the step is the training step
     =======================================  ========================================================
 
     One tag per waiting time: within a tag the lag must grow, as TensorBoard drops points before one whose step goes
