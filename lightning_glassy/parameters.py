@@ -288,10 +288,14 @@ class Bucket:
             whole = out[: tile.stop - tile.start]
             values = tile.pieces[0].read(tile.start, tile.stop, whole)
             return values if values.dtype == out.dtype else whole.copy_(values)
-        for piece in tile.pieces:
-            start, stop = max(piece.start, tile.start), min(piece.stop, tile.stop)
-            _put(piece, start, stop, out[start - tile.start : stop - tile.start])
-        return out[: tile.stop - tile.start]
+        whole = out[: tile.stop - tile.start]
+        ends = [(piece, max(piece.start, tile.start), min(piece.stop, tile.stop)) for piece in tile.pieces]
+        if all(piece.indices is None for piece in tile.pieces):
+            # One call for all of them: a copy each would cost as much again as a pass over the tile.
+            return torch.cat([piece.read(start, stop, whole) for piece, start, stop in ends], out=whole)
+        for piece, start, stop in ends:
+            _put(piece, start, stop, whole[start - tile.start : stop - tile.start])
+        return whole
 
     def copy_to(self, flat: Tensor) -> None:
         """Copy the current weights into ``flat``, ``[numel]``, which may be in pinned host memory."""
