@@ -18,7 +18,7 @@ holds
 * :math:`d` is a difference of weights, never :math:`w^2 + s^2 - 2ws`: that would lose everything at short lags.
 * Weights of fewer bits than float32 are widened first; float64 weights are measured in float64. Sums within a tile may
   be float32, sums over tiles are float64 (float32 on MPS, which has no float64). The relative error of a sum of
-  positive terms is at most 1e-6.
+  positive terms is at most 1e-6, the error of :math:`\sum ws` at most 1e-6 of :math:`(\sum w^2 + \sum s^2)/2`.
 * Nothing waits for the device, no random number is drawn, autograd sees nothing, and the temporary memory is at most
   8 MiB per device, whatever the size of the model.
 """

@@ -1,0 +1,106 @@
+r"""Bias, spread and coverage of the aging-exponent estimators on a system whose exponent is known exactly.
+
+The exact subaging clock with :math:`\mu = 0.6`, :math:`\kappa = 0.3`, N = 2,000 coordinates, drawn exactly at the steps
+of a log-spaced schedule; many independent trials, each with R replicas. ``python -m examples.exponent_study`` takes
+some minutes and writes ``examples/results/exponent_study.md``; ``--quick`` does few trials and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+
+from lightning_glassy import AgingRecord, LogTimeSchedule
+from lightning_glassy.analysis import AgingExponent, aging_exponent
+from lightning_glassy.glasses import SubagingClock
+from lightning_glassy.record import MOMENTS
+
+GLASS = SubagingClock(mu=0.6, kappa=0.3)
+N = 2000
+SCHEDULE = LogTimeSchedule.logspaced(
+    100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
+)
+RESULTS = Path(__file__).parent / "results"
+
+
+def draw(n_replica: int, seed: int) -> AgingRecord:
+    """Replicas of the clock, exact at every step of the schedule: nothing is simulated in between."""
+    rng, clock = np.random.default_rng(seed), {}
+    steps = sorted({event.step for event in SCHEDULE.events})
+    w, now = rng.normal(size=(n_replica, N)), steps[0]
+    for step in steps:
+        a = float(GLASS.covariance(now, step))
+        w, now = a * w + np.sqrt(1 - a * a) * rng.normal(size=w.shape), step
+        clock[step] = w
+    record = AgingRecord({"all": N}, n_replica=n_replica)
+    for waiting_time, lag in SCHEDULE.pairs:
+        new, old = clock[waiting_time + lag], clock[waiting_time]
+        moments = np.full((n_replica, 1, len(MOMENTS)), np.nan)
+        moments[:, 0, MOMENTS.index("d2")] = ((new - old) ** 2).sum(axis=1)
+        record.append(waiting_time, lag, moments)
+    return record
+
+
+def mean_threshold_slope(fit: AgingExponent) -> float:
+    """What the thresholds should give on the exact curves, at the waiting times that were used: mu_eff, not mu."""
+    slopes = []
+    for threshold in fit.thresholds:
+        found = np.isfinite(threshold.crossings.lags)
+        times = np.array([t for t in SCHEDULE.waiting_times if fit.window[0] <= t <= fit.window[1]], dtype=float)[found]
+        level = 1 - threshold.crossings.threshold / 2
+        if level > 0:
+            slopes.append(np.polyfit(np.log(times), np.log(GLASS.lag_to_correlation(level, times)), 1)[0])
+    return float(np.median(slopes))
+
+
+def main() -> None:
+    """Run the trials, print the tables, write them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="6 trials instead of 60, and no result file")
+    trials = 6 if parser.parse_args().quick else 60
+    lines = [
+        "# Estimators of the aging exponent on an exact clock",
+        "",
+        f"{trials} trials each; {GLASS}, N = {N:,}; {SCHEDULE}. Waiting times of the fit: the last two decades.",
+        "Made by `python -m examples.exponent_study`.",
+        "",
+        "| replicas | method | exact | mean of trials | its standard error | spread of a trial |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    coverage = ["| replicas | level | covered | mean stated error | spread of mu | seconds a fit |", "| --- " * 6 + "|"]
+    for n_replica in (8, 16):
+        fits, exact, seconds = [], [], []
+        for trial in range(trials):
+            record, start = draw(n_replica, 1000 * n_replica + trial), time.perf_counter()
+            fits.append(aging_exponent(record, n_bootstrap=100))
+            seconds.append(time.perf_counter() - start)
+            exact.append(mean_threshold_slope(fits[-1]))
+            print(f"R = {n_replica}: {trial + 1}/{trials}", end="\r", flush=True)
+        for method in fits[0].estimates:
+            values = np.array([fit.estimates[method] for fit in fits])
+            truth = f"{np.mean(exact):.4f} (mu_eff)" if method == "threshold" else f"{GLASS.mu:.4f}"
+            error = values.std(ddof=1) / np.sqrt(trials)
+            lines.append(
+                f"| {n_replica} | {method} | {truth} | {values.mean():.4f} | {error:.4f} | {values.std(ddof=1):.4f} |"
+            )
+        mu = np.array([fit.mu for fit in fits])
+        stated = np.array([fit.standard_error for fit in fits], dtype=float)
+        for level in (0.68, 0.95):
+            inside = np.abs(mu - GLASS.mu) < student.ppf(0.5 + level / 2, n_replica - 1) * stated
+            coverage.append(
+                f"| {n_replica} | {level:.0%} | {inside.mean():.0%} | {stated.mean():.4f} | {mu.std(ddof=1):.4f} "
+                f"| {np.median(seconds):.1f} |"
+            )
+    text = "\n".join([*lines, "", "Coverage of the interval of `mu`, from 100 bootstrap draws:", "", *coverage, ""])
+    print(text)
+    if trials == 60:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "exponent_study.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+r"""At which lag a curve reaches a threshold: the relaxation lag :math:`t^*(t_w)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy.observables import Array
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Where curves reach a threshold.
+
+    Attributes:
+        threshold: the value to be reached.
+        lags: steps (real numbers, interpolated), ``[..., n_tw]``; NaN where the threshold lies outside of the curve.
+        counts: how often the curve passes the threshold upwards, int64 ``[..., n_tw]``; above 1, it is not monotonic.
+        early: whether the curve starts above the threshold, so that the lag is shorter than all that were measured.
+        late: whether the curve never reaches it, so that the lag is longer than all that were measured.
+    """
+
+    threshold: float
+    lags: Array
+    counts: NDArray[np.int64]
+    early: NDArray[np.bool_]
+    late: NDArray[np.bool_]
+
+
+def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Crossings:
+    r"""The lag :math:`t^*` at which each curve first reaches a threshold: :math:`\Delta(t_w, t_w + t^*) = \Delta^*`.
+
+    First crossing, interpolated linearly between the logarithms. What never reaches the threshold is censored, not
+    extrapolated. Source: Herrera Segura et al. 2022 (arXiv 2209.02517), with :math:`\Delta^* = 10^{-3}`.
+
+    Args:
+        lags: ``[n_lag]``, positive and increasing, in steps.
+        curves: ``[..., n_lag]``, NaN where not measured.
+        threshold: positive.
+
+    Raises:
+        ValueError: a threshold or a lag that is not positive.
+
+    Example:
+        >>> lag_to_threshold([1, 10, 100], [[0.1, 1.0, 10.0]], threshold=0.5).lags.round(3).tolist()
+        [5.0]
+    """
+    t, values = np.asarray(lags, dtype=np.float64), np.asarray(curves, dtype=np.float64)
+    if not threshold > 0:
+        raise ValueError(f"threshold={threshold} must be positive")
+    if (t <= 0).any():
+        raise ValueError(f"lags must be positive, but there is {t.min():g}")
+    rows = values.reshape(-1, values.shape[-1])
+    where, counts = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=np.int64)
+    early, late = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    for i, row in enumerate(rows):
+        measured = np.isfinite(row)
+        x, y = t[measured], row[measured]
+        above = y >= threshold
+        ups = np.flatnonzero(above[1:] & ~above[:-1])
+        counts[i] = len(ups) + (bool(above[0]) if len(above) else 0)
+        early[i] = len(above) > 0 and bool(above[0])
+        late[i] = not above.any()
+        if early[i] or late[i]:
+            continue
+        a = ups[0]
+        # A curve that starts at exactly 0 has no logarithm there: interpolate in the value then.
+        low, high, aim = (np.log(v) if y[a] > 0 else v for v in (y[a], y[a + 1], threshold))
+        part = (aim - low) / (high - low)
+        where[i] = np.exp(np.log(x[a]) + part * (np.log(x[a + 1]) - np.log(x[a])))
+    shape = values.shape[:-1]
+    return Crossings(threshold, where.reshape(shape), counts.reshape(shape), early.reshape(shape), late.reshape(shape))
