@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -731,6 +733,37 @@ def test_bad_arguments_are_refused_before_the_first_step(tmp_path: Path) -> None
     ):
         with pytest.raises(error, match=message):
             quiet_trainer(tmp_path, callbacks=[AgingMonitor(**options)]).fit(SmallNet(), data())
+
+
+def test_a_run_that_outlasts_its_estimate_is_told_of_and_a_short_schedule_is_not(tmp_path: Path) -> None:
+    class Longer(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            trainer.fit_loop.max_epochs = 4
+
+    trainer = quiet_trainer(tmp_path, callbacks=[AgingMonitor(), Longer()], max_steps=-1, max_epochs=2)
+    with pytest.warns(UserWarning, match="went on to step 48, but step 24 was expected to be the last"):
+        trainer.fit(SmallNet(), data())
+    monitor = AgingMonitor(LogTimeSchedule.logspaced(20))
+    quiet_trainer(tmp_path, callbacks=[monitor]).fit(SmallNet(), data())  # a warning would be an error here
+    assert pairs(monitor.record) == expected_pairs(20)
+
+
+def test_a_monitor_can_be_copied_and_pickled_at_any_time(tmp_path: Path) -> None:
+    copies: list[AgingMonitor] = []
+    monitor = AgingMonitor(groups="layer")
+
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 30:
+                copies.append(pickle.loads(pickle.dumps(monitor)))
+
+    before = pickle.loads(pickle.dumps(monitor))
+    quiet_trainer(tmp_path, callbacks=[monitor, Copies()], logger=TensorBoardLogger(tmp_path)).fit(SmallNet(), data())
+    copies += [before, pickle.loads(pickle.dumps(monitor)), copy.deepcopy(monitor)]
+    assert copies[2].record == monitor.record
+    for other in copies:
+        quiet_trainer(tmp_path, callbacks=[other], max_steps=20).fit(SmallNet(), data())
+        assert pairs(other.record) == expected_pairs(20)
 
 
 def test_there_is_no_record_before_training() -> None:

@@ -138,6 +138,7 @@ class AgingMonitor(Callback):
         self._fitted: tuple[weakref.ref[Trainer], weakref.ref[LightningModule]] | None = None
         self._sinks = Sinks()
         self._n_trainable: int | None = None
+        self._end: int | None = None
         self._next_event = _NEVER
 
     @property
@@ -153,6 +154,10 @@ class AgingMonitor(Callback):
                 "than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
             )
         return self._record
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: the settings and the record, not what belongs to a training that is under way."""
+        return self.__dict__ | {"_fitted": None, "_tracker": None, "_sinks": Sinks(), "_next_event": _NEVER}
 
     # ------------------------------------------------------------------ hooks
 
@@ -175,6 +180,7 @@ class AgingMonitor(Callback):
         if not trainer.is_global_zero:
             return
         step, max_step = trainer.global_step, _max_step(trainer, pl_module)
+        self._end = max_step
         earlier = self._record if self._continues(trainer, pl_module) else None
         try:
             self._tracker = self._make_tracker(trainer, pl_module, max_step, earlier)
@@ -208,9 +214,11 @@ class AgingMonitor(Callback):
         tracker = self._finish()
         if tracker is None:
             return
-        end = tracker.schedule.max_step
-        if end is not None and trainer.global_step > end:
-            rank_zero_warn(f"AgingMonitor: training went on to step {trainer.global_step}, the schedule ended at {end}")
+        if self._end is not None and trainer.global_step > self._end:
+            rank_zero_warn(
+                f"AgingMonitor: training went on to step {trainer.global_step}, but step {self._end} was expected to "
+                "be the last: nothing was measured after it"
+            )
         if self._summary:
             trainer.print("\n".join([_summary(tracker.record), *self._sinks.where()]))
 
