@@ -116,12 +116,10 @@ def select_parameters(
         ]
     if groups == "all":
         return [Selected(aliases[0], tensor, ()) for tensor, aliases in kept]
-    if groups == "layer":
-        layers = [aliases[0].rpartition(".")[0] or aliases[0] for _, aliases in kept]
-        if "all" in layers:
-            raise ValueError("groups='layer': a layer is called 'all'; give a mapping of group names to patterns")
-        return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
-    raise AssertionError("unreachable: check_patterns has refused it")
+    layers = [aliases[0].rpartition(".")[0] or aliases[0] for _, aliases in kept]
+    if "all" in layers:
+        raise ValueError("groups='layer': a layer is called 'all'; give a mapping of group names to patterns")
+    return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
 
 
 def check_patterns(groups: object, include: object = None, exclude: object = None) -> None:

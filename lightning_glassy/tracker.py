@@ -152,7 +152,7 @@ class AgingTracker:
         self._bank = SnapshotBank(self.parameters, snapshot_device)
         if isinstance(overlap_thresholds, str):
             # A record that is continued has its thresholds already.
-            thresholds = record.overlap_thresholds if record else self._default_thresholds()
+            thresholds = self._default_thresholds() if record is None else record.overlap_thresholds
         else:
             thresholds = check_thresholds(overlap_thresholds)
         if record is not None and (
@@ -163,17 +163,23 @@ class AgingTracker:
             raise ValueError(f"the record to continue ({record!r}) is of other parameters, samples or thresholds")
         self._moments = EagerMoments(self.parameters, thresholds, msd_only=moments == "msd")
         self._readback: Readback[_Measured] = Readback()
-        self.record = record or AgingRecord(
-            self.parameters.n_parameters,
-            n_sampled=self.parameters.n_sampled,
-            overlap_thresholds=thresholds,
-            meta={
-                "schedule": repr(whole),
-                "max_step": max_step,
-                "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in self.parameters.dtypes.items()},
-                "moments": moments,
-                **(meta or {}),
-            },
+        self.record = (
+            record
+            if record is not None
+            else AgingRecord(
+                self.parameters.n_parameters,
+                n_sampled=self.parameters.n_sampled,
+                overlap_thresholds=thresholds,
+                meta={
+                    "schedule": repr(whole),
+                    "max_step": max_step,
+                    "dtypes": {
+                        name: str(dtype).removeprefix("torch.") for name, dtype in self.parameters.dtypes.items()
+                    },
+                    "moments": moments,
+                    **(meta or {}),
+                },
+            )
         )
         self.last_step = self._captured = -1
         if record is not None and len(record):

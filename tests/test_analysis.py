@@ -55,6 +55,8 @@ def test_the_effective_time_is_unbiased_on_an_exactly_slowing_clock() -> None:
     effective = np.array([fit.estimates["collapse, effective time"] for fit in fits])
     assert abs(effective.mean() - 0.6) < 3 * effective.std(ddof=1) / np.sqrt(12)
     assert effective.std() < 0.02
+    # The stated error is that of the trials: 12 of them know their spread to a fifth.
+    assert 0.5 < np.mean([fit.standard_error for fit in fits]) / np.std([fit.mu for fit in fits], ddof=1) < 1.7
     # The plain variable is low, as it must be, and its collapse the worse one.
     assert np.mean([fit.estimates["collapse, plain"] for fit in fits]) < 0.6
     assert all(fit.qualities["collapse, plain"] > fit.qualities["collapse, effective time"] for fit in fits)

@@ -197,7 +197,7 @@ class AgingMonitor(Callback):
         if step > 0:
             rank_zero_warn(
                 f"AgingMonitor: training starts at step {step} without earlier snapshots; "
-                + ("the record goes on with new waiting times" if earlier else "a new record starts here")
+                + ("a new record starts here" if earlier is None else "the record goes on with new waiting times")
             )
         self._event(trainer, pl_module, step)
 
