@@ -50,7 +50,7 @@ def mean_threshold_slope(fit: AgingExponent) -> float:
     slopes = []
     for threshold in fit.thresholds:
         found = np.isfinite(threshold.crossings.lags)
-        times = np.array([t for t in SCHEDULE.waiting_times if fit.window[0] <= t <= fit.window[1]], dtype=float)[found]
+        times = fit.waiting_times[found].astype(float)
         level = 1 - threshold.crossings.threshold / 2
         if level > 0:
             slopes.append(np.polyfit(np.log(times), np.log(GLASS.lag_to_correlation(level, times)), 1)[0])
@@ -76,7 +76,7 @@ def main() -> None:
         fits, exact, seconds = [], [], []
         for trial in range(trials):
             record, start = draw(n_replica, 1000 * n_replica + trial), time.perf_counter()
-            fits.append(aging_exponent(record, n_bootstrap=100))
+            fits.append(aging_exponent(record, n_bootstrap=200))
             seconds.append(time.perf_counter() - start)
             exact.append(mean_threshold_slope(fits[-1]))
             print(f"R = {n_replica}: {trial + 1}/{trials}", end="\r", flush=True)
@@ -95,7 +95,7 @@ def main() -> None:
                 f"| {n_replica} | {level:.0%} | {inside.mean():.0%} | {stated.mean():.4f} | {mu.std(ddof=1):.4f} "
                 f"| {np.median(seconds):.1f} |"
             )
-    text = "\n".join([*lines, "", "Coverage of the interval of `mu`, from 100 bootstrap draws:", "", *coverage, ""])
+    text = "\n".join([*lines, "", "Coverage of the interval of `mu`, from 200 bootstrap draws:", "", *coverage, ""])
     print(text)
     if trials == 60:
         RESULTS.mkdir(exist_ok=True)

@@ -254,17 +254,52 @@ class AgingRecord:
 
     # ------------------------------------------------------------------ observables
 
-    def msd(self, group: str = "all") -> Array:
+    def msd(self, group: str = "all", *, normalise: Literal["noise"] | None = None) -> Array:
         r"""Mean squared displacement :math:`\Delta(t_w, t_w+t)`: see :func:`lightning_glassy.observables.msd`.
+
+        Args:
+            group: name of the group.
+            normalise: ``"noise"`` for :math:`\Delta(t_w, t_w+t)/D(t_w)`, which curves of a system that diffuses at the
+                bottom of its landscape share (Baity-Jesi et al. 2018). D is :meth:`gradient_noise`.
 
         Returns:
             float64 ``[n_tw, n_lag]`` (with replicas ``[n_replica, n_tw, n_lag]``), NaN where not measured.
 
         Raises:
-            KeyError: a group the record does not have.
+            KeyError: a group the record does not have; with ``normalise``, no gradient noise of it.
+            ValueError: another ``normalise``.
         """
         sums = self._sums(group)
-        return self._matrix(observables.msd(sums["d2"], sums["n"]))
+        values = self._matrix(observables.msd(sums["d2"], sums["n"]))
+        if normalise is None:
+            return values
+        if normalise != "noise":
+            raise ValueError(f"normalise={normalise!r} is neither 'noise' nor None")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(values / self.gradient_noise(self.waiting_times, group)[:, None])
+
+    def gradient_noise(self, steps: ArrayLike, group: str = "all") -> Array:
+        r"""Strength of the gradient noise D at given steps, from the one-time series ``"gradient_noise"``.
+
+        :math:`D = \langle\|g_b\|^2\rangle - \|\langle g_b\rangle\|^2` over minibatches at fixed weights, summed over
+        the parameters of the group (Baity-Jesi et al. 2018). Between the steps at which it was measured, ln D is
+        interpolated linearly in ln(1 + step); outside of them it is NaN. Other groups than ``"all"`` have the series
+        ``"gradient_noise/<group>"``.
+
+        Returns:
+            float64, of the shape of ``steps``.
+
+        Raises:
+            KeyError: the record has no such series.
+        """
+        self._group_index(group)
+        measured, noise = self.one_time("gradient_noise" if group == "all" else f"gradient_noise/{group}")
+        positive = noise > 0
+        if not positive.any():
+            return np.full(np.shape(steps), np.nan)
+        x, y = np.log1p(measured[positive]), np.log(noise[positive])
+        wanted = np.log1p(np.asarray(steps, dtype=np.float64))
+        return np.exp(np.interp(wanted, x, y, left=np.nan, right=np.nan))
 
     def correlation(self, group: str = "all", kind: CorrelationKind = "raw") -> Array:
         """Two-time correlation, ``"raw"``, ``"cosine"``, ``"centred"`` or ``"pearson"``.

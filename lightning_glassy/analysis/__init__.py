@@ -1,18 +1,33 @@
 """What the curves say: one question per file. NumPy and SciPy only; a record is all that is needed."""
 
-from lightning_glassy.analysis.collapse import Collapse, collapse
+try:
+    import scipy  # noqa: F401
+except ImportError as error:
+    raise ImportError("lightning_glassy.analysis needs scipy: pip install 'lightning-glassy[analysis]'") from error
+
+from lightning_glassy.analysis.collapse import Collapse, CollapseQuality, collapse, collapse_quality, scaled_lag
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
+from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponents import AgingExponent, ThresholdFit, aging_exponent
+from lightning_glassy.analysis.phase import AgingRate, Verdict, verdict
 
 __all__ = [
     "AgingExponent",
+    "AgingRate",
     "Collapse",
+    "CollapseQuality",
     "Crossings",
     "Curves",
+    "Diffusion",
     "ThresholdFit",
+    "Verdict",
     "aging_exponent",
     "collapse",
+    "collapse_quality",
+    "diffusion",
     "lag_to_threshold",
     "relaxation_curves",
+    "scaled_lag",
+    "verdict",
 ]

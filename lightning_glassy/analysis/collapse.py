@@ -14,11 +14,14 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
 
 Variable = Literal["effective", "plain"]
+
+_UNKNOWN = 1e-3  # the error of a logarithm, where there are no replicas to tell it
 
 
 def scaled_lag(
@@ -91,19 +94,39 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
         mu: aging exponent.
         variable: scaling variable.
         t0: origin of the clock, in steps before step 0; with ``t0=0`` the waiting time 0 is left out.
+
+    Raises:
+        ValueError: another variable, or no waiting time after the origin of the clock.
     """
-    used = curves.between(1 if t0 <= 0 else 0, 2**53)
+    used = curves.after(-t0)
     scaled = scaled_lag(used.waiting_times[:, None], used.lags[None, :], mu, variable, t0)
-    measure = CollapseQuality(used.waiting_times, used.lags, used.values)
-    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), measure(mu, variable, t0))
+    quality = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))(mu, variable, t0)
+    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(quality))
+
+
+def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effective", *, t0: float = 0.0) -> Array:
+    """The Houdayer-Hartmann S of a collapse as a function of the exponent: see :class:`CollapseQuality`.
+
+    Args:
+        curves: from :func:`~lightning_glassy.analysis.curves.relaxation_curves`.
+        mus: exponents, ``[n_mu]``.
+        variable: scaling variable.
+        t0: origin of the clock, as in :func:`collapse`.
+
+    Returns:
+        S, ``[n_mu]``; infinite where too few points have neighbours on other curves.
+    """
+    used = curves.after(-t0)
+    measure = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))
+    return np.array([float(measure(mu, variable, t0)) for mu in np.atleast_1d(np.asarray(mus, dtype=np.float64))])
 
 
 class CollapseQuality:
-    r"""The quality S of a collapse as a function of the exponent.
+    r"""The quality S of a collapse as a function of the exponent, of one set of curves or of many at once.
 
     S is the mean over points of :math:`(y - Y)^2/(dy^2 + dY^2)`, where Y is a weighted straight line, in logarithms,
     through the neighbours of the point on the *other* curves (one on either side of it on each), taken at the point.
-    dy is the standard error over replicas of ln y; for a single run it is the same for all points and S has no scale.
+    dy is the standard error of ln y.
     Source: Houdayer and Hartmann, Phys. Rev. B 70, 014418 (2004), appendix.
 
     Points of one curve share their noise: S near 1 is not a test, and S + 1 not an error bar.
@@ -111,60 +134,76 @@ class CollapseQuality:
     Args:
         waiting_times: ``[n_tw]`` steps.
         lags: ``[n_lag]`` steps.
-        values: ``[n_replica, n_tw, n_lag]``.
-        errors: of ln y, ``[n_tw, n_lag]``; default from the replicas.
+        curves: ``[..., n_tw, n_lag]``; what is NaN, or not positive, in any of the sets is used in none.
+        errors: of the logarithms, ``[n_tw, n_lag]``, the same for all sets (:func:`log_errors`).
+        scatter: a further error of the logarithms, the same for all points.
     """
 
     def __init__(
         self,
         waiting_times: NDArray[np.int64],
         lags: NDArray[np.int64],
-        values: Array,
-        errors: Array | None = None,
+        curves: Array,
+        errors: Array,
+        scatter: float = 0.0,
     ) -> None:
-        mean = values.mean(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            self._y = np.where(mean > 0, np.log(mean), np.nan)
-        self._dy = log_errors(values) if errors is None else errors
+            logs = np.log(curves).reshape(-1, len(waiting_times), len(lags))
+        self._good = np.isfinite(logs).all(axis=0) & np.isfinite(errors)
+        self._shape = curves.shape[:-2]
+        self._logs = np.where(self._good, logs, 0.0).reshape(len(logs), -1).T  # [n_tw * n_lag, n_set]
+        self._variances = np.where(self._good, errors, 1.0) ** 2 + scatter**2
         self._waiting_times = waiting_times.astype(np.float64)
         self._lags = lags.astype(np.float64)
-        self._points = np.argwhere(np.isfinite(self._y))
+        self._points = np.argwhere(self._good)
 
-    def __call__(self, mu: float, variable: Variable = "effective", t0: float = 0.0) -> float:
-        """S at an exponent; infinite where fewer than three points have neighbours on other curves."""
+    def __call__(self, mu: float, variable: Variable = "effective", t0: float = 0.0) -> Array:
+        """S of each set of curves, ``[...]``; infinite where fewer than three points have neighbours on other curves.
+
+        Which points are neighbours, and with which weights, is the same for all sets: Y is a matrix times the curves.
+        """
         curve, place = self._points.T
         t_w, t = self._waiting_times, self._lags
         x = np.log(scaled_lag(t_w[curve], t[place], mu, variable, t0))
-        y, dy = self._y[curve, place], self._dy[curve, place]
         # Where each point lies on every other curve: the axis of lags is the same for all, so that one search finds
         # all.
         lag = _lag_of(t_w[None, :], np.exp(x)[:, None], mu, variable, t0)  # [n_point, n_tw]
         right = np.searchsorted(t, lag)
-        others = np.arange(len(t_w))[None, :]
-        inside = (right > 0) & (right < len(t)) & (others != curve[:, None])
+        inside = (right > 0) & (right < len(t)) & (np.arange(len(t_w))[None, :] != curve[:, None])
         right = np.clip(right, 1, len(t) - 1)
-        inside &= np.isfinite(self._y[others, right]) & np.isfinite(self._y[others, right - 1])
-        sums = np.zeros((5, len(x)))
-        for side in (right - 1, right):
-            xs = np.log(scaled_lag(t_w[None, :], t[side], mu, variable, t0)) - x[:, None]
-            ys, w = np.where(inside, self._y[others, side], 0.0), np.where(inside, self._dy[others, side] ** -2.0, 0.0)
-            sums += np.stack([w, w * xs, w * xs**2, w * ys, w * xs * ys]).sum(axis=-1)
-        k, kx, kxx, ky, kxy = sums
+        point, other = np.nonzero(inside)
+        ends = right[point, other]
+        both = self._good[other, ends] & self._good[other, ends - 1]
+        point, other, ends = point[both], other[both], ends[both]
+        # Each neighbour as a cell of the matrix of curves.
+        point, cell = np.concatenate([point, point]), np.concatenate([other * len(t) + ends - 1, other * len(t) + ends])
+        xs = np.log(scaled_lag(t_w[cell // len(t)], t[cell % len(t)], mu, variable, t0)) - x[point]
+        w = 1 / self._variances.ravel()[cell]
+        k, kx, kxx = (np.bincount(point, terms, minlength=len(x)) for terms in (w, w * xs, w * xs**2))
         with np.errstate(invalid="ignore", divide="ignore"):
             determinant = k * kxx - kx**2
-            expected, variance = (kxx * ky - kx * kxy) / determinant, kxx / determinant
-            terms = (y - expected) ** 2 / (dy**2 + variance)
-        terms = terms[np.isfinite(terms)]
-        return float(terms.mean()) if len(terms) >= 3 else np.inf
+            weights = w * (kxx[point] - kx[point] * xs) / determinant[point]
+            variance = self._variances[curve, place] + kxx / determinant
+        # Points whose neighbours do not fix a straight line have no expectation.
+        good = np.isfinite(variance) & (determinant > 1e-12 * k * kxx)
+        if good.sum() < 3:
+            return np.full(self._shape, np.inf)
+        kept = good[point]
+        line = csr_array((weights[kept], (point[kept], cell[kept])), shape=(len(x), len(self._logs)))
+        misfit = (self._logs[curve * len(t) + place] - line @ self._logs)[good]
+        return np.asarray((misfit**2 / variance[good, None]).mean(axis=0).reshape(self._shape))
 
 
 def log_errors(values: Array) -> Array:
-    """Standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``; 1 for a single run."""
+    """Standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
+
+    Of a single run nothing is known of it: it is 0.001 for all points, and S has no meaning beyond its minimum.
+    """
     n_replica = len(values)
     if n_replica < 2:
-        return np.ones(values.shape[1:])
+        return np.full(values.shape[1:], _UNKNOWN)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = values.std(axis=0, ddof=1) / np.sqrt(n_replica) / values.mean(axis=0)
     # Few replicas can agree by chance: no point may count for more than a hundred ordinary ones.
-    typical = np.nanmedian(errors)
-    return np.maximum(errors, 0.1 * typical) if typical > 0 else np.ones(values.shape[1:])
+    typical = np.nanmedian(errors) if np.isfinite(errors).any() else 0.0
+    return np.maximum(errors, 0.1 * typical) if typical > 0 else np.full(values.shape[1:], _UNKNOWN)

@@ -6,29 +6,31 @@ r"""The aging exponent :math:`\mu`: the lag to relax grows as :math:`t_w^\mu`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import t as student
 
 from lightning_glassy.analysis.collapse import CollapseQuality, Variable, log_errors
+from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
-from lightning_glassy.analysis.curves import Curves, Observable, relaxation_curves
+from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
+from lightning_glassy.analysis.plateaus import fast_levels
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 
 MIN_REPLICAS = 8
 """Fewer replicas than this give no interval: a bootstrap over them would be too narrow."""
 
-try:
-    from scipy.optimize import minimize_scalar
-    from scipy.stats import t as student
-except ImportError as error:
-    raise ImportError("the aging exponent needs scipy: pip install 'lightning-glassy[analysis]'") from error
-
 _BOUNDS = (-0.5, 2.0)  # where the exponent is looked for
 _ENOUGH_CROSSINGS = 4  # waiting times that a threshold needs before a slope is fitted
+
+_COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "collapse, plain": "plain"}
+_THRESHOLD = "threshold"
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,19 @@ class AgingExponent:
         mu: the estimate of the scaling variable whose collapse is better.
         interval: confidence interval of ``mu`` from the scatter of replicas; None with fewer than 8.
         confidence: its level.
+        method: the name of the estimate that ``mu`` is.
         estimates: mu by method: ``"collapse, effective time"``, ``"collapse, plain"``, ``"threshold"`` (median over
             thresholds; NaN where none could be fitted).
+        standard_errors: of each estimate, over replicas; empty with fewer than 8.
         systematic: largest minus smallest of the two collapse estimates.
-        standard_error: standard error of ``mu`` over replicas; None with fewer than 8.
-        qualities: Houdayer-Hartmann S by collapse method, at its minimum.
+        qualities: Houdayer-Hartmann S by collapse method, with the errors of the replicas alone.
+        scatter: by collapse method, by how much (relative, rms) the curves miss a common one beyond those errors; it
+            enters the fit as a further error of every point, so that S is 1 at the minimum.
         thresholds: one fit per threshold.
         observable: what was analysed.
+        group: whose parameters.
         window: first and last waiting time used, in steps.
+        waiting_times: all that were used, ``[n_tw]``; the lags of ``thresholds`` belong to them.
         t0: origin of the clock, in steps before step 0.
         n_replica: number of replicas.
         warnings: what to doubt, in words.
@@ -70,31 +77,53 @@ class AgingExponent:
     mu: float
     interval: tuple[float, float] | None
     confidence: float
+    method: str
     estimates: dict[str, float]
+    standard_errors: dict[str, float]
     systematic: float
-    standard_error: float | None
     qualities: dict[str, float]
+    scatter: dict[str, float]
     thresholds: list[ThresholdFit]
-    observable: str
+    observable: Observable
+    group: str
     window: tuple[int, int]
+    waiting_times: NDArray[np.int64]
     t0: float
     n_replica: int
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of ``mu`` over replicas; None with fewer than 8."""
+        return self.standard_errors.get(self.method)
+
+    @property
+    def variable(self) -> Variable:
+        """The scaling variable whose collapse is better: the one of ``mu``."""
+        return _COLLAPSES[self.method]
+
     def __str__(self) -> str:
+        replicas = f"{self.n_replica} replica{'s' if self.n_replica > 1 else ''}"
         if self.interval is None:
-            error = (
-                f"no interval: {self.n_replica} replica{'s' if self.n_replica > 1 else ''}, {MIN_REPLICAS} are needed"
-            )
+            error = f"no interval: {replicas}, {MIN_REPLICAS} are needed"
         else:
-            error = f"{self.confidence:.0%} interval {self.interval[0]:.3f} ... {self.interval[1]:.3f}"
+            error = f"{self.confidence:.0%} interval {self.interval[0]:.3f} ... {self.interval[1]:.3f}, {replicas}"
+        origin = f", clock from {self.t0:.3g} steps before the start" if self.t0 else ""
+        of_group = "" if self.group == "all" else f" of {self.group!r}"
         lines = [
             f"aging exponent mu = {self.mu:.3f}   ({error})",
-            f"  from the {self.observable}, waiting times {self.window[0]:,} ... {self.window[1]:,}",
+            f"  from the {OBSERVABLES[self.observable]}{of_group}, waiting times {self.window[0]:,} ... "
+            f"{self.window[1]:,}{origin}",
         ]
         for name, mu in self.estimates.items():
-            quality = f"   S = {self.qualities[name]:.2f}" if name in self.qualities and self.n_replica > 1 else ""
-            lines.append(f"  {name:<26}{mu:7.3f}{quality}")
+            error = f" +- {self.standard_errors[name]:.3f}" if name in self.standard_errors else ""
+            note = ""
+            if name == _THRESHOLD and self.thresholds:
+                note = f"   median of {len(self.thresholds)}"
+            elif name in self.scatter:
+                note = f"   curves within {self.scatter[name]:.1%}"
+                note += f", S = {self.qualities[name]:.3g}" if self.n_replica > 1 else ""
+            lines.append(f"  {name:<26}{mu:7.3f}{error}{note}")
         lines.append(f"  {'systematic difference':<26}{self.systematic:7.3f}")
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
@@ -107,7 +136,7 @@ def aging_exponent(
     eps: float | None = None,
     thresholds: list[float] | None = None,
     window: tuple[int, int] | None = None,
-    t0: float = 0.0,
+    t0: float | Literal["fit"] = 0.0,
     confidence: float = 0.95,
     n_bootstrap: int = 200,
     seed: int = 0,
@@ -121,150 +150,265 @@ def aging_exponent(
     *Threshold* (Herrera Segura et al. 2022): the slope of :math:`\ln t^*` against :math:`\ln t_w`, which tends to
     :math:`\mu` only for lags small against the waiting time.
 
-    The interval is that of the replicas: the whole fit is repeated on resampled replicas, the scatter widened by
+    The errors are those of the replicas: the whole fit is repeated on resampled replicas, the scatter widened by
     :math:`\sqrt{R/(R-1)}` and taken as Student's t with R-1 degrees of freedom.
 
     Args:
         record: one run, or (for an interval) at least 8 replicas.
-        observable: ``"msd"``, ``"decorrelation"`` or ``"overlap"``.
+        observable: ``"msd"``, ``"normalised_msd"`` (over the gradient noise, which the record must have),
+            ``"decorrelation"`` or ``"overlap"``.
         group: name of the group of parameters.
         eps: threshold of the overlap.
         thresholds: values to be reached; default up to five, log-spaced between the fast plateaus and what enough
             curves reach.
         window: first and last waiting time; default all from a hundredth of the last one, at least 1.
-        t0: origin of the clock, in steps before step 0.
+        t0: origin of the clock, in steps before step 0; ``"fit"`` for the one (0 ... last waiting time) whose collapse
+            in the effective time is the best.
         confidence: level of the interval.
         n_bootstrap: resampled fits.
         seed: of the resampling.
 
     Raises:
         ValueError: fewer than three waiting times in the window, or an argument out of its range.
-        KeyError: a group the record does not have.
+        KeyError: a group the record does not have, or no gradient noise in it.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must be between 0 and 1")
     if n_bootstrap < 10:
         raise ValueError(f"n_bootstrap={n_bootstrap} must be at least 10")
+    if isinstance(t0, str) and t0 != "fit":
+        raise ValueError(f"t0={t0!r} is neither a number of steps nor 'fit'")
     whole = relaxation_curves(record, observable, group=group, eps=eps)
-    last = int(whole.waiting_times.max())
-    first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
-    curves = whole.between(first_used, last_used)
-    if len(curves.waiting_times) < 3:
-        raise ValueError(
-            f"window=({first_used}, {last_used}) holds {len(curves.waiting_times)} waiting times, 3 are needed; the "
-            f"record has {whole.waiting_times.tolist()}"
-        )
-    errors = log_errors(curves.values)
-    qualities: dict[str, float] = {}
-    estimates: dict[str, float] = {}
-    variables: dict[str, Variable] = {"collapse, effective time": "effective", "collapse, plain": "plain"}
-    for name, variable in variables.items():
-        estimates[name], qualities[name] = _fit_collapse(curves, curves.values, errors, variable, t0)
-    best = min(variables, key=lambda name: qualities[name])
-    mean = curves.mean()
-    plateau = _fast_plateau(curves.lags, mean)
+    curves = _windowed(whole, window, 0.0 if t0 == "fit" else t0)
+    mean, errors = curves.mean(), log_errors(curves.values)
+    plateau = fast_levels(curves.lags, mean)
     aims = _default_thresholds(mean, plateau) if thresholds is None else thresholds
-    fits = [fit for aim in aims if (fit := _fit_threshold(curves, mean, aim, t0)) is not None]
-    estimates["threshold"] = float(np.median([fit.mu for fit in fits])) if fits else np.nan
+    crossings = [lag_to_threshold(curves.lags, mean, aim) for aim in aims]
 
-    standard_error, interval = None, None
+    # What lies in a fast plateau falls on one curve, or does not, whatever the exponent.
+    relaxing = np.where(mean >= 2 * plateau[:, None], mean, np.nan)
+    origin, fits = 0.0 if t0 == "fit" else t0, {}
+    if t0 == "fit":
+        origin = _fit_origin(CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors), curves)
+    for name, variable in _COLLAPSES.items():
+        fits[name] = _fit_collapse(curves, relaxing, errors, variable, origin)
+    estimates = {name: fit.mu for name, fit in fits.items()}
+    times = np.asarray(curves.waiting_times + origin, dtype=np.float64)
+    slopes = [_slope(times, crossing.lags) for crossing in crossings]
+    estimates[_THRESHOLD] = _median(slopes)
+    best = min(fits, key=lambda name: (fits[name].scatter, fits[name].quality))
+
+    standard_errors, interval = {}, None
     if curves.n_replica >= MIN_REPLICAS:
-        standard_error = _bootstrap(curves, errors, variables[best], t0, estimates[best], n_bootstrap, seed)
-        half = student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_error
-        interval = (estimates[best] - half, estimates[best] + half)
-    both = [estimates[name] for name in variables]
+        draws = _resampled(curves, n_bootstrap, seed)
+        refits = _refit(draws, np.isfinite(relaxing), curves, errors, fits, origin, aims, fit_origin=t0 == "fit")
+        widening = np.sqrt(curves.n_replica / (curves.n_replica - 1))
+        standard_errors = {name: float(np.nanstd(values, ddof=1) * widening) for name, values in refits.items()}
+        half = student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best]
+        interval = (estimates[best] - float(half), estimates[best] + float(half))
     result = AgingExponent(
         mu=estimates[best],
         interval=interval,
         confidence=confidence,
+        method=best,
         estimates=estimates,
-        systematic=max(both) - min(both),
-        standard_error=standard_error,
-        qualities=qualities,
-        thresholds=fits,
-        observable={"msd": "MSD", "decorrelation": "decorrelation 1 - C", "overlap": "overlap 1 - Q"}[observable],
+        standard_errors=standard_errors,
+        systematic=float(np.ptp([estimates[name] for name in _COLLAPSES])),
+        qualities={name: fit.quality for name, fit in fits.items()},
+        scatter={name: fit.scatter for name, fit in fits.items()},
+        thresholds=[
+            ThresholdFit(slope, crossing, _local_slopes(times, crossing.lags))
+            for slope, crossing in zip(slopes, crossings, strict=True)
+            if np.isfinite(slope)
+        ],
+        observable=observable,
+        group=group,
         window=(int(curves.waiting_times[0]), int(curves.waiting_times[-1])),
-        t0=t0,
+        waiting_times=curves.waiting_times,
+        t0=origin,
         n_replica=curves.n_replica,
     )
-    result.warnings.extend(_doubts(result, record, mean, plateau, aims))
+    result.warnings.extend(_doubts(result, record, plateau, aims))
     return result
 
 
-def _fit_collapse(
+def _windowed(whole: Curves, window: tuple[int, int] | None, t0: float) -> Curves:
+    last = int(whole.waiting_times.max())
+    first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
+    curves = whole.between(first_used, last_used).after(-t0)
+    # A waiting time of which nothing is measured yet, or nothing that has a logarithm, is no curve.
+    curves = curves.only(np.nan_to_num(curves.mean()).max(axis=-1) > 0)
+    if len(curves.waiting_times) < 3:
+        raise ValueError(
+            f"window=({first_used}, {last_used}) holds {len(curves.waiting_times)} waiting times with curves, 3 are "
+            f"needed; the record has {whole.waiting_times.tolist()}"
+        )
+    return curves
+
+
+@dataclass(frozen=True)
+class _CollapseFit:
+    mu: float
+    quality: float
+    scatter: float
+
+
+def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable, t0: float) -> _CollapseFit:
+    """The best exponent of one set of curves.
+
+    Curves that do not collapse within their errors have a systematic scatter. Without it in the error of every point,
+    the few with the smallest statistical errors would decide alone, and the minima of S be those of their
+    interpolation. It is the one that makes S equal to 1, found together with the exponent.
+    """
+
+    def measure(scatter: float) -> CollapseQuality:
+        return CollapseQuality(curves.waiting_times, curves.lags, mean, errors, scatter)
+
+    pure, scatter = measure(0.0), 0.0
+    mu = float(_minimise(pure, variable, t0, _search(pure, variable, t0), 0.1)[0])
+    for _ in range(4):
+        before, scatter = scatter, _scatter(measure, mu, variable, t0)
+        if abs(scatter - before) <= 0.02 * before:
+            break
+        mu = float(_minimise(measure(scatter), variable, t0, mu, 0.1 if before == 0 else 0.03)[0])
+    return _CollapseFit(mu, float(pure(mu, variable, t0)), scatter)
+
+
+def _scatter(measure: Callable[[float], CollapseQuality], mu: float, variable: Variable, t0: float) -> float:
+    """The further error of every point that makes S equal to 1 at an exponent; 0 where S is smaller without."""
+
+    def excess(log_scatter: float) -> float:
+        return float(measure(np.exp(log_scatter))(mu, variable, t0)) - 1
+
+    if not measure(0.0)(mu, variable, t0) > 1 or not np.isfinite(excess(0.0)):
+        return 0.0
+    low, high = np.log(1e-6), np.log(1e3)
+    if excess(low) <= 0:
+        return 0.0
+    return float(np.exp(brentq(excess, low, high, xtol=0.01))) if excess(high) < 0 else float(np.exp(high))
+
+
+def _search(quality: CollapseQuality, variable: Variable, t0: float) -> float:
+    """About the best exponent of one set of curves: S can have several valleys, so look everywhere."""
+    grid = np.linspace(*_BOUNDS, 26)
+    return float(grid[np.argmin([quality(mu, variable, t0) for mu in grid])])
+
+
+def _minimise(
+    quality: CollapseQuality, variable: Variable, t0: float, centre: float, reach: float
+) -> tuple[Array, Array]:
+    """Exponent and S at the minimum next to ``centre``, for each set of curves, ``[...]`` both.
+
+    On a grid that all sets share, then on a finer one where the minima are, then by a parabola: the geometry of the
+    neighbours, which takes the time, depends on the exponent alone.
+    """
+    coarse = centre + np.linspace(-reach, reach, round(reach / 0.01) + 1)
+    lowest = coarse[np.argmin([quality(mu, variable, t0) for mu in coarse], axis=0)]
+    low, high = lowest.min() - 0.024, lowest.max() + 0.024
+    fine = np.linspace(low, high, max(13, min(61, round((high - low) / 0.004) + 1)))
+    values = np.array([quality(mu, variable, t0) for mu in fine])
+    place, least = _vertex(values)
+    return np.interp(place, np.arange(len(fine)), fine), least
+
+
+def _vertex(values: Array) -> tuple[Array, Array]:
+    """Index (a real number) and value of the minimum of ``[n, ...]`` along its first axis, by the parabola there."""
+    at = np.clip(np.argmin(values, axis=0), 1, len(values) - 2)
+    before, here, after = (np.take_along_axis(values, at[None] + i, axis=0)[0] for i in (-1, 0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = 0.5 * (before - after) / (before - 2 * here + after)
+    shift = np.where(np.isfinite(shift), np.clip(shift, -1, 1), 0.0)
+    return at + shift, here - 0.25 * (before - after) * shift
+
+
+def _fit_origin(quality: CollapseQuality, curves: Curves) -> float:
+    """The origin of the clock, in steps before step 0, whose collapse in the effective time is the best."""
+
+    def least(t0: float) -> float:
+        centre = _search(quality, "effective", t0)
+        return float(_minimise(quality, "effective", t0, centre, 0.1)[1])
+
+    first, last = float(curves.waiting_times[0]), float(curves.waiting_times[-1])
+    grid = np.array([0.0, *np.geomspace(first / 10, last, 13)])
+    at = int(np.argmin([least(t0) for t0 in grid]))
+    if at == 0:
+        return 0.0
+    low, high = np.log(grid[max(at - 1, 1)]), np.log(grid[min(at + 1, len(grid) - 1)])
+    found = minimize_scalar(lambda u: least(np.exp(u)), bounds=(low, high), method="bounded", options={"xatol": 0.02})
+    return float(np.exp(found.x))
+
+
+def _resampled(curves: Curves, n: int, seed: int) -> Array:
+    """Means over replicas that were drawn with repetition, ``[n, n_tw, n_lag]``."""
+    generator, n_replica = np.random.default_rng(seed), curves.n_replica
+    drawn = generator.integers(n_replica, size=(n, n_replica))
+    weights = np.stack([np.bincount(row, minlength=n_replica) for row in drawn]) / n_replica
+    return np.tensordot(weights, curves.values, axes=1)
+
+
+def _refit(
+    draws: Array,
+    used: NDArray[np.bool_],
     curves: Curves,
-    values: Array,
     errors: Array,
-    variable: Variable,
+    first: dict[str, _CollapseFit],
     t0: float,
-    bounds: tuple[float, float] = _BOUNDS,
-) -> tuple[float, float]:
-    quality = CollapseQuality(curves.waiting_times, curves.lags, values, errors)
-    low, high = bounds
-    if bounds == _BOUNDS:
-        # S can have several valleys far from the right one: look everywhere first.
-        grid = np.linspace(low, high, 26)
-        centre = grid[np.argmin([quality(mu, variable, t0) for mu in grid])]
-        low, high = centre - 0.1, centre + 0.1
-    found = minimize_scalar(
-        lambda mu: quality(mu, variable, t0), bounds=(low, high), method="bounded", options={"xatol": 1e-4}
-    )
-    return float(found.x), float(found.fun)
+    aims: list[float],
+    *,
+    fit_origin: bool,
+) -> dict[str, Array]:
+    """Every estimate on every draw, ``[n]`` each.
 
-
-def _bootstrap(curves: Curves, errors: Array, variable: Variable, t0: float, mu: float, n: int, seed: int) -> float:
-    """Standard error of the collapse estimate: the scatter of fits to resampled replicas, widened for their number."""
-    n_replica, generator = curves.n_replica, np.random.default_rng(seed)
-    fits = np.empty(n)
-    for i in range(n):
-        drawn = curves.values[generator.integers(n_replica, size=n_replica)]
-        # The weights of the points stay those of the data: of a resampled handful they would be noise themselves.
-        fits[i] = _fit_collapse(curves, drawn, errors, variable, t0, (mu - 0.3, mu + 0.3))[0]
-    return float(fits.std(ddof=1) * np.sqrt(n_replica / (n_replica - 1)))
-
-
-def _fit_threshold(curves: Curves, mean: Array, threshold: float, t0: float) -> ThresholdFit | None:
-    crossings = lag_to_threshold(curves.lags, mean, threshold)
-    found = np.isfinite(crossings.lags)
-    if found.sum() < _ENOUGH_CROSSINGS:
-        return None
-    x, y = np.log(curves.waiting_times[found] + t0), np.log(crossings.lags[found])
-    return ThresholdFit(float(np.polyfit(x, y, 1)[0]), crossings, np.diff(y) / np.diff(x))
-
-
-def _fast_plateau(lags: NDArray[np.int64], mean: Array) -> Array:
-    """For each curve the level of its fast plateau: where it is flat at short lags before it rises; 0 without one."""
-    levels = np.zeros(len(mean))
-    log_t = np.log(lags.astype(np.float64))
-    for i, row in enumerate(mean):
-        good = np.isfinite(row) & (row > 0)
-        if good.sum() < 6:
+    The weights of the points stay those of the data: of a resampled handful they would be noise themselves.
+    """
+    # A fitted origin is fitted anew, on a grid of its own size around the one that was found.
+    origins = t0 * np.geomspace(0.2, 5, 15) if fit_origin and t0 > 0 else np.array([t0])
+    relaxing = np.where(used, draws, np.nan)
+    fits: dict[str, Array] = {}
+    for name, fit in first.items():
+        quality = CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors, fit.scatter)
+        found = [_minimise(quality, _COLLAPSES[name], origin, fit.mu, 0.2) for origin in origins]
+        if len(found) == 1:
+            fits[name] = found[0][0]
             continue
-        x, y = log_t[good], np.log(row[good])
-        # Slope over windows of about half a decade, against the noise of single points.
-        flat = -1
-        for j in range(len(x)):
-            near = (x >= x[j]) & (x <= x[j] + np.log(4))
-            if near.sum() >= 3 and np.polyfit(x[near], y[near], 1)[0] < 0.3:
-                flat = int(np.flatnonzero(near)[-1])
-            elif flat >= 0:
-                break
-        # A curve that is flat to its end has relaxed: that is no fast plateau.
-        if 0 <= flat < len(x) - 3 and y[-1] - y[flat] > np.log(3):
-            levels[i] = float(np.exp(y[: flat + 1].max()))
-    return levels
+        mus, place = np.array([mu for mu, _ in found]), _vertex(np.array([least for _, least in found]))[0]
+        below = np.clip(place.astype(np.int64), 0, len(mus) - 2)
+        low, high = (np.take_along_axis(mus, below[None] + i, axis=0)[0] for i in (0, 1))
+        fits[name] = low + (place - below) * (high - low)
+    by_threshold = [lag_to_threshold(curves.lags, draws, aim).lags for aim in aims]
+    times = np.asarray(curves.waiting_times + t0, dtype=np.float64)
+    fits[_THRESHOLD] = np.array([_median([_slope(times, lags[i]) for lags in by_threshold]) for i in range(len(draws))])
+    return fits
+
+
+def _slope(times: Array, lags: Array) -> float:
+    """Least-squares slope of ln(lag) against ln(time) over what is not censored; NaN of fewer than four."""
+    found = np.isfinite(lags)
+    if found.sum() < _ENOUGH_CROSSINGS:
+        return np.nan
+    return float(np.polyfit(np.log(times[found]), np.log(lags[found]), 1)[0])
+
+
+def _local_slopes(times: Array, lags: Array) -> Array:
+    found = np.isfinite(lags)
+    return np.asarray(np.diff(np.log(lags[found])) / np.diff(np.log(times[found])))
+
+
+def _median(slopes: list[float]) -> float:
+    finite = [slope for slope in slopes if np.isfinite(slope)]
+    return float(np.median(finite)) if finite else np.nan
 
 
 def _default_thresholds(mean: Array, plateau: Array) -> list[float]:
     """Up to five thresholds above every plateau and every first point, reached by two thirds of the curves."""
     first = np.array([row[np.isfinite(row)][0] if np.isfinite(row).any() else np.nan for row in mean])
     top = np.array([np.nanmax(row) if np.isfinite(row).any() else np.nan for row in mean])
-    low = np.nanmax([np.nanmax(first) * 1.5, 3 * plateau.max()])
+    low = np.nanmax([np.nanmax(first) * 1.5, 2 * plateau.max()])
     high = np.nanquantile(top, 1 / 3) / 1.2
     return [] if not high > low > 0 else [float(v) for v in np.geomspace(low, high, 5)]
 
 
-def _doubts(result: AgingExponent, record: AgingRecord, mean: Array, plateau: Array, aims: list[float]) -> list[str]:
+def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: list[float]) -> list[str]:
     """What a careful reader would ask."""
     doubts = []
     decades = np.log10(result.window[1] / result.window[0])
@@ -282,34 +426,35 @@ def _doubts(result: AgingExponent, record: AgingRecord, mean: Array, plateau: Ar
             f"the thresholds {', '.join(f'{aim:.2g}' for aim in inside)} lie in the fast plateau (up to "
             f"{plateau.max():.2g}): their slopes tell of the noise, not of the relaxation"
         )
-    for fit in result.thresholds:
-        late, many = int(fit.crossings.late.sum()), int((fit.crossings.counts > 1).sum())
-        if late:
-            doubts.append(f"threshold {fit.crossings.threshold:.2g}: {late} waiting time(s) never reach it (left out)")
-        if many:
-            doubts.append(f"threshold {fit.crossings.threshold:.2g}: {many} curve(s) cross it more than once")
+    late = {f"{fit.crossings.threshold:.2g}": int(fit.crossings.late.sum()) for fit in result.thresholds}
+    many = {f"{fit.crossings.threshold:.2g}": int((fit.crossings.counts > 1).sum()) for fit in result.thresholds}
+    for counts, told in (
+        (late, "never reached by {} waiting time(s), left out"),
+        (many, "crossed twice by {} curve(s)"),
+    ):
+        told_of = [f"{threshold} {told.format(n)}" for threshold, n in counts.items() if n]
+        doubts += [f"thresholds: {'; '.join(told_of)}"] if told_of else []
+    drifting = [fit for fit in result.thresholds if _drift(fit.local_slopes) > 0.3]
+    if len(drifting) > len(result.thresholds) / 2:
+        doubts.append("the slope of the threshold lags drifts with the waiting time: no power law, or not yet")
+    scatter = result.scatter[result.method]
+    if scatter > 0.2:
+        doubts.append(
+            f"the curves do not collapse (they miss a common one by {scatter:.0%}): no single exponent describes them, "
+            "and the error is that of the replicas alone"
+        )
+    elif abs(result.estimates[_THRESHOLD] - result.mu) > 0.1:
+        doubts.append("collapse and threshold disagree by more than 0.1")
+    if result.mu > 1.15 and result.observable == "msd":
+        doubts.append("above 1 the motion itself fades: the decorrelation, or the MSD over the noise, may scale better")
+    if 0.1 < result.mu < 0.95:
+        doubts.append("a finite size can look like subaging: compare networks of several widths")
     bound = [name for name, mu in result.estimates.items() if mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02]
     doubts += [f"{name}: the exponent is at the end of the range that was searched" for name in bound]
-    return doubts + _doubts_of_the_run(record)
+    return doubts + confounders(record)
 
 
-def _doubts_of_the_run(record: AgingRecord) -> list[str]:
-    """Properties of the training that move the clock by themselves."""
-    doubts: list[str] = []
-    meta: dict[str, Any] = record.meta
-    if "learning_rate" in record.one_time_names:
-        rates = record.one_time("learning_rate")[1]
-        if len(rates) and np.ptp(rates) > 0.01 * np.abs(rates).max():
-            doubts.append("the learning rate changed during the run: so did the clock")
-    if meta.get("sampler") == "SequentialSampler":
-        doubts.append("the order of the batches is fixed: curves dip at multiples of an epoch")
-    for optimizer in meta.get("optimizers") or []:
-        name = optimizer.get("name") if isinstance(optimizer, dict) else None
-        groups = optimizer.get("parameter_groups") if isinstance(optimizer, dict) else None
-        if name and name != "SGD":
-            doubts.append(f"{name} rescales its steps: the exponent is that of this optimiser")
-        if any(isinstance(group, dict) and group.get("momentum") for group in groups or []):
-            doubts.append("momentum: lags below 1/(1 - momentum) steps are ballistic")
-        if any(isinstance(group, dict) and group.get("weight_decay") for group in groups or []):
-            doubts.append("weight decay moves the weights by itself")
-    return doubts
+def _drift(slopes: Array) -> float:
+    """By how much the later half of the local slopes differs from the earlier half."""
+    half = len(slopes) // 2
+    return float(abs(np.median(slopes[-half:]) - np.median(slopes[:half]))) if half else 0.0

@@ -1,0 +1,34 @@
+"""What else, in the way a network was trained, changes how fast its weights move: reasons to doubt an aging curve."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightning_glassy.record import AgingRecord
+
+
+def confounders(record: AgingRecord) -> list[str]:
+    """Properties of the training that move the clock by themselves, one sentence each.
+
+    From the metadata and the series ``"learning_rate"`` that :class:`~lightning_glassy.AgingMonitor` stores; empty
+    where a record has neither.
+    """
+    found: list[str] = []
+    if "learning_rate" in record.one_time_names:
+        rates = record.one_time("learning_rate")[1]
+        if len(rates) and np.ptp(rates) > 0.01 * np.abs(rates).max():
+            found.append("the learning rate changed during the run: so did the clock")
+    if record.meta.get("sampler") == "SequentialSampler":
+        found.append("the order of the batches is fixed: curves dip at multiples of an epoch")
+    optimizers = record.meta.get("optimizers")
+    for optimizer in optimizers if isinstance(optimizers, list) else []:
+        name = optimizer.get("name") if isinstance(optimizer, dict) else None
+        groups = optimizer.get("parameter_groups") if isinstance(optimizer, dict) else None
+        groups = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+        if name and name != "SGD":
+            found.append(f"{name} rescales its steps: what is measured is the motion under this optimiser")
+        if any(group.get("momentum") for group in groups):
+            found.append("momentum: lags below 1/(1 - momentum) steps are ballistic")
+        if any(group.get("weight_decay") for group in groups):
+            found.append("weight decay moves the weights by itself")
+    return found

@@ -1,0 +1,196 @@
+r"""How the weights move at a given age: ballistic, diffusive or arrested, and how fast they diffuse at the bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.analysis.curves import relaxation_curves
+from lightning_glassy.observables import Array
+from lightning_glassy.record import AgingRecord
+
+Motion = Literal["arrested", "subdiffusive", "diffusive", "superdiffusive", "ballistic"]
+
+_LIMITS: list[tuple[float, Motion]] = [
+    (0.15, "arrested"),
+    (0.85, "subdiffusive"),
+    (1.15, "diffusive"),
+    (1.75, "superdiffusive"),
+    (np.inf, "ballistic"),
+]
+_REACH = 10**0.25  # an exponent is the slope over lags up to this factor to either side
+_SHORTEST = 10**0.5  # a window of lags is told of if it spans this factor
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive lags over which the motion after one waiting time is of one kind.
+
+    Attributes:
+        waiting_time: step of the reference.
+        first_lag: steps.
+        last_lag: steps.
+        motion: ``"arrested"`` (local exponent below 0.15), ``"subdiffusive"`` (to 0.85), ``"diffusive"`` (to 1.15),
+            ``"superdiffusive"`` (to 1.75) or ``"ballistic"``.
+        exponent: mean local exponent.
+    """
+
+    waiting_time: int
+    first_lag: int
+    last_lag: int
+    motion: Motion
+    exponent: float
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    r"""The kinds of motion in a record, and the diffusion at the bottom. Prints as a short table.
+
+    Attributes:
+        waiting_times: steps, ``[n_tw]``.
+        lags: steps, ``[n_lag]``.
+        exponents: local exponent :math:`\gamma(t_w, t)` of the mean over replicas, ``[n_tw, n_lag]``.
+        windows: of at least half a decade of lags, by waiting time, then lag.
+        coefficient: diffusion coefficient at the bottom, per step; None where late curves share no diffusive window.
+        standard_error: of the coefficient over replicas; None with a single run.
+        bottom: first waiting time, first and last lag that the coefficient is from; None without one.
+    """
+
+    waiting_times: NDArray[np.int64]
+    lags: NDArray[np.int64]
+    exponents: Array
+    windows: list[Window]
+    coefficient: float | None
+    standard_error: float | None
+    bottom: tuple[int, int, int] | None
+
+    def __str__(self) -> str:
+        if self.coefficient is None or self.bottom is None:
+            first = "no diffusion at the bottom: late curves do not share half a decade of lags with a slope of 1"
+        else:
+            error = "" if self.standard_error is None else f" +- {self.standard_error:.2g}"
+            first = (
+                f"diffusion at the bottom: D = {self.coefficient:.3g}{error} per step (from t_w = {self.bottom[0]:,}, "
+                f"lags {self.bottom[1]:,} ... {self.bottom[2]:,})"
+            )
+        lines = [first, f"  {'t_w':>10}   motion (lags, local exponent)"]
+        for waiting_time in _few([window.waiting_time for window in self.windows]):
+            parts = [
+                f"{window.motion} ({window.first_lag:,} ... {window.last_lag:,}, {window.exponent:.2f})"
+                for window in self.windows
+                if window.waiting_time == waiting_time
+            ]
+            lines.append(f"  {waiting_time:>10,}   {', '.join(parts)}")
+        return "\n".join(lines)
+
+
+def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
+    r"""The local exponent of the displacement, the windows of one kind of motion, and the diffusion at the bottom.
+
+    :math:`\gamma(t_w, t) = \partial\ln\Delta/\partial\ln t`, as the slope of a straight line through the lags up to
+    a quarter of a decade on either side. The diffusion coefficient is that of one coordinate,
+    :math:`\Delta = 2 D t`, averaged (in the logarithm) over the diffusive window that the waiting times of the last
+    decade share, if their curves agree there to within a quarter: a system at the bottom of its landscape diffuses, and
+    does not age (Baity-Jesi et al. 2018).
+
+    Args:
+        record: one run, or replicas.
+        group: name of the group of parameters.
+
+    Raises:
+        ValueError: a record without a pair at a positive lag.
+        KeyError: a group the record does not have.
+    """
+    curves = relaxation_curves(record, group=group)
+    mean = curves.mean()
+    exponents = smooth_exponent(curves.lags, mean)
+    windows = [
+        window
+        for waiting_time, row in zip(curves.waiting_times.tolist(), exponents, strict=True)
+        for window in _windows(waiting_time, curves.lags, row)
+    ]
+    shared = _shared_window(curves.waiting_times, curves.lags, mean, exponents)
+    coefficient, error, bottom = None, None, None
+    if shared is not None:
+        late, inside = shared
+        part = curves.values[:, late][:, :, inside] / (2 * curves.lags[inside])
+        by_replica = np.exp(np.log(part).mean(axis=(1, 2)))
+        coefficient = float(by_replica.mean())
+        error = float(by_replica.std(ddof=1) / np.sqrt(len(by_replica))) if len(by_replica) > 1 else None
+        lags = curves.lags[inside]
+        bottom = (int(curves.waiting_times[late][0]), int(lags[0]), int(lags[-1]))
+    return Diffusion(curves.waiting_times, curves.lags, exponents, windows, coefficient, error, bottom)
+
+
+def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:
+    """Slope of ln(curve) against ln(lag) over a quarter of a decade to either side, ``[..., n_lag]``.
+
+    NaN where a curve is not measured or not positive, and where there are fewer than three lags to take a slope of. At
+    the ends of a curve the line is one-sided.
+    """
+    x = np.log(lags.astype(np.float64))
+    result = np.full(curves.shape, np.nan)
+    for index in np.ndindex(curves.shape[:-1]):
+        row = curves[index]
+        good = np.flatnonzero(np.isfinite(row) & (np.nan_to_num(row) > 0))
+        y = np.log(row[good])
+        for place, at in enumerate(good):
+            near = np.abs(x[good] - x[at]) <= np.log(_REACH) * 1.0001
+            if near.sum() < 3:  # sparse lags: the neighbours, whatever their distance
+                near = np.abs(np.arange(len(good)) - place) <= 1
+            if near.sum() >= 3:
+                result[index][at] = np.polyfit(x[good][near], y[near], 1)[0]
+    return result
+
+
+def _motion(exponent: float) -> Motion:
+    return next(motion for limit, motion in _LIMITS if exponent <= limit)
+
+
+def _windows(waiting_time: int, lags: NDArray[np.int64], exponents: Array) -> list[Window]:
+    measured = np.flatnonzero(np.isfinite(exponents))
+    kinds = [_motion(exponents[at]) for at in measured]
+    found, start = [], 0
+    for end in range(1, len(kinds) + 1):
+        if end < len(kinds) and kinds[end] == kinds[start]:
+            continue
+        run = measured[start:end]
+        if lags[run[-1]] >= _SHORTEST * lags[run[0]]:
+            exponent = float(exponents[run].mean())
+            found.append(Window(waiting_time, int(lags[run[0]]), int(lags[run[-1]]), kinds[start], exponent))
+        start = end
+    return found
+
+
+def _shared_window(
+    waiting_times: NDArray[np.int64], lags: NDArray[np.int64], mean: Array, exponents: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """Masks of the late waiting times and of the lags over which all of them diffuse alike, None without any."""
+    enough = np.isfinite(exponents).sum(axis=-1) >= 3
+    late = enough & (waiting_times >= waiting_times[enough].max(initial=0) / 10.01)
+    if late.sum() < 3:
+        return None
+    normal = ((exponents[late] > 0.85) & (exponents[late] <= 1.15)).all(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        agree = np.ptp(np.log(mean[late]), axis=0) < np.log(1.25)
+    best: tuple[float, slice] | None = None
+    where = np.flatnonzero(normal & agree)
+    for run in np.split(where, np.flatnonzero(np.diff(where) > 1) + 1):
+        if len(run) and (width := lags[run[-1]] / lags[run[0]]) >= _SHORTEST and (best is None or width > best[0]):
+            best = (width, slice(run[0], run[-1] + 1))
+    if best is None:
+        return None
+    inside = np.zeros(len(lags), dtype=bool)
+    inside[best[1]] = True
+    return late, inside
+
+
+def _few(values: list[int], count: int = 8) -> list[int]:
+    """At most so many of the different values, spread evenly, the last one among them."""
+    different = sorted(set(values))
+    if len(different) <= count:
+        return different
+    return [different[round(k * (len(different) - 1) / (count - 1))] for k in range(count)]

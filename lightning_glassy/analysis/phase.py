@@ -1,0 +1,298 @@
+r"""The verdict: whether a network ages, whether the aging stops, and for which phase that speaks.
+
+The question of Baity-Jesi et al. 2018 (arXiv 1803.06969): an over-parametrised network stops aging once it has reached
+the bottom of its landscape, an under-parametrised one ages on like a glass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from scipy.stats import t as student
+
+from lightning_glassy.analysis.confounders import confounders
+from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
+from lightning_glassy.analysis.diffusion import smooth_exponent
+from lightning_glassy.analysis.plateaus import fast_levels
+from lightning_glassy.observables import Array
+from lightning_glassy.record import AgingRecord
+
+Kind = Literal["aging throughout", "aging that stops", "no aging", "cannot tell"]
+Phase = Literal["glassy", "over-parametrised"]
+
+AGES = 0.1
+"""The smallest aging rate that is called aging: the lag to relax grows by a quarter per decade of waiting time."""
+
+_CONFIDENCE = 0.95
+_FITTED = 0.999  # training accuracy from which on all training data count as learnt
+_LEAST_EXPONENT = 0.25  # of a flat curve, a vertical shift says little of a horizontal one
+_FEWEST = 4  # replicas, for an error from their scatter
+
+
+@dataclass(frozen=True)
+class AgingRate:
+    r"""How fast the relaxation slows down with the waiting time, over a stretch of waiting times.
+
+    :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth of
+    the waiting time and the waiting time: the exponent :math:`\mu` where the lag is short against the waiting time, a
+    little less where it is not.
+
+    Attributes:
+        first: first waiting time, in steps.
+        last: last waiting time.
+        rate: 0 no aging, 1 full aging.
+        low: lower end of the 95 % interval; of the replicas, or, with fewer than four, of the scatter from one waiting
+            time to the next.
+        high: upper end.
+    """
+
+    first: int
+    last: int
+    rate: float
+    low: float
+    high: float
+
+    @property
+    def ages(self) -> bool:
+        """Whether the relaxation slows down, beyond doubt and by enough to matter."""
+        return self.rate > AGES and self.low > 0
+
+    @property
+    def speeds_up(self) -> bool:
+        """Whether it becomes faster."""
+        return self.rate < -AGES and self.high < 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether the curves coincide, within an interval narrow enough to say so."""
+        return abs(self.rate) <= AGES and self.low > -2 * AGES and self.high < 1.5 * AGES
+
+    def __str__(self) -> str:
+        return (
+            f"aging rate {self.rate:.2f} ({self.low:.2f} ... {self.high:.2f}) for waiting times {self.first:,} ... "
+            f"{self.last:,}"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a network ages, and the evidence. Prints as a few lines.
+
+    Attributes:
+        kind: ``"aging throughout"``, ``"aging that stops"``, ``"no aging"`` or ``"cannot tell"``.
+        stops_at: waiting time from which on the curves coincide; None unless the aging stops.
+        phase: ``"glassy"``, ``"over-parametrised"``, or None where the evidence does not decide.
+        observable: the quantity whose curves decided.
+        group: whose parameters.
+        rates: the aging rates that decided: of all waiting times, of the last decade, of both sides of ``stops_at``.
+        train_loss: at the end, if the record has it.
+        train_accuracy: at the end, if the record has it.
+        evidence: in words.
+        warnings: what else could look like this, in words.
+    """
+
+    kind: Kind
+    stops_at: int | None
+    phase: Phase | None
+    observable: Observable
+    group: str
+    rates: list[AgingRate]
+    train_loss: float | None
+    train_accuracy: float | None
+    evidence: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        stop = f" (at step {self.stops_at:,})" if self.stops_at is not None else ""
+        phase = f": {self.phase}" if self.phase else ""
+        lines = [f"verdict: {self.kind}{stop}{phase}", *(f"  - {line}" for line in self.evidence)]
+        return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
+
+
+def verdict(record: AgingRecord, *, group: str = "all", observable: Observable | None = None) -> Verdict:
+    r"""Aging throughout, aging that stops, no aging, or cannot tell: from how the curves shift with the waiting time.
+
+    The curves of neighbouring waiting times are compared at lags up to the waiting time, above the level of fast
+    processes; the vertical shifts add up to an :class:`AgingRate` over any stretch of waiting times. *Aging
+    throughout*: the curves still shift in the last decade of waiting times. *Aging that stops*: they coincide from some
+    waiting time on, and did not before. *No aging*: they coincide.
+
+    The phase follows from the training accuracy, if the record has the one-time series ``"train_accuracy"``: aging on
+    without having learnt the training data is that of a glass, aging that stops with all of them learnt the signature
+    of over-parametrised networks (Baity-Jesi et al. 2018).
+
+    Args:
+        record: one run, or replicas.
+        group: name of the group of parameters.
+        observable: what to look at. Default the displacement; if that ages throughout and the record has the gradient
+            noise, also the displacement over the noise, whose curves coincide where the noise alone slows down.
+
+    Raises:
+        ValueError: another observable, or a record without a pair at a positive lag.
+        KeyError: a group the record does not have, or no gradient noise in it.
+    """
+    if observable is not None:
+        found = _judge(relaxation_curves(record, observable, group=group))
+        used = observable
+    else:
+        used, found = "msd", _judge(relaxation_curves(record, group=group))
+        if found.kind in ("aging throughout", "cannot tell") and _has_noise(record, group):
+            normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
+            if normalised.kind in ("aging that stops", "no aging"):
+                found.evidence.append("that is the fading of the gradient noise: over its strength D(t_w),")
+                normalised.evidence[:0] = found.evidence
+                used, found = "normalised_msd", normalised
+            else:
+                found.evidence.append(f"over the gradient noise D(t_w), the {normalised.words}")
+    loss, accuracy = _last(record, "train_loss"), _last(record, "train_accuracy")
+    phase, words = _phase(found.kind, loss, accuracy)
+    if used == "msd" and found.kind == "aging throughout" and phase is None and not _has_noise(record, group):
+        words.append("the record has no gradient noise, whose fading would slow the motion without any glass")
+    return Verdict(
+        kind=found.kind,
+        stops_at=found.stops_at,
+        phase=phase,
+        observable=used,
+        group=group,
+        rates=found.rates,
+        train_loss=loss,
+        train_accuracy=accuracy,
+        evidence=found.evidence + words,
+        warnings=confounders(record),
+    )
+
+
+@dataclass
+class _Finding:
+    kind: Kind
+    stops_at: int | None
+    rates: list[AgingRate]
+    evidence: list[str]
+    words: str = ""
+
+
+def _judge(curves: Curves) -> _Finding:
+    name = OBSERVABLES[curves.name]
+    shifts = _Shifts(curves)
+    times = shifts.waiting_times
+    if len(times) < 4 or times[-1] < 10 * times[0]:
+        span = f"{len(times)} waiting times" + (f" from {times[0]:,} to {times[-1]:,}" if len(times) else "")
+        return _Finding(
+            "cannot tell", None, [], [f"{span} can be compared; 4 over a decade are needed"], f"{name}: {span}"
+        )
+    end = len(times) - 1
+    late_start = min(int(np.searchsorted(times, times[-1] / 10.01)), end - 2)
+    whole, late = shifts.rate(0, end), shifts.rate(late_start, end)
+    if late.ages:
+        words = f"{name} still ages in the last decade: {late}"
+        return _Finding("aging throughout", None, [whole, late], [words], words)
+    if late.speeds_up:
+        words = f"{name} relaxes faster the later it is looked at: {late}"
+        return _Finding("cannot tell", None, [whole, late], [words], words)
+    if not late.flat:
+        words = f"{name}: the last decade is not decided: {late}"
+        return _Finding("cannot tell", None, [whole, late], [words], words)
+    # The earliest start from which on every stretch to the end is flat.
+    start = late_start
+    while start > 0 and shifts.rate(start - 1, end).flat:
+        start -= 1
+    if times[start] <= 3.2 * times[0]:
+        rates = [shifts.rate(start, end), late]
+        words = f"curves of the {name} coincide: {rates[0]}"
+        return _Finding("no aging", None, rates, [words], words)
+    early, rest = shifts.rate(0, max(start, 2)), shifts.rate(start, end)
+    if early.ages:
+        words = f"{name} ages at first: {early}; then its curves coincide: {rest}"
+        return _Finding("aging that stops", int(times[start]), [whole, late, early, rest], [words], words)
+    words = f"curves of the {name} coincide at the end: {rest}; before, they shift without a trend: {early}"
+    return _Finding("cannot tell", None, [whole, late, early, rest], [words], words)
+
+
+class _Shifts:
+    """How far the logarithm of each curve lies above the first one, at comparable lags."""
+
+    def __init__(self, curves: Curves) -> None:
+        curves = curves.after(0)
+        curves = curves.only(np.nan_to_num(curves.mean()).max(axis=-1, initial=0) > 0)
+        mean, slopes = curves.mean(), smooth_exponent(curves.lags, curves.mean())
+        relaxing = mean > 2 * fast_levels(curves.lags, mean)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(curves.values)
+        usable = np.isfinite(logs).all(axis=0) & np.isfinite(slopes)
+        kept: list[int] = []
+        total, heights, exponents = np.zeros(curves.n_replica), [], []
+        for i, waiting_time in enumerate(curves.waiting_times):
+            if kept:
+                last = kept[-1]
+                both = usable[last] & usable[i] & (curves.lags <= waiting_time)
+                # Of what can be compared the relevant part, as far as there is one.
+                for part in (curves.lags >= waiting_time / 30, relaxing[last] & relaxing[i]):
+                    both = both & part if (both & part).any() else both
+                if not both.any():
+                    continue
+                total = total + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1)
+                exponents.append(float(np.mean([slopes[last, both], slopes[i, both]])))
+            kept.append(i)
+            heights.append(total)
+        self.waiting_times = curves.waiting_times[kept]
+        self._x = np.log(self.waiting_times.astype(np.float64))
+        self._heights = np.array(heights).reshape(len(kept), curves.n_replica)  # [n_tw, n_replica]
+        self._exponents = np.array(exponents)  # between neighbours
+        self._noise = _noise(self._x, self._heights.mean(axis=1))
+
+    def rate(self, first: int, last: int) -> AgingRate:
+        """The aging rate over the waiting times of these indices, both included."""
+        x, heights = self._x[first : last + 1], self._heights[first : last + 1]
+        scale = max(float(self._exponents[first:last].mean()), _LEAST_EXPONENT)
+        centred = x - x.mean()
+        slopes = -(centred @ heights) / (centred @ centred) / scale
+        n = len(slopes)
+        if n >= _FEWEST:
+            error, freedom = slopes.std(ddof=1) / np.sqrt(n), n - 1
+        else:
+            error, freedom = self._noise / np.sqrt(centred @ centred) / scale, max(len(self._x) - 2, 1)
+        half = float(student.ppf(0.5 + _CONFIDENCE / 2, freedom) * error)
+        rate = float(slopes.mean())
+        times = self.waiting_times
+        return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half)
+
+
+def _noise(x: Array, heights: Array) -> float:
+    """Standard deviation of one height about its neighbours' straight line, as a trend that bends little has it."""
+    if len(x) < 3:
+        return np.inf
+    part = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
+    off = heights[1:-1] - (1 - part) * heights[:-2] - part * heights[2:]
+    return float(np.sqrt(np.mean(off**2 / (1 + part**2 + (1 - part) ** 2))))
+
+
+def _has_noise(record: AgingRecord, group: str) -> bool:
+    return ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in record.one_time_names
+
+
+def _last(record: AgingRecord, name: str) -> float | None:
+    if name not in record.one_time_names:
+        return None
+    values = record.one_time(name)[1]
+    return float(values[-1]) if len(values) and np.isfinite(values[-1]) else None
+
+
+def _phase(kind: Kind, loss: float | None, accuracy: float | None) -> tuple[Phase | None, list[str]]:
+    """What the end of training says of the phase."""
+    end = f"at the end the training loss is {loss:.3g}" if loss is not None else "at the end of training"
+    if accuracy is None:
+        missing = "" if kind == "cannot tell" else ": the curves alone do not tell the phase"
+        return None, [f"{end}, the accuracy is not in the record{missing}"] if loss is not None else []
+    fitted = accuracy >= _FITTED
+    words = [f"{end}, {accuracy:.2%} of the training data are learnt"]
+    if kind == "aging throughout" and not fitted:
+        return "glassy", [*words, "it ages on without them, as a glass does (or the run was short)"]
+    if kind == "aging throughout":
+        words.append("it ages although all is learnt: flat directions or fading gradient noise, not a glass's barriers")
+    if kind == "aging that stops" and fitted:
+        return "over-parametrised", [*words, "it has reached the bottom, and moves there without aging"]
+    if kind == "aging that stops":
+        words.append("it has come to rest without having learnt the training data")
+    return None, words

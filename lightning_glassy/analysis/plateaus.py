@@ -1,0 +1,44 @@
+"""Where a fast process ends and the relaxation begins."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.observables import Array
+
+
+def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
+    """For each curve the level at which a fast process hands over to the relaxation; 0 without one.
+
+    A fast process (rattling in a cage, gradient noise in a stiff valley) shows as a local exponent that starts low, or
+    falls, and then rises again by 0.4 at least; a plateau is the extreme case. The level is where half of that rise is
+    done. Thresholds below it tell of the fast process, whatever the relaxation does.
+
+    Args:
+        lags: ``[n_lag]``, in steps.
+        curves: ``[n_tw, n_lag]``, NaN where not measured.
+
+    Returns:
+        float64 ``[n_tw]``, in the units of the curves.
+    """
+    levels = np.zeros(len(curves))
+    log_t = np.log(lags.astype(np.float64))
+    for i, row in enumerate(curves):
+        good = np.isfinite(row) & (row > 0)
+        if good.sum() < 6:
+            continue
+        x, y = log_t[good], np.log(row[good])
+        # Slopes over windows of more than half a decade, against the noise of single points.
+        near = [np.abs(x - centre) <= np.log(2) for centre in x]
+        slope = np.array([np.polyfit(x[part], y[part], 1)[0] if part.sum() >= 3 else np.nan for part in near])
+        x, y, slope = x[np.isfinite(slope)], y[np.isfinite(slope)], slope[np.isfinite(slope)]
+        if len(slope) < 4:
+            continue
+        later = np.maximum.accumulate(slope[::-1])[::-1]
+        low = int(np.argmax(later - slope))
+        if later[low] - slope[low] < 0.4:
+            continue
+        done = low + int(np.argmax(slope[low:] > (slope[low] + later[low]) / 2))
+        levels[i] = float(np.exp(y[: done + 1].max()))
+    return levels
