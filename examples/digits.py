@@ -1,8 +1,9 @@
 """Aging of two small networks that learn handwritten digits: the demonstration behind ``make demo``.
 
 An under-parametrised net (64-4-4-10, tanh) and an over-parametrised one (64-128-128-10) learn scikit-learn's 1,797 real
-digits with plain SGD for 20,000 steps each, with one callback added. At the end there are a record, a figure of both
-nets side by side, a few words on what was measured, and the command that shows the curves in TensorBoard.
+digits with plain SGD for 20,000 steps each, with one callback added, and a second one of this example that notes the
+loss, the accuracy and the gradient noise. At the end there are a record and a report of each net, a figure of both side
+by side, and the command that shows the curves in TensorBoard.
 
 Run it with ``python -m examples.digits`` (``--help`` for the options).
 """
@@ -19,14 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from lightning_glassy import AgingMonitor, AgingRecord
+from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
 from lightning_glassy.plotting import new_figure, plot_two_time
+from lightning_glassy.report import Report, report
 
 N_TRAIN = 1500
 BATCH_SIZE = 32
@@ -74,26 +76,68 @@ def loader(dataset: TensorDataset, steps: int) -> DataLoader[Any]:
 def evaluate(model: DigitNet, dataset: TensorDataset) -> tuple[float, float]:
     """Loss and accuracy on a whole data set."""
     x, y = dataset.tensors
-    scores = model.eval().cpu().net(x)
+    scores = model.net(x)
     return float(nn.functional.cross_entropy(scores, y)), float((scores.argmax(1) == y).float().mean())
 
 
-def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, DigitNet, str]:
-    """Train one net with the callback; returns its record, itself and the directory of its logs."""
+def gradient_noise(model: DigitNet, dataset: TensorDataset, seed: int) -> float:
+    """D: the variance over minibatches of the gradient at fixed weights, summed over the weights.
+
+    Over the disjoint minibatches of one permutation, which is not drawn from the generator of the training.
+    """
+    x, y = dataset.tensors
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    gradients = []
+    for batch in order[: len(x) // BATCH_SIZE * BATCH_SIZE].view(-1, BATCH_SIZE):
+        loss = nn.functional.cross_entropy(model.net(x[batch]), y[batch])
+        parts = torch.autograd.grad(loss, list(model.parameters()))
+        gradients.append(torch.cat([part.flatten() for part in parts]))
+    return float(torch.stack(gradients).var(dim=0).sum())
+
+
+class Observer(Callback):
+    """Adds to a monitor's record, at its waiting times and at the end, what the verdict looks at."""
+
+    def __init__(self, monitor: AgingMonitor, dataset: TensorDataset) -> None:
+        self.monitor = monitor
+        self.dataset = dataset
+        self.steps = {*LogTimeSchedule.logspaced().until(10**9).waiting_times}
+
+    def note(self, model: DigitNet, step: int) -> None:
+        """Append loss, accuracy and noise at one step."""
+        loss, accuracy = evaluate(model, self.dataset)
+        record = self.monitor.record
+        record.append_one_time("train_loss", step, loss)
+        record.append_one_time("train_accuracy", step, accuracy)
+        record.append_one_time("gradient_noise", step, gradient_noise(model, self.dataset, seed=step))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """At a waiting time."""
+        if trainer.global_step in self.steps:
+            self.note(pl_module, trainer.global_step)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """At the end, before the monitor writes its record."""
+        self.note(pl_module, trainer.global_step)
+
+
+def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, float, str]:
+    """Train one net with the callback; returns its record, its accuracy on the test set and where its logs are."""
     seed_everything(0, verbose=False)
-    model, monitor = DigitNet(sizes), AgingMonitor()
+    train_set, test_set = digits()
+    model, monitor = DigitNet(sizes), AgingMonitor(summary=False)  # the summary comes at the end, of both nets
     logger = TensorBoardLogger(directory, name=name)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
         max_epochs=1,
         logger=logger,
-        callbacks=[monitor, TQDMProgressBar(refresh_rate=200)],
+        callbacks=[Observer(monitor, train_set), monitor, TQDMProgressBar(refresh_rate=200)],
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, loader(digits()[0], steps))
-    return monitor.record, model, logger.log_dir
+    trainer.fit(model, loader(train_set, steps))
+    return monitor.record, evaluate(model, test_set)[1], logger.log_dir
 
 
 def picture(records: dict[str, AgingRecord], path: Path) -> None:
@@ -110,33 +154,19 @@ def picture(records: dict[str, AgingRecord], path: Path) -> None:
     figure.savefig(path)
 
 
-def in_words(name: str, record: AgingRecord, model: DigitNet) -> str:
-    """What was measured, said from the numbers: the same lag after several waiting times."""
-    (loss, train_accuracy), (_, test_accuracy) = (evaluate(model, part) for part in digits())
-    lines = [
-        f"{name}: {record.n_parameters['all']:,} parameters, train loss {loss:.2g}, "
-        f"accuracy {train_accuracy:.1%} (test {test_accuracy:.1%})"
-    ]
+def in_words(name: str, found: Report, test_accuracy: float) -> str:
+    """What was measured: the same lag after several waiting times, then the verdict and the exponent."""
+    record = found.record
     msd, waiting_times, lags = record.msd(), record.waiting_times, record.lags
     # The longest lag in the grid that all later waiting times up to a half of the run still have.
     late = [t for t in waiting_times.tolist() if t >= 10 and np.log10(t) % 1 == 0]
     common = np.isfinite(msd[np.isin(waiting_times, late)]).all(axis=0) & (np.log10(np.maximum(lags, 1)) % 1 == 0)
     lag = int(lags[common].max())
-    moved = {t: float(msd[waiting_times == t, lags == lag][0]) for t in late}
-    for t, delta in moved.items():
-        lines.append(f"    in the {lag:,} steps after step {t:>7,} a weight moves by {np.sqrt(delta):.3f} (rms)")
-    slowing = moved[late[-2]] / moved[late[-1]]
-    if slowing > 1.5:
-        lines.append(
-            "    The older it is, the slower it moves: the mean squared displacement fell "
-            f"{slowing:.1f}-fold from step {late[-2]:,} to step {late[-1]:,}. It ages."
-        )
-    else:
-        lines.append(
-            f"    From step {late[-2]:,} to step {late[-1]:,} its motion did not slow down noticeably "
-            f"({slowing:.1f}-fold): no aging there."
-        )
-    return "\n".join(lines)
+    lines = [f"{name.upper()}: {record.n_parameters['all']:,} parameters, test accuracy {test_accuracy:.1%}", ""]
+    for t in late:
+        rms = float(np.sqrt(msd[waiting_times == t, lags == lag][0]))
+        lines.append(f"in the {lag:,} steps after step {t:>7,} a weight moves by {rms:.3f} (rms)")
+    return "\n".join([*lines, "", str(found.verdict), "", str(found.exponent or found.why_not)])
 
 
 def main() -> None:
@@ -155,22 +185,24 @@ def main() -> None:
     start, records, words, where = time.perf_counter(), {}, [], []
     for name, sizes in NETS.items():
         print(f"\n{name}: {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)
-        record, model, directory = train(name, sizes, options.steps, options.out)
-        records[name] = record
-        words.append(in_words(name, record, model))
-        where.append(f"{directory}/glassy/aging_record.npz")
+        records[name], test_accuracy, directory = train(name, sizes, options.steps, options.out)
+        found = report(records[name], title=f"{name} net on digits: {'-'.join(map(str, sizes))}")
+        found.write(options.out / "report" / name)
+        words.append(in_words(name, found, test_accuracy))
+        where.append(f"record       {directory}/glassy/aging_record.npz")
+        where.append(f"report       {options.out / 'report' / name / 'report.html'}")
     figure = options.out / "aging.png"
     picture(records, figure)
     print(f"\n{'=' * 100}\nWhat was measured ({time.perf_counter() - start:.0f} s)\n")
-    print("\n\n".join(words))
+    print("\n\n\n".join(words))
     print(
-        "\nSlowing down alone does not make a glass. Where every digit is learnt the gradient noise fades, and "
-        "the motion\nwith it; the papers tell the two apart by the displacement over the strength of the noise."
+        "\n\nSlowing down alone does not make a glass. Where every digit is learnt the gradient noise fades, and "
+        "the motion\nwith it: compare how fast the displacement ages with how fast it ages over the noise."
     )
     print("\nWhere to look")
     print(f"    figure       {figure}")
-    for path in where:
-        print(f"    record       {path}")
+    print("\n".join(f"    {line}" for line in where))
+    print("    again        .venv/bin/lightning-glassy report RECORD")
     print(f"    TensorBoard  .venv/bin/tensorboard --logdir {options.out}")
 
 

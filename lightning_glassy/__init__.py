@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
     from lightning_glassy.schedule import LogTimeSchedule
     from lightning_glassy.tracker import AgingTracker
 
 __version__ = "0.1.0"
 
-__all__ = ["AgingMonitor", "AgingRecord", "AgingTracker", "LogTimeSchedule", "RecordError", "__version__"]
+__all__ = [
+    "AgingMonitor",
+    "AgingRecord",
+    "AgingTracker",
+    "LogTimeSchedule",
+    "RecordError",
+    "__version__",
+    "measure_checkpoints",
+]
 
 _HOMES = {
     "AgingMonitor": "lightning_glassy.callbacks.aging",
@@ -25,6 +34,7 @@ _HOMES = {
     "AgingTracker": "lightning_glassy.tracker",
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
+    "measure_checkpoints": "lightning_glassy.checkpoints",
 }
 
 

@@ -12,13 +12,28 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
 
 # What wrappers put into the names of parameters, and nobody wrote.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter without what ``torch.compile`` and other wrappers put into it.
+
+    Example:
+        >>> plain_name("_orig_mod.layer.weight")
+        'layer.weight'
+    """
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
 
 _SAMPLE_SEED = 20180307  # any number will do; a fixed one makes two runs sample the same coordinates
 
@@ -75,8 +90,7 @@ def select_parameters(
         if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)):
             raise TypeError("named_parameters must give pairs of a name and a tensor, as model.named_parameters() does")
         name, tensor = item
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
+        name = plain_name(name)
         if not tensor.requires_grad:
             frozen.append(name)
             continue
@@ -374,6 +388,11 @@ class TrackedParameters:
                 start = stop
             self.buckets.append(Bucket(device, dtype, pieces, cells))
 
+    def by_group(self, buckets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Sums over the cells of each bucket, ``[n_cell, ...]`` each, as sums over groups, ``[n_group, ...]``."""
+        cells = sum(buckets[1:], start=buckets[0])
+        return np.stack([cells[members].sum(axis=0) for members in self.cells_of.values()])
+
     def standard_deviation(self) -> float:
         """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only."""
         n, total, squares = 0, 0.0, 0.0
@@ -385,6 +404,20 @@ class TrackedParameters:
                 n, total, squares = n + len(values), total + float(values.sum()), squares + float(values.dot(values))
         variance = squares / n - (total / n) * (total / n)
         return math.sqrt(variance) if variance > 0 else 0.0 if variance == variance else math.nan
+
+
+def within_rounding(d2: ArrayLike, s2: ArrayLike, resolution: float) -> NDArray[np.bool_]:
+    """Whether sums of squared displacements, of weights with sums of squares ``s2``, are of the order of rounding.
+
+    Args:
+        d2: sums of squared displacements.
+        s2: sums of the squared weights.
+        resolution: of the weights' dtype, from :attr:`TrackedParameters.resolution`.
+    """
+    moved, squares = np.asarray(d2), np.asarray(s2)
+    # Weights of 16 bits that do not move at all are as suspect; float32 ones may just have no gradient.
+    suspect = (moved > 0) | (resolution > 1e-9)
+    return np.asarray(suspect & (squares > 0) & (moved <= 4 * resolution * squares))
 
 
 def _sample_coordinates(total: int, n: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Pictures of a record, with matplotlib: functions that draw on given axes, and one that makes a figure.
+"""Pictures with matplotlib: functions that draw on given axes, and some that make a figure.
 
-matplotlib is imported when a function is called; it comes with the extra ``plot``.
+The colour is the waiting time, on a perceptual map. matplotlib is imported when a function is called; it comes with the
+extra ``plot``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
@@ -16,6 +18,8 @@ from lightning_glassy.record import AgingRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from lightning_glassy.analysis import AgingExponent, Collapse, Curves, Diffusion
 
 Quantity = Literal["msd", "decorrelation", "correlation", "overlap", "non_gaussian", "local_exponent"]
 
@@ -66,10 +70,6 @@ def plot_two_time(
         ValueError: another quantity, or a record without a measured pair.
     """
     _require_matplotlib()
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm
-
     if quantity not in _LOOKS:
         raise ValueError(f"quantity={quantity!r} is not one of {', '.join(map(repr, _LOOKS))}")
     if not len(record):
@@ -77,32 +77,138 @@ def plot_two_time(
     if ax is None:
         ax = new_figure(1).axes[0]
     look, values = _LOOKS[quantity], _values(record, quantity, group, eps)
-    waiting_times, lags = record.waiting_times, record.lags
-    positive = waiting_times[waiting_times > 0]
-    low, high = (positive.min(), positive.max()) if len(positive) else (1, 1)
-    norm = LogNorm(low, high if high > low else 10 * low)
-    colours = colormaps["viridis"]
-    for waiting_time, row in zip(waiting_times, values, strict=True):
-        shown = np.isfinite(row) & (lags > 0) & ((row > 0) | (not look.log))
-        # Step 0 has no place on a logarithmic scale of waiting times: dashed and grey.
-        style: dict[str, Any] = {"color": "0.6", "linestyle": "--", "label": "$t_w = 0$"}
-        if waiting_time > 0:
-            style = {"color": colours(norm(waiting_time)), "label": f"$t_w = {waiting_time:,}$"}
-        ax.plot(lags[shown], row[shown], marker=".", markersize=4, linewidth=1.2, **style)
-    # Where nothing positive is shown (NaN weights, nothing moved yet) a logarithmic axis would have no range.
-    drawn = [line for line in ax.get_lines() if len(line.get_xdata())]  # type: ignore[arg-type]
-    if drawn:
-        ax.set_xscale("log")
-    if drawn and look.log:
-        ax.set_yscale("log")
+    colours = _Colours(record.waiting_times)
+    for waiting_time, row in zip(record.waiting_times, values, strict=True):
+        shown = np.isfinite(row) & (record.lags > 0) & ((row > 0) | (not look.log))
+        ax.plot(record.lags[shown], row[shown], **colours.line(waiting_time))
+    _logarithmic(ax, both=look.log)
     ax.set_xlabel("lag $t$ (steps)")
     threshold = ""
     if quantity == "overlap":
         threshold = rf", $\epsilon = {record.overlap_thresholds[0] if eps is None else eps:.2g}$"
     ax.set_ylabel(look.label + threshold)
     ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    if colorbar and len(positive):
-        ax.figure.colorbar(ScalarMappable(norm, colours), ax=ax, label="waiting time $t_w$ (steps)")
+    if colorbar:
+        colours.bar(ax)
+    return ax
+
+
+def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    """Relaxation curves as they are analysed against the lag, both axes logarithmic; of replicas the mean.
+
+    Args:
+        curves: from :func:`~lightning_glassy.analysis.relaxation_curves`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale of waiting times beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    values = curves.mean()
+    ax = _draw_curves(curves.waiting_times, np.broadcast_to(curves.lags, values.shape), values, ax, colorbar)
+    ax.set_xlabel("lag $t$ (steps)")
+    return ax
+
+
+def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    """Curves against the scaled lag: where they fall on each other, the lag to relax grows with that exponent.
+
+    Args:
+        collapsed: from :func:`~lightning_glassy.analysis.collapse`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale of waiting times beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    ax = _draw_curves(collapsed.waiting_times, collapsed.scaled_lags, collapsed.values, ax, colorbar)
+    variable = {"effective": r"effective time $\lambda$", "plain": r"$t/t_w^\mu$"}[collapsed.variable]
+    ax.set_xlabel(rf"{variable}, $\mu = {collapsed.mu:.3f}$")
+    return ax
+
+
+def _draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: Axes | None, colorbar: bool) -> Axes:
+    _require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
+    colours = _Colours(waiting_times)
+    for waiting_time, lags, row in zip(waiting_times, x, values, strict=True):
+        shown = np.isfinite(row) & (row > 0)
+        ax.plot(lags[shown], row[shown], **colours.line(waiting_time))
+    _logarithmic(ax)
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    if colorbar:
+        colours.bar(ax)
+    return ax
+
+
+def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
+    r"""Lag to each threshold against the waiting time, with the fitted power laws.
+
+    Args:
+        fit: from :func:`~lightning_glassy.analysis.aging_exponent`.
+        ax: where to draw; default new axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    _require_matplotlib()
+    from matplotlib import colormaps
+
+    ax = new_figure(1).axes[0] if ax is None else ax
+    colours, markers = colormaps["cividis"], "osD^v<>p"
+    times = fit.waiting_times + fit.t0
+    for i, threshold in enumerate(fit.thresholds):
+        colour = colours(0.9 * i / max(len(fit.thresholds) - 1, 1))
+        lags = threshold.crossings.lags
+        found = np.isfinite(lags)
+        ends = times[found][[0, -1]]
+        label = f"{threshold.crossings.threshold:.2g}: slope {threshold.mu:.2f}"
+        ax.plot(times[found], lags[found], markers[i % len(markers)], color=colour, markersize=5, label=label)
+        ax.plot(ends, threshold.line(ends), color=colour, linewidth=1)
+    if fit.thresholds:
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.legend(title="threshold", fontsize=8, title_fontsize=8)
+    else:
+        ax.text(0.5, 0.5, "no threshold is reached\nby enough waiting times", ha="center", transform=ax.transAxes)
+    ax.set_xlabel("waiting time $t_w$ (steps)" if not fit.t0 else f"waiting time $t_w$ + {fit.t0:.3g} (steps)")
+    ax.set_ylabel("lag $t^*$ to the threshold (steps)")
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    return ax
+
+
+def plot_local_exponent(found: Diffusion, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    r"""The plane of waiting times and lags, coloured by the local exponent: white is diffusion, blue is slower.
+
+    Args:
+        found: from :func:`~lightning_glassy.analysis.diffusion`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    _require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
+    positive = found.waiting_times > 0
+    if positive.sum() >= 2 and len(found.lags) >= 2:
+        mesh = ax.pcolormesh(
+            _edges(found.waiting_times[positive]),
+            _edges(found.lags),
+            np.ma.masked_invalid(found.exponents[positive].T),
+            cmap="RdBu_r",
+            vmin=0,
+            vmax=2,
+            rasterized=True,
+        )
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        if colorbar:
+            bar = ax.figure.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1, 1.5, 2])
+            bar.set_label(r"local exponent $\gamma$ (0 arrested, 1 diffusion, 2 ballistic)")
+    ax.set_facecolor("0.92")
+    ax.set_xlabel("waiting time $t_w$ (steps)")
+    ax.set_ylabel("lag $t$ (steps)")
     return ax
 
 
@@ -131,6 +237,57 @@ def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figu
     # Fixed margins: to find them out, matplotlib would take three times as long as to draw the curves.
     figure.subplots_adjust(left=0.8 / (width * columns), right=0.985, bottom=0.55 / height, top=1 - 0.35 / height)
     return figure
+
+
+def _logarithmic(ax: Axes, *, both: bool = True) -> None:
+    """Logarithmic scales for what is drawn: nothing, or one value (all else NaN), would have no range on them."""
+    lines = [line for line in ax.get_lines() if len(line.get_xdata())]  # type: ignore[arg-type]
+    if not lines:
+        return
+    ax.set_xscale("log")
+    if both:
+        values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in lines])
+        if values.min() == values.max():
+            ax.set_ylim(values.min() / 2, 2 * values.max())
+        ax.set_yscale("log")
+
+
+class _Colours:
+    """The colour of a waiting time, on a logarithmic scale."""
+
+    def __init__(self, waiting_times: NDArray[np.int64]) -> None:
+        from matplotlib import colormaps
+        from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+        positive = waiting_times[waiting_times > 0]
+        low, high = (positive.min(), positive.max()) if len(positive) else (1, 1)
+        self._norm = LogNorm(low, high if high > low else 10 * low)
+        # The lightest tenth of the map is lost on white paper.
+        shades = colormaps["viridis"](np.linspace(0, 0.93, 256))
+        self._map = LinearSegmentedColormap.from_list("waiting times", shades)
+        self._any = len(positive) > 0
+
+    def line(self, waiting_time: int) -> dict[str, Any]:
+        """How the curve of a waiting time is drawn."""
+        style: dict[str, Any] = {"marker": ".", "markersize": 4, "linewidth": 1.2}
+        # Step 0 has no place on a logarithmic scale of waiting times: dashed and grey.
+        if waiting_time > 0:
+            return style | {"color": self._map(self._norm(waiting_time)), "label": f"$t_w = {waiting_time:,}$"}
+        return style | {"color": "0.6", "linestyle": "--", "label": "$t_w = 0$"}
+
+    def bar(self, ax: Axes) -> None:
+        """Draw the scale beside the axes."""
+        from matplotlib.cm import ScalarMappable
+
+        if self._any:
+            ax.figure.colorbar(ScalarMappable(self._norm, self._map), ax=ax, label="waiting time $t_w$ (steps)")
+
+
+def _edges(centres: ArrayLike) -> Array:
+    """Borders of cells around points on a logarithmic axis, one more than points."""
+    logs = np.log(np.asarray(centres, dtype=np.float64))
+    middle = 0.5 * (logs[1:] + logs[:-1])
+    return np.asarray(np.exp([1.5 * logs[0] - 0.5 * logs[1], *middle, 1.5 * logs[-1] - 0.5 * logs[-2]]))
 
 
 def _values(record: AgingRecord, quantity: Quantity, group: str, eps: float | None) -> Array:

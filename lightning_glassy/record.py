@@ -39,6 +39,9 @@ d^2, d^4, w s, w^2, s^2, w and s. After them come the numbers of coordinates wit
 
 _LARGEST = 2**62  # steps and sizes beyond are nobody's, and would not fit into an int64
 
+# What the metadata of runs that are replicas of each other agree in, where both have it.
+_SAME_IN_REPLICAS = ("module", "optimizers", "lr_schedulers", "batch_size", "sampler", "accumulate_grad_batches")
+
 FORMAT = "lightning_glassy.AgingRecord"
 FORMAT_VERSION = 1
 
@@ -449,7 +452,8 @@ class AgingRecord:
             of them under ``"replicas"``; a one-time series is kept where all runs have the same steps, as their mean.
 
         Raises:
-            ValueError: no records, another ``dim``, or runs that do not match; the message says in what.
+            ValueError: no records, another ``dim``, runs that do not match (the message says in what: the parameters,
+                what was measured, or the module, the optimisers, the batches in their metadata), or one run twice.
         """
         if dim != "replica":
             raise ValueError(f"dim={dim!r} is not 'replica'")
@@ -464,12 +468,23 @@ class AgingRecord:
             ):
                 if a != b:
                     raise ValueError(f"records[{i}] does not match records[0] in {what}: {b} and {a}")
+            for key in _SAME_IN_REPLICAS:
+                if key in first.meta and key in other.meta and first.meta[key] != other.meta[key]:
+                    raise ValueError(
+                        f"records[{i}] does not match records[0] in {key}: {other.meta[key]!r} and {first.meta[key]!r}"
+                    )
             if first._rows.keys() != other._rows.keys():
                 odd = sorted(first._rows.keys() ^ other._rows.keys())
                 raise ValueError(
                     f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
                     f"{len(odd)} are in one of them only, {odd[0]} for example"
                 )
+        for i, other in enumerate(records):
+            for j in range(i):
+                if len(first) and np.array_equal(records[j].moments, other.moments, equal_nan=True):
+                    raise ValueError(
+                        f"records[{i}] and records[{j}] are the same to the bit: one run is no two replicas"
+                    )
         merged = cls(
             first.n_parameters,
             n_sampled=first.n_sampled,

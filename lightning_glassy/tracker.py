@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_glassy.moments import EagerMoments
 from lightning_glassy.observables import default_overlap_thresholds
-from lightning_glassy.parameters import Groups, TrackedParameters, check_patterns, select_parameters
+from lightning_glassy.parameters import Groups, TrackedParameters, check_patterns, select_parameters, within_rounding
 from lightning_glassy.readback import Readback
 from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.schedule import LogTimeSchedule
@@ -280,8 +280,7 @@ class AgingTracker:
 
     def _enter(self, batches: list[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
         for measured, buckets in batches:
-            cells = sum(buckets[1:], start=buckets[0])  # [n_cell, n_snapshot, n_moment]
-            of_groups = np.stack([cells[members].sum(axis=0) for members in self.parameters.cells_of.values()])
+            of_groups = self.parameters.by_group(buckets)  # [n_group, n_snapshot, n_moment]
             for i, waiting_time in enumerate(measured.waiting_times):
                 pair = (waiting_time, measured.step - waiting_time)
                 self.record.append(*pair, of_groups[:, i])
@@ -293,12 +292,10 @@ class AgingTracker:
         for group, row in zip(self.parameters.groups, moments, strict=True):
             d2, s2, n = row[MOMENTS.index("d2")], row[MOMENTS.index("s2")], self.parameters.n_sampled[group]
             resolution = self.parameters.resolution[group]
-            # Weights of 16 bits that do not move at all are as suspect; float32 ones may just have no gradient.
-            suspect = d2 > 0 or resolution > 1e-9
             where = f"(group {group!r}, waiting time {waiting_time}, lag {lag})"
             if not math.isfinite(d2) and n:
                 self._warn_once("nan", f"the weights are not finite {where}; recorded as they are")
-            elif lag > 0 and suspect and s2 > 0 and d2 <= 4 * resolution * s2:
+            elif lag > 0 and within_rounding(d2, s2, resolution):
                 self._warn_once(
                     "resolution",
                     f"the mean squared displacement {d2 / n:.2g} is within the rounding of the weights' own dtype "

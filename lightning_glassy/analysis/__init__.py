@@ -9,7 +9,7 @@ from lightning_glassy.analysis.collapse import Collapse, CollapseQuality, collap
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
-from lightning_glassy.analysis.exponents import AgingExponent, ThresholdFit, aging_exponent
+from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
 from lightning_glassy.analysis.phase import AgingRate, Verdict, verdict
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "NotEnoughDataError",
     "ThresholdFit",
     "Verdict",
     "aging_exponent",

@@ -140,7 +140,7 @@ def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:
         for place, at in enumerate(good):
             near = np.abs(x[good] - x[at]) <= np.log(_REACH) * 1.0001
             if near.sum() < 3:  # sparse lags: the neighbours, whatever their distance
-                near = np.abs(np.arange(len(good)) - place) <= 1
+                near = np.abs(np.arange(len(good)) - min(max(place, 1), len(good) - 2)) <= 1
             if near.sum() >= 3:
                 result[index][at] = np.polyfit(x[good][near], y[near], 1)[0]
     return result

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import t as student
 
@@ -33,19 +33,29 @@ _COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "col
 _THRESHOLD = "threshold"
 
 
+class NotEnoughDataError(ValueError):
+    """A record, or the window of it that was asked for, with too few curves for an exponent."""
+
+
 @dataclass(frozen=True)
 class ThresholdFit:
     r"""The slope of :math:`\ln t^*` against :math:`\ln t_w` for one threshold.
 
     Attributes:
         mu: the slope, by least squares.
+        intercept: the logarithm of the lag at time 1.
         crossings: the lags :math:`t^*`, and which are censored.
         local_slopes: slope between neighbouring uncensored waiting times; a drift says that no power law is there yet.
     """
 
     mu: float
+    intercept: float
     crossings: Crossings
     local_slopes: Array
+
+    def line(self, times: ArrayLike) -> Array:
+        """The fitted power law at given times, in steps since the origin of the clock."""
+        return np.asarray(np.exp(self.intercept) * np.asarray(times, dtype=np.float64) ** self.mu)
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,8 @@ def aging_exponent(
         seed: of the resampling.
 
     Raises:
-        ValueError: fewer than three waiting times in the window, or an argument out of its range.
+        NotEnoughDataError: fewer than three waiting times in the window.
+        ValueError: an argument out of its range.
         KeyError: a group the record does not have, or no gradient noise in it.
     """
     if not 0 < confidence < 1:
@@ -192,10 +203,15 @@ def aging_exponent(
         origin = _fit_origin(CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors), curves)
     for name, variable in _COLLAPSES.items():
         fits[name] = _fit_collapse(curves, relaxing, errors, variable, origin)
+    if not all(np.isfinite(fit.quality) for fit in fits.values()):
+        raise NotEnoughDataError(
+            f"the curves of the waiting times {curves.waiting_times[0]} ... {curves.waiting_times[-1]} share no values "
+            "above their fast plateaus: more lags, or longer ones, are needed"
+        )
     estimates = {name: fit.mu for name, fit in fits.items()}
     times = np.asarray(curves.waiting_times + origin, dtype=np.float64)
-    slopes = [_slope(times, crossing.lags) for crossing in crossings]
-    estimates[_THRESHOLD] = _median(slopes)
+    laws = [_power_law(times, crossing.lags) for crossing in crossings]
+    estimates[_THRESHOLD] = _median([slope for slope, _ in laws])
     best = min(fits, key=lambda name: (fits[name].scatter, fits[name].quality))
 
     standard_errors, interval = {}, None
@@ -203,9 +219,16 @@ def aging_exponent(
         draws = _resampled(curves, n_bootstrap, seed)
         refits = _refit(draws, np.isfinite(relaxing), curves, errors, fits, origin, aims, fit_origin=t0 == "fit")
         widening = np.sqrt(curves.n_replica / (curves.n_replica - 1))
-        standard_errors = {name: float(np.nanstd(values, ddof=1) * widening) for name, values in refits.items()}
-        half = student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best]
-        interval = (estimates[best] - float(half), estimates[best] + float(half))
+        finite = {name: values[np.isfinite(values)] for name, values in refits.items()}
+        # A method that fails on most of the draws has no error that could be told.
+        standard_errors = {
+            name: float(values.std(ddof=1) * widening)
+            for name, values in finite.items()
+            if len(values) > n_bootstrap / 2 and np.isfinite(estimates[name])
+        }
+    if best in standard_errors:
+        half = float(student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best])
+        interval = (estimates[best] - half, estimates[best] + half)
     result = AgingExponent(
         mu=estimates[best],
         interval=interval,
@@ -217,8 +240,8 @@ def aging_exponent(
         qualities={name: fit.quality for name, fit in fits.items()},
         scatter={name: fit.scatter for name, fit in fits.items()},
         thresholds=[
-            ThresholdFit(slope, crossing, _local_slopes(times, crossing.lags))
-            for slope, crossing in zip(slopes, crossings, strict=True)
+            ThresholdFit(slope, intercept, crossing, _local_slopes(times, crossing.lags))
+            for (slope, intercept), crossing in zip(laws, crossings, strict=True)
             if np.isfinite(slope)
         ],
         observable=observable,
@@ -237,9 +260,9 @@ def _windowed(whole: Curves, window: tuple[int, int] | None, t0: float) -> Curve
     first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
     curves = whole.between(first_used, last_used).after(-t0)
     # A waiting time of which nothing is measured yet, or nothing that has a logarithm, is no curve.
-    curves = curves.only(np.nan_to_num(curves.mean()).max(axis=-1) > 0)
+    curves = curves.only(np.nan_to_num(curves.mean(), posinf=0).max(axis=-1) > 0)
     if len(curves.waiting_times) < 3:
-        raise ValueError(
+        raise NotEnoughDataError(
             f"window=({first_used}, {last_used}) holds {len(curves.waiting_times)} waiting times with curves, 3 are "
             f"needed; the record has {whole.waiting_times.tolist()}"
         )
@@ -317,8 +340,9 @@ def _vertex(values: Array) -> tuple[Array, Array]:
     before, here, after = (np.take_along_axis(values, at[None] + i, axis=0)[0] for i in (-1, 0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         shift = 0.5 * (before - after) / (before - 2 * here + after)
-    shift = np.where(np.isfinite(shift), np.clip(shift, -1, 1), 0.0)
-    return at + shift, here - 0.25 * (before - after) * shift
+        found = np.isfinite(shift)
+        shift = np.where(found, np.clip(shift, -1, 1), 0.0)
+        return at + shift, np.where(found, here - 0.25 * (before - after) * shift, here)
 
 
 def _fit_origin(quality: CollapseQuality, curves: Curves) -> float:
@@ -377,16 +401,19 @@ def _refit(
         fits[name] = low + (place - below) * (high - low)
     by_threshold = [lag_to_threshold(curves.lags, draws, aim).lags for aim in aims]
     times = np.asarray(curves.waiting_times + t0, dtype=np.float64)
-    fits[_THRESHOLD] = np.array([_median([_slope(times, lags[i]) for lags in by_threshold]) for i in range(len(draws))])
+    fits[_THRESHOLD] = np.array(
+        [_median([_power_law(times, lags[i])[0] for lags in by_threshold]) for i in range(len(draws))]
+    )
     return fits
 
 
-def _slope(times: Array, lags: Array) -> float:
-    """Least-squares slope of ln(lag) against ln(time) over what is not censored; NaN of fewer than four."""
+def _power_law(times: Array, lags: Array) -> tuple[float, float]:
+    """Least-squares slope and intercept of ln(lag) over ln(time), of what is not censored; NaN of fewer than four."""
     found = np.isfinite(lags)
     if found.sum() < _ENOUGH_CROSSINGS:
-        return np.nan
-    return float(np.polyfit(np.log(times[found]), np.log(lags[found]), 1)[0])
+        return np.nan, np.nan
+    slope, intercept = np.polyfit(np.log(times[found]), np.log(lags[found]), 1)
+    return float(slope), float(intercept)
 
 
 def _local_slopes(times: Array, lags: Array) -> Array:

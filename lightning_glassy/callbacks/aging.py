@@ -76,7 +76,8 @@ class AgingMonitor(Callback):
         dirpath: where the files go; default the directory ``name`` beside the first logger's files. A file that is
             there already is never overwritten: the new one gets a number.
         save: whether to write files at all.
-        summary: whether to print a table at the end.
+        summary: whether to print a table at the end, with the verdict and the aging exponent if the run was long enough
+            for them.
 
     Raises:
         TypeError: at construction, an argument of another type.
@@ -220,7 +221,7 @@ class AgingMonitor(Callback):
                 "be the last: nothing was measured after it"
             )
         if self._summary:
-            trainer.print("\n".join([_summary(tracker.record), *self._sinks.where()]))
+            trainer.print("\n".join([_summary(tracker.record), *_findings(tracker.record), *self._sinks.where()]))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured: after this, neither ``on_train_end`` nor ``teardown`` may come."""
@@ -419,6 +420,25 @@ def _summary(record: AgingRecord) -> str:
         cells = ("" if msd[i, j] != msd[i, j] else f"{msd[i, j]:.2e}" for j in columns)
         lines.append(f"{waiting_times[i]:>10,} |" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
+
+
+def _findings(record: AgingRecord) -> list[str]:
+    """The verdict and the aging exponent in words, as far as the record is long enough for them."""
+    try:
+        from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, verdict
+    except ImportError as error:
+        return [f"no verdict and no aging exponent: {error}"]
+    found: list[str] = []
+    try:
+        judged = verdict(record)
+        if judged.rates:  # too short a run is not worth a line that says so
+            found.append(str(judged))
+            found.append(str(aging_exponent(record)))
+    except NotEnoughDataError:
+        pass
+    except Exception as error:
+        log.warning("AgingMonitor: the record could not be analysed (%s: %s)", type(error).__name__, error)
+    return found
 
 
 def _spread(length: int, count: int) -> list[int]:

@@ -1,0 +1,281 @@
+"""The command ``lightning-glassy``: ``report``, ``show`` and ``measure``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_glassy.plain import plain
+from lightning_glassy.record import AgingRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_MANY = 1000  # records in a directory beyond which it is more likely the wrong directory
+
+
+class _WrongInputError(Exception):
+    """What the user gave cannot be worked with; the text says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, or 2 for what cannot be worked with, told on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (_WrongInputError, ValueError, KeyError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough; nothing may be flushed into it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"lightning-glassy: error: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lightning-glassy: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lightning-glassy", description="Aging diagnostics: how does a network move through its landscape?"
+    )
+    parser.add_argument("--version", action="version", version=version("lightning-glassy"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    report = commands.add_parser(
+        "report",
+        help="exponent, verdict and figures of one or several runs",
+        description="Prints the verdict and the aging exponent, and writes report.html, report.json and figures. "
+        "Several runs of the same model and schedule are taken as replicas, which gives error bars.",
+    )
+    report.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a record, or a directory with runs")
+    report.add_argument("-o", "--out", type=Path, help="where to write (default: beside the record; of several runs, "
+                        "glassy_report)")  # fmt: skip
+    report.add_argument("--separate", action="store_true", help="report each run on its own, not as replicas")
+    report.add_argument("--observable", default="msd", help="msd (default), normalised_msd, decorrelation or overlap")
+    report.add_argument("--group", default="all", help="group of parameters (default all)")
+    report.add_argument("--eps", type=float, help="threshold of the overlap")
+    report.add_argument("--window", type=int, nargs=2, metavar=("FIRST", "LAST"), help="waiting times of the exponent")
+    report.add_argument("--thresholds", type=float, nargs="+", metavar="VALUE", help="values to be reached")
+    report.add_argument("--t0", type=_origin, default=0.0, help="origin of the clock in steps before step 0, or 'fit'")
+    report.add_argument("--confidence", type=float, default=0.95, help="level of the interval (default 0.95)")
+    report.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resampled fits (default 200)")
+    report.add_argument("--no-files", action="store_true", help="write nothing, print only")
+    report.add_argument("--json", action="store_true", help="print JSON instead of text")
+    report.set_defaults(run=_report)
+
+    show = commands.add_parser("show", help="what a record holds", description="Prints what a record holds.")
+    show.add_argument("path", type=Path, metavar="PATH", help="a record, or a directory with one")
+    show.add_argument("--json", action="store_true", help="print JSON instead of text")
+    show.set_defaults(run=_show)
+
+    measure = commands.add_parser(
+        "measure",
+        help="a record from checkpoints that are there already",
+        description="Measures the two-time plane over all pairs of checkpoints: Lightning .ckpt files, files with a "
+        "state_dict, or .safetensors. Nothing in them is executed.",
+    )
+    measure.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="two or more files")
+    measure.add_argument("-o", "--out", type=Path, required=True, metavar="RECORD", help="the record to write (.npz)")
+    measure.add_argument("--steps", type=_steps, help="their steps, separated by commas (default: from each file)")
+    measure.add_argument("--key", help="where in each file the state_dict is, if there are several")
+    measure.add_argument("--layers", action="store_true", help="measure each layer on its own, too")
+    measure.add_argument("--include", action="append", metavar="PATTERN", help="only parameters of such names")
+    measure.add_argument("--exclude", action="append", metavar="PATTERN", help="not parameters of such names")
+    measure.add_argument("--overwrite", action="store_true", help="replace RECORD if it is there")
+    measure.set_defaults(run=_measure)
+    return parser
+
+
+def _origin(text: str) -> Any:
+    if text == "fit":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of steps nor 'fit'") from None
+
+
+def _steps(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,10,100") from None
+
+
+# ---------------------------------------------------------------------- report
+
+
+def _report(options: argparse.Namespace) -> None:
+    from lightning_glassy.report import report
+
+    paths = find_records(options.paths)
+    records = [AgingRecord.load(path) for path in paths]
+    for source, record in zip(paths, records, strict=True):
+        if not len(record):
+            raise _WrongInputError(f"{source}: the record is empty: no pair of times was measured")
+    parts: list[tuple[Path | None, AgingRecord]] = list(zip(paths, records, strict=True))
+    if len(parts) > 1 and not options.separate:
+        parts = [(None, _as_replicas(paths, records))]
+    told = []
+    for i, (path, record) in enumerate(parts):
+        found = report(
+            record,
+            observable=options.observable,
+            group=options.group,
+            eps=options.eps,
+            window=None if options.window is None else tuple(options.window),
+            thresholds=options.thresholds,
+            t0=options.t0,
+            confidence=options.confidence,
+            n_bootstrap=options.bootstrap,
+        )
+        content = {"records": [str(p) for p in (paths if path is None else [path])], **found.to_dict()}
+        if not options.json:
+            _print(*([""] * 2 if i else []), *([path] if len(parts) > 1 else []), found)
+        if not options.no_files:
+            out = _out(options.out, path, i if len(parts) > 1 else None)
+            content["files"] = [str(written) for written in found.write(out)]
+            if not options.json:
+                _print(f"\nwritten to {out}: {', '.join(Path(name).name for name in content['files'])}")
+        told.append(content)
+    if options.json:
+        print(json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False))
+
+
+def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
+    """Where a report goes: beside its record, or where the user wants it, several in directories of their own."""
+    if chosen is None:
+        return Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
+    return chosen if number is None else chosen / str(number)
+
+
+def _as_replicas(paths: list[Path], records: list[AgingRecord]) -> AgingRecord:
+    try:
+        return AgingRecord.concat(records)
+    except ValueError as error:
+        names = "".join(f"\n  records[{i}] is {path}" for i, path in enumerate(paths))
+        raise _WrongInputError(
+            f"these runs are not replicas of each other: {error}{names}\n--separate reports each of them on its own"
+        ) from None
+
+
+def find_records(paths: Sequence[Path]) -> list[Path]:
+    """The record files that paths name: themselves, or those anywhere below a directory, sorted, each once.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a directory without a record; the message says what to look
+            for.
+        ValueError: a directory with more than a thousand records.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(path.rglob("aging_record*.npz"))
+            if not inside:
+                raise FileNotFoundError(
+                    f"{path}: no aging_record.npz in this directory or below it; AgingMonitor writes it to the "
+                    "directory 'glassy' of the run"
+                )
+            if len(inside) > _MANY:
+                raise ValueError(f"{path} holds {len(inside)} records: name fewer")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: there is no such file or directory")
+    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+
+
+# ---------------------------------------------------------------------- show
+
+
+def _show(options: argparse.Namespace) -> None:
+    paths = find_records([options.path])
+    if len(paths) > 1:
+        names = "".join(f"\n  {path}" for path in paths)
+        raise _WrongInputError(f"{options.path} holds {len(paths)} records, name one:{names}")
+    record = AgingRecord.load(paths[0])
+    series = {name: record.one_time(name) for name in record.one_time_names}
+    if options.json:
+        content = {
+            "path": str(paths[0]),
+            "pairs": len(record),
+            "waiting_times": record.waiting_times,
+            "lags": record.lags,
+            "n_replica": record.n_replica,
+            "n_parameters": record.n_parameters,
+            "n_sampled": record.n_sampled,
+            "overlap_thresholds": record.overlap_thresholds,
+            "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
+            "meta": record.meta,
+        }
+        print(json.dumps(plain(content), indent=1, allow_nan=False))
+        return
+    lines = [
+        f"{paths[0]}",
+        f"  {len(record):,} pairs of times" + ("" if record.n_replica is None else f", {record.n_replica} replicas"),
+        f"  waiting times   {_range(record.waiting_times)}",
+        f"  lags            {_range(record.lags)}",
+    ]
+    for group, n in record.n_parameters.items():
+        sampled = record.n_sampled[group]
+        lines.append(
+            f"  group           {group!r}: N = {n:,}" + ("" if sampled == n else f", {sampled:,} of them sampled")
+        )
+    if record.overlap_thresholds:
+        lines.append(f"  overlaps        eps = {', '.join(f'{eps:.3g}' for eps in record.overlap_thresholds)}")
+    for name, (steps, values) in series.items():
+        ends = f", {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}" if len(steps) else ""
+        lines.append(f"  series          {name!r}: {len(steps):,} values{ends}")
+    for key, value in record.meta.items():
+        text = json.dumps(value)
+        lines.append(f"  meta            {key}: {text if len(text) <= 100 else text[:97] + '...'}")
+    _print(*lines)
+
+
+def _range(steps: NDArray[np.int64]) -> str:
+    return f"{len(steps)}, {steps[0]:,} ... {steps[-1]:,} steps" if len(steps) else "none"
+
+
+def _print(*parts: object) -> None:
+    """Print lines without what could command a terminal: the names in a record are whoever's made it."""
+    for line in "\n".join(map(str, parts)).split("\n"):
+        print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line), flush=True)
+
+
+# ---------------------------------------------------------------------- measure
+
+
+def _measure(options: argparse.Namespace) -> None:
+    if options.out.exists() and not options.overwrite:
+        raise _WrongInputError(f"{options.out} is there already: choose another name, or give --overwrite")
+    from lightning_glassy.checkpoints import measure_checkpoints
+
+    record = measure_checkpoints(
+        options.checkpoints,
+        steps=options.steps,
+        groups="layer" if options.layers else "all",
+        include=options.include,
+        exclude=options.exclude,
+        key=options.key,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    record.save(options.out)
+    print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {options.out}")
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"\r{done:,} of {total:,} pairs" + ("\n" if done == total else ""), end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

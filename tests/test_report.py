@@ -1,0 +1,239 @@
+"""The report, its pictures and its page, and the command that makes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_glassy import AgingRecord, LogTimeSchedule, cli, plotting
+from lightning_glassy.analysis import aging_exponent, collapse, diffusion, relaxation_curves
+from lightning_glassy.record import MOMENTS
+from lightning_glassy.report import report
+
+SCHEDULE = LogTimeSchedule.logspaced(10_000, lags_per_decade=6)
+
+
+def record_of(mu: float = 0.5, n_replica: int | None = None, seed: int = 0, schedule=SCHEDULE, **meta) -> AgingRecord:
+    """Curves that scale with t/t_w^mu, with 1 % of independent noise."""
+    rng = np.random.default_rng(seed)
+    record = AgingRecord({"all": 100, "<b>layer</b>": 40}, n_replica=n_replica, meta=meta)
+    for waiting_time, lag in schedule.pairs:
+        shape = (2, len(MOMENTS)) if n_replica is None else (n_replica, 2, len(MOMENTS))
+        moments = np.ones(shape)
+        moments[..., 0] = (lag / (1 + waiting_time) ** mu) ** 0.8 * np.exp(0.01 * rng.normal(size=shape[:-1]))
+        record.append(waiting_time, lag, moments)
+    return record
+
+
+def saved(folder: Path, record: AgingRecord) -> str:
+    return str(record.save(folder / "glassy" / "aging_record.npz"))
+
+
+# ---------------------------------------------------------------------- the report
+
+
+def test_a_report_says_and_writes_everything(tmp_path: Path) -> None:
+    found = report(record_of(n_replica=8, module="Net"), n_bootstrap=50)
+    assert abs(found.exponent.mu - 0.5) < 0.02
+    text = str(found)
+    for words in ("Net: N = 100, 8 replicas", "verdict: aging throughout", "aging exponent mu = 0.", "motion (lags"):
+        assert words in text
+    names = {path.name for path in found.write(tmp_path / "out")}
+    pictures = {"curves.png", "collapse.png", "threshold_lags.png", "local_exponent.png"}
+    assert names == {"report.html", "report.txt", "report.json"} | pictures
+    content = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert content["aging_exponent"]["mu"] == found.exponent.mu
+    assert content["aging_exponent"]["interval"] == list(found.exponent.interval)
+    assert content["verdict"]["kind"] == "aging throughout"
+    assert content["n_replica"] == 8
+    assert (tmp_path / "out" / "report.txt").read_text() == f"{found}\n"
+    for name in pictures:
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+
+
+def test_doubts_that_both_have_are_said_once() -> None:
+    text = str(report(record_of(sampler="SequentialSampler")))
+    assert text.count("the order of the batches is fixed") == 1
+
+
+def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) -> None:
+    record = record_of(module="</script><img src=x onerror=alert(1)>{{data}}")
+    record.append_one_time("</script><script>alert(2)</script>", 1, 2.0)
+    report(record, group="<b>layer</b>").write(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "<script>alert(2)" not in page
+    assert "<title>&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;{{data}}" in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", page.split("<script>")[0])
+    # What the page is drawn from is what the analysis found.
+    data = json.loads(re.search(r"^const data = (.*);$", page, flags=re.MULTILINE)[1])
+    assert data["curves"][-1]["values"][0] == pytest.approx(record.msd("<b>layer</b>")[-1, 0])
+    assert data["mu"] == report(record, group="<b>layer</b>").exponent.mu
+
+
+def test_short_and_odd_records_have_a_report_or_a_clear_error(tmp_path: Path) -> None:
+    found = report(record_of(schedule=LogTimeSchedule([0, 1], [1, 2, 5])))
+    assert found.exponent is None
+    assert "3 are needed" in str(found)
+    found.write(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "local_exponent.png"}
+    assert "no aging exponent" in (tmp_path / "report.html").read_text()
+    with pytest.raises(ValueError, match="the record is empty"):
+        report(AgingRecord({"all": 1}))
+    with pytest.raises(ValueError, match=r"window=\(3, 4\)"):
+        report(record_of(), window=(3, 4))
+    with pytest.raises(KeyError, match="no group 'head'"):
+        report(record_of(), group="head")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan, np.inf, -1.0, 1e300])
+@pytest.mark.parametrize("n_replica", [None, 9])
+def test_records_without_physics_are_reported_without_an_exception(value: float, n_replica: int | None) -> None:
+    record = AgingRecord({"all": 10}, n_replica=n_replica)
+    for waiting_time, lag in LogTimeSchedule.logspaced(1000).pairs:
+        shape = (1, len(MOMENTS)) if n_replica is None else (n_replica, 1, len(MOMENTS))
+        record.append(waiting_time, lag, np.full(shape, value))
+    found = report(record, n_bootstrap=10)
+    assert json.dumps(found.to_dict(), allow_nan=False)
+    for figure in found.figures().values():
+        figure.canvas.draw()
+
+
+def test_pictures_draw_on_given_axes() -> None:
+    record = record_of(n_replica=8)
+    curves, fit = relaxation_curves(record), aging_exponent(record, n_bootstrap=10)
+    axes = plotting.new_figure(4).axes[:4]
+    assert plotting.plot_curves(curves, ax=axes[0], colorbar=False) is axes[0]
+    assert plotting.plot_collapse(collapse(curves, fit.mu, fit.variable), ax=axes[1], colorbar=False) is axes[1]
+    assert plotting.plot_threshold_lags(fit, ax=axes[2]) is axes[2]
+    assert plotting.plot_local_exponent(diffusion(record), ax=axes[3], colorbar=False) is axes[3]
+    # Collapsed, the curves lie on each other: at the same abscissa they have the same ordinate.
+    lines = [line for line in axes[1].get_lines() if len(line.get_xdata()) > 5]
+    at = [np.interp(0.5, np.log(line.get_xdata()), np.log(line.get_ydata())) for line in lines[4:-1]]
+    assert np.ptp(at) < 0.1
+    assert len(axes[2].get_legend().get_texts()) == len(fit.thresholds)
+    # The colours of the map are the local exponents, here 0.8 everywhere.
+    shown = axes[3].collections[0].get_array().compressed()
+    assert shown.mean() == pytest.approx(0.8, abs=0.03)
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_report_of_one_run_is_beside_its_record(tmp_path: Path, capsys) -> None:
+    path = saved(tmp_path / "run", record_of())
+    code, out, _ = run(capsys, "report", str(tmp_path / "run"))
+    assert code == 0
+    assert "verdict: aging throughout" in out
+    assert (tmp_path / "run" / "glassy" / "report-aging_record" / "report.html").stat().st_size > 10**6
+    code, out, _ = run(capsys, "report", path, "--json", "--no-files", "--window", "10", "1000", "--t0", "fit")
+    content = json.loads(out)
+    assert (code, content["records"]) == (0, [path])
+    assert content["aging_exponent"]["window"] == [10, 1000]
+
+
+def test_several_runs_are_replicas_if_they_match(tmp_path: Path, capsys) -> None:
+    for seed in range(8):
+        saved(tmp_path / f"version_{seed}", record_of(seed=seed, module="Net"))
+    code, out, _ = run(capsys, "report", str(tmp_path), "-o", str(tmp_path / "out"), "--bootstrap", "20")
+    assert code == 0
+    assert "8 replicas" in out
+    assert "95% interval" in out
+    assert (tmp_path / "out" / "collapse.png").exists()
+    saved(tmp_path / "version_9", record_of(seed=9, module="OtherNet"))
+    code, _, err = run(capsys, "report", str(tmp_path), "--no-files")
+    assert code == 2
+    assert "does not match records[0] in module: 'OtherNet' and 'Net'" in err
+    assert "version_9" in err
+    assert "--separate" in err
+    code, out, _ = run(capsys, "report", str(tmp_path), "--separate", "--no-files")
+    assert (code, out.count("verdict:")) == (0, 9)
+
+
+def test_one_run_twice_is_no_two_replicas(tmp_path: Path, capsys) -> None:
+    saved(tmp_path / "a", record_of())
+    saved(tmp_path / "b", record_of())
+    code, _, err = run(capsys, "report", str(tmp_path / "a"), str(tmp_path / "b"), "--no-files")
+    assert code == 2
+    assert "the same to the bit" in err
+    # A path that is named twice is one record.
+    code, out, _ = run(capsys, "report", str(tmp_path / "a"), str(tmp_path / "a" / "glassy"), "--no-files")
+    assert (code, "no interval" in out) == (0, True)
+
+
+def test_show_tells_what_a_record_holds(tmp_path: Path, capsys) -> None:
+    record = record_of(module="Net\x1b[31m")
+    record.append_one_time("train_loss", 0, 2.5)
+    path = saved(tmp_path, record)
+    code, out, _ = run(capsys, "show", path)
+    assert code == 0
+    for words in ("group           'all': N = 100", "waiting times   13, 0 ... 4,642", "'train_loss': 1 values, 2.5"):
+        assert words in out
+    assert "\x1b" not in out
+    code, out, _ = run(capsys, "show", str(tmp_path), "--json")
+    content = json.loads(out)
+    assert content["waiting_times"] == record.waiting_times.tolist()
+    assert content["one_time"]["train_loss"] == {"steps": [0], "values": [2.5]}
+
+
+def test_wrong_input_is_an_error_with_code_2(tmp_path: Path, capsys) -> None:
+    empty = saved(tmp_path / "empty", AgingRecord({"all": 3}))
+    good = saved(tmp_path / "good", record_of())
+    foreign = tmp_path / "foreign.npz"
+    foreign.write_bytes(b"not a record")
+    (tmp_path / "nothing").mkdir()
+    for arguments, words in [
+        (("report", str(tmp_path / "none")), "there is no such file or directory"),
+        (("report", str(tmp_path / "nothing")), "no aging_record.npz in this directory"),
+        (("report", str(foreign)), "not a lightning_glassy record"),
+        (("report", empty), "the record is empty"),
+        (("report", good, "--group", "head"), "no group 'head'"),
+        (("report", good, "--observable", "loss"), "observable='loss' is not one of"),
+        (("report", good, "--observable", "normalised_msd"), "no one-time series 'gradient_noise'"),
+        (("report", good, "--confidence", "95"), "confidence=95.0 must be between 0 and 1"),
+        (("show", str(tmp_path)), "holds 2 records, name one"),
+        (("show", str(tmp_path / "none")), "there is no such file or directory"),
+        (("measure", str(foreign), "-o", good), "is there already"),
+    ]:
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert err.startswith("lightning-glassy: error: ")
+        assert words in err
+    for arguments in ((), ("report",), ("report", good, "--t0", "soon"), ("measure", good)):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_measure_makes_a_record_that_report_reads(tmp_path: Path, capsys) -> None:
+    rng = torch.Generator().manual_seed(0)
+    steps = sorted({round(10 ** (k / 4)) for k in range(17)})
+    weights, now, files = torch.zeros(300), 0, []
+    for step in steps:
+        weights, now = weights + (step - now) ** 0.5 * torch.randn(300, generator=rng), step
+        files.append(str(tmp_path / f"model-step={step}.pt"))
+        torch.save({"net.weight": weights.clone()}, files[-1])
+    out = str(tmp_path / "record.npz")
+    code, told, _ = run(capsys, "measure", *reversed(files), "-o", out, "--layers")
+    assert code == 0
+    assert f"lightning-glassy report {out}" in told
+    record = AgingRecord.load(out)
+    assert record.groups == ("all", "net")
+    assert record.waiting_times.tolist() == steps[:-1]
+    code, told, _ = run(capsys, "report", out, "--no-files")
+    assert code == 0
+    assert "verdict: no aging" in told or "verdict: cannot tell" in told
+    code, _, err = run(capsys, "measure", files[0], "-o", str(tmp_path / "other.npz"))
+    assert (code, "at least two checkpoints" in err) == (2, True)
+    assert not (tmp_path / "other.npz").exists()
