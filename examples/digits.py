@@ -111,8 +111,8 @@ class Observer(Callback):
         record.append_one_time("train_accuracy", step, accuracy)
         record.append_one_time("gradient_noise", step, gradient_noise(model, self.dataset, seed=step))
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """At a waiting time."""
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """At a waiting time: so many updates are done when this batch begins."""
         if trainer.global_step in self.steps:
             self.note(pl_module, trainer.global_step)
 

@@ -76,6 +76,32 @@ def test_one_callback_gives_the_whole_record(tmp_path: Path, capsys: pytest.Capt
     assert str(path) in printed
 
 
+def test_the_verdict_and_the_exponent_are_told_at_the_end(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def train(max_steps: int) -> str:
+        trainer = quiet_trainer(tmp_path, callbacks=[AgingMonitor(save=False)], max_steps=max_steps)
+        trainer.fit(SmallNet(), data())
+        return capsys.readouterr().out
+
+    long = train(400)
+    assert re.search(r"^verdict: (aging throughout|aging that stops|no aging|cannot tell)", long, flags=re.MULTILINE)
+    assert "aging exponent mu = " in long
+    assert "no interval: 1 replica, 8 are needed" in long
+    short = train(8)
+    assert "Aging of 195 parameters" in short
+    assert "verdict" not in short
+    # Without scipy, or if the analysis fails, there is the table, and the training is as good as ever.
+    monkeypatch.setattr("lightning_glassy.analysis.verdict", lambda record: 1 / 0)
+    assert "verdict" not in train(100)
+    assert "could not be analysed (ZeroDivisionError" in caplog.text
+    monkeypatch.setitem(sys.modules, "lightning_glassy.analysis", None)
+    assert "no verdict and no aging exponent: " in train(100)
+
+
 def test_the_record_knows_the_run(tmp_path: Path) -> None:
     seed_everything(11)
     monitor = AgingMonitor()

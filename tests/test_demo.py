@@ -25,10 +25,15 @@ def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
         assert record.waiting_times[-1] == 215
         assert (record.meta["batch_size"], record.meta["sampler"]) == (32, "RandomSampler")
         assert str(path) in printed
-        assert f"{n:,} parameters, train loss" in printed
+        assert f"{n:,} parameters, test accuracy" in printed
+        assert record.one_time("train_accuracy")[0][-1] == 300
+        assert len(record.one_time("gradient_noise")[0]) == len(record.waiting_times) + 1
+        assert (tmp_path / "report" / name / "report.html").stat().st_size > 10**6
+        assert str(tmp_path / "report" / name / "report.html") in printed
         assert list(path.parent.parent.glob("events.out.tfevents.*"))
     assert (tmp_path / "aging.png").stat().st_size > 20_000
     assert f"tensorboard --logdir {tmp_path}" in printed
+    assert printed.count("verdict: ") == printed.count("aging exponent mu = ") == 2
 
 
 def test_too_short_a_demo_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -405,3 +405,39 @@ def test_reading_a_record_imports_neither_torch_nor_lightning(record: AgingRecor
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_runs_of_other_settings_and_one_run_twice_are_no_replicas() -> None:
+    rng = np.random.default_rng(0)
+    schedule = LogTimeSchedule([0, 2], [1, 4])
+
+    def run(**meta: object) -> AgingRecord:
+        return AgingRecord.from_trajectory(rng.normal(size=(8, 5)), schedule, overlap_thresholds=[0.1], meta=meta)
+
+    first = run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.1}]}])
+    with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in optimizers: .*0.2.*0.1"):
+        AgingRecord.concat([first, run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.2}]}])])
+    with pytest.raises(ValueError, match=r"records\[2\] and records\[0\] are the same to the bit"):
+        AgingRecord.concat([first, run(), first])
+    # What only one of them knows, and what may differ, is no mismatch.
+    assert AgingRecord.concat([first, run(seed="1")]).n_replica == 2
+
+
+def test_the_displacement_over_the_gradient_noise() -> None:
+    walk = np.cumsum(np.ones((101, 4)), axis=0)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0, 9, 99], [1]))
+    with pytest.raises(KeyError, match="no one-time series 'gradient_noise'"):
+        record.msd(normalise="noise")
+    for step, noise in ((0, 4.0), (99, 1.0)):
+        record.append_one_time("gradient_noise", step, noise)
+    # ln D is linear in ln(1 + step): from 1 to 100, the step 9 is half-way.
+    assert record.msd(normalise="noise")[:, 0] == pytest.approx([1 / 4, 1 / 2, 1.0])
+    assert record.gradient_noise([0, 9, 99]) == pytest.approx([4.0, 2.0, 1.0])
+    assert np.isnan(record.gradient_noise([100])).all()  # not extrapolated
+    with pytest.raises(ValueError, match="normalise='loss'"):
+        record.msd(normalise="loss")
+    with pytest.raises(KeyError, match="no group 'head'"):
+        record.gradient_noise([0], "head")
+    silent = AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]))
+    silent.append_one_time("gradient_noise", 0, 0.0)
+    assert np.isnan(silent.msd(normalise="noise")).all()
