@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_glassy.analysis import collapse_quality, relaxation_curves
 from lightning_glassy.analysis.curves import OBSERVABLES
+from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.plain import plain
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _data(report: Report) -> dict[str, Any]:
         "thresholds": None,
     }
     if fit is not None:
-        used = curves.between(*fit.window)
+        used = above_plateaus(curves.between(*fit.window))
         data |= {"mu": fit.mu, "variable": fit.variable, "thresholds": _thresholds(report)}
         data["scan"] = {"mus": _MUS} | {
             variable: collapse_quality(used, _MUS, variable, t0=fit.t0) for variable in ("effective", "plain")

@@ -19,7 +19,7 @@ from lightning_glassy.analysis.collapse import CollapseQuality, Variable, log_er
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
-from lightning_glassy.analysis.plateaus import fast_levels
+from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 
@@ -191,13 +191,13 @@ def aging_exponent(
         raise ValueError(f"t0={t0!r} is neither a number of steps nor 'fit'")
     whole = relaxation_curves(record, observable, group=group, eps=eps)
     curves = _windowed(whole, window, 0.0 if t0 == "fit" else t0)
-    mean, errors = curves.mean(), log_errors(curves.values)
+    mean = curves.mean()
     plateau = fast_levels(curves.lags, mean)
     aims = _default_thresholds(mean, plateau) if thresholds is None else thresholds
     crossings = [lag_to_threshold(curves.lags, mean, aim) for aim in aims]
 
-    # What lies in a fast plateau falls on one curve, or does not, whatever the exponent.
-    relaxing = np.where(mean >= 2 * plateau[:, None], mean, np.nan)
+    slow = above_plateaus(curves)
+    relaxing, errors = slow.mean(), log_errors(slow.values)
     origin, fits = 0.0 if t0 == "fit" else t0, {}
     if t0 == "fit":
         origin = _fit_origin(CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors), curves)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
+
+
+def above_plateaus(curves: Curves) -> Curves:
+    """The curves without what lies below twice the level of their fast process (:func:`fast_levels`): NaN there.
+
+    That part falls on one curve, or does not, whatever the aging exponent.
+    """
+    mean = curves.mean()
+    with np.errstate(invalid="ignore"):
+        slow = mean >= 2 * fast_levels(curves.lags, mean)[:, None]
+    return replace(curves, values=np.where(slow, curves.values, np.nan))
 
 
 def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
