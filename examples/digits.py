@@ -182,6 +182,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
 
+    # Nets this small gain nothing from a second thread, and lose tenfold where another process wants the core.
+    torch.set_num_threads(1)
     start, records, words, where = time.perf_counter(), {}, [], []
     for name, sizes in NETS.items():
         print(f"\n{name}: {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)

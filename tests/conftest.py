@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+# The networks of the tests are small: a second thread gains nothing, and waits tenfold on a busy machine.
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need a GPU are skipped, and say so, where there is none."""
