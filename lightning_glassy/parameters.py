@@ -195,6 +195,7 @@ class _Source:
         strides = real.stride()
         self._order = sorted(range(real.dim()), key=lambda i: -strides[i])
         self._view: Tensor | None = None
+        self._layout: tuple[object, ...] = ()
 
     def _real(self) -> Tensor:
         tensor = self.parameter.detach()
@@ -209,9 +210,11 @@ class _Source:
                 f"and is {tuple(form[0])} {form[1]} on {form[2]} now: earlier weights cannot be compared with it"
             )
         # A view stays valid while the weights stay where they are; `p.data = ...` moves them.
-        if self._view is None or self._view.data_ptr() != self.parameter.data_ptr():
+        layout = (self.parameter.data_ptr(), self.parameter.stride())
+        if self._view is None or self._layout != layout:
             ordered = self._real().permute(self._order)
             self._view = ordered.view(-1) if ordered.is_contiguous() else None
+            self._layout = layout
         return self._view
 
     def stretch(self, start: int, stop: int) -> Tensor:
@@ -229,11 +232,47 @@ class _Source:
         """The coordinates at some flat positions, in ``out`` where that has the dtype and the device of the weights."""
         flat = self._flat()
         if flat is None:
-            ordered = self._real().permute(self._order)
-            return ordered[torch.unravel_index(indices, ordered.shape)]
+            real = self._real()
+            reach = 1 + sum((size - 1) * stride for size, stride in zip(real.shape, real.stride(), strict=True))
+            return real.as_strided((reach,), (1,)).index_select(0, self._scatter(indices))
         if out.dtype == flat.dtype and out.device == flat.device:
             return torch.index_select(flat, 0, indices, out=out)
         return flat.index_select(0, indices)
+
+    def _scatter(self, indices: Tensor) -> Tensor:
+        """Where coordinates lie, in elements from the first: by whole numbers alone, which no device is waited for."""
+        real = self._real()
+        places, left = torch.zeros_like(indices), indices
+        for dim in reversed(self._order):
+            places += left % real.shape[dim] * real.stride(dim)
+            left = left // real.shape[dim]
+        return places
+
+    def locate(self, indices: Tensor | None) -> tuple[int, Tensor | None]:
+        """The address of the first element; and, unless all coordinates lie in a row, the places of those wanted."""
+        if self._flat() is not None:
+            return self.parameter.data_ptr(), indices
+        everything = torch.arange(self._real().numel(), device=self.parameter.device)
+        return self.parameter.data_ptr(), self._scatter(everything if indices is None else indices)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A stretch of a bucket's coordinates from one tensor, and where they are in memory.
+
+    Attributes:
+        cell: the cell that all of them belong to.
+        start: first coordinate, in the bucket.
+        stop: end, in the bucket.
+        address: of the tensor's first element.
+        places: of each coordinate the distance from there, in elements, int64; ``None`` where they lie in a row.
+    """
+
+    cell: int
+    start: int
+    stop: int
+    address: int
+    places: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -309,6 +348,22 @@ class Bucket:
             _put(piece, start, stop, whole[start - tile.start : stop - tile.start])
         return whole
 
+    def layout(self) -> list[tuple[object, ...]]:
+        """What tells whether a tensor has been put elsewhere in memory. Cheap: for every event."""
+        tensors = [piece.source.parameter for piece in self._pieces]
+        return [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
+
+    def extents(self) -> list[Extent]:
+        """Where all the coordinates are at the moment, in the order of the bucket; valid for as long as the layout is.
+
+        Raises:
+            ParametersChangedError: a tensor has another shape, dtype or device than at first.
+        """
+        return [
+            Extent(cell, piece.start, piece.stop, *piece.source.locate(piece.indices))
+            for piece, cell in zip(self._pieces, self._cells, strict=True)
+        ]
+
     def copy_to(self, flat: Tensor) -> None:
         """Copy the current weights into ``flat``, ``[numel]``, which may be in pinned host memory."""
         if flat.device == self.device and all(piece.indices is None for piece in self._pieces):
@@ -381,7 +436,8 @@ class TrackedParameters:
         self.buckets: list[Bucket] = []
         for (device, dtype), members in parts.items():
             pieces, cells, start = [], [], 0
-            for cell, parameter, indices in sorted(members, key=lambda member: member[0]):
+            # Odd sizes last: those before them start at multiples of 16, as loads of several numbers at once need.
+            for cell, parameter, indices in sorted(members, key=lambda member: (member[1].numel % 16 != 0, member[0])):
                 stop = start + (parameter.numel if indices is None else len(indices))
                 pieces.append(_Piece(_Source(parameter.name, parameter.tensor), start, stop, indices))
                 cells.append(cell)

@@ -1,4 +1,4 @@
-"""Where earlier weights are kept: a bank of flat copies, on the device or offloaded, freed after their last lag."""
+"""Where earlier weights are kept: a bank of flat copies, on the device or offloaded; memory is used again."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class SnapshotBank:
     def __init__(self, parameters: TrackedParameters, device: str | torch.device | None = None) -> None:
         self._parameters = parameters
         self._device = None if device is None else torch.device(device)
+        self._spare: list[list[Tensor]] = []
         self.live: dict[int, Snapshot] = {}
 
     def capture(self, step: int, own_sums: list[Tensor]) -> Snapshot:
@@ -53,23 +54,37 @@ class SnapshotBank:
             step: the waiting time.
             own_sums: sums of the current weights, as ``EagerMoments.own_sums()`` returns them.
         """
+        flats = self._spare.pop() if self._spare else self._allocate()
+        for bucket, flat in zip(self._parameters.buckets, flats, strict=True):
+            bucket.copy_to(flat)
+        self.live[step] = Snapshot(step, flats, own_sums)
+        return self.live[step]
+
+    def _allocate(self) -> list[Tensor]:
         flats = []
         for bucket in self._parameters.buckets:
             device = self._device or bucket.device
             pinned = device.type == "cpu" and bucket.device.type == "cuda"
-            flat = torch.empty(bucket.numel, dtype=bucket.dtype, device=device, pin_memory=pinned)
-            bucket.copy_to(flat)
-            flats.append(flat)
-        self.live[step] = Snapshot(step, flats, own_sums)
-        return self.live[step]
+            flats.append(torch.empty(bucket.numel, dtype=bucket.dtype, device=device, pin_memory=pinned))
+        return flats
 
-    def release(self, waiting_time: int) -> None:
-        """Free a snapshot that has had its last lag."""
-        del self.live[waiting_time]
+    def release(self, waiting_time: int, *, reuse: bool = True) -> None:
+        """Give up a snapshot that has had its last lag; the next capture takes its memory.
+
+        Nothing has to be waited for: what is still to be read on the stream comes before what that capture writes.
+
+        Args:
+            waiting_time: of the snapshot.
+            reuse: ``False`` where no capture is to come: the memory is freed.
+        """
+        self._spare.append(self.live.pop(waiting_time).flats)
+        if not reuse:
+            self._spare.clear()
 
     def clear(self) -> None:
         """Free all snapshots."""
         self.live.clear()
+        self._spare.clear()
 
 
 def plan_sample(
@@ -100,16 +115,28 @@ def plan_sample(
     check_memory_options(sample, device, max_memory)
     total = sum(parameter.numel for parameter in selected)
     width = sum(parameter.numel * parameter.dtype.itemsize for parameter in selected) / total
+    pinned = device is not None and any(parameter.tensor.is_cuda for parameter in selected)
+    vectors: dict[object, int] = {}
+    for parameter in selected:
+        key = parameter.tensor.device, parameter.dtype
+        vectors[key] = vectors.get(key, 0) + parameter.numel * parameter.dtype.itemsize
     places = {torch.device(device) if device is not None else parameter.tensor.device for parameter in selected}
     free = sum(free_memory(place) for place in places)
 
     def footprint(n: int) -> int:
+        # torch rounds pinned memory up to a power of two.
+        if pinned:
+            taken = capacity * sum(1 << (-(-n_bytes * n // total) - 1).bit_length() for n_bytes in vectors.values())
+        else:
+            taken = round(n * width * capacity)
         # A sample also keeps the place of each coordinate, as int64.
-        return round(n * width * capacity) + (8 * n if n < total else 0)
+        return taken + (8 * n if n < total else 0)
 
     if sample == "auto":
         budget = int(SAFE_FRACTION * free) if max_memory is None else min(int(SAFE_FRACTION * free), max_memory)
         n = total if footprint(total) <= budget else min(total - 1, int(budget / (width * capacity + 8)))
+        while n > 1 and footprint(n) > budget:
+            n //= 2
         limit, of_what = budget, "a tenth of the free memory" if max_memory is None else "max_memory"
     else:
         n = total if sample is None else min(int(sample), total)

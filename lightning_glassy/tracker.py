@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_glassy.moments import EagerMoments
+from lightning_glassy.moments import moments_for
 from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.parameters import Groups, TrackedParameters, check_patterns, select_parameters, within_rounding
 from lightning_glassy.readback import Readback
 from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.snapshots import SnapshotBank, check_memory_options, human_bytes, plan_sample
+from lightning_glassy.snapshots import Snapshot, SnapshotBank, check_memory_options, human_bytes, plan_sample
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ class _Measured:
     """What a batch of moments on its way to the host belongs to."""
 
     step: int
-    waiting_times: tuple[int, ...]
+    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it.
+    snapshots: tuple[Snapshot, ...]
 
 
 def check_options(
@@ -161,7 +162,7 @@ class AgingTracker:
             or record.overlap_thresholds != thresholds
         ):
             raise ValueError(f"the record to continue ({record!r}) is of other parameters, samples or thresholds")
-        self._moments = EagerMoments(self.parameters, thresholds, msd_only=moments == "msd")
+        self._moments = moments_for(self.parameters, thresholds, msd_only=moments == "msd")
         self._readback: Readback[_Measured] = Readback()
         self.record = (
             record
@@ -227,12 +228,13 @@ class AgingTracker:
             and snapshot.waiting_time + lag <= step
         ]
         if due:
-            self._readback.push(_Measured(step, tuple(s.waiting_time for s in due)), self._moments(due))
+            self._readback.push(_Measured(step, tuple(due)), self._moments(due))
             for snapshot in due:
                 # Lags that were passed together are measured once, at the lag that was realised.
                 snapshot.last_lag = step - snapshot.waiting_time
                 if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
-                    self._bank.release(snapshot.waiting_time)
+                    more = self.schedule.next_waiting_time(self._captured) is not None
+                    self._bank.release(snapshot.waiting_time, reuse=more)
         if captured or due:
             for name, value in (one_time or {}).items():
                 self.record.append_one_time(name, step, value)
@@ -281,8 +283,8 @@ class AgingTracker:
     def _enter(self, batches: list[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
         for measured, buckets in batches:
             of_groups = self.parameters.by_group(buckets)  # [n_group, n_snapshot, n_moment]
-            for i, waiting_time in enumerate(measured.waiting_times):
-                pair = (waiting_time, measured.step - waiting_time)
+            for i, snapshot in enumerate(measured.snapshots):
+                pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
                 self.record.append(*pair, of_groups[:, i])
                 self._new.append(pair)
                 self._check(of_groups[:, i], *pair)

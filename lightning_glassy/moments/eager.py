@@ -1,7 +1,7 @@
 """The moments in plain torch, tile by tile: any device, no kernel of our own.
 
 A tile is small enough to stay in the cache of a CPU, so that the weights and each snapshot come from memory once and
-every further sum reads the cache. What an event costs is measured in ``benchmarks/moments.py``.
+every further sum reads the cache. What an event costs is measured in ``benchmarks/event.py``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,356 @@
+"""The CUDA kernels, run by Triton's interpreter on a CPU: against plain torch, and against float64 NumPy.
+
+The interpreter has to be chosen before triton is imported, and for the whole process: the tests run in one of their
+own, which ``test_the_kernels_in_tritons_interpreter`` starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_glassy import moments as implementations
+from lightning_glassy.moments import EagerMoments, moments_for
+from lightning_glassy.parameters import ParametersChangedError, TrackedParameters, select_parameters
+from lightning_glassy.snapshots import Snapshot, SnapshotBank, plan_sample
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+EPS = (1e-3, 1e-1)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_the_kernels_in_tritons_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def track(
+    *tensors: torch.Tensor, sample: int | None = None, groups: str = "all"
+) -> tuple[list[nn.Parameter], TrackedParameters]:
+    parameters = [nn.Parameter(tensor) for tensor in tensors]
+    named = [(f"layer{i}.w", parameter) for i, parameter in enumerate(parameters)]
+    return parameters, TrackedParameters(select_parameters(named, groups=groups), sample)
+
+
+def move(parameters: list[nn.Parameter], by: float) -> None:
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter += by * torch.randn(parameter.shape, dtype=torch.float64).to(parameter.dtype)
+
+
+def exact(w: torch.Tensor, s: torch.Tensor) -> np.ndarray:
+    new, old = w.detach().double().numpy().ravel(), s.detach().double().numpy().ravel()
+    d = new - old
+    counts = [(np.abs(d) <= eps).sum() for eps in EPS]
+    return np.array([(d**2).sum(), (d**4).sum(), new @ old, new @ new, old @ old, new.sum(), old.sum(), *counts])
+
+
+class TestInterpreted:
+    __test__ = INTERPRETED
+
+    @staticmethod
+    def kernels(tracked: TrackedParameters, **options: object) -> Callable[[list[Snapshot]], list[torch.Tensor]]:
+        from lightning_glassy.moments.triton import TritonMoments
+
+        return TritonMoments(tracked, EPS, **options)
+
+    def check(self, tracked: TrackedParameters, snapshots: list[Snapshot], **options: object) -> None:
+        """Ours against plain torch: the same to 1e-6 of the sums of positive terms, twice, with the same bits."""
+        ours, plain = self.kernels(tracked, **options), EagerMoments(tracked, EPS, **options)
+        for first, again, other in zip(ours(snapshots), ours(snapshots), plain(snapshots), strict=True):
+            assert first.dtype == torch.float64
+            assert first.shape == other.shape
+            assert np.array_equal(first.numpy(), again.numpy(), equal_nan=True)
+            scale = other.clone()
+            # Sums that may cancel are held against what is added: by Cauchy and Schwarz sum |w| <= sqrt(n sum w^2).
+            root = max(tracked.n_sampled.values()) ** 0.5
+            for signed, squares in ((2, 4), (5, 3), (6, 4)):
+                scale[..., signed] = other[..., squares] if signed == 2 else root * other[..., squares].sqrt()
+            error = torch.where(first.isnan() & other.isnan(), 0.0, (first - other).abs() / scale.abs())
+            error = torch.where(first == other, 0.0, error)
+            assert error.max() < 1e-6
+
+    @pytest.mark.parametrize("displacement", [1e-1, 1e-2, 1e-4, 1e-6])
+    def test_float32_agrees_with_float64(self, displacement: float) -> None:
+        (w,), tracked = track(torch.randn(30_001) * 0.05)
+        ours, start = self.kernels(tracked), w.detach().clone()
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        move([w], 0.05 * displacement)
+        result, reference = ours([snapshot])[0][0, 0].numpy(), exact(w, start)
+        assert np.abs(result / reference - 1)[[0, 1, 3, 4]].max() < 1e-6
+        assert abs(result[2] - reference[2]) < 1e-6 * (reference[3] + reference[4]) / 2
+        assert np.abs(result[5:7] - reference[5:7]).max() < 1e-6 * float(start.abs().sum())
+        assert np.abs(result[7:] - reference[7:]).max() <= 1  # where |d| rounds to eps itself
+
+    @pytest.mark.parametrize("displacement", [1e-13, 1e-12, 1e-9, 1.0, 1e4])
+    def test_the_fourth_moment_neither_underflows_nor_overflows(self, displacement: float) -> None:
+        (w,), tracked = track(torch.zeros(3000))
+        ours, start = self.kernels(tracked), torch.zeros(3000)
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        move([w], displacement)
+        assert np.allclose(ours([snapshot])[0][0, 0, :2], exact(w, start)[:2], rtol=1e-6, atol=0)
+
+    def test_weights_that_have_not_moved(self) -> None:
+        _, tracked = track(torch.randn(2000), torch.randn(5))
+        ours = self.kernels(tracked)
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        moments = ours([snapshot])[0][0, 0]
+        assert moments[[0, 1, 7, 8]].tolist() == [0, 0, 2005, 2005]
+        assert torch.equal(moments[[3, 5]], moments[[4, 6]])  # which 1 - C needs to the last bit
+        assert moments[2] == moments[3]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    def test_every_precision_is_measured_as_it_is(self, dtype: torch.dtype) -> None:
+        (w,), tracked = track((torch.randn(9_001, dtype=torch.float64) * 0.05).to(dtype))
+        ours, start = self.kernels(tracked), w.detach().clone()
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        move([w], 0.01)
+        tolerance = 1e-13 if dtype == torch.float64 else 1e-6
+        assert np.allclose(ours([snapshot])[0][0, 0, :5], exact(w, start)[:5], rtol=tolerance, atol=0)
+        self.check(tracked, [snapshot])
+
+    def test_own_sums_are_those_of_float64_and_of_plain_torch(self) -> None:
+        parameters, tracked = track(torch.randn(5000), torch.randn(2048), torch.randn(7).double(), groups="layer")
+        for mine, other in zip(self.kernels(tracked).own_sums(), EagerMoments(tracked).own_sums(), strict=True):
+            assert torch.allclose(mine, other, rtol=1e-6, atol=1e-4)
+        float32 = self.kernels(tracked, msd_only=True).own_sums()[0].numpy()
+        for cell, w in enumerate(parameters[:2]):
+            squares = float(w.detach().double().square().sum())
+            assert float32[cell, 0] == pytest.approx(squares, rel=1e-7)  # finer than the 1e-6 of the other sums
+            assert float32[cell, 1] == pytest.approx(float(w.detach().double().sum()), abs=1e-4)
+        assert (float32[2] == 0).all()  # of the other dtype
+
+    @pytest.mark.parametrize("n_due", [1, 2, 3, 5, 9, 35])
+    def test_any_number_of_snapshots_is_due(self, n_due: int) -> None:
+        parameters, tracked = track(torch.randn(1100))
+        plain, bank = EagerMoments(tracked), SnapshotBank(tracked)
+        for step in range(n_due):
+            bank.capture(step, plain.own_sums())
+            move(parameters, 0.03)
+        self.check(tracked, list(bank.live.values())[::-1])
+
+    @pytest.mark.parametrize(
+        ("groups", "sample", "msd_only"), [("layer", None, False), ("all", 900, False), ("all", None, True)]
+    )
+    def test_all_sorts_of_tensors_at_once(self, groups: str, sample: int | None, msd_only: bool) -> None:
+        parameters, tracked = track(
+            torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last),
+            torch.randn(7, dtype=torch.float64),
+            torch.tensor(2.0),
+            torch.randn(30, 20).t(),
+            torch.randn(6, 40)[:, ::2],  # not dense
+            torch.randn(3, 9, 11)[:2, 1:5, 2:],
+            torch.randn(1, 4).expand(3, 4).clone(),
+            torch.randn(5, dtype=torch.complex64),
+            torch.randn(50).bfloat16(),
+            torch.randn(1025),
+            torch.randn(4097)[1:],  # dense, but its address is no multiple of 16
+            torch.randn(2048),
+            sample=sample,
+            groups=groups,
+        )
+        plain, bank = EagerMoments(tracked), SnapshotBank(tracked)
+        for step in range(2):
+            bank.capture(step, plain.own_sums())
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter += 0.02 * torch.randn_like(parameter)
+        self.check(tracked, list(bank.live.values()), msd_only=msd_only)
+
+    @pytest.mark.parametrize("sizes", [[3] * 40 + [16] * 8, [1] * 20 + [1024] * 2])
+    def test_many_tiny_tensors(self, sizes: list[int]) -> None:
+        parameters, tracked = track(*(torch.randn(n) for n in sizes))
+        snapshot = SnapshotBank(tracked).capture(0, self.kernels(tracked).own_sums())
+        move(parameters, 0.1)
+        self.check(tracked, [snapshot])
+
+    def test_more_chunks_than_jobs_and_more_rows_than_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_glassy.moments.triton._JOBS", 5)
+        monkeypatch.setattr("lightning_glassy.moments.triton._CHUNKS", 12)
+        parameters, tracked = track(torch.randn(40_000), torch.randn(33), torch.randn(6000), groups="layer")
+        ours = self.kernels(tracked)
+        assert len(ours._plans[0].chunks) == 10 + 1 + 2  # of 4096 coordinates
+        assert ours._plans[0].jobs.tolist() == [
+            [0, 10, 4],
+            [1, 10, 4],
+            [2, 10, 4],
+            [3, 10, 4],
+            [10, 11, 1],
+            [11, 13, 1],
+        ]
+        assert ours._plans[0].cells.tolist() == [0, 4, 5, 6]
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        move(parameters, 0.1)
+        self.check(tracked, [snapshot])
+
+    @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, on which it runs
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_what_is_not_finite_stays_in_its_group_and_its_snapshot(self, bad: float) -> None:
+        (a, _), tracked = track(torch.randn(1500), torch.randn(1500), groups="layer")
+        ours, bank = self.kernels(tracked), SnapshotBank(tracked)
+        good = bank.capture(0, ours.own_sums())
+        with torch.no_grad():
+            a[700], a_before = bad, a[700].clone()
+        spoiled = bank.capture(1, ours.own_sums())
+        moments = ours([good, spoiled])[0]
+        assert not moments[0, :, [0, 1, 3]].isfinite().any()
+        assert moments[1].isfinite().all()
+        with torch.no_grad():
+            a[700] = a_before
+        moments = ours([good, spoiled])[0]
+        assert moments[0, 0].isfinite().all()
+        assert not moments[0, 1, [0, 1, 4]].isfinite().any()
+        assert moments[1].isfinite().all()
+
+    def test_weights_that_are_put_elsewhere_are_still_followed(self) -> None:
+        (w, _), tracked = track(torch.randn(4, 3, 5, 5), torch.randn(2000))
+        ours, start = self.kernels(tracked), w.detach().clone()
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        tables = ours._plans[0].chunks
+        ours([snapshot])
+        assert ours._plans[0].chunks is tables
+        moved = start + 0.5 * torch.randn_like(start)
+        for data in (moved, moved.to(memory_format=torch.channels_last)):
+            w.data = data.clone()
+            d2 = ours([snapshot])[0][0, 0, 0].item()
+            assert d2 == pytest.approx(((moved - start) ** 2).sum().item(), rel=1e-6)
+        assert ours._plans[0].chunks is not tables
+        w.data = moved[:2]
+        with pytest.raises(ParametersChangedError, match=r"'layer0\.w' was \(4, 3, 5, 5\)"):
+            ours([snapshot])
+
+    def test_the_same_address_with_another_order_is_noticed(self) -> None:
+        (w,), tracked = track(torch.randn(40, 40))
+        ours, plain, start = self.kernels(tracked), EagerMoments(tracked), w.detach().clone()
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        ours([snapshot])
+        plain([snapshot])
+        w.data = w.data.t()
+        d2 = ((start.t() - start) ** 2).sum().item()
+        assert ours([snapshot])[0][0, 0, 0].item() == pytest.approx(d2, rel=1e-6)
+        assert plain([snapshot])[0][0, 0, 0].item() == pytest.approx(d2, rel=1e-6)
+
+    @pytest.mark.parametrize("thresholds", [(), (0.5,), (0.01, 0.02, 0.05, 0.1, 0.2)])
+    def test_any_number_of_thresholds(self, thresholds: tuple[float, ...]) -> None:
+        from lightning_glassy.moments.triton import TritonMoments
+
+        parameters, tracked = track(torch.randn(1500))
+        ours, plain = TritonMoments(tracked, thresholds), EagerMoments(tracked, thresholds)
+        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        move(parameters, 0.1)
+        mine, other = ours([snapshot])[0], plain([snapshot])[0]
+        assert mine.shape == (1, 1, 7 + len(thresholds))
+        assert torch.equal(mine[..., 7:], other[..., 7:])
+
+    def test_scratch_and_tables_stay_small_and_nothing_is_attached_to_autograd(self) -> None:
+        parameters, tracked = track(torch.zeros(30_000_000), *(torch.randn(3) for _ in range(100)), groups="layer")
+        ours = self.kernels(tracked)
+        plan = ours._plans[0]
+        tables = sum(t.nbytes for t in (plan.chunks, plan.jobs, plan.cells, plan.thresholds))
+        assert ours._limit == 32
+        assert tables + sum(scratch.nbytes for scratch in ours._scratch.values()) <= 8 * 2**20
+        few, tracked = track(torch.randn(10))
+        assert not self.kernels(tracked).own_sums()[0].requires_grad
+        assert all(parameter.grad_fn is None for parameter in parameters + few)
+
+    def test_a_precision_without_a_kernel_is_refused(self) -> None:
+        _, tracked = track(torch.zeros(4).to(torch.float8_e5m2))
+        with pytest.raises(TypeError, match="no kernel for weights of dtype float8_e5m2"):
+            self.kernels(tracked)
+
+    def test_the_rehearsal_passes_and_tells_wrong_sums(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lightning_glassy.moments.triton import TritonMoments
+
+        for sample in (None, 20):
+            _, tracked = track(torch.randn(50), torch.randn(30).bfloat16(), sample=sample)
+            for msd_only in (False, True):
+                implementations._rehearse(TritonMoments, tracked, EPS, msd_only)
+        right = TritonMoments.own_sums
+        monkeypatch.setattr(TritonMoments, "own_sums", lambda self: [1.001 * sums for sums in right(self)])
+        with pytest.raises(RuntimeError, match="not those of plain torch"):
+            implementations._rehearse(TritonMoments, tracked, EPS, False)
+
+
+# ---------------------------------------------------------------------- which implementation it is
+
+
+@pytest.mark.skipif(INTERPRETED, reason="of the choice, not of the kernels")
+class TestChoice:
+    def test_on_a_cpu_plain_torch_measures_and_triton_is_not_imported(self) -> None:
+        code = (
+            "import sys, torch\n"
+            "from lightning_glassy import AgingTracker, LogTimeSchedule\n"
+            "tracker = AgingTracker(torch.nn.Linear(2, 2).named_parameters(), LogTimeSchedule([0], [1]))\n"
+            "assert type(tracker._moments).__name__ == 'EagerMoments'\n"
+            "assert 'triton' not in sys.modules and 'lightning_glassy.moments.triton' not in sys.modules\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+    def test_kernels_that_do_not_work_are_replaced_with_one_message(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(*args: object) -> None:
+            raise RuntimeError("no compiler here")
+
+        monkeypatch.setattr(implementations, "_rehearse", fails)
+        monkeypatch.setattr(implementations, "EagerMoments", lambda *args, **options: "plain torch")
+        on_cuda = SimpleNamespace(buckets=[SimpleNamespace(device=torch.device("cuda"))])
+        with caplog.at_level(logging.WARNING):
+            assert moments_for(on_cuda) == "plain torch"
+        assert len(caplog.messages) == 1
+        assert "plain torch" in caplog.messages[0]
+        caplog.clear()
+        monkeypatch.setenv("LIGHTNING_GLASSY_EAGER", "1")
+        assert moments_for(on_cuda) == "plain torch"
+        assert not caplog.messages
+
+
+# ---------------------------------------------------------------------- where snapshots are
+
+
+@pytest.mark.skipif(INTERPRETED, reason="of the bank, not of the kernels")
+class TestBank:
+    def test_a_capture_takes_the_memory_of_the_snapshot_that_was_given_up(self) -> None:
+        parameters, tracked = track(torch.randn(100), torch.randn(3).double())
+        bank, plain = SnapshotBank(tracked), EagerMoments(tracked)
+        first = [flat.data_ptr() for flat in bank.capture(0, plain.own_sums()).flats]
+        bank.capture(1, plain.own_sums())
+        bank.release(0)
+        move(parameters, 1.0)
+        third = bank.capture(2, plain.own_sums())
+        assert [flat.data_ptr() for flat in third.flats] == first
+        assert torch.equal(third.flats[0], parameters[0])
+        assert list(bank.live) == [1, 2]
+        bank.release(1)
+        bank.release(2, reuse=False)
+        assert not bank._spare
+
+    def test_a_sample_of_what_is_not_dense_is_that_of_a_dense_copy(self) -> None:
+        strided = [torch.randn(6, 40)[:, ::2], torch.randn(3, 9, 11)[:2, 1:5, 2:]]
+        flats = []
+        for tensors in (strided, [tensor.contiguous() for tensor in strided]):
+            _, tracked = track(*tensors, sample=100)
+            flats.append(SnapshotBank(tracked).capture(0, EagerMoments(tracked).own_sums()).flats[0])
+        assert torch.equal(*flats)
+
+    def test_pinned_memory_is_planned_as_it_is_taken(self) -> None:
+        on_cuda = SimpleNamespace(device=torch.device("cuda"), is_cuda=True)
+        selected = [SimpleNamespace(numel=1000, dtype=torch.float32, tensor=on_cuda)]
+        assert plan_sample(selected, 3, sample=None, device="cpu") == (None, 3 * 4096)
+        assert plan_sample(selected, 3, sample=100, device="cpu") == (100, 3 * 512 + 800)
+        n, n_bytes = plan_sample(selected, 3, device="cpu", max_memory=10_000)
+        assert n is not None
+        assert n_bytes <= 10_000
