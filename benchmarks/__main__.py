@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-NAMES = ("growth", "hook", "moments")
+NAMES = ("growth", "hook", "event", "moments", "scaling", "training")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The cost of an event against reading the same bytes once with ``torch.sum``; ``python -m benchmarks moments``.
+"""The cost of an event against reading the same bytes once with ``torch.sum``; ``python -m benchmarks event``.
 
 An event reads the weights and each due snapshot; no measurement can be cheaper than that reading.
 """
@@ -80,7 +80,7 @@ def main() -> None:
                 data.append({"shape": shape, "due": n_due, "moments": what, "peak_mib": memory} | vars(time))
     header = ["weights", "snapshots due", "what", "event (ms)", "`torch.sum` of the same bytes (ms)"]
     header += ["ratio, median of 41 pairs (quartiles)", "promised at most", "scratch (MiB)"]
-    write("moments", "Cost of an event on 10 million float32 parameters", table(header, rows), data)
+    write("event", "Cost of an event on 10 million float32 parameters", table(header, rows), data)
 
 
 if __name__ == "__main__":

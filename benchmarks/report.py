@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import lightning_glassy
+from lightning_glassy.snapshots import free_memory
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,6 +44,33 @@ def paired(a: Callable[[], object], b: Callable[[], object], pairs: int = 41) ->
     times = [(seconds(a), seconds(b)) for _ in range(pairs)]
     low, ratio, high = statistics.quantiles([x / y for x, y in times], n=4)
     return Paired(statistics.median(x for x, _ in times), statistics.median(y for _, y in times), ratio, low, high)
+
+
+def quartiles_of_times(ways: dict[str, Callable[[], object]], repeats: int = 11) -> dict[str, list[float]]:
+    """Quartiles of the seconds of each way, all of them measured in turns: A B C A B C ...
+
+    On CUDA the time is that of the device, between two of its events; otherwise that of the host.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, run in ways.items():
+            times[name].append(_device_seconds(run) if torch.cuda.is_available() else seconds(run))
+    return {name: statistics.quantiles(values, n=4) for name, values in times.items()}
+
+
+def _device_seconds(run: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def machine_memory() -> int:
+    """Bytes that can still be taken on the device that is measured."""
+    return free_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def machine() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lightning_glassy.plain import plain
 from lightning_glassy.record import AgingRecord
@@ -35,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"lightning-glassy: error: {text}", file=sys.stderr)
+        _print(f"lightning-glassy: error: {text}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"lightning-glassy: error: out of memory: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lightning-glassy: interrupted", file=sys.stderr)
@@ -117,6 +120,10 @@ def _steps(text: str) -> list[int]:
 def _report(options: argparse.Namespace) -> None:
     from lightning_glassy.report import report
 
+    if options.out is not None and options.no_files:
+        raise _WrongInputError(f"--out {options.out} and --no-files exclude each other")
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise _WrongInputError(f"--out {options.out} is a file: name a directory")
     paths = find_records(options.paths)
     records = [AgingRecord.load(path) for path in paths]
     for source, record in zip(paths, records, strict=True):
@@ -246,10 +253,16 @@ def _range(steps: NDArray[np.int64]) -> str:
     return f"{len(steps)}, {steps[0]:,} ... {steps[-1]:,} steps" if len(steps) else "none"
 
 
-def _print(*parts: object) -> None:
-    """Print lines without what could command a terminal: the names in a record are whoever's made it."""
+def _print(*parts: object, file: TextIO | None = None) -> None:
+    """Print lines without what could command a terminal, or what it has no letters for.
+
+    The names in a record, and of files, are whoever's made them.
+    """
+    stream = file or sys.stdout
+    encoding = stream.encoding or "utf-8"
     for line in "\n".join(map(str, parts)).split("\n"):
-        print("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line), flush=True)
+        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        print(safe.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 # ---------------------------------------------------------------------- measure

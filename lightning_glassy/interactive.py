@@ -51,7 +51,7 @@ def _data(report: Report) -> dict[str, Any]:
     if judged.phase is not None:
         answers[0][0] += f": {judged.phase}"
     if fit is not None:
-        interval = "no interval: too few replicas"
+        interval = "no interval"
         if fit.interval is not None:
             interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
         answers.append([f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -40,7 +41,17 @@ d^2, d^4, w s, w^2, s^2, w and s. After them come the numbers of coordinates wit
 _LARGEST = 2**62  # steps and sizes beyond are nobody's, and would not fit into an int64
 
 # What the metadata of runs that are replicas of each other agree in, where both have it.
-_SAME_IN_REPLICAS = ("module", "optimizers", "lr_schedulers", "batch_size", "sampler", "accumulate_grad_batches")
+_SAME_IN_REPLICAS = (
+    "module",
+    "optimizers",
+    "lr_schedulers",
+    "batch_size",
+    "sampler",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "precision",
+    "world_size",
+)
 
 FORMAT = "lightning_glassy.AgingRecord"
 FORMAT_VERSION = 1
@@ -452,11 +463,14 @@ class AgingRecord:
             of them under ``"replicas"``; a one-time series is kept where all runs have the same steps, as their mean.
 
         Raises:
+            TypeError: something else than a list of records.
             ValueError: no records, another ``dim``, runs that do not match (the message says in what: the parameters,
                 what was measured, or the module, the optimisers, the batches in their metadata), or one run twice.
         """
         if dim != "replica":
             raise ValueError(f"dim={dim!r} is not 'replica'")
+        if not isinstance(records, (list, tuple)) or not all(isinstance(record, AgingRecord) for record in records):
+            raise TypeError("records must be a list of AgingRecord")
         if not records:
             raise ValueError("records is empty: give at least one")
         first = records[0]
@@ -479,12 +493,16 @@ class AgingRecord:
                     f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
                     f"{len(odd)} are in one of them only, {odd[0]} for example"
                 )
-        for i, other in enumerate(records):
-            for j in range(i):
-                if len(first) and np.array_equal(records[j].moments, other.moments, equal_nan=True):
+        seen: dict[bytes, int] = {}
+        for i, other in enumerate(records if len(first) else []):
+            moments = other._arrays()[2]
+            for replica in moments if other.n_replica is not None else moments[None]:
+                digest = hashlib.sha256(replica.tobytes()).digest()
+                if digest in seen:
                     raise ValueError(
-                        f"records[{i}] and records[{j}] are the same to the bit: one run is no two replicas"
+                        f"records[{i}] and records[{seen[digest]}] hold the same run to the bit: it is no two replicas"
                     )
+                seen[digest] = i
         merged = cls(
             first.n_parameters,
             n_sampled=first.n_sampled,

@@ -19,6 +19,7 @@ from lightning_glassy.analysis import (
     aging_exponent,
     collapse,
     diffusion,
+    reconcile,
     relaxation_curves,
     verdict,
 )
@@ -77,7 +78,7 @@ class Report:
             "waiting_times": self.record.waiting_times,
             "lags": self.record.lags,
             "verdict": asdict(self.verdict),
-            "aging_exponent": None if self.exponent is None else asdict(self.exponent) | {"why_not": None},
+            "aging_exponent": None if self.exponent is None else asdict(self.exponent),
             "why_no_exponent": self.why_not,
             "diffusion": {
                 key: value for key, value in asdict(self.diffusion).items() if key not in ("waiting_times", "lags")
@@ -182,7 +183,7 @@ def report(
         module = record.meta.get("module")
         replicas = "" if record.n_replica is None else f", {record.n_replica} replicas"
         title = f"{module if isinstance(module, str) else 'aging record'}: N = {record.n_parameters['all']:,}{replicas}"
-    judged = verdict(record, group=group)
+    judged = verdict(record, group=group, observable=None if observable == "msd" else observable, eps=eps)
     moving = diffusion(record, group=group)
     exponent, why_not = None, None
     try:
@@ -201,4 +202,6 @@ def report(
         if window is not None:  # that was asked for
             raise
         why_not = str(error)
+    if exponent is not None:
+        judged = reconcile(judged, exponent)
     return Report(title, record, observable, group, eps, judged, exponent, why_not, moving)

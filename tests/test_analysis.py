@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lightning_glassy.analysis import (
     collapse,
     diffusion,
     lag_to_threshold,
+    reconcile,
     relaxation_curves,
     verdict,
 )
@@ -207,8 +209,21 @@ def test_what_a_training_did_is_a_reason_to_doubt() -> None:
 
 def test_windows_and_arguments_that_make_no_sense_are_refused() -> None:
     record = curves_record(lambda t_w, t: t)
-    with pytest.raises(ValueError, match=r"window=\(20, 50\) holds 1 waiting times with curves, 3 are needed"):
+    with pytest.raises(ValueError, match=r"1 waiting times from 20 to 50 have curves, 3 are needed"):
         aging_exponent(record, window=(20, 50))
+    for wrong, message in (
+        ({"window": (50, 20)}, r"window=\(50, 20\) must be the first and the last"),
+        ({"thresholds": [0.1, -1.0]}, r"thresholds\[1\]=-1.0 must be"),
+        ({"t0": float("nan")}, "t0=nan must be between"),
+        ({"t0": 1e9}, "t0=1000000000.0 must be between"),
+        ({"t0": "soon"}, "t0='soon' is neither"),
+        ({"n_bootstrap": 10**9}, "n_bootstrap=1000000000 must be between"),
+        ({"eps": 0.1}, "eps=0.1 belongs to the overlap"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            aging_exponent(record, **wrong)
+    with pytest.raises(ValueError, match="hardly rise"):
+        aging_exponent(curves_record(lambda t_w, t: 1e-9))
     with pytest.raises(ValueError, match="confidence=95"):
         aging_exponent(record, confidence=95)
     with pytest.raises(ValueError, match="observable='loss'"):
@@ -312,9 +327,67 @@ def test_where_the_aging_stops_and_what_it_speaks_for() -> None:
     assert "100.00% of the training data are learnt" in str(verdict(record))
     glass = curves_record(lambda t_w, t: (t / t_w**0.6) ** 0.9)
     glass.append_one_time("train_accuracy", 100_000, 0.8)
-    assert (verdict(glass).kind, verdict(glass).phase) == ("aging throughout", "glassy")
+    assert (verdict(glass).kind, verdict(glass).phase) == ("aging throughout", None)
+    assert "whether learning has come to an end is not in the record" in str(verdict(glass))
+    for loss, phase in ((0.2, None), (0.9, "glassy")):  # still learning; stuck
+        glass.append_one_time("train_loss", 10_000, 1.0)
+        glass.append_one_time("train_loss", 100_000, loss)
+        assert verdict(glass).phase == phase
+    glass.append_one_time("train_accuracy", 100_000, 0.99)
+    assert verdict(glass).phase is None
     glass.append_one_time("train_accuracy", 100_000, 1.0)
     assert verdict(glass).phase is None
+    assert "flat directions or fading gradient noise" in str(verdict(glass))
+    glass.append_one_time("train_accuracy", 100_000, 97.3)
+    assert "97.3, is not a fraction" in str(verdict(glass))
+
+
+def test_what_was_noted_early_is_not_the_end() -> None:
+    glass = curves_record(lambda t_w, t: (t / t_w**0.6) ** 0.9)
+    glass.append_one_time("train_accuracy", 10, 0.1)
+    assert verdict(glass).train_accuracy is None
+    for step in (1, 100, 1000):
+        glass.append_one_time("gradient_noise", step, 5.0)
+    assert verdict(glass).kind == "aging throughout"
+    assert "not measured at late enough waiting times" in str(verdict(glass))
+
+
+@pytest.mark.parametrize("kappa", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("mu", [0.2, 0.4, 0.6])
+def test_relaxation_far_within_the_waiting_time_is_seen_to_age(mu: float, kappa: float) -> None:
+    record = gaussian_record(SubagingClock(mu, kappa).covariance, 300, 8, 1)
+    assert verdict(record).kind == "aging throughout"
+
+
+@pytest.mark.parametrize("height", [0.03, 0.1, 0.3, 0.5])
+def test_a_plateau_below_a_bounded_relaxation_does_not_pass_for_the_relaxation(height: float) -> None:
+    def two_steps(t_w: float, t: float) -> float:
+        return height * (1 - np.exp(-t / 3)) + (1 - height) * (1 - (1 + t / t_w) ** -0.5)
+
+    fit = aging_exponent(curves_record(two_steps, 8, 0.01), n_bootstrap=20)
+    assert fit.mu == pytest.approx(1, abs=0.01)
+    assert min(threshold.mu for threshold in fit.thresholds) > 0.95
+
+
+@pytest.mark.parametrize("height", [0.1, 0.3, 0.5])
+def test_where_a_plateau_cannot_be_told_there_is_no_confident_answer(height: float) -> None:
+    def two_steps(t_w: float, t: float) -> float:  # the true exponent is 0.5
+        return height * (1 - np.exp(-t / 3)) + (1 - height) * (1 - np.exp(-((t / (3 * t_w**0.5)) ** 0.7)))
+
+    record = curves_record(two_steps, 8, 0.01)
+    fit = aging_exponent(record, n_bootstrap=20)
+    assert fit.interval is None or fit.interval[1] > 0.45
+    assert [words for words in fit.warnings if "contradict each other" in words or "do not collapse" in words]
+    assert verdict(record).kind in ("aging throughout", "cannot tell")
+
+
+def test_a_verdict_that_the_exponent_contradicts_is_none() -> None:
+    record = gaussian_record(SubagingClock(0.6, 0.3).covariance, 300, 8, 1)
+    fit, judged = aging_exponent(record, n_bootstrap=20), verdict(record)
+    assert reconcile(judged, fit) is judged
+    wrong = replace(judged, kind="no aging")
+    assert reconcile(wrong, fit).kind == "cannot tell"
+    assert "a contradiction" in str(reconcile(wrong, fit))
 
 
 def test_fading_noise_is_told_from_aging() -> None:
@@ -325,7 +398,7 @@ def test_fading_noise_is_told_from_aging() -> None:
         record.append_one_time("gradient_noise", step, 5.0 / (1 + step))
     found = verdict(record)
     assert (found.kind, found.observable) == ("no aging", "normalised_msd")
-    assert "fading of the gradient noise" in str(found)
+    assert "over the strength D(t_w) of the gradient noise" in str(found)
 
 
 def test_too_little_to_judge_is_said() -> None:
@@ -343,6 +416,25 @@ def test_a_random_walk_diffuses_at_half_its_variance_per_step() -> None:
     assert found.standard_error < 0.002
     assert {window.motion for window in found.windows} == {"diffusive"}
     assert "diffusion at the bottom: D = 0.04" in str(found)
+
+
+def test_a_floor_below_the_diffusion_does_not_bias_its_coefficient() -> None:
+    found = diffusion(curves_record(lambda t_w, t: 1 + 1e-3 * t, 8, 0.001))
+    assert found.coefficient == pytest.approx(5e-4, abs=4.5 * found.standard_error)
+    assert found.standard_error < 1e-5
+
+
+def test_diverged_replicas_are_named() -> None:
+    record = curves_record(lambda t_w, t: (t / t_w**0.5) ** 0.8, 9, 0.01)
+    for (t_w, _), row in record._rows.items():
+        if t_w > 10_000:
+            row[3] = np.nan
+    assert "the replicas [3] are not finite" in str(verdict(record))
+    for row in record._rows.values():
+        row[3] = np.nan
+    record._cache = None
+    with pytest.raises(ValueError, match=r"of the replicas \[3\] .* nothing is finite"):
+        verdict(record)
 
 
 def test_kinds_of_motion_follow_each_other() -> None:

@@ -417,7 +417,7 @@ def test_runs_of_other_settings_and_one_run_twice_are_no_replicas() -> None:
     first = run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.1}]}])
     with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in optimizers: .*0.2.*0.1"):
         AgingRecord.concat([first, run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.2}]}])])
-    with pytest.raises(ValueError, match=r"records\[2\] and records\[0\] are the same to the bit"):
+    with pytest.raises(ValueError, match=r"records\[2\] and records\[0\] hold the same run to the bit"):
         AgingRecord.concat([first, run(), first])
     # What only one of them knows, and what may differ, is no mismatch.
     assert AgingRecord.concat([first, run(seed="1")]).n_replica == 2

@@ -10,7 +10,7 @@ from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
-from lightning_glassy.analysis.phase import AgingRate, Verdict, verdict
+from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 
 __all__ = [
     "AgingExponent",
@@ -28,6 +28,7 @@ __all__ = [
     "collapse_quality",
     "diffusion",
     "lag_to_threshold",
+    "reconcile",
     "relaxation_curves",
     "scaled_lag",
     "verdict",

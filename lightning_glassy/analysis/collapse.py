@@ -39,6 +39,8 @@ def scaled_lag(
         30.0
     """
     t_w, t = np.asarray(waiting_time, dtype=np.float64) + t0, np.asarray(lag, dtype=np.float64)
+    if t_w.size == 0:
+        raise ValueError(f"no waiting time is after the origin of the clock, {-t0:g}")
     if (t_w <= 0).any():
         raise ValueError(f"the waiting time {t_w.min() - t0:g} is not after the origin of the clock, {-t0:g}")
     if variable == "plain":

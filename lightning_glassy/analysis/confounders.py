@@ -14,10 +14,12 @@ def confounders(record: AgingRecord) -> list[str]:
     where a record has neither.
     """
     found: list[str] = []
-    if "learning_rate" in record.one_time_names:
-        rates = record.one_time("learning_rate")[1]
+    for series in record.one_time_names:
+        rates = record.one_time(series)[1] if series.startswith("learning_rate") else np.empty(0)
+        rates = rates[np.isfinite(rates)]
         if len(rates) and np.ptp(rates) > 0.01 * np.abs(rates).max():
             found.append("the learning rate changed during the run: so did the clock")
+            break
     if record.meta.get("sampler") == "SequentialSampler":
         found.append("the order of the batches is fixed: curves dip at multiples of an epoch")
     optimizers = record.meta.get("optimizers")
@@ -25,6 +27,8 @@ def confounders(record: AgingRecord) -> list[str]:
         name = optimizer.get("name") if isinstance(optimizer, dict) else None
         groups = optimizer.get("parameter_groups") if isinstance(optimizer, dict) else None
         groups = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
+        if not name and any("betas" in group for group in groups):
+            name = "an optimiser of Adam's kind"  # checkpoints do not say which
         if name and name != "SGD":
             found.append(f"{name} rescales its steps: what is measured is the motion under this optimiser")
         if any(group.get("momentum") for group in groups):

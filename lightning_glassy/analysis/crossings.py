@@ -41,7 +41,7 @@ def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Cr
         threshold: positive.
 
     Raises:
-        ValueError: a threshold or a lag that is not positive.
+        ValueError: a threshold or a lag that is not positive, lags that do not increase, or curves of another length.
 
     Example:
         >>> lag_to_threshold([1, 10, 100], [[0.1, 1.0, 10.0]], threshold=0.5).lags.round(3).tolist()
@@ -52,6 +52,8 @@ def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Cr
         raise ValueError(f"threshold={threshold} must be positive")
     if (t <= 0).any():
         raise ValueError(f"lags must be positive, but there is {t.min():g}")
+    if (np.diff(t) <= 0).any() or values.shape[-1:] != t.shape:
+        raise ValueError(f"curves of shape {values.shape} need as many increasing lags; there are {len(t)}")
     rows = values.reshape(-1, values.shape[-1])
     where, counts = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=np.int64)
     early, late = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
@@ -62,8 +64,8 @@ def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Cr
         ups = np.flatnonzero(above[1:] & ~above[:-1])
         counts[i] = len(ups) + (bool(above[0]) if len(above) else 0)
         early[i] = len(above) > 0 and bool(above[0])
-        late[i] = not above.any()
-        if early[i] or late[i]:
+        late[i] = len(above) > 0 and not above.any()
+        if not len(ups) or early[i]:
             continue
         where[i] = _interpolated(x, y, ups[0], threshold)
     shape = values.shape[:-1]

@@ -43,6 +43,12 @@ class Curves:
         """Number of independent realisations; 1 for a single run."""
         return len(self.values)
 
+    @property
+    def diverged(self) -> list[int]:
+        """Replicas that are not finite at pairs where others are: these pairs have no mean."""
+        finite = np.isfinite(self.values)
+        return [i for i in range(self.n_replica) if (finite.any(axis=0) & ~finite[i]).any()]
+
     def mean(self, replicas: NDArray[np.int64] | None = None) -> Array:
         """Average over replicas (with repetition, over those given), ``[n_tw, n_lag]``."""
         values = self.values if replicas is None else self.values[replicas]
@@ -66,6 +72,9 @@ def relaxation_curves(
 ) -> Curves:
     """One relaxing quantity of a record, growing with the lag whatever it is.
 
+    Where the waiting times hardly share any lags, as in a record that was made of checkpoints, the curves are
+    interpolated (linearly, in the logarithms) to common ones, ten per decade, each within the lags that it has.
+
     Args:
         record: a single run, or replicas.
         observable: ``"msd"``; ``"normalised_msd"``, the same over the gradient noise at the waiting time;
@@ -74,7 +83,8 @@ def relaxation_curves(
         eps: threshold of the overlap.
 
     Raises:
-        ValueError: another observable, or a record without a pair at a positive lag.
+        ValueError: another observable, ``eps`` for another one than the overlap, a record without a pair at a positive
+            lag, or a replica of which nothing is finite.
         KeyError: a group the record does not have, or no gradient noise in it.
     """
     if observable == "msd":
@@ -87,8 +97,51 @@ def relaxation_curves(
         values = 1 - record.overlap(eps, group)
     else:
         raise ValueError(f"observable={observable!r} is not one of {', '.join(map(repr, OBSERVABLES))}")
+    if eps is not None and observable != "overlap":
+        raise ValueError(f"eps={eps} belongs to the overlap, not to observable={observable!r}")
     positive = record.lags > 0
     if not positive.any():
         raise ValueError("the record holds no pair at a positive lag yet")
     replicas = values if record.n_replica is not None else values[None]
-    return Curves(observable, record.waiting_times, record.lags[positive], replicas[..., positive])
+    lags, replicas = record.lags[positive], replicas[..., positive]
+    measured = _measured(record)[:, positive]
+    if _sparse(measured):
+        lags, replicas = _on_common_lags(lags, replicas, measured)
+    curves = Curves(observable, record.waiting_times, lags, replicas)
+    broken = [i for i, values in enumerate(curves.values) if not np.isfinite(values).any()]
+    if broken and len(broken) < curves.n_replica:
+        raise ValueError(
+            f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged; leave them out"
+        )
+    return curves
+
+
+def _measured(record: AgingRecord) -> NDArray[np.bool_]:
+    """Which pairs were measured, whatever came out, ``[n_tw, n_lag]``."""
+    waiting_times, lags = record.pairs
+    mask = np.zeros((len(record.waiting_times), len(record.lags)), dtype=bool)
+    mask[np.searchsorted(record.waiting_times, waiting_times), np.searchsorted(record.lags, lags)] = True
+    return mask
+
+
+def _sparse(measured: NDArray[np.bool_]) -> bool:
+    """Whether curves lack more than half of the lags that lie between their first and their last one."""
+    some = measured[measured.sum(axis=1) > 1]
+    between = some.shape[1] - np.argmax(some, axis=1) - np.argmax(some[:, ::-1], axis=1)
+    return len(some) > 1 and some.sum() < between.sum() / 2
+
+
+def _on_common_lags(
+    lags: NDArray[np.int64], values: Array, measured: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], Array]:
+    low, high = np.log10(lags[0]), np.log10(lags[-1])
+    common = np.unique(np.round(10 ** np.arange(low, high + 1e-9, 0.1)).astype(np.int64))
+    result = np.full((*values.shape[:-1], len(common)), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, logs = np.log(lags), np.log(values)
+        for replica, waiting_time in np.ndindex(values.shape[:-1]):
+            own = measured[waiting_time]
+            if own.any():
+                y = np.interp(np.log(common), x[own], logs[replica, waiting_time, own], left=np.nan, right=np.nan)
+                result[replica, waiting_time] = np.exp(y)
+    return common, result

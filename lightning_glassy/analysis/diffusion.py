@@ -55,7 +55,7 @@ class Diffusion:
         exponents: local exponent :math:`\gamma(t_w, t)` of the mean over replicas, ``[n_tw, n_lag]``.
         windows: of at least half a decade of lags, by waiting time, then lag.
         coefficient: diffusion coefficient at the bottom, per step; None where late curves share no diffusive window.
-        standard_error: of the coefficient over replicas; None with a single run.
+        standard_error: of the coefficient, over replicas and from the bend of the curve; None with a single run.
         bottom: first waiting time, first and last lag that the coefficient is from; None without one.
     """
 
@@ -91,10 +91,10 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     r"""The local exponent of the displacement, the windows of one kind of motion, and the diffusion at the bottom.
 
     :math:`\gamma(t_w, t) = \partial\ln\Delta/\partial\ln t`, as the slope of a straight line through the lags up to
-    a quarter of a decade on either side. The diffusion coefficient is that of one coordinate,
-    :math:`\Delta = 2 D t`, averaged (in the logarithm) over the diffusive window that the waiting times of the last
-    decade share, if their curves agree there to within a quarter: a system at the bottom of its landscape diffuses, and
-    does not age (Baity-Jesi et al. 2018).
+    a quarter of a decade on either side. The diffusion coefficient is that of one coordinate, from the straight line
+    :math:`\Delta = \Delta_0 + 2 D t` (least squares of the relative deviations) over the diffusive window that the
+    waiting times of the last decade share, if their curves agree there to within a quarter: a system at the bottom of
+    its landscape diffuses, and does not age (Baity-Jesi et al. 2018).
 
     Args:
         record: one run, or replicas.
@@ -116,13 +116,21 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     coefficient, error, bottom = None, None, None
     if shared is not None:
         late, inside = shared
-        part = curves.values[:, late][:, :, inside] / (2 * curves.lags[inside])
-        by_replica = np.exp(np.log(part).mean(axis=(1, 2)))
-        coefficient = float(by_replica.mean())
-        error = float(by_replica.std(ddof=1) / np.sqrt(len(by_replica))) if len(by_replica) > 1 else None
         lags = curves.lags[inside]
+        part = curves.values[:, late][:, :, inside].mean(axis=1)  # [n_replica, n_lag]
+        fits = np.array([_line(lags, row) for row in part]) / 2
+        half = len(lags) // 2
+        # A curve that is not quite straight has a slope that depends on where it is taken.
+        bend = abs(_line(lags[:half], part.mean(axis=0)[:half]) - _line(lags[half:], part.mean(axis=0)[half:])) / 4
+        coefficient = float(fits.mean())
+        error = float(np.hypot(fits.std(ddof=1) / np.sqrt(len(fits)), bend)) if len(fits) > 1 else None
         bottom = (int(curves.waiting_times[late][0]), int(lags[0]), int(lags[-1]))
     return Diffusion(curves.waiting_times, curves.lags, exponents, windows, coefficient, error, bottom)
+
+
+def _line(lags: NDArray[np.int64], values: Array) -> float:
+    """Slope of a straight line through values, by least squares of the relative deviations."""
+    return float(np.polyfit(lags.astype(np.float64), values, 1, w=1 / values)[0]) if len(lags) > 1 else np.nan
 
 
 def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:

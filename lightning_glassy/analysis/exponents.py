@@ -6,6 +6,7 @@ r"""The aging exponent :math:`\mu`: the lag to relax grows as :math:`t_w^\mu`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +20,7 @@ from lightning_glassy.analysis.collapse import CollapseQuality, Variable, log_er
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
-from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels
+from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels, relaxation_floor
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 
@@ -28,6 +29,9 @@ MIN_REPLICAS = 8
 
 _BOUNDS = (-0.5, 2.0)  # where the exponent is looked for
 _ENOUGH_CROSSINGS = 4  # waiting times that a threshold needs before a slope is fitted
+_COLLAPSED = 0.05  # the largest scatter about a common curve that is called a collapse
+_EXACT = 0.01  # the largest scatter of which the interpolation between lags may be the cause
+_SLOPES_AGREE = 0.2  # slopes of different thresholds that differ by more tell of different processes
 
 _COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "collapse, plain": "plain"}
 _THRESHOLD = "threshold"
@@ -64,7 +68,8 @@ class AgingExponent:
 
     Attributes:
         mu: the estimate of the scaling variable whose collapse is better.
-        interval: confidence interval of ``mu`` from the scatter of replicas; None with fewer than 8.
+        interval: confidence interval of ``mu``; None with fewer than 8 replicas, or where thresholds contradict each
+            other.
         confidence: its level.
         method: the name of the estimate that ``mu`` is.
         estimates: mu by method: ``"collapse, effective time"``, ``"collapse, plain"``, ``"threshold"`` (median over
@@ -115,7 +120,8 @@ class AgingExponent:
     def __str__(self) -> str:
         replicas = f"{self.n_replica} replica{'s' if self.n_replica > 1 else ''}"
         if self.interval is None:
-            error = f"no interval: {replicas}, {MIN_REPLICAS} are needed"
+            few = self.n_replica < MIN_REPLICAS
+            error = f"no interval: {replicas}, {MIN_REPLICAS} are needed" if few else f"no interval; {replicas}"
         else:
             error = f"{self.confidence:.0%} interval {self.interval[0]:.3f} ... {self.interval[1]:.3f}, {replicas}"
         origin = f", clock from {self.t0:.3g} steps before the start" if self.t0 else ""
@@ -161,7 +167,9 @@ def aging_exponent(
     :math:`\mu` only for lags small against the waiting time.
 
     The errors are those of the replicas: the whole fit is repeated on resampled replicas, the scatter widened by
-    :math:`\sqrt{R/(R-1)}` and taken as Student's t with R-1 degrees of freedom.
+    :math:`\sqrt{R/(R-1)}` and taken as Student's t with R-1 degrees of freedom. Where the curves do not collapse (they
+    miss a common one by more than 1 %), the interval also has the largest difference between the methods in it; where
+    the thresholds contradict each other, there is none.
 
     Args:
         record: one run, or (for an interval) at least 8 replicas.
@@ -185,11 +193,15 @@ def aging_exponent(
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must be between 0 and 1")
-    if n_bootstrap < 10:
-        raise ValueError(f"n_bootstrap={n_bootstrap} must be at least 10")
-    if isinstance(t0, str) and t0 != "fit":
-        raise ValueError(f"t0={t0!r} is neither a number of steps nor 'fit'")
+    if not 10 <= operator.index(n_bootstrap) <= 100_000:
+        raise ValueError(f"n_bootstrap={n_bootstrap} must be between 10 and 100,000")
+    if window is not None and (len(window) != 2 or window[0] > window[1]):
+        raise ValueError(f"window={window!r} must be the first and the last waiting time")
+    for i, threshold in enumerate(thresholds or []):
+        if not 0 < threshold < np.inf:
+            raise ValueError(f"thresholds[{i}]={threshold} must be a positive number")
     whole = relaxation_curves(record, observable, group=group, eps=eps)
+    _check_origin(t0, int(whole.waiting_times.max()))
     curves = _windowed(whole, window, 0.0 if t0 == "fit" else t0)
     mean = curves.mean()
     plateau = fast_levels(curves.lags, mean)
@@ -203,6 +215,12 @@ def aging_exponent(
         origin = _fit_origin(CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors), curves)
     for name, variable in _COLLAPSES.items():
         fits[name] = _fit_collapse(curves, relaxing, errors, variable, origin)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        risen = np.nan_to_num(np.log(relaxing[:, 1:] / relaxing[:, :-1])).sum(axis=-1).max()
+    if not risen > 0.1:
+        raise NotEnoughDataError(
+            "the curves hardly rise with the lag (by less than a tenth): there is no relaxation to time"
+        )
     if not all(np.isfinite(fit.quality) for fit in fits.values()):
         raise NotEnoughDataError(
             f"the curves of the waiting times {curves.waiting_times[0]} ... {curves.waiting_times[-1]} share no values "
@@ -226,8 +244,12 @@ def aging_exponent(
             for name, values in finite.items()
             if len(values) > n_bootstrap / 2 and np.isfinite(estimates[name])
         }
-    if best in standard_errors:
+    scatter, slopes = fits[best].scatter, [slope for slope, _ in laws if np.isfinite(slope)]
+    contradictory = scatter > 0.02 and len(slopes) > 1 and np.ptp(slopes) > _SLOPES_AGREE
+    if best in standard_errors and not contradictory and not _at_a_bound(estimates[best]):
         half = float(student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best])
+        if scatter > _EXACT:  # no single exponent: what the methods differ by is part of its error
+            half = float(np.hypot(half, np.nanmax(np.abs(np.array(list(estimates.values())) - estimates[best]))))
         interval = (estimates[best] - half, estimates[best] + half)
     result = AgingExponent(
         mu=estimates[best],
@@ -255,6 +277,18 @@ def aging_exponent(
     return result
 
 
+def _check_origin(t0: float | str, last: int) -> None:
+    if isinstance(t0, str) or not isinstance(t0, (int, float, np.number)):
+        if t0 != "fit":
+            raise ValueError(f"t0={t0!r} is neither a number of steps nor 'fit'")
+    elif not -last < t0 <= 1000 * max(last, 1):
+        raise ValueError(f"t0={t0} must be between -{last} and {1000 * last}: the last waiting time is {last}")
+
+
+def _at_a_bound(mu: float) -> bool:
+    return mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02
+
+
 def _windowed(whole: Curves, window: tuple[int, int] | None, t0: float) -> Curves:
     last = int(whole.waiting_times.max())
     first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
@@ -263,8 +297,8 @@ def _windowed(whole: Curves, window: tuple[int, int] | None, t0: float) -> Curve
     curves = curves.only(np.nan_to_num(curves.mean(), posinf=0).max(axis=-1) > 0)
     if len(curves.waiting_times) < 3:
         raise NotEnoughDataError(
-            f"window=({first_used}, {last_used}) holds {len(curves.waiting_times)} waiting times with curves, 3 are "
-            f"needed; the record has {whole.waiting_times.tolist()}"
+            f"{len(curves.waiting_times)} waiting times from {first_used} to {last_used} have curves, 3 are needed; "
+            f"the record has {whole.waiting_times.tolist()}"
         )
     return curves
 
@@ -331,7 +365,7 @@ def _minimise(
     fine = np.linspace(low, high, max(13, min(61, round((high - low) / 0.004) + 1)))
     values = np.array([quality(mu, variable, t0) for mu in fine])
     place, least = _vertex(values)
-    return np.interp(place, np.arange(len(fine)), fine), least
+    return np.clip(np.interp(place, np.arange(len(fine)), fine), *_BOUNDS), least
 
 
 def _vertex(values: Array) -> tuple[Array, Array]:
@@ -430,24 +464,32 @@ def _default_thresholds(mean: Array, plateau: Array) -> list[float]:
     """Up to five thresholds above every plateau and every first point, reached by two thirds of the curves."""
     first = np.array([row[np.isfinite(row)][0] if np.isfinite(row).any() else np.nan for row in mean])
     top = np.array([np.nanmax(row) if np.isfinite(row).any() else np.nan for row in mean])
-    low = np.nanmax([np.nanmax(first) * 1.5, 2 * plateau.max()])
     high = np.nanquantile(top, 1 / 3) / 1.2
+    low = np.nanmax([np.nanmax(first) * 1.5, relaxation_floor(plateau.max(), high)])
+    # Of a curve that starts at a plateau the first point is in it.
+    low = min(low, float(relaxation_floor(max(plateau.max(), np.nanmax(first)), high))) if plateau.max() > 0 else low
     return [] if not high > low > 0 else [float(v) for v in np.geomspace(low, high, 5)]
 
 
 def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: list[float]) -> list[str]:
     """What a careful reader would ask."""
     doubts = []
-    decades = np.log10(result.window[1] / result.window[0])
+    decades = np.log10((result.window[1] + result.t0) / (result.window[0] + result.t0))
     if decades < 1.5:
         doubts.append(f"the waiting times span {decades:.1f} decades; below 1.5 an exponent is a guess")
-    if result.interval is None:
+    if result.n_replica < MIN_REPLICAS:
         doubts.append(f"no interval: {result.n_replica} replica(s), at least {MIN_REPLICAS} are needed, 16 recommended")
     elif result.n_replica < 16:
         doubts.append(f"{result.n_replica} replicas; 16 are recommended for an interval")
     if not result.thresholds:
         doubts.append("no threshold above the fast plateau is reached by enough waiting times")
-    inside = [aim for aim in aims if aim < 2 * plateau.max()]
+    slopes = [fit.mu for fit in result.thresholds]
+    if len(slopes) > 1 and np.ptp(slopes) > _SLOPES_AGREE and result.scatter[result.method] > 0.02:
+        doubts.append(
+            f"the slopes of the thresholds contradict each other ({min(slopes):.2f} ... {max(slopes):.2f}): they tell "
+            "of different processes, and a low one may lie in a plateau; choose thresholds"
+        )
+    inside = [aim for aim in aims if aim < plateau.max()]
     if inside:
         doubts.append(
             f"the thresholds {', '.join(f'{aim:.2g}' for aim in inside)} lie in the fast plateau (up to "
@@ -465,10 +507,9 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
     if len(drifting) > len(result.thresholds) / 2:
         doubts.append("the slope of the threshold lags drifts with the waiting time: no power law, or not yet")
     scatter = result.scatter[result.method]
-    if scatter > 0.2:
+    if scatter > (_COLLAPSED if result.n_replica > 1 else 0.2):
         doubts.append(
-            f"the curves do not collapse (they miss a common one by {scatter:.0%}): no single exponent describes them, "
-            "and the error is that of the replicas alone"
+            f"the curves do not collapse (they miss a common one by {scatter:.0%}): no single exponent describes them"
         )
     elif abs(result.estimates[_THRESHOLD] - result.mu) > 0.1:
         doubts.append("collapse and threshold disagree by more than 0.1")
@@ -476,7 +517,7 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
         doubts.append("above 1 the motion itself fades: the decorrelation, or the MSD over the noise, may scale better")
     if 0.1 < result.mu < 0.95:
         doubts.append("a finite size can look like subaging: compare networks of several widths")
-    bound = [name for name, mu in result.estimates.items() if mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02]
+    bound = [name for name, mu in result.estimates.items() if _at_a_bound(mu)]
     doubts += [f"{name}: the exponent is at the end of the range that was searched" for name in bound]
     return doubts + confounders(record)
 

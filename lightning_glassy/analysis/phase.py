@@ -6,7 +6,7 @@ the bottom of its landscape, an under-parametrised one ages on like a glass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from scipy.stats import t as student
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
-from lightning_glassy.analysis.plateaus import fast_levels
+from lightning_glassy.analysis.exponents import AgingExponent
+from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 
@@ -26,7 +27,10 @@ AGES = 0.1
 """The smallest aging rate that is called aging: the lag to relax grows by a quarter per decade of waiting time."""
 
 _CONFIDENCE = 0.95
-_FITTED = 0.999  # training accuracy from which on all training data count as learnt
+_FITTED, _NOT_FITTED = 0.999, 0.98  # training accuracies from which, and up to which, the data are (not) all learnt
+_AT_REST = 0.7  # of the loss a decade before: a run whose loss has fallen further is still learning
+_COINCIDE = 0.03  # trend with the waiting time, of any part of a curve, up to which curves coincide
+_STEEP = 0.3  # local exponent below which a curve is close to saturated
 _LEAST_EXPONENT = 0.25  # of a flat curve, a vertical shift says little of a horizontal one
 _FEWEST = 4  # replicas, for an error from their scatter
 
@@ -111,43 +115,43 @@ class Verdict:
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 
-def verdict(record: AgingRecord, *, group: str = "all", observable: Observable | None = None) -> Verdict:
+def verdict(
+    record: AgingRecord, *, group: str = "all", observable: Observable | None = None, eps: float | None = None
+) -> Verdict:
     r"""Aging throughout, aging that stops, no aging, or cannot tell: from how the curves shift with the waiting time.
 
-    The curves of neighbouring waiting times are compared at lags up to the waiting time, above the level of fast
-    processes; the vertical shifts add up to an :class:`AgingRate` over any stretch of waiting times. *Aging
-    throughout*: the curves still shift in the last decade of waiting times. *Aging that stops*: they coincide from some
-    waiting time on, and did not before. *No aging*: they coincide.
+    The curves of neighbouring waiting times are compared where they still rise, above the level of fast processes and
+    at lags up to the waiting time; the vertical shifts add up to an :class:`AgingRate` over any stretch of waiting
+    times. *Aging throughout*: the curves still shift in the last decade of waiting times. *Aging that stops*: they
+    coincide from some waiting time on, and did not before. *No aging*: they coincide.
 
-    The phase follows from the training accuracy, if the record has the one-time series ``"train_accuracy"``: aging on
-    without having learnt the training data is that of a glass, aging that stops with all of them learnt the signature
-    of over-parametrised networks (Baity-Jesi et al. 2018).
+    The phase follows from the one-time series ``"train_accuracy"`` and ``"train_loss"``, if the record has them: aging
+    on without having learnt the training data, with a loss that hardly falls any more, is that of a glass; aging that
+    stops with all of them learnt the signature of over-parametrised networks (Baity-Jesi et al. 2018).
 
     Args:
         record: one run, or replicas.
         group: name of the group of parameters.
         observable: what to look at. Default the displacement; if that ages throughout and the record has the gradient
             noise, also the displacement over the noise, whose curves coincide where the noise alone slows down.
+        eps: threshold, if that is the overlap.
 
     Raises:
-        ValueError: another observable, or a record without a pair at a positive lag.
+        ValueError: another observable, an ``eps`` without it being the overlap, or a record without a pair at a
+            positive lag.
         KeyError: a group the record does not have, or no gradient noise in it.
     """
     if observable is not None:
-        found = _judge(relaxation_curves(record, observable, group=group))
-        used = observable
+        curves = relaxation_curves(record, observable, group=group, eps=eps)
+        used, found = observable, _judge(curves)
     else:
-        used, found = "msd", _judge(relaxation_curves(record, group=group))
+        curves = relaxation_curves(record, group=group, eps=eps)
+        used, found = "msd", _judge(curves)
         if found.kind in ("aging throughout", "cannot tell") and _has_noise(record, group):
-            normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
-            if normalised.kind in ("aging that stops", "no aging"):
-                found.evidence.append("that is the fading of the gradient noise: over its strength D(t_w),")
-                normalised.evidence[:0] = found.evidence
-                used, found = "normalised_msd", normalised
-            else:
-                found.evidence.append(f"over the gradient noise D(t_w), the {normalised.words}")
+            used, found = _over_the_noise(record, group, found)
     loss, accuracy = _last(record, "train_loss"), _last(record, "train_accuracy")
-    phase, words = _phase(found.kind, loss, accuracy)
+    phase, words = _phase(found.kind, loss, accuracy, _earlier_loss(record))
+    diverged = [f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"]
     if used == "msd" and found.kind == "aging throughout" and phase is None and not _has_noise(record, group):
         words.append("the record has no gradient noise, whose fading would slow the motion without any glass")
     return Verdict(
@@ -160,8 +164,38 @@ def verdict(record: AgingRecord, *, group: str = "all", observable: Observable |
         train_loss=loss,
         train_accuracy=accuracy,
         evidence=found.evidence + words,
-        warnings=confounders(record),
+        warnings=(diverged if curves.diverged else []) + confounders(record),
     )
+
+
+def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
+    """The verdict in the light of the exponent: "cannot tell", if they contradict each other.
+
+    Args:
+        judged: from :func:`verdict`.
+        fit: the exponent of the same curves; without an interval it contradicts nothing.
+    """
+    stopped = judged.kind == "no aging" or (judged.stops_at is not None and judged.stops_at <= 3.2 * fit.window[0])
+    if not stopped or fit.observable != judged.observable or fit.interval is None or fit.interval[0] <= AGES:
+        return judged
+    words = f"but their collapse has an exponent of {fit.interval[0]:.2f} ... {fit.interval[1]:.2f}: a contradiction"
+    return replace(judged, kind="cannot tell", stops_at=None, phase=None, evidence=[*judged.evidence, words])
+
+
+def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[Observable, _Finding]:
+    """What decides: the displacement, or, if its curves coincide, the displacement over the gradient noise."""
+    normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
+    if not normalised.rates or not found.rates or normalised.rates[0].last < found.rates[0].last / 3.2:
+        found.evidence.append("the gradient noise was not measured at late enough waiting times to compare with it")
+    elif normalised.kind in ("aging that stops", "no aging"):
+        normalised.evidence[:0] = [
+            *found.evidence,
+            "over the strength D(t_w) of the gradient noise, which changes, too:",
+        ]
+        return "normalised_msd", normalised
+    else:
+        found.evidence.append(f"over the gradient noise D(t_w), the {normalised.words}")
+    return "msd", found
 
 
 @dataclass
@@ -198,6 +232,10 @@ def _judge(curves: Curves) -> _Finding:
     start = late_start
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
+    odd = shifts.mismatch(start, end)
+    if odd is not None:
+        words = f"curves of the {name} coincide where they rise most ({shifts.rate(start, end)}), but {odd}"
+        return _Finding("cannot tell", None, [whole, late], [words], words)
     if times[start] <= 3.2 * times[0]:
         rates = [shifts.rate(start, end), late]
         words = f"curves of the {name} coincide: {rates[0]}"
@@ -216,8 +254,8 @@ class _Shifts:
     def __init__(self, curves: Curves) -> None:
         curves = curves.after(0)
         curves = curves.only(np.nan_to_num(curves.mean()).max(axis=-1, initial=0) > 0)
-        mean, slopes = curves.mean(), smooth_exponent(curves.lags, curves.mean())
-        relaxing = mean > 2 * fast_levels(curves.lags, mean)[:, None]
+        slopes = smooth_exponent(curves.lags, curves.mean())
+        relaxing = np.isfinite(above_plateaus(curves).mean())
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(curves.values)
         usable = np.isfinite(logs).all(axis=0) & np.isfinite(slopes)
@@ -227,15 +265,21 @@ class _Shifts:
             if kept:
                 last = kept[-1]
                 both = usable[last] & usable[i] & (curves.lags <= waiting_time)
-                # Of what can be compared the relevant part, as far as there is one.
-                for part in (curves.lags >= waiting_time / 30, relaxing[last] & relaxing[i]):
-                    both = both & part if (both & part).any() else both
+                # Of what can be compared the relevant part, as far as there is one. Saturated curves coincide whatever
+                # they did before: where they still rise matters more than how long the lag is.
+                slow = both & relaxing[last] & relaxing[i]
+                slow = slow if slow.any() else both
+                rise = np.minimum(slopes[last], slopes[i])
+                steep = rise >= min(_STEEP, 0.5 * rise[slow].max(initial=0))
+                for part in (slow, steep, curves.lags >= waiting_time / 30):
+                    both = both & part if (both & part).sum() >= min(3, both.sum()) else both
                 if not both.any():
                     continue
                 total = total + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1)
                 exponents.append(float(np.mean([slopes[last, both], slopes[i, both]])))
             kept.append(i)
             heights.append(total)
+        self._lags, self._logs = curves.lags, np.where(usable, logs, np.nan)[:, kept]
         self.waiting_times = curves.waiting_times[kept]
         self._x = np.log(self.waiting_times.astype(np.float64))
         self._heights = np.array(heights).reshape(len(kept), curves.n_replica)  # [n_tw, n_replica]
@@ -252,11 +296,43 @@ class _Shifts:
         if n >= _FEWEST:
             error, freedom = slopes.std(ddof=1) / np.sqrt(n), n - 1
         else:
-            error, freedom = self._noise / np.sqrt(centred @ centred) / scale, max(len(self._x) - 2, 1)
+            # Of one run the scatter from waiting time to waiting time. The heights are sums of shifts, so that their
+            # errors are between those of independent numbers and those of a random walk: the larger one counts.
+            white = centred @ centred
+            walk = np.sum(np.cumsum(centred[::-1])[:-1] ** 2)
+            error = self._noise * np.sqrt(max(white, walk)) / white / scale
+            freedom = max(len(self._x) - 2, 1)
         half = float(student.ppf(0.5 + _CONFIDENCE / 2, freedom) * error)
         rate = float(slopes.mean())
         times = self.waiting_times
         return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half)
+
+    def mismatch(self, first: int, last: int) -> str | None:
+        """Where curves that coincide on the whole do not: at which lags, in words; None where they coincide there, too.
+
+        A fast process that does not age can hide a slow one that does. Per half decade of lags the trend of the curves
+        with the waiting time must be nothing, or small, or no more than its error.
+        """
+        x = self._x[first : last + 1]
+        centred = x - x.mean()
+        bands = np.floor(2 * np.log10(self._lags) + 1e-9).astype(np.int64)
+        for band in np.unique(bands):
+            rows = self._logs[:, first : last + 1, bands == band]
+            rows = rows[..., np.isfinite(rows).all(axis=(0, 1))]
+            if rows.shape[-1] == 0:
+                continue
+            heights = rows.mean(axis=-1).T  # [n_tw, n_replica]
+            trends = centred @ heights / (centred @ centred)
+            n = len(trends)
+            if n >= _FEWEST:
+                error = trends.std(ddof=1) / np.sqrt(n)
+            else:
+                error = _noise(x, heights.mean(axis=1)) / np.sqrt(centred @ centred)
+            trend = float(trends.mean())
+            if abs(trend) > _COINCIDE and abs(trend) > 5 * error:
+                lags = self._lags[bands == band]
+                return f"at lags {lags[0]:,} ... {lags[-1]:,} they change as t_w^{trend:.2f}"
+        return None
 
 
 def _noise(x: Array, heights: Array) -> float:
@@ -273,24 +349,48 @@ def _has_noise(record: AgingRecord, group: str) -> bool:
 
 
 def _last(record: AgingRecord, name: str) -> float | None:
+    """The last value of a series, if it is from the second half of the run."""
     if name not in record.one_time_names:
         return None
-    values = record.one_time(name)[1]
-    return float(values[-1]) if len(values) and np.isfinite(values[-1]) else None
+    steps, values = record.one_time(name)
+    end = np.add(*record.pairs).max(initial=0)
+    return float(values[-1]) if len(values) and np.isfinite(values[-1]) and steps[-1] >= end / 2 else None
 
 
-def _phase(kind: Kind, loss: float | None, accuracy: float | None) -> tuple[Phase | None, list[str]]:
+def _earlier_loss(record: AgingRecord) -> float | None:
+    """The training loss a decade (half a decade at least) before its last value."""
+    if "train_loss" not in record.one_time_names:
+        return None
+    steps, values = record.one_time("train_loss")
+    early = (steps > 0) & (steps <= steps[-1] / 3.2)
+    if not early.any():
+        return None
+    at = np.argmin(np.abs(np.log(steps[early] * 10 / steps[-1])))
+    return float(values[early][at])
+
+
+def _phase(
+    kind: Kind, loss: float | None, accuracy: float | None, before: float | None
+) -> tuple[Phase | None, list[str]]:
     """What the end of training says of the phase."""
     end = f"at the end the training loss is {loss:.3g}" if loss is not None else "at the end of training"
     if accuracy is None:
         missing = "" if kind == "cannot tell" else ": the curves alone do not tell the phase"
         return None, [f"{end}, the accuracy is not in the record{missing}"] if loss is not None else []
+    if not 0 <= accuracy <= 1:
+        return None, [f"{end}; the accuracy in the record, {accuracy:.4g}, is not a fraction"]
     fitted = accuracy >= _FITTED
     words = [f"{end}, {accuracy:.2%} of the training data are learnt"]
-    if kind == "aging throughout" and not fitted:
-        return "glassy", [*words, "it ages on without them, as a glass does (or the run was short)"]
-    if kind == "aging throughout":
+    if kind == "aging throughout" and fitted:
         words.append("it ages although all is learnt: flat directions or fading gradient noise, not a glass's barriers")
+    elif kind == "aging throughout" and accuracy > _NOT_FITTED:
+        words.append("so nearly all that the phase is not clear")
+    elif kind == "aging throughout" and (loss is None or before is None):
+        words.append("whether learning has come to an end is not in the record: a glass, or a short run")
+    elif kind == "aging throughout" and loss is not None and before is not None and loss < _AT_REST * before:
+        words.append(f"it is still learning (a decade before, the loss was {before:.3g}): a glass, or a short run")
+    elif kind == "aging throughout":
+        return "glassy", [*words, "it ages on without them, stuck above the bottom, as a glass does"]
     if kind == "aging that stops" and fitted:
         return "over-parametrised", [*words, "it has reached the bottom, and moves there without aging"]
     if kind == "aging that stops":

@@ -5,29 +5,42 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
 
 
 def above_plateaus(curves: Curves) -> Curves:
-    """The curves without what lies below twice the level of their fast process (:func:`fast_levels`): NaN there.
+    """The curves without what their fast process, and not the relaxation, has made (:func:`fast_levels`): NaN there.
 
     That part falls on one curve, or does not, whatever the aging exponent.
     """
     mean = curves.mean()
     with np.errstate(invalid="ignore"):
-        slow = mean >= 2 * fast_levels(curves.lags, mean)[:, None]
+        slow = (
+            mean
+            >= relaxation_floor(fast_levels(curves.lags, mean), np.nan_to_num(mean).max(axis=-1, initial=0))[:, None]
+        )
     return replace(curves, values=np.where(slow, curves.values, np.nan))
+
+
+def relaxation_floor(levels: ArrayLike, top: ArrayLike) -> Array:
+    """From which value on a curve is relaxation: twice the level of the fast process.
+
+    Or, where the curve ends not far above that (a correlation is bounded), a quarter of the way from the level to its
+    top.
+    """
+    level, end = np.asarray(levels, dtype=np.float64), np.asarray(top, dtype=np.float64)
+    return np.minimum(2 * level, level + np.maximum(end - level, 0) / 4)
 
 
 def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
     """For each curve the level at which a fast process hands over to the relaxation; 0 without one.
 
     A fast process (rattling in a cage, gradient noise in a stiff valley) shows as a local exponent that starts low, or
-    falls, and then rises again by 0.4 at least; a plateau is the extreme case. The level is where half of that rise is
-    done. Thresholds below it tell of the fast process, whatever the relaxation does.
+    falls, and then rises again: by 0.4, or to two and a half times its value; a plateau is the extreme case. The level
+    is where half of that rise is done. Thresholds below it tell of the fast process, whatever the relaxation does.
 
     Args:
         lags: ``[n_lag]``, in steps.
@@ -51,7 +64,8 @@ def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
             continue
         later = np.maximum.accumulate(slope[::-1])[::-1]
         low = int(np.argmax(later - slope))
-        if later[low] - slope[low] < 0.4:
+        rise = later[low] - slope[low]
+        if rise < 0.4 and not (rise > 0.1 and slope[low] < 0.4 * later[low]):
             continue
         done = low + int(np.argmax(slope[low:] > (slope[low] + later[low]) / 2))
         levels[i] = float(np.exp(y[: done + 1].max()))

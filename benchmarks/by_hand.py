@@ -1,0 +1,80 @@
+"""What people write without this package: the same measurement by other means, to compare with."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from numpy.typing import NDArray
+from torch.nn.utils import parameters_to_vector
+
+from lightning_glassy import LogTimeSchedule
+
+EPS = (5e-4, 5e-3)
+
+
+def numpy_weights(parameters: list[torch.nn.Parameter]) -> NDArray[np.float32]:
+    """All weights as one NumPy vector on the host."""
+    return parameters_to_vector(parameters).detach().cpu().numpy()
+
+
+def numpy_moments(w: NDArray[np.float32], s: NDArray[np.float32]) -> list[float]:
+    """The moments of one pair as they come to mind first."""
+    d = w - s
+    quantities = [d**2, d**4, w * s, w**2, s**2, w, s, *(np.abs(d) <= eps for eps in EPS)]
+    return [float(quantity.mean()) for quantity in quantities]
+
+
+class AtEvents(Callback):
+    """Something that is done at the events of a schedule."""
+
+    def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
+        self.events = {event.step: event for event in schedule.until(steps).events}
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Act if an event is due."""
+        if trainer.global_step in self.events:
+            self.act(pl_module, self.events[trainer.global_step])
+
+    def act(self, module: Any, event: Any) -> None:
+        """What is done."""
+        raise NotImplementedError
+
+
+class NumpyCopies(AtEvents):
+    """A NumPy copy of the weights in the hook, compared there with earlier copies."""
+
+    def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
+        super().__init__(schedule, steps)
+        self.copies: dict[int, NDArray[np.float32]] = {}
+        self.results: list[list[float]] = []
+
+    def act(self, module: Any, event: Any) -> None:
+        """Copy and compare."""
+        w = numpy_weights(list(module.parameters()))
+        for waiting_time in event.waiting_times:
+            if waiting_time in self.copies:  # that of step 0 is not taken: a small favour
+                self.results.append(numpy_moments(w, self.copies[waiting_time]))
+        if event.capture:
+            self.copies[event.step] = w.copy()
+
+
+class Checkpoints(AtEvents):
+    """A state_dict on disk at every event, to be analysed later; what that later costs is not counted."""
+
+    def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
+        super().__init__(schedule, steps)
+        self.directory = Path(tempfile.mkdtemp())
+
+    def act(self, module: Any, event: Any) -> None:
+        """Save."""
+        torch.save(module.state_dict(), self.directory / f"step={event.step}.pt")
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Delete what was saved."""
+        shutil.rmtree(self.directory, ignore_errors=True)

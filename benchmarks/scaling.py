@@ -1,0 +1,136 @@
+"""How the cost grows with the run and with the model, and what a sample costs; ``python -m benchmarks scaling``."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.report import paired, table, write
+from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy.snapshots import human_bytes
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wait() -> None:
+    """For the device, where it is one to wait for."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def run_length() -> tuple[str, list[dict[str, Any]]]:
+    """A simulated training: the tracker sees every event, and the comparison of two integers at each other step."""
+    rows, data = [], []
+    weights = torch.nn.Parameter(torch.randn(100_000, device=DEVICE))
+    for decade in range(3, 8):
+        steps = 10**decade
+        events = [event.step for event in LogTimeSchedule.logspaced().until(steps).events]
+        tracker = AgingTracker([("w", weights)], max_step=steps, sample=None)
+        wait()
+        start = time.perf_counter()
+        for step in events:
+            with torch.no_grad():
+                weights.add_(1e-6)
+            tracker.update(step)
+        tracker.drain()
+        total = time.perf_counter() - start
+        rows.append([f"10^{decade}", len(events), f"{1e6 * total / len(events):.0f}", f"{1e6 * total / steps:.3f}"])
+        data.append({"steps": steps, "events": len(events), "seconds_at_events": total})
+    return table(["steps", "events", "an event (us)", "at events, per step (us)"], rows), data
+
+
+def model_size() -> tuple[str, list[dict[str, Any]]]:
+    """One event against four snapshots, and the memory of the default schedule over 10^5 steps."""
+    rows, data = [], []
+    for decade in range(4, 9 if DEVICE == "cuda" else 8):
+        n = 10**decade
+        weights = torch.nn.Parameter(torch.randn(n, device=DEVICE))
+        tracker = AgingTracker([("w", weights)], LogTimeSchedule([0, 1, 2, 3], range(1, 60)), sample=None)
+        for step in range(4):
+            tracker.update(step)
+        times = []
+        for step in range(4, 30):
+            wait()
+            start = time.perf_counter()
+            tracker.update(step)
+            wait()
+            times.append(time.perf_counter() - start)
+        low, middle, high = statistics.quantiles(times[5:], n=4)
+        live = LogTimeSchedule.logspaced(100_000).max_live_snapshots
+        rows.append(
+            [
+                f"10^{decade}",
+                f"{1000 * middle:.2f} ({1000 * low:.2f} ... {1000 * high:.2f})",
+                f"{5 * 4 * n / middle / 1e9:.1f}",
+                human_bytes(4 * n * live),
+            ]
+        )
+        data.append({"parameters": n, "event_s": middle, "snapshots": live})
+    return table(["float32 parameters", "event, 4 due (ms)", "GB/s", "snapshots of 10^5 steps"], rows), data
+
+
+class Events:
+    """One event of a tracker after the other."""
+
+    def __init__(self, tracker: AgingTracker) -> None:
+        self.tracker = tracker
+
+    def __call__(self) -> None:
+        """Measure once."""
+        self.tracker.update(self.tracker.last_step + 1)
+        wait()
+
+
+def sampling() -> tuple[str, list[dict[str, Any]]]:
+    """The error of a sampled MSD, in a network whose layers move differently, against what the event costs."""
+    rows, data = [], []
+    torch.manual_seed(0)
+    n = 5_000_000
+    start = torch.randn(n) * 0.05
+    # Heavy tails, and ten layers whose steps differ by a factor of ten.
+    step = torch.randn(n).pow(3) * 1e-4 * torch.logspace(0, 1, 10).repeat_interleave(n // 10)
+    exact = float(step.double().pow(2).mean())
+    full: Events | None = None
+    for size in (None, 1_000_000, 100_000, 10_000, 1000):
+        weights = torch.nn.Parameter(start.to(DEVICE))
+        tracker = AgingTracker([("w", weights)], LogTimeSchedule([0], range(1, 1000)), sample=size)
+        tracker.update(0)
+        with torch.no_grad():
+            weights.copy_(start + step)
+        tracker.update(1)
+        tracker.drain()
+        msd, error = float(tracker.record.msd()[0, 0]), float(tracker.record.standard_error("msd")[0, 0])
+        events = Events(tracker)
+        full = full or events
+        cost = paired(events, full, pairs=15)
+        rows.append(
+            [
+                "all" if size is None else f"{size:,}",
+                f"{abs(msd / exact - 1):.1e}",
+                f"{error / exact:.1e}",
+                f"{cost.ratio:.3f} ({cost.low:.3f} ... {cost.high:.3f})" if size else "1",
+            ]
+        )
+        data.append({"sample": size, "relative_error": msd / exact - 1, "stated_error": error / exact} | vars(cost))
+    header = ["sample of 5 million", "relative error of the MSD", "stated standard error", "event over that of all"]
+    return table(header, rows), data
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure all three, and write the tables."""
+    parts = {"run length": run_length(), "model size": model_size(), "sample": sampling()}
+    notes = {
+        "run length": "## Against the length of the run\n\n100,000 parameters, default schedule, simulated training.",
+        "model size": "## Against the size of the model",
+        "sample": "## Against the size of a sample\n\nOne draw, so that the error found is about the error stated.",
+    }
+    text = "\n\n".join(f"{notes[name]}\n\n{rows}" for name, (rows, _) in parts.items())
+    write("scaling", "How the cost grows", text, {name: data for name, (_, data) in parts.items()})
+
+
+if __name__ == "__main__":
+    main()

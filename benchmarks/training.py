@@ -1,0 +1,210 @@
+"""What the callback costs in whole trainings, against its alternatives; ``python -m benchmarks training``.
+
+Each callback trains the same network on the same ready batches as a training without any, one after the other, over and
+over; from each pair comes one ratio. Within the callback's own runs the time in its hooks is measured, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from benchmarks.by_hand import Checkpoints, NumpyCopies
+from benchmarks.models import Classifier, Transformer, images, loader, mlp, resnet18, tokens
+from benchmarks.report import table, write
+from lightning_glassy import AgingMonitor, LogTimeSchedule
+
+CUDA = torch.cuda.is_available()
+HOOKS = ("on_train_start", "on_train_batch_end", "on_train_end")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, its batches, and how many steps to train it."""
+
+    name: str
+    net: Callable[[], torch.nn.Module]
+    batches: Any
+    steps: int
+    repeats: int
+    precision: Any = "32-true"
+
+
+def cases() -> list[Case]:
+    """As large as the device can train in a minute or so."""
+    if CUDA:
+        return [
+            Case("MLP", mlp, images(256, 784), 5000, 7),
+            Case("ResNet-18, 32 x 32, bf16-mixed, batch 128", resnet18, images(128, 3, 32, 32), 2000, 5, "bf16-mixed"),
+            Case("transformer", Transformer, tokens(64), 2000, 5),
+        ]
+    return [
+        Case("MLP, batch 64", mlp, images(64, 784), 2000, 5),
+        Case("MLP, batch 512", mlp, images(512, 784), 2000, 3),
+        Case("ResNet-18, 32 x 32, batch 8", resnet18, images(8, 3, 32, 32), 60, 3),
+        Case("transformer", Transformer, tokens(8), 200, 3),
+    ]
+
+
+@dataclass
+class Run:
+    """One training: its wall time, the time in the callback's hooks (host, and device where that is CUDA), memory."""
+
+    wall: float = 0.0
+    hooks: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    peak: int = 0
+
+
+class StepClock(Callback):
+    """Notes when each batch starts."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Note it."""
+        self.starts.append(time.perf_counter())
+
+
+def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
+    """Time a callback's hooks from outside; the CUDA events around them are returned, to be read at the end."""
+    events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def timed(inner: Callable[..., None]) -> Callable[..., None]:
+        def hook(*args: Any) -> None:
+            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) if CUDA else None
+            if pair:
+                pair[0].record()
+            start = time.perf_counter()
+            inner(*args)
+            run.hooks += time.perf_counter() - start
+            if pair:
+                pair[1].record()
+                events.append(pair)
+
+        return hook
+
+    for name in HOOKS:
+        setattr(callback, name, timed(getattr(callback, name)))
+    return events
+
+
+def train(case: Case, make: Callable[[], Callback] | None) -> Run:
+    """One training, with the callback that ``make`` makes or without any."""
+    torch.manual_seed(0)
+    model, run, clock = Classifier(case.net()), Run(), StepClock()
+    callback = None if make is None else make()
+    events = [] if callback is None else clocked(callback, run)
+    trainer = Trainer(
+        accelerator="gpu" if CUDA else "cpu",
+        devices=1,
+        precision=case.precision,
+        max_steps=case.steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock, *([] if callback is None else [callback])],
+    )
+    batches = loader(case.batches, case.steps, "cuda" if CUDA else "cpu")
+    if CUDA:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    trainer.fit(model, batches)
+    if CUDA:
+        torch.cuda.synchronize()
+        run.peak = torch.cuda.max_memory_allocated()
+        # What keeps the device busy may be longer or shorter than what keeps the host busy: the longer one counts.
+        run.hooks = max(run.hooks, sum(a.elapsed_time(b) for a, b in events) / 1000)
+    else:
+        run.peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run.wall = time.perf_counter() - start
+    run.steps = [b - a for a, b in zip(clock.starts, clock.starts[1:], strict=False)]
+    return run
+
+
+def alternatives(case: Case) -> dict[str, Callable[[], Callback]]:
+    """The callback, and what a user would do instead."""
+    schedule = LogTimeSchedule.logspaced()
+    found: dict[str, Callable[[], Callback]] = {
+        "AgingMonitor": lambda: AgingMonitor(save=False, summary=False, sample=None),
+        "AgingMonitor, msd only": lambda: AgingMonitor(save=False, summary=False, sample=None, moments="msd"),
+        "NumPy copy at each event": lambda: NumpyCopies(schedule, case.steps),
+        "checkpoint at each event": lambda: Checkpoints(schedule, case.steps),
+    }
+    try:
+        from lightning.pytorch.callbacks import WeightAveraging
+
+        found["WeightAveraging (every step)"] = WeightAveraging
+    except ImportError:  # lightning before 2.6
+        pass
+    return found
+
+
+def quartiles(values: Sequence[float]) -> str:
+    """Median and quartiles of ratios."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.3f} ({low:.3f} ... {high:.3f})"
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Train, and write the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks training", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two short repeats of the MLP alone, nothing written")
+    quick = parser.parse_args(arguments).quick
+    warnings.filterwarnings("ignore")
+    rows: list[list[object]] = []
+    data: list[dict[str, Any]] = []
+    for case in [Case("MLP", mlp, images(64, 784), 200, 2)] if quick else cases():
+        train(Case(case.name, case.net, case.batches, min(case.steps, 20), 1, case.precision), None)  # warm up
+        events = len(LogTimeSchedule.logspaced().until(case.steps).events)
+        size = sum(p.numel() for p in case.net().parameters())
+        for name, make in alternatives(case).items():
+            pairs = [(train(case, make), train(case, None)) for _ in range(case.repeats)]
+            ratios = [a.wall / b.wall for a, b in pairs]
+            shares = [a.hooks / (case.steps * statistics.median(b.steps)) for a, b in pairs]
+            memory = statistics.median((a.peak - b.peak) / 2**20 for a, b in pairs)
+            rows.append(
+                [
+                    case.name,
+                    f"{size:,}",
+                    f"{case.steps:,} ({events})",
+                    f"{1000 * statistics.median(pairs[0][1].steps):.2f}",
+                    name,
+                    f"{statistics.median(shares):.2%} ({min(shares):.2%} ... {max(shares):.2%})",
+                    quartiles(ratios),
+                    f"{memory:.0f}" if CUDA else "",
+                ]
+            )
+            data.append(
+                {"case": case.name, "callback": name, "steps": case.steps, "parameters": size, "events": events}
+                | {"hook_share": shares, "wall_ratio": ratios, "extra_mib": memory if CUDA else None}
+            )
+            print(f"{case.name}: {name}: {rows[-1][5]}, {rows[-1][6]}", flush=True)
+    header = ["network", "parameters", "steps (events)", "median step (ms)", "callback"]
+    header += [
+        "time in its hooks over that of the steps, median (range)",
+        "wall time over that without, median (quartiles)",
+    ]
+    header += ["peak memory more (MiB)"]
+    text = table(header, rows) + (
+        "\n\nThe default schedule, all parameters, no logger. Runs with and without the callback alternate. A short "
+        "run has many more events\nper step than a long one: see `scaling`."
+    )
+    if not quick:
+        write("training", "Cost of the callback in whole trainings", text, data)
+
+
+if __name__ == "__main__":
+    main()
