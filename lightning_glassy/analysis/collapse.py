@@ -39,8 +39,6 @@ def scaled_lag(
         30.0
     """
     t_w, t = np.asarray(waiting_time, dtype=np.float64) + t0, np.asarray(lag, dtype=np.float64)
-    if t_w.size == 0:
-        raise ValueError(f"no waiting time is after the origin of the clock, {-t0:g}")
     if (t_w <= 0).any():
         raise ValueError(f"the waiting time {t_w.min() - t0:g} is not after the origin of the clock, {-t0:g}")
     if variable == "plain":
@@ -100,7 +98,7 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
     Raises:
         ValueError: another variable, or no waiting time after the origin of the clock.
     """
-    used = curves.after(-t0)
+    used = _after_origin(curves, t0)
     scaled = scaled_lag(used.waiting_times[:, None], used.lags[None, :], mu, variable, t0)
     quality = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))(mu, variable, t0)
     return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(quality))
@@ -118,9 +116,16 @@ def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effec
     Returns:
         S, ``[n_mu]``; infinite where too few points have neighbours on other curves.
     """
-    used = curves.after(-t0)
+    used = _after_origin(curves, t0)
     measure = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))
     return np.array([float(measure(mu, variable, t0)) for mu in np.atleast_1d(np.asarray(mus, dtype=np.float64))])
+
+
+def _after_origin(curves: Curves, t0: float) -> Curves:
+    used = curves.after(-t0)
+    if len(used.waiting_times) == 0:
+        raise ValueError(f"no waiting time is after the origin of the clock, {-t0:g}")
+    return used
 
 
 class CollapseQuality:

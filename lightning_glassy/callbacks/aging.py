@@ -437,7 +437,7 @@ def _findings(record: AgingRecord) -> list[str]:
     except NotEnoughDataError:
         pass
     except Exception as error:
-        log.warning("AgingMonitor: the record could not be analysed (%s: %s)", type(error).__name__, error)
+        log.warning("AgingMonitor: the record could not be analysed (%s: %s)", type(error).__name__, str(error))
     return found
 
 
