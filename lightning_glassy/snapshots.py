@@ -47,6 +47,11 @@ class SnapshotBank:
         self._spare: list[list[Tensor]] = []
         self.live: dict[int, Snapshot] = {}
 
+    def reserve(self, count: int) -> None:
+        """Take the memory of so many snapshots, live ones and spare ones together, before they are captured."""
+        while len(self.live) + len(self._spare) < count:
+            self._spare.append(self._allocate())
+
     def capture(self, step: int, own_sums: list[Tensor]) -> Snapshot:
         """Copy the current weights, in their own precision, on the current stream.
 

@@ -151,6 +151,9 @@ class AgingTracker:
             f", {human_bytes(n_bytes)} on {', '.join(sorted(places))}"
         )
         self._bank = SnapshotBank(self.parameters, snapshot_device)
+        if not self.schedule.open_ended:
+            # What will be needed is taken now: a run must not find out in the middle that it does not fit.
+            self._bank.reserve(capacity)
         if isinstance(overlap_thresholds, str):
             # A record that is continued has its thresholds already.
             thresholds = self._default_thresholds() if record is None else record.overlap_thresholds
