@@ -187,7 +187,7 @@ def aging_exponent(
         seed: of the resampling.
 
     Raises:
-        NotEnoughDataError: fewer than three waiting times in the window.
+        NotEnoughDataError: fewer than three waiting times in the window, or curves that do not rise or overlap.
         ValueError: an argument out of its range.
         KeyError: a group the record does not have, or no gradient noise in it.
     """
@@ -210,17 +210,17 @@ def aging_exponent(
 
     slow = above_plateaus(curves)
     relaxing, errors = slow.mean(), log_errors(slow.values)
-    origin, fits = 0.0 if t0 == "fit" else t0, {}
-    if t0 == "fit":
-        origin = _fit_origin(CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors), curves)
-    for name, variable in _COLLAPSES.items():
-        fits[name] = _fit_collapse(curves, relaxing, errors, variable, origin)
     with np.errstate(divide="ignore", invalid="ignore"):
         risen = np.nan_to_num(np.log(relaxing[:, 1:] / relaxing[:, :-1])).sum(axis=-1).max()
     if not risen > 0.1:
         raise NotEnoughDataError(
             "the curves hardly rise with the lag (by less than a tenth): there is no relaxation to time"
         )
+    origin, fits = 0.0 if t0 == "fit" else t0, {}
+    if t0 == "fit":
+        origin = _fit_origin(CollapseQuality(curves.waiting_times, curves.lags, relaxing, errors), curves)
+    for name, variable in _COLLAPSES.items():
+        fits[name] = _fit_collapse(curves, relaxing, errors, variable, origin)
     if not all(np.isfinite(fit.quality) for fit in fits.values()):
         raise NotEnoughDataError(
             f"the curves of the waiting times {curves.waiting_times[0]} ... {curves.waiting_times[-1]} share no values "
@@ -244,8 +244,8 @@ def aging_exponent(
             for name, values in finite.items()
             if len(values) > n_bootstrap / 2 and np.isfinite(estimates[name])
         }
-    scatter, slopes = fits[best].scatter, [slope for slope, _ in laws if np.isfinite(slope)]
-    contradictory = scatter > 0.02 and len(slopes) > 1 and np.ptp(slopes) > _SLOPES_AGREE
+    scatter = fits[best].scatter
+    contradictory = _contradictory([slope for slope, _ in laws], scatter)
     if best in standard_errors and not contradictory and not _at_a_bound(estimates[best]):
         half = float(student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best])
         if scatter > _EXACT:  # no single exponent: what the methods differ by is part of its error
@@ -283,6 +283,15 @@ def _check_origin(t0: float | str, last: int) -> None:
             raise ValueError(f"t0={t0!r} is neither a number of steps nor 'fit'")
     elif not -last < t0 <= 1000 * max(last, 1):
         raise ValueError(f"t0={t0} must be between -{last} and {1000 * last}: the last waiting time is {last}")
+
+
+def _contradictory(slopes: list[float], scatter: float) -> bool:
+    """Whether thresholds tell of different processes.
+
+    Slopes also differ where the lag is not small against the waiting time; then the curves collapse all the same.
+    """
+    finite = [slope for slope in slopes if np.isfinite(slope)]
+    return scatter > 2 * _EXACT and len(finite) > 1 and float(np.ptp(finite)) > _SLOPES_AGREE
 
 
 def _at_a_bound(mu: float) -> bool:
@@ -484,7 +493,7 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
     if not result.thresholds:
         doubts.append("no threshold above the fast plateau is reached by enough waiting times")
     slopes = [fit.mu for fit in result.thresholds]
-    if len(slopes) > 1 and np.ptp(slopes) > _SLOPES_AGREE and result.scatter[result.method] > 0.02:
+    if _contradictory(slopes, result.scatter[result.method]):
         doubts.append(
             f"the slopes of the thresholds contradict each other ({min(slopes):.2f} ... {max(slopes):.2f}): they tell "
             "of different processes, and a low one may lie in a plateau; choose thresholds"
@@ -495,9 +504,11 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
             f"the thresholds {', '.join(f'{aim:.2g}' for aim in inside)} lie in the fast plateau (up to "
             f"{plateau.max():.2g}): their slopes tell of the noise, not of the relaxation"
         )
+    early = {f"{fit.crossings.threshold:.2g}": int(fit.crossings.early.sum()) for fit in result.thresholds}
     late = {f"{fit.crossings.threshold:.2g}": int(fit.crossings.late.sum()) for fit in result.thresholds}
     many = {f"{fit.crossings.threshold:.2g}": int((fit.crossings.counts > 1).sum()) for fit in result.thresholds}
     for counts, told in (
+        (early, "passed before the first lag of {} waiting time(s), left out"),
         (late, "never reached by {} waiting time(s), left out"),
         (many, "crossed twice by {} curve(s)"),
     ):
