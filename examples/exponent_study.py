@@ -58,7 +58,8 @@ def threshold_slopes(fit: AgingExponent) -> tuple[float, float]:
         if level > 0:
             measured.append(threshold.mu)
             exact.append(np.polyfit(np.log(times), np.log(GLASS.lag_to_correlation(level, times)), 1)[0])
-    return float(np.mean(measured)), float(np.mean(exact))
+    # A trial without any threshold would make the whole row NaN, and so be seen.
+    return (float(np.mean(measured)), float(np.mean(exact))) if measured else (np.nan, np.nan)
 
 
 def main() -> None:

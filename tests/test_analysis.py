@@ -21,6 +21,7 @@ from lightning_glassy.analysis import (
     verdict,
 )
 from lightning_glassy.analysis.collapse import CollapseQuality, _lag_of, collapse_quality, log_errors, scaled_lag
+from lightning_glassy.analysis.plateaus import fast_levels
 from lightning_glassy.glasses import BetaDescent, RandomWalk, SGDQuadratic, SubagingClock
 from lightning_glassy.record import MOMENTS
 
@@ -367,6 +368,13 @@ def test_a_plateau_below_a_bounded_relaxation_does_not_pass_for_the_relaxation(h
     fit = aging_exponent(curves_record(two_steps, 8, 0.01), n_bootstrap=20)
     assert fit.mu == pytest.approx(1, abs=0.01)
     assert min(threshold.mu for threshold in fit.thresholds) > 0.95
+
+
+def test_the_noise_of_a_saturated_curve_is_no_plateau() -> None:
+    lags = np.unique(np.round(np.geomspace(1, 10_000, 25)).astype(np.int64))
+    rng = np.random.default_rng(0)
+    curves = 2 * (1 - np.exp(-lags / 50)) * np.exp(0.02 * rng.normal(size=(300, len(lags))))
+    assert (fast_levels(lags, curves) == 0).all()
 
 
 @pytest.mark.parametrize("height", [0.1, 0.3, 0.5])

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
 
+_RELAXES = 0.2  # what a curve must rise by, in its logarithm, after its fast process
+
 
 def above_plateaus(curves: Curves) -> Curves:
     """The curves without what their fast process, and not the relaxation, has made (:func:`fast_levels`): NaN there.
@@ -40,7 +42,8 @@ def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
 
     A fast process (rattling in a cage, gradient noise in a stiff valley) shows as a local exponent that starts low, or
     falls, and then rises again: by 0.4, or to two and a half times its value; a plateau is the extreme case. The level
-    is where half of that rise is done. Thresholds below it tell of the fast process, whatever the relaxation does.
+    is where half of that rise is done; after it the curve must rise by a fifth, as noise alone does not. Thresholds
+    below it tell of the fast process, whatever the relaxation does.
 
     Args:
         lags: ``[n_lag]``, in steps.
@@ -66,6 +69,8 @@ def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
         low = int(np.argmax(later - slope))
         rise = later[low] - slope[low]
         if rise < 0.4 and not (rise > 0.1 and slope[low] < 0.4 * later[low]):
+            continue
+        if y[low:].max() - y[low] < _RELAXES:  # the noise of a curve that has saturated
             continue
         done = low + int(np.argmax(slope[low:] > (slope[low] + later[low]) / 2))
         levels[i] = float(np.exp(y[: done + 1].max()))
