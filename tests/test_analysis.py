@@ -28,6 +28,7 @@ from lightning_glassy.record import MOMENTS
 SCHEDULE = LogTimeSchedule.logspaced(
     100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
 )
+EPS = 0.5
 WHOLE = (10, 100_000)  # early waiting times, with lags far above them, tell the scaling variables apart
 
 
@@ -44,13 +45,13 @@ def gaussian_record(covariance: Callable, n: int, n_replica: int, seed: int) -> 
     steps, root = root_of(covariance)
     w = np.random.default_rng(seed).normal(size=(n_replica, n, len(steps))) @ root.T
     place = {int(step): i for i, step in enumerate(steps)}
-    record = AgingRecord({"all": n}, n_replica=n_replica)
+    record = AgingRecord({"all": n}, n_replica=n_replica, overlap_thresholds=[EPS])
     for waiting_time, lag in SCHEDULE.pairs:
         new, old = w[..., place[waiting_time + lag]], w[..., place[waiting_time]]
         d = new - old
-        sums = [d**2, d**4, new * old, new**2, old**2, new, old]
+        sums = [d**2, d**4, new * old, new**2, old**2, new, old, np.abs(d) <= EPS]
         record.append(waiting_time, lag, np.stack([term.sum(axis=1) for term in sums], axis=-1)[:, None, :])
-    assert len(sums) == len(MOMENTS)
+    assert len(sums) == len(MOMENTS) + 1
     return record
 
 
@@ -77,6 +78,19 @@ def test_the_effective_time_is_unbiased_on_an_exactly_slowing_clock() -> None:
     # The plain variable is low, as it must be, and its collapse the worse one.
     assert np.mean([fit.estimates["collapse, plain"] for fit in fits]) < 0.6
     assert all(fit.qualities["collapse, plain"] > fit.qualities["collapse, effective time"] for fit in fits)
+
+
+@pytest.mark.parametrize("observable", ["decorrelation", "overlap"])
+def test_correlation_and_overlap_have_the_exponent_of_the_clock(observable: str) -> None:
+    records = [gaussian_record(SubagingClock(mu=0.6, kappa=0.3).covariance, 500, 8, seed) for seed in range(4)]
+    fits = [aging_exponent(record, observable, n_bootstrap=20) for record in records]
+    z = [
+        (fit.estimates["collapse, effective time"] - 0.6) / fit.standard_errors["collapse, effective time"]
+        for fit in fits
+    ]
+    assert abs(np.mean(z)) < 2.5
+    assert np.abs(z).max() < 5  # Student's t with 7 degrees of freedom
+    assert all(fit.standard_error < 0.03 for fit in fits)
 
 
 def test_the_threshold_slope_is_the_one_the_clock_predicts() -> None:
