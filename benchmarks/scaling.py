@@ -126,7 +126,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     notes = {
         "run length": "## Against the length of the run\n\n100,000 parameters, default schedule, simulated training.",
         "model size": "## Against the size of the model",
-        "sample": "## Against the size of a sample\n\nOne draw, so that the error found is about the error stated.",
+        "sample": "## Against the size of a sample\n\n"
+        "One draw. The displacements have heavy tails (cubes of normal numbers): a sample of a thousand misses the "
+        "largest ones,\nand so does its stated error.",
     }
     text = "\n\n".join(f"{notes[name]}\n\n{rows}" for name, (rows, _) in parts.items())
     write("scaling", "How the cost grows", text, {name: data for name, (_, data) in parts.items()})
