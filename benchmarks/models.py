@@ -49,7 +49,7 @@ def loader(make: Callable[[torch.Generator], tuple[Tensor, Tensor]], steps: int,
 
 
 def mlp() -> nn.Module:
-    """784-800-400-10, one million parameters."""
+    """784-800-400-100-10, one million parameters."""
     return nn.Sequential(nn.Linear(784, 800), nn.ReLU(), nn.Linear(800, 400), nn.ReLU(), nn.Linear(400, 100),
                          nn.ReLU(), nn.Linear(100, 10))  # fmt: skip
 
