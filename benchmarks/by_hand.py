@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def numpy_moments(w: NDArray[np.float32], s: NDArray[np.float32]) -> list[float]
     return [float(quantity.mean()) for quantity in quantities]
 
 
-class AtEvents(Callback):
+class AtEvents(Callback, ABC):
     """Something that is done at the events of a schedule."""
 
     def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
@@ -41,9 +42,9 @@ class AtEvents(Callback):
         if trainer.global_step in self.events:
             self.act(pl_module, self.events[trainer.global_step])
 
+    @abstractmethod
     def act(self, module: Any, event: Any) -> None:
         """What is done."""
-        raise NotImplementedError
 
 
 class NumpyCopies(AtEvents):

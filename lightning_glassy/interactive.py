@@ -90,8 +90,9 @@ def _data(report: Report) -> dict[str, Any]:
     if fit is not None:
         used = above_plateaus(curves.between(*fit.window))
         data |= {"mu": fit.mu, "variable": fit.variable, "thresholds": _thresholds(report)}
-        data["scan"] = {"mus": _MUS} | {
-            variable: collapse_quality(used, _MUS, variable, t0=fit.t0) for variable in ("effective", "plain")
+        mus = np.union1d(_MUS, fit.mu)  # with the fitted one, so that page and text have the same S there
+        data["scan"] = {"mus": mus} | {
+            variable: collapse_quality(used, mus, variable, t0=fit.t0) for variable in ("effective", "plain")
         }
     return plain(data)  # type: ignore[no-any-return]
 
