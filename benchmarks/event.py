@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import paired, table, write
-from lightning_glassy.moments import EagerMoments
+from lightning_glassy.moments import EagerMoments, capture
 from lightning_glassy.parameters import TrackedParameters, select_parameters
 from lightning_glassy.snapshots import Snapshot, SnapshotBank
 
@@ -45,7 +45,7 @@ def main() -> None:
             parameters = layers(shape)
             tracked = TrackedParameters(select_parameters(parameters))
             bank = SnapshotBank(tracked)
-            snapshots = [bank.capture(k, EagerMoments(tracked).own_sums()) for k in range(n_due)]
+            snapshots = [capture(bank, k, EagerMoments(tracked)) for k in range(n_due)]
             with torch.no_grad():
                 for _, parameter in parameters:
                     parameter += torch.randn_like(parameter) * 1e-3

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.by_hand import EPS, numpy_moments, numpy_weights
 from benchmarks.models import resnet18
 from benchmarks.report import machine_memory, quartiles_of_times, table, write
-from lightning_glassy.moments import EagerMoments, moments_for
+from lightning_glassy.moments import EagerMoments, capture, moments_for
 from lightning_glassy.parameters import TrackedParameters, select_parameters
 from lightning_glassy.snapshots import SnapshotBank
 
@@ -61,7 +61,7 @@ def measure(shape: str, n: int, due: int) -> dict[str, Any]:
     total = sum(p.numel() for p in parameters)
     tracked = TrackedParameters(select_parameters([(f"w{i}", p) for i, p in enumerate(parameters)]))
     bank, ours = SnapshotBank(tracked), moments_for(tracked, EPS)
-    snapshots = [bank.capture(k, ours.own_sums()) for k in range(due)]
+    snapshots = [capture(bank, k, ours) for k in range(due)]
     earlier = [[p.clone() for p in parameters] for _ in range(due)]
     copies = [numpy_weights(parameters).copy() for _ in range(due)]
     for p in parameters:

@@ -28,7 +28,7 @@ from lightning_glassy.checkpoint_files import (
     given_steps,
     survey,
 )
-from lightning_glassy.moments import EagerMoments
+from lightning_glassy.moments import EagerMoments, capture
 from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.parameters import Groups, TrackedParameters, select_parameters, within_rounding
 from lightning_glassy.record import MOMENTS, AgingRecord
@@ -138,7 +138,7 @@ def measure_checkpoints(
 
 
 def _capture(parameters: TrackedParameters, step: int) -> Snapshot:
-    return SnapshotBank(parameters).capture(step, EagerMoments(parameters).own_sums())
+    return capture(SnapshotBank(parameters), step, EagerMoments(parameters))
 
 
 def _moments(parameters: TrackedParameters, snapshot: Snapshot, thresholds: Sequence[float]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -217,6 +218,11 @@ class _Source:
             self._layout = layout
         return self._view
 
+    @property
+    def dense(self) -> bool:
+        """Whether all coordinates lie in a row."""
+        return self._flat() is not None
+
     def stretch(self, start: int, stop: int) -> Tensor:
         """Coordinates ``start ... stop``: a view; of a tensor that is not dense a copy of the rows they lie in."""
         flat = self._flat()
@@ -312,6 +318,24 @@ class Bucket:
         self._pieces, self._cells = pieces, cells
 
     @property
+    def sum_dtype(self) -> torch.dtype:
+        """What sums over tiles are kept in: float64, except on MPS, which has none."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the coordinates of some tensor do not lie in a row: a sample, or a tensor that is not dense."""
+        return any(piece.indices is not None or not piece.source.dense for piece in self._pieces)
+
+    def over(self, flat: Tensor) -> Bucket:
+        """The same cells, of coordinates that lie in ``flat``, ``[numel]``, instead of in the parameters."""
+        pieces = [
+            _Piece(_Source(piece.source.name, flat[piece.start : piece.stop]), piece.start, piece.stop, None)
+            for piece in self._pieces
+        ]
+        return Bucket(flat.device, flat.dtype, pieces, self._cells)
+
+    @property
     def gathers(self) -> bool:
         """Whether a tile may have to be put together from several places."""
         return len(self._pieces) > 1 or any(piece.indices is not None for piece in self._pieces)
@@ -320,9 +344,11 @@ class Bucket:
         """The bucket cut into tiles of at most ``size`` coordinates; small tensors of one cell share a tile."""
         tiles: list[Tile] = []
         for piece, cell in zip(self._pieces, self._cells, strict=True):
+            # To put a tile together costs a copy; a large tensor is spared it.
+            large = piece.stop - piece.start >= size // 8 and piece.indices is None
             start = piece.start
             while start < piece.stop:
-                last = tiles[-1] if tiles else None
+                last = tiles[-1] if tiles and not large else None
                 if last is not None and last.cell == cell and last.stop == start and start - last.start < size:
                     stop = min(piece.stop, last.start + size)
                     pieces = last.pieces if last.pieces[-1] is piece else (*last.pieces, piece)
@@ -365,8 +391,8 @@ class Bucket:
         ]
 
     def copy_to(self, flat: Tensor) -> None:
-        """Copy the current weights into ``flat``, ``[numel]``, which may be in pinned host memory."""
-        if flat.device == self.device and all(piece.indices is None for piece in self._pieces):
+        """Copy the current weights into ``flat``, ``[numel]``, on the same device."""
+        if all(piece.indices is None for piece in self._pieces):
             torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self._pieces], out=flat)
             return
         for piece in self._pieces:
@@ -444,6 +470,12 @@ class TrackedParameters:
                 start = stop
             self.buckets.append(Bucket(device, dtype, pieces, cells))
 
+    def over(self, flats: Sequence[Tensor]) -> TrackedParameters:
+        """The same coordinates and groups, of a copy of the weights: per bucket one flat tensor ``[numel]``."""
+        there = copy(self)
+        there.buckets = [bucket.over(flat) for bucket, flat in zip(self.buckets, flats, strict=True)]
+        return there
+
     def by_group(self, buckets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Sums over the cells of each bucket, ``[n_cell, ...]`` each, as sums over groups, ``[n_group, ...]``."""
         cells = sum(buckets[1:], start=buckets[0])
@@ -453,8 +485,7 @@ class TrackedParameters:
         """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only."""
         n, total, squares = 0, 0.0, 0.0
         for bucket in self.buckets:
-            exact = torch.float32 if bucket.device.type == "mps" else torch.float64
-            scratch = torch.empty(min(bucket.numel, 1 << 18), dtype=exact, device=bucket.device)
+            scratch = torch.empty(min(bucket.numel, 1 << 18), dtype=bucket.sum_dtype, device=bucket.device)
             for tile in bucket.tiles(len(scratch)):
                 values = bucket.read(tile, scratch)
                 n, total, squares = n + len(values), total + float(values.sum()), squares + float(values.dot(values))

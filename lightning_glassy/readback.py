@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -29,29 +29,38 @@ class Readback(Generic[T]):
         """Number of batches that have not been taken yet."""
         return len(self._queue)
 
-    def push(self, tag: T, tensors: Sequence[Tensor]) -> None:
-        """Send a batch on its way."""
+    def push(
+        self, tag: T, tensors: Sequence[Tensor], streams: Mapping[torch.device, torch.cuda.Stream] | None = None
+    ) -> None:
+        """Send a batch on its way.
+
+        Args:
+            tag: what it belongs to.
+            tensors: the batch.
+            streams: for each CUDA device the stream on which they are made; default the current one.
+        """
         hosts, events = [], []
         for tensor in tensors:
             if tensor.is_cuda:
-                host, event = self._copy_from_cuda(tensor)
+                made_on = (streams or {}).get(tensor.device) or torch.cuda.current_stream(tensor.device)
+                host, event = self._copy_from_cuda(tensor, made_on)
                 events.append(event)
             else:
                 host = tensor.cpu()
             hosts.append(host)
         self._queue.append((tag, hosts, events))
 
-    def _copy_from_cuda(self, tensor: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+    def _copy_from_cuda(self, tensor: Tensor, made_on: torch.cuda.Stream) -> tuple[Tensor, torch.cuda.Event]:
         if tensor.device not in self._streams:
             self._streams[tensor.device] = torch.cuda.Stream(tensor.device)
         side = self._streams[tensor.device]
         host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-        side.wait_stream(torch.cuda.current_stream(tensor.device))
+        side.wait_stream(made_on)
         with torch.cuda.stream(side):
             host.copy_(tensor, non_blocking=True)
             event = torch.cuda.Event()
             event.record(side)
-        # The allocator must not hand this memory to the training stream before the copy has read it.
+        # The allocator must not hand this memory to the stream it was made on before the copy has read it.
         tensor.record_stream(side)
         return host, event
 

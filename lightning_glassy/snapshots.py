@@ -18,11 +18,13 @@ SAFE_FRACTION = 0.1
 class Snapshot:
     """The tracked weights of one step: for each bucket of the parameters one flat tensor, in the bucket's dtype.
 
+    It is made empty; whatever measures the weights fills it in the same reading (:mod:`lightning_glassy.moments`).
+
     Attributes:
         waiting_time: the step at which it was captured.
         flats: per bucket ``[numel]``.
-        last_lag: the lag at which it was last measured; -1 before the first.
         own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``: taken once, as it never changes.
+        last_lag: the lag at which it was last measured; -1 before the first.
     """
 
     def __init__(self, waiting_time: int, flats: list[Tensor], own_sums: list[Tensor]) -> None:
@@ -44,7 +46,7 @@ class SnapshotBank:
     def __init__(self, parameters: TrackedParameters, device: str | torch.device | None = None) -> None:
         self._parameters = parameters
         self._device = None if device is None else torch.device(device)
-        self._spare: list[list[Tensor]] = []
+        self._spare: list[Snapshot] = []
         self.live: dict[int, Snapshot] = {}
 
     def reserve(self, count: int) -> None:
@@ -52,26 +54,25 @@ class SnapshotBank:
         while len(self.live) + len(self._spare) < count:
             self._spare.append(self._allocate())
 
-    def capture(self, step: int, own_sums: list[Tensor]) -> Snapshot:
-        """Copy the current weights, in their own precision, on the current stream.
-
-        Args:
-            step: the waiting time.
-            own_sums: sums of the current weights, as ``EagerMoments.own_sums()`` returns them.
-        """
-        flats = self._spare.pop() if self._spare else self._allocate()
-        for bucket, flat in zip(self._parameters.buckets, flats, strict=True):
-            bucket.copy_to(flat)
-        self.live[step] = Snapshot(step, flats, own_sums)
+    def add(self, step: int) -> Snapshot:
+        """A snapshot for the weights of ``step``, still to be filled; the memory is that of one given up, if any."""
+        if self._spare:
+            spare = self._spare.pop()
+            # A new object: what is still on its way to the host may belong to the old one.
+            self.live[step] = Snapshot(step, spare.flats, spare.own_sums)
+        else:
+            self.live[step] = self._allocate(step)
         return self.live[step]
 
-    def _allocate(self) -> list[Tensor]:
-        flats = []
+    def _allocate(self, step: int = -1) -> Snapshot:
+        flats, own_sums = [], []
         for bucket in self._parameters.buckets:
             device = self._device or bucket.device
             pinned = device.type == "cpu" and bucket.device.type == "cuda"
             flats.append(torch.empty(bucket.numel, dtype=bucket.dtype, device=device, pin_memory=pinned))
-        return flats
+            shape = (self._parameters.n_cells, 2)
+            own_sums.append(torch.empty(shape, dtype=bucket.sum_dtype, device=bucket.device))
+        return Snapshot(step, flats, own_sums)
 
     def release(self, waiting_time: int, *, reuse: bool = True) -> None:
         """Give up a snapshot that has had its last lag; the next capture takes its memory.
@@ -82,7 +83,7 @@ class SnapshotBank:
             waiting_time: of the snapshot.
             reuse: ``False`` where no capture is to come: the memory is freed.
         """
-        self._spare.append(self.live.pop(waiting_time).flats)
+        self._spare.append(self.live.pop(waiting_time))
         if not reuse:
             self._spare.clear()
 

@@ -165,7 +165,9 @@ class AgingTracker:
             or record.overlap_thresholds != thresholds
         ):
             raise ValueError(f"the record to continue ({record!r}) is of other parameters, samples or thresholds")
-        self._moments = moments_for(self.parameters, thresholds, msd_only=moments == "msd")
+        self._moments = moments_for(
+            self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device
+        )
         self._readback: Readback[_Measured] = Readback()
         self.record = (
             record
@@ -223,39 +225,44 @@ class AgingTracker:
         self._seen = step
         if step < self.next_event:
             return False
-        captured = self._capture(step)
+        new = self._new_snapshot(step)
         due = [
             snapshot
             for snapshot in self._bank.live.values()
             if (lag := self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)) is not None
             and snapshot.waiting_time + lag <= step
         ]
+        if new is None and not due:
+            sums = []
+        elif new in due:
+            # A lag of 0 compares a snapshot with what it is a copy of: it has to be there first.
+            self._moments((), new)
+            sums = self._moments(due)
+        else:
+            sums = self._moments(due, new)
         if due:
-            self._readback.push(_Measured(step, tuple(due)), self._moments(due))
+            self._readback.push(_Measured(step, tuple(due)), sums, self._moments.streams)
             for snapshot in due:
                 # Lags that were passed together are measured once, at the lag that was realised.
                 snapshot.last_lag = step - snapshot.waiting_time
                 if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
                     more = self.schedule.next_waiting_time(self._captured) is not None
                     self._bank.release(snapshot.waiting_time, reuse=more)
-        if captured or due:
+        if new or due:
             for name, value in (one_time or {}).items():
                 self.record.append_one_time(name, step, value)
         self.last_step = step
         self.next_event = self._find_next_event()
         self._enter(self._readback.landed())
-        return bool(captured or due)
+        return bool(new or due)
 
-    def _capture(self, step: int) -> bool:
-        """Capture if a waiting time has been reached or passed since the last one, and a lag of it can be measured."""
+    def _new_snapshot(self, step: int) -> Snapshot | None:
+        """A snapshot to fill, if a waiting time has been reached or passed and a lag of it can be measured."""
         waiting_time = self.schedule.next_waiting_time(self._captured)
         if waiting_time is None or waiting_time > step:
-            return False
+            return None
         self._captured = step
-        if self.schedule.next_lag(-1, step) is None:
-            return False
-        self._bank.capture(step, self._moments.own_sums())
-        return True
+        return None if self.schedule.next_lag(-1, step) is None else self._bank.add(step)
 
     def _find_next_event(self) -> int:
         steps = [self.schedule.next_waiting_time(self._captured)]

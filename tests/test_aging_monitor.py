@@ -484,14 +484,14 @@ def test_running_out_of_memory_ends_the_record_not_the_training(
 ) -> None:
     from lightning_glassy.snapshots import SnapshotBank
 
-    capture = SnapshotBank.capture
+    add = SnapshotBank.add
 
-    def scarce(self: SnapshotBank, step: int, *args: Any) -> Any:
+    def scarce(self: SnapshotBank, step: int) -> Any:
         if step >= 22:
             raise error
-        return capture(self, step, *args)
+        return add(self, step)
 
-    monkeypatch.setattr(SnapshotBank, "capture", scarce)
+    monkeypatch.setattr(SnapshotBank, "add", scarce)
     monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path)
     trainer.callbacks.append(monitor)
     trainer.fit(SmallNet(), data())

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_glassy import AgingMonitor, AgingTracker, LogTimeSchedule
-from lightning_glassy.moments import EagerMoments, moments_for
+from lightning_glassy.moments import EagerMoments, capture, moments_for
 from lightning_glassy.parameters import TrackedParameters, select_parameters
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.snapshots import SnapshotBank
@@ -132,9 +132,11 @@ def test_kernels_and_plain_torch_give_the_same_sums(msd_only: bool, sample: int 
     assert type(ours).__name__ == "TritonMoments"
     bank = SnapshotBank(tracked)
     for step in range(35):
-        for mine, other in zip(ours.own_sums(), plain.own_sums(), strict=True):
-            assert torch.allclose(mine, other, rtol=1e-6, atol=1e-2)
-        bank.capture(step, ours.own_sums())
+        snapshot = capture(bank, step, ours)
+        other = capture(SnapshotBank(tracked), step, plain)
+        assert all(torch.equal(*flats) for flats in zip(snapshot.flats, other.flats, strict=True))
+        for sums in zip(snapshot.own_sums, other.own_sums, strict=True):
+            assert torch.allclose(*sums, rtol=1e-6, atol=1e-2)
         with torch.no_grad():
             for parameter in parameters:
                 parameter += 0.01 * torch.randn_like(parameter)

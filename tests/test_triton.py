@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lightning_glassy import moments as implementations
-from lightning_glassy.moments import EagerMoments, moments_for
+from lightning_glassy.moments import EagerMoments, OffloadedMoments, capture, moments_for
 from lightning_glassy.parameters import ParametersChangedError, TrackedParameters, select_parameters
 from lightning_glassy.snapshots import Snapshot, SnapshotBank, plan_sample
 
@@ -58,6 +58,17 @@ def exact(w: torch.Tensor, s: torch.Tensor) -> np.ndarray:
     return np.array([(d**2).sum(), (d**4).sum(), new @ old, new @ new, old @ old, new.sum(), old.sum(), *counts])
 
 
+class CountedKernel:
+    """A kernel that notes each launch."""
+
+    def __init__(self, kernel: object, launches: list[object]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: object) -> Callable[..., object]:
+        self.launches.append(grid)
+        return self.kernel[grid]
+
+
 class TestInterpreted:
     __test__ = INTERPRETED
 
@@ -87,7 +98,7 @@ class TestInterpreted:
     def test_float32_agrees_with_float64(self, displacement: float) -> None:
         (w,), tracked = track(torch.randn(30_001) * 0.05)
         ours, start = self.kernels(tracked), w.detach().clone()
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         move([w], 0.05 * displacement)
         result, reference = ours([snapshot])[0][0, 0].numpy(), exact(w, start)
         assert np.abs(result / reference - 1)[[0, 1, 3, 4]].max() < 1e-6
@@ -99,14 +110,14 @@ class TestInterpreted:
     def test_the_fourth_moment_neither_underflows_nor_overflows(self, displacement: float) -> None:
         (w,), tracked = track(torch.zeros(3000))
         ours, start = self.kernels(tracked), torch.zeros(3000)
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         move([w], displacement)
         assert np.allclose(ours([snapshot])[0][0, 0, :2], exact(w, start)[:2], rtol=1e-6, atol=0)
 
     def test_weights_that_have_not_moved(self) -> None:
         _, tracked = track(torch.randn(2000), torch.randn(5))
         ours = self.kernels(tracked)
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         moments = ours([snapshot])[0][0, 0]
         assert moments[[0, 1, 7, 8]].tolist() == [0, 0, 2005, 2005]
         assert torch.equal(moments[[3, 5]], moments[[4, 6]])  # which 1 - C needs to the last bit
@@ -116,17 +127,52 @@ class TestInterpreted:
     def test_every_precision_is_measured_as_it_is(self, dtype: torch.dtype) -> None:
         (w,), tracked = track((torch.randn(9_001, dtype=torch.float64) * 0.05).to(dtype))
         ours, start = self.kernels(tracked), w.detach().clone()
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         move([w], 0.01)
         tolerance = 1e-13 if dtype == torch.float64 else 1e-6
         assert np.allclose(ours([snapshot])[0][0, 0, :5], exact(w, start)[:5], rtol=tolerance, atol=0)
         self.check(tracked, [snapshot])
 
+    @pytest.mark.parametrize("msd_only", [False, True])
+    @pytest.mark.parametrize("sample", [None, 3000])
+    def test_a_capture_takes_part_in_the_reading_of_an_event(self, sample: int | None, msd_only: bool) -> None:
+        parameters, tracked = track(
+            torch.randn(3000), torch.randn(700).double(), torch.randn(4097)[1:].bfloat16(), torch.randn(30, 20).t(),
+            torch.randn(6, 40)[:, ::2], sample=sample, groups="layer",
+        )  # fmt: skip
+        ours, plain, bank = self.kernels(tracked, msd_only=msd_only), EagerMoments(tracked, EPS), SnapshotBank(tracked)
+        due = [capture(bank, step, ours) for step in range(2)]
+        move(parameters, 0.1)
+        both, alone = ours(due, bank.add(2)), ours(due)
+        assert all(np.array_equal(a.numpy(), b.numpy(), equal_nan=True) for a, b in zip(both, alone, strict=True))
+        there = capture(SnapshotBank(tracked), 2, plain)
+        assert all(torch.equal(*flats) for flats in zip(bank.live[2].flats, there.flats, strict=True))
+        for sums in zip(bank.live[2].own_sums, there.own_sums, strict=True):
+            assert torch.allclose(*sums, rtol=1e-6, atol=1e-4)
+        # The same bits with and without others that are due: what 1 - C is made of.
+        again = capture(bank, 3, ours)
+        assert all(torch.equal(*sums) for sums in zip(bank.live[2].own_sums, again.own_sums, strict=True))
+
+    def test_one_launch_takes_all_dtypes_and_up_to_32_snapshots(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lightning_glassy.moments import triton as module
+
+        _, tracked = track(torch.randn(50), torch.randn(20).double(), torch.randn(9).half(), torch.randn(70).bfloat16())
+        ours, bank, launches = self.kernels(tracked), SnapshotBank(tracked), []
+        due = [capture(bank, step, ours) for step in range(33)]
+        for name in ("_sum_jobs", "_add_jobs"):
+            monkeypatch.setattr(module, name, CountedKernel(getattr(module, name), launches))
+        ours(due[:32], bank.add(40))
+        assert len(launches) == 2
+        ours(due)
+        assert len(launches) == 6
+
     def test_own_sums_are_those_of_float64_and_of_plain_torch(self) -> None:
         parameters, tracked = track(torch.randn(5000), torch.randn(2048), torch.randn(7).double(), groups="layer")
-        for mine, other in zip(self.kernels(tracked).own_sums(), EagerMoments(tracked).own_sums(), strict=True):
+        bank = SnapshotBank(tracked)
+        first, second = capture(bank, 0, self.kernels(tracked)), capture(bank, 1, EagerMoments(tracked))
+        for mine, other in zip(first.own_sums, second.own_sums, strict=True):
             assert torch.allclose(mine, other, rtol=1e-6, atol=1e-4)
-        float32 = self.kernels(tracked, msd_only=True).own_sums()[0].numpy()
+        float32 = capture(bank, 2, self.kernels(tracked, msd_only=True)).own_sums[0].numpy()
         for cell, w in enumerate(parameters[:2]):
             squares = float(w.detach().double().square().sum())
             assert float32[cell, 0] == pytest.approx(squares, rel=1e-7)  # finer than the 1e-6 of the other sums
@@ -138,7 +184,7 @@ class TestInterpreted:
         parameters, tracked = track(torch.randn(1100))
         plain, bank = EagerMoments(tracked), SnapshotBank(tracked)
         for step in range(n_due):
-            bank.capture(step, plain.own_sums())
+            capture(bank, step, plain)
             move(parameters, 0.03)
         self.check(tracked, list(bank.live.values())[::-1])
 
@@ -164,7 +210,7 @@ class TestInterpreted:
         )
         plain, bank = EagerMoments(tracked), SnapshotBank(tracked)
         for step in range(2):
-            bank.capture(step, plain.own_sums())
+            capture(bank, step, plain)
             with torch.no_grad():
                 for parameter in parameters:
                     parameter += 0.02 * torch.randn_like(parameter)
@@ -173,7 +219,7 @@ class TestInterpreted:
     @pytest.mark.parametrize("sizes", [[3] * 40 + [16] * 8, [1] * 20 + [1024] * 2])
     def test_many_tiny_tensors(self, sizes: list[int]) -> None:
         parameters, tracked = track(*(torch.randn(n) for n in sizes))
-        snapshot = SnapshotBank(tracked).capture(0, self.kernels(tracked).own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, self.kernels(tracked))
         move(parameters, 0.1)
         self.check(tracked, [snapshot])
 
@@ -192,7 +238,7 @@ class TestInterpreted:
             [11, 13, 1],
         ]
         assert ours._plans[0].cells.tolist() == [0, 4, 5, 6]
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         move(parameters, 0.1)
         self.check(tracked, [snapshot])
 
@@ -201,10 +247,10 @@ class TestInterpreted:
     def test_what_is_not_finite_stays_in_its_group_and_its_snapshot(self, bad: float) -> None:
         (a, _), tracked = track(torch.randn(1500), torch.randn(1500), groups="layer")
         ours, bank = self.kernels(tracked), SnapshotBank(tracked)
-        good = bank.capture(0, ours.own_sums())
+        good = capture(bank, 0, ours)
         with torch.no_grad():
             a[700], a_before = bad, a[700].clone()
-        spoiled = bank.capture(1, ours.own_sums())
+        spoiled = capture(bank, 1, ours)
         moments = ours([good, spoiled])[0]
         assert not moments[0, :, [0, 1, 3]].isfinite().any()
         assert moments[1].isfinite().all()
@@ -218,7 +264,7 @@ class TestInterpreted:
     def test_weights_that_are_put_elsewhere_are_still_followed(self) -> None:
         (w, _), tracked = track(torch.randn(4, 3, 5, 5), torch.randn(2000))
         ours, start = self.kernels(tracked), w.detach().clone()
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         tables = ours._plans[0].chunks
         ours([snapshot])
         assert ours._plans[0].chunks is tables
@@ -235,7 +281,7 @@ class TestInterpreted:
     def test_the_same_address_with_another_order_is_noticed(self) -> None:
         (w,), tracked = track(torch.randn(40, 40))
         ours, plain, start = self.kernels(tracked), EagerMoments(tracked), w.detach().clone()
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         ours([snapshot])
         plain([snapshot])
         w.data = w.data.t()
@@ -249,7 +295,7 @@ class TestInterpreted:
 
         parameters, tracked = track(torch.randn(1500))
         ours, plain = TritonMoments(tracked, thresholds), EagerMoments(tracked, thresholds)
-        snapshot = SnapshotBank(tracked).capture(0, ours.own_sums())
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
         move(parameters, 0.1)
         mine, other = ours([snapshot])[0], plain([snapshot])[0]
         assert mine.shape == (1, 1, 7 + len(thresholds))
@@ -261,9 +307,9 @@ class TestInterpreted:
         plan = ours._plans[0]
         tables = sum(t.nbytes for t in (plan.chunks, plan.jobs, plan.cells, plan.thresholds))
         assert ours._limit == 32
-        assert tables + sum(scratch.nbytes for scratch in ours._scratch.values()) <= 8 * 2**20
+        assert tables + sum(scratch.nbytes for scratch in ours._scratch) <= 8 * 2**20
         few, tracked = track(torch.randn(10))
-        assert not self.kernels(tracked).own_sums()[0].requires_grad
+        assert not capture(SnapshotBank(tracked), 0, self.kernels(tracked)).flats[0].requires_grad
         assert all(parameter.grad_fn is None for parameter in parameters + few)
 
     def test_a_precision_without_a_kernel_is_refused(self) -> None:
@@ -278,8 +324,8 @@ class TestInterpreted:
             _, tracked = track(torch.randn(50), torch.randn(30).bfloat16(), sample=sample)
             for msd_only in (False, True):
                 implementations._rehearse(TritonMoments, tracked, EPS, msd_only)
-        right = TritonMoments.own_sums
-        monkeypatch.setattr(TritonMoments, "own_sums", lambda self: [1.001 * sums for sums in right(self)])
+        right = TritonMoments.__call__
+        monkeypatch.setattr(TritonMoments, "__call__", lambda self, *due: [1.001 * sums for sums in right(self, *due)])
         with pytest.raises(RuntimeError, match="not those of plain torch"):
             implementations._rehearse(TritonMoments, tracked, EPS, False)
 
@@ -318,6 +364,38 @@ class TestChoice:
         assert not caplog.messages
 
 
+@pytest.mark.skipif(INTERPRETED, reason="of the compiled kernels")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("kinds", [1, 4, 15])
+def test_the_kernels_compile_for_a_gpu_that_is_not_here(kinds: int, architecture: int) -> None:
+    """Down to machine code, without spilling a register, and with 16 bytes to a load."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lightning_glassy.moments import triton as module
+
+    addresses = {"chunks": "*i64", "jobs": "*i64", "cells": "*i64", "table": "*i64", "thresholds": "*fp64"}
+    addresses |= {"partial": "*fp64", "out": "*fp64"}
+    options = {"OWN": True, "CAPTURE": True, "N_PAIR": 4}
+    kernels = {
+        module._sum_jobs: options | {"KINDS": kinds, "INDEXED": kinds == 15, "N_LINE": 4},
+        module._add_jobs: options | {"MEASURE": True, "N_THRESHOLD": 2, "N_LINE": 8},
+    }
+    for kernel, constants in kernels.items():
+        signature = {name: addresses.get(name, "i32") for name in kernel.arg_names}
+        signature |= dict.fromkeys(constants, "constexpr")
+        launch = module._WALK if kernel is module._sum_jobs else {"num_warps": 4}
+        source = ASTSource(kernel, signature, constexprs=constants)
+        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch)
+        assert compiled.asm["cubin"]
+        if kernel is module._sum_jobs:
+            assert "ld.global.v4" in compiled.asm["ptx"]
+            assert "st.global.v4" in compiled.asm["ptx"]
+            assert ".local" not in compiled.asm["ptx"]
+
+
 # ---------------------------------------------------------------------- where snapshots are
 
 
@@ -326,11 +404,11 @@ class TestBank:
     def test_a_capture_takes_the_memory_of_the_snapshot_that_was_given_up(self) -> None:
         parameters, tracked = track(torch.randn(100), torch.randn(3).double())
         bank, plain = SnapshotBank(tracked), EagerMoments(tracked)
-        first = [flat.data_ptr() for flat in bank.capture(0, plain.own_sums()).flats]
-        bank.capture(1, plain.own_sums())
+        first = [flat.data_ptr() for flat in capture(bank, 0, plain).flats]
+        capture(bank, 1, plain)
         bank.release(0)
         move(parameters, 1.0)
-        third = bank.capture(2, plain.own_sums())
+        third = capture(bank, 2, plain)
         assert [flat.data_ptr() for flat in third.flats] == first
         assert torch.equal(third.flats[0], parameters[0])
         assert list(bank.live) == [1, 2]
@@ -338,12 +416,34 @@ class TestBank:
         bank.release(2, reuse=False)
         assert not bank._spare
 
+    @pytest.mark.parametrize("options", [{}, {"msd_only": True}], ids=str)
+    @pytest.mark.parametrize("sample", [None, 300])
+    def test_offloaded_snapshots_are_measured_as_those_on_the_device(
+        self, sample: int | None, options: dict[str, bool]
+    ) -> None:
+        # On a CPU the streams fall away; what goes where, and in which order, is the same.
+        parameters, tracked = track(
+            torch.randn(400), torch.randn(30, 20).t(), torch.randn(7).double(), sample=sample, groups="layer"
+        )
+        plain = EagerMoments(tracked, EPS, **options)
+        beside = OffloadedMoments(tracked, lambda copied: EagerMoments(copied, EPS, **options))
+        here, there = SnapshotBank(tracked), SnapshotBank(tracked)
+        for step in range(4):
+            sums = plain(list(here.live.values()), here.add(step))
+            others = beside(list(there.live.values()), there.add(step))
+            assert [s.shape for s in sums] == [s.shape for s in others]
+            for a, b in zip(sums, others, strict=True):
+                assert torch.allclose(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+            for a, b in zip(here.live[step].flats, there.live[step].flats, strict=True):
+                assert torch.equal(a, b)
+            move(parameters, 0.1)
+
     def test_a_sample_of_what_is_not_dense_is_that_of_a_dense_copy(self) -> None:
         strided = [torch.randn(6, 40)[:, ::2], torch.randn(3, 9, 11)[:2, 1:5, 2:]]
         flats = []
         for tensors in (strided, [tensor.contiguous() for tensor in strided]):
             _, tracked = track(*tensors, sample=100)
-            flats.append(SnapshotBank(tracked).capture(0, EagerMoments(tracked).own_sums()).flats[0])
+            flats.append(capture(SnapshotBank(tracked), 0, EagerMoments(tracked)).flats[0])
         assert torch.equal(*flats)
 
     def test_pinned_memory_is_planned_as_it_is_taken(self) -> None:

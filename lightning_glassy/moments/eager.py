@@ -6,7 +6,7 @@ every further sum reads the cache. What an event costs is measured in ``benchmar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from lightning_glassy.parameters import Bucket, Tile, TrackedParameters
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.snapshots import Snapshot
 
-# Of the 8 MiB that an event may take; the rest is left to small tensors, and to 16-bit weights gathered from a sample.
-_SCRATCH_BYTES = 7 << 20
+# What a tile works in; it stays in the second cache of two cores. Less would be more calls, more would leave the cache.
+_SCRATCH_BYTES = 3 << 20
 
 # d^4 is summed as (2^40 d^2) d^2: unscaled it would leave float32 below |d| = 1e-9, scaled below 3e-13; at the other
 # end the sum over a tile of |d| = 3e4 still fits. A power of two, so that it costs no rounding.
@@ -36,6 +36,8 @@ class EagerMoments:
             snapshot are there, the rest is NaN.
     """
 
+    streams: Mapping[torch.device, torch.cuda.Stream] = {}
+
     def __init__(
         self, parameters: TrackedParameters, overlap_thresholds: Sequence[float] = (), *, msd_only: bool = False
     ) -> None:
@@ -47,40 +49,32 @@ class EagerMoments:
         self._scratch: dict[torch.device, Tensor] = {}
 
     @torch.no_grad()
-    def own_sums(self) -> list[Tensor]:
-        """Sums of w^2 and of w, per bucket ``[n_cell, 2]``."""
-        result = [self._zeros(bucket, 2) for bucket in self._parameters.buckets]
-        for plan, sums in zip(self._plans, result, strict=True):
-            tiles, scratch = self._walk(plan)
-            for tile in tiles:
-                w = plan.bucket.read(tile, scratch[-1])
-                sums[tile.cell] += _own_sums(w, scratch[0, : len(w)])
-        return result
-
-    @torch.no_grad()
-    def __call__(self, snapshots: Sequence[Snapshot]) -> list[Tensor]:
+    def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
         """The sums of the current weights against each snapshot, per bucket ``[n_cell, n_snapshot, n_moment]``."""
-        return [self._measure(plan, index, snapshots) for index, plan in enumerate(self._plans)]
+        return [self._measure(plan, index, snapshots, capture) for index, plan in enumerate(self._plans)]
 
-    def _measure(self, plan: _Plan, index: int, snapshots: Sequence[Snapshot]) -> Tensor:
+    def _measure(self, plan: _Plan, index: int, snapshots: Sequence[Snapshot], capture: Snapshot | None) -> Tensor:
         bucket, own = plan.bucket, self._zeros(plan.bucket, 2)
         pair = self._zeros(bucket, len(snapshots), 1 if self._msd_only else 2 + len(self._thresholds))
-        offloaded = any(snapshot.flats[index].device != bucket.device for snapshot in snapshots)
-        tiles, scratch = self._walk(plan, offloaded)
+        tiles, scratch = self._walk(plan)
         for tile in tiles:
             n = tile.stop - tile.start
             x, y = scratch[0, :n], scratch[1, :n]
             w = bucket.read(tile, scratch[-1])
-            if not self._msd_only:
+            if capture is not None or not self._msd_only:
                 own[tile.cell] += _own_sums(w, x)
             sums = []
             for snapshot in snapshots:
                 s = snapshot.flats[index][tile.start : tile.stop]
-                if offloaded or s.dtype != w.dtype:
-                    s = scratch[2, :n].copy_(s, non_blocking=True)
+                if s.dtype != w.dtype:
+                    s = scratch[2, :n].copy_(s)
                 sums += self._pair_sums(w, s, x, y, plan.zero)
-            pair[tile.cell] += torch.stack(sums).view(len(snapshots), -1)
-        return self._columns(pair, own, torch.stack([snapshot.own_sums[index] for snapshot in snapshots], dim=1))
+            if sums:
+                pair[tile.cell] += torch.stack(sums).view(len(snapshots), -1)
+        if capture is not None:
+            bucket.copy_to(capture.flats[index])
+            capture.own_sums[index].copy_(own)
+        return self._columns(pair, own, [snapshot.own_sums[index] for snapshot in snapshots])
 
     def _pair_sums(self, w: Tensor, s: Tensor, x: Tensor, y: Tensor, zero: Tensor) -> list[Tensor]:
         # One pass for (w - s)^2: `torch.nn.functional.mse_loss` has no `out=`, and would allocate a tile each time.
@@ -95,51 +89,46 @@ class EagerMoments:
         d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
         return [*sums, d4.sum(), *counts]
 
-    def _columns(self, pair: Tensor, own: Tensor, of_s: Tensor) -> Tensor:
+    def _columns(self, pair: Tensor, own: Tensor, of_s: list[Tensor]) -> Tensor:
         """Sums of pairs ``[n_cell, n_snapshot, ...]``, of the weights and of the snapshots, in the order of MOMENTS."""
         assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")
-        if self._msd_only:
-            columns = torch.full_like(pair, torch.nan).repeat(1, 1, len(MOMENTS) + len(self._thresholds))
-            columns[..., :1], columns[..., 4], columns[..., 6] = pair, of_s[..., 0], of_s[..., 1]
-            return columns
-        of_w = own[:, None].expand_as(of_s)
-        d2, d4 = pair[..., 0], pair[..., 1] / _D4_SCALE
-        # ws = (w^2 + s^2 - d^2)/2 spares a pass, and in this direction the identity is safe: its error is that of the
-        # sums, a few 1e-8 of (w^2 + s^2)/2, which bounds |ws|. (d^2 from ws is what would cancel.)
-        ws = (of_w[..., 0] + of_s[..., 0] - d2) / 2
-        columns = torch.stack([d2, d4, ws, of_w[..., 0], of_s[..., 0], of_w[..., 1], of_s[..., 1]], dim=-1)
-        return torch.cat([columns, pair[..., 2:]], dim=-1)
+        result = pair.new_full((*pair.shape[:2], len(MOMENTS) + len(self._thresholds)), torch.nan)
+        if not of_s:
+            return result
+        s2, s = torch.stack(of_s, dim=1).unbind(-1)
+        d2 = pair[..., 0]
+        result[..., 0], result[..., 4], result[..., 6] = d2, s2, s
+        if not self._msd_only:
+            w2, w = own[:, None, 0], own[:, None, 1]
+            result[..., 1], result[..., 3], result[..., 5] = pair[..., 1] / _D4_SCALE, w2, w
+            # ws = (w^2 + s^2 - d^2)/2 spares a pass, and in this direction the identity is safe: its error is that of
+            # the sums, a few 1e-8 of (w^2 + s^2)/2, which bounds |ws|. (d^2 from ws is what would cancel.)
+            result[..., 2] = (w2 + s2 - d2) / 2
+            result[..., len(MOMENTS) :] = pair[..., 2:]
+        return result
 
-    def _walk(self, plan: _Plan, offloaded: bool = False) -> tuple[list[Tile], Tensor]:
+    def _walk(self, plan: _Plan) -> tuple[list[Tile], Tensor]:
         """The tiles, and scratch ``[n, tile]``: two vectors, one to widen a snapshot, one (last) to gather weights."""
-        n, tiles = plan.tiles(offloaded)
-        size = max(tile.stop - tile.start for tile in tiles)
-        n_bytes, device = n * size * plan.dtype.itemsize, plan.bucket.device
+        size = max(tile.stop - tile.start for tile in plan.tiles)
+        n_bytes, device = plan.n_scratch * size * plan.dtype.itemsize, plan.bucket.device
         if device not in self._scratch or len(self._scratch[device]) < n_bytes:
             self._scratch[device] = torch.empty(n_bytes, dtype=torch.uint8, device=device)
-        return tiles, self._scratch[device][:n_bytes].view(plan.dtype).view(n, size)
+        return plan.tiles, self._scratch[device][:n_bytes].view(plan.dtype).view(plan.n_scratch, size)
 
     def _zeros(self, bucket: Bucket, *shape: int) -> Tensor:
-        dtype = torch.float32 if bucket.device.type == "mps" else torch.float64
-        return torch.zeros(self._parameters.n_cells, *shape, dtype=dtype, device=bucket.device)
+        return torch.zeros(self._parameters.n_cells, *shape, dtype=bucket.sum_dtype, device=bucket.device)
 
 
 class _Plan:
-    """How a bucket is walked: the precision of its sums, and its tiles."""
+    """How a bucket is walked: the precision of its sums, the scratch vectors of a tile, and tiles as large as fit."""
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self.dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
         self.zero = torch.zeros((), dtype=self.dtype, device=bucket.device)
-        self._tiles: dict[int, list[Tile]] = {}
-
-    def tiles(self, offloaded: bool) -> tuple[int, list[Tile]]:
-        """The number of scratch vectors that a tile needs, and tiles as large as they leave room for."""
-        widen = offloaded or self.bucket.dtype != self.dtype
-        n = 2 + widen + (widen or self.bucket.gathers)
-        if n not in self._tiles:
-            self._tiles[n] = self.bucket.tiles(_SCRATCH_BYTES // (n * self.dtype.itemsize))
-        return n, self._tiles[n]
+        widen = bucket.dtype != self.dtype
+        self.n_scratch = 2 + widen + (widen or bucket.gathers)
+        self.tiles = bucket.tiles(_SCRATCH_BYTES // (self.n_scratch * self.dtype.itemsize))
 
 
 def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:
@@ -152,5 +141,5 @@ def _fine_sum(values: Tensor) -> Tensor:
     if values.device.type == "mps":
         return values.sum()
     whole = len(values) // _ROW * _ROW
-    rows = values[:whole].view(-1, _ROW).sum(dim=1)
-    return rows.to(torch.float64).sum() + values[whole:].sum()
+    total = values[:whole].view(-1, _ROW).sum(dim=1).sum(dtype=torch.float64)
+    return total if whole == len(values) else total + values[whole:].sum()
