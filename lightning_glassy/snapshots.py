@@ -121,13 +121,17 @@ def plan_sample(
     check_memory_options(sample, device, max_memory)
     total = sum(parameter.numel for parameter in selected)
     width = sum(parameter.numel * parameter.dtype.itemsize for parameter in selected) / total
-    pinned = device is not None and any(parameter.tensor.is_cuda for parameter in selected)
+    homes = {parameter.tensor.device for parameter in selected}
+    places = homes if device is None else {torch.device(device)}
+    pinned = device is not None and any(home.type == "cuda" for home in homes)
     vectors: dict[object, int] = {}
     for parameter in selected:
         key = parameter.tensor.device, parameter.dtype
         vectors[key] = vectors.get(key, 0) + parameter.numel * parameter.dtype.itemsize
-    places = {torch.device(device) if device is not None else parameter.tensor.device for parameter in selected}
     free = sum(free_memory(place) for place in places)
+    # Snapshots that are kept elsewhere pass through the device of the weights, beside a copy of these.
+    away = [home for home in homes if home not in places]
+    passing, free_there = (2 * width, sum(map(free_memory, away))) if away else (0.0, 0)
 
     def footprint(n: int) -> int:
         # torch rounds pinned memory up to a power of two.
@@ -143,6 +147,8 @@ def plan_sample(
         n = total if footprint(total) <= budget else min(total - 1, int(budget / (width * capacity + 8)))
         while n > 1 and footprint(n) > budget:
             n //= 2
+        if passing * n > SAFE_FRACTION * free_there:
+            n = int(SAFE_FRACTION * free_there / passing)
         limit, of_what = budget, "a tenth of the free memory" if max_memory is None else "max_memory"
     else:
         n = total if sample is None else min(int(sample), total)
@@ -152,6 +158,12 @@ def plan_sample(
             f"{capacity} snapshots of {max(n, 1):,} coordinates take {human_bytes(footprint(max(n, 1)))}, more than "
             f"{of_what}={human_bytes(limit)} on {', '.join(map(str, places))}. Use a schedule with fewer waiting times "
             "or a max_lag, a (smaller) sample=..., or snapshot_device='cpu'"
+        )
+    if passing * n > free_there:
+        raise MemoryError(
+            f"with snapshot_device={str(device)!r} two copies of {n:,} coordinates pass through "
+            f"{', '.join(map(str, away))}, {human_bytes(passing * n)}, more than the {human_bytes(free_there)} free "
+            "there. Use a (smaller) sample=..."
         )
     return (None if n == total else n), footprint(n)
 

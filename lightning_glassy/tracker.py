@@ -142,6 +142,8 @@ class AgingTracker:
 
         self.parameters = TrackedParameters(selected, n)
         places = {str(snapshot_device or bucket.device) for bucket in self.parameters.buckets}
+        homes = sorted({str(bucket.device) for bucket in self.parameters.buckets} - places)
+        passing = 2 * sum(bucket.numel * bucket.dtype.itemsize for bucket in self.parameters.buckets)
         total, sampled = self.parameters.n_parameters["all"], self.parameters.n_sampled["all"]
         self.description = (
             f"tracking {f'a sample of {sampled:,} of ' if n else ''}{total:,} parameters in "
@@ -149,6 +151,7 @@ class AgingTracker:
             f"at most {capacity} snapshots"
             f"{f' by step {_HORIZON:,}' if self.schedule.open_ended else ''}"
             f", {human_bytes(n_bytes)} on {', '.join(sorted(places))}"
+            f"{f', {human_bytes(passing)} on ' + ', '.join(homes) + ' for those in passing' if homes else ''}"
         )
         self._bank = SnapshotBank(self.parameters, snapshot_device)
         if not self.schedule.open_ended:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -31,6 +32,15 @@ class SmallNet(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class Recomputing(SmallNet):
+    """The same with activation checkpointing: the forward pass is done again in the backward pass."""
+
+    def _loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        x = x.to(self.net[0].weight.dtype).requires_grad_()
+        return nn.functional.cross_entropy(checkpoint(self.net, x, use_reentrant=False).float(), y)
 
 
 def data(n: int = 48, batch_size: int = 4, shuffle: bool = True) -> DataLoader[Any]:

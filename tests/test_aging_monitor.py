@@ -25,7 +25,7 @@ from torch import nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
 from lightning_glassy.sinks.loggers import log_directory
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 
 
 def expected_pairs(max_step: int) -> set[tuple[int, int]]:
@@ -367,7 +367,7 @@ import os, signal
 from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_glassy import AgingMonitor
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Kill(Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == 50:
@@ -499,6 +499,18 @@ def test_running_out_of_memory_ends_the_record_not_the_training(
     assert sum("no more is measured from step 22" in message for message in caplog.messages) == 1
     assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag < 22}
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_activation_checkpointing_changes_nothing(precision: str, tmp_path: Path) -> None:
+    def run(kind: type[SmallNet]) -> AgingRecord:
+        torch.manual_seed(0)
+        monitor = AgingMonitor(save=False, summary=False)
+        quiet_trainer(tmp_path, callbacks=[monitor], precision=precision).fit(kind(), data())
+        return monitor.record
+
+    recomputed, plain = run(Recomputing), run(SmallNet)
+    assert np.array_equal(recomputed.moments, plain.moments, equal_nan=True)
 
 
 class AtStep20(Callback):
@@ -654,7 +666,7 @@ from pathlib import Path
 from lightning.pytorch import seed_everything
 from lightning_glassy import AgingMonitor
 from lightning.pytorch import Callback
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Tell(Callback):
     def on_train_end(self, trainer, pl_module):
         measuring = any(getattr(callback, "_tracker", None) for callback in trainer.callbacks)

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_glassy import AgingMonitor, AgingTracker, LogTimeSchedule
 from lightning_glassy.moments import EagerMoments, capture, moments_for
 from lightning_glassy.parameters import TrackedParameters, select_parameters
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.snapshots import SnapshotBank
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 
 pytestmark = pytest.mark.cuda
 
@@ -195,25 +196,81 @@ def test_no_hook_of_a_training_waits_for_the_device(precision: str, tmp_path: Pa
     assert np.isfinite(monitor.record.moments[:, :, 0]).all()
 
 
-def test_an_event_takes_few_launches_and_no_synchronisation() -> None:
-    parameters = [nn.Parameter(torch.randn(n, device="cuda")) for n in [4096] * 40 + [10] * 22]
-    named = [(f"{i}.w", parameter) for i, parameter in enumerate(parameters)]
-    tracker = AgingTracker(named, LogTimeSchedule([0, 1, 2, 3], [1, 2, 10, 11, 12, 13, 14]), groups="layer")
-    for step in range(10):  # what is compiled, allocated or loaded once
-        tracker.update(step)
-    torch.cuda.synchronize()
+class NoWaiting(Callback):
+    """First among the callbacks: from the first batch to the end of training, waiting for the device is an error."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_end(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+    on_exception = on_train_end
+
+
+@pytest.mark.parametrize("options", [{}, {"snapshot_device": "cpu"}, {"groups": "layer"}], ids=str)
+def test_a_whole_training_waits_for_the_device_nowhere(options: dict[str, Any], tmp_path: Path) -> None:
+    schedule = LogTimeSchedule(list(range(0, 60, 7)), list(range(60)))  # an event at every step
+    monitor = AgingMonitor(schedule, save=False, summary=False, **options)
+    loader = data()
+    # Batches that are there already: a copy of them is not what is looked for.
+    loader = DataLoader(
+        TensorDataset(*(tensor.cuda() for tensor in loader.dataset.tensors)), batch_size=4, shuffle=True
+    )
+    trainer = quiet_trainer(tmp_path, callbacks=[NoWaiting(), monitor], accelerator="gpu", limit_val_batches=0)
+    trainer.fit(SmallNet(), loader)
+    assert trainer.global_step == 60
+    assert len(monitor.record) == len(schedule.until(60).pairs)
+
+
+def profiled(run: Callable[[], object]) -> tuple[list[str], list[str]]:
+    """What the device ran, and what the host did within spans called "ours"."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize()
     with torch.profiler.profile(activities=activities) as profile:
-        with torch.profiler.record_function("the event"):
-            assert tracker.update(13)  # four snapshots are due
+        run()
         torch.cuda.synchronize()  # for the profiler to see the kernels
     on_device = torch.autograd.DeviceType.CUDA
     host = [event for event in profile.events() if event.device_type != on_device]
-    span = next(event.time_range for event in host if event.name == "the event")
-    inside = [event.name for event in host if span.start <= event.time_range.start <= span.end]
+    spans = [event.time_range for event in host if event.name == "ours"]
+    inside = [e.name for e in host if any(span.start <= e.time_range.start <= span.end for span in spans)]
+    assert spans
+    return [event.name for event in profile.events() if event.device_type == on_device], inside
+
+
+def test_no_hook_of_a_profiled_training_synchronises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = AgingMonitor.on_train_batch_end
+
+    def marked(*args: Any) -> None:
+        with torch.profiler.record_function("ours"):
+            hook(*args)
+
+    monkeypatch.setattr(AgingMonitor, "on_train_batch_end", marked)
+    monitor = AgingMonitor(save=False, summary=False)
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], accelerator="gpu")
+    _, inside = profiled(lambda: trainer.fit(SmallNet(), data()))
     assert not set(inside) & set(WAITS)
-    launched = [event.name for event in profile.events() if event.device_type == on_device]
-    kernels = [name for name in launched if not name.startswith(("Memcpy", "Memset", "the event"))]
+    assert len(monitor.record)
+
+
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.float32, torch.bfloat16, torch.float64]], ids=str)
+@pytest.mark.parametrize("step", [13, 14])  # four snapshots are due; at 14 the weights are captured, too
+def test_an_event_takes_few_launches_and_no_synchronisation(step: int, dtypes: list[torch.dtype]) -> None:
+    sizes = [4096] * 40 + [10] * 22
+    parameters = [nn.Parameter(torch.randn(n, device="cuda").to(dtypes[i % len(dtypes)])) for i, n in enumerate(sizes)]
+    named = [(f"{i}.w", parameter) for i, parameter in enumerate(parameters)]
+    schedule = LogTimeSchedule([0, 1, 2, 3, 14], [1, 2, 10, 11, 12, 13, 14])
+    tracker = AgingTracker(named, schedule, groups="layer")
+    for earlier in range(step):  # what is compiled, allocated or loaded once
+        tracker.update(earlier)
+
+    def event() -> None:
+        with torch.profiler.record_function("ours"):
+            assert tracker.update(step)
+
+    launched, inside = profiled(event)
+    assert not set(inside) & set(WAITS)
+    kernels = [name for name in launched if not name.startswith(("Memcpy", "Memset", "ours"))]
     assert 1 <= len(kernels) <= 3, kernels
     tracker.drain()
 
@@ -278,6 +335,17 @@ def test_a_compiled_module_is_followed(caplog: pytest.LogCaptureFixture) -> None
     assert here.groups == there.groups
     assert np.allclose(here.msd(), there.msd(), rtol=1e-2, atol=0, equal_nan=True)  # of two compilers' arithmetic
     assert not [message for message in caplog.messages if "kernels" in message]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_activation_checkpointing_changes_nothing(precision: str, tmp_path: Path) -> None:
+    def run(kind: type[SmallNet]) -> AgingRecord:
+        torch.manual_seed(0)
+        monitor = AgingMonitor(save=False, summary=False, overlap_thresholds=EPS)
+        quiet_trainer(tmp_path, callbacks=[monitor], accelerator="gpu", precision=precision).fit(kind(), data())
+        return monitor.record
+
+    assert_same(run(Recomputing), run(SmallNet))
 
 
 def test_weights_that_a_replayed_graph_updates_are_followed() -> None:

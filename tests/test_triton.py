@@ -446,7 +446,9 @@ class TestBank:
             flats.append(capture(SnapshotBank(tracked), 0, EagerMoments(tracked)).flats[0])
         assert torch.equal(*flats)
 
-    def test_pinned_memory_is_planned_as_it_is_taken(self) -> None:
+    def test_pinned_memory_is_planned_as_it_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        free = {"cuda": 16_000, "cpu": 1 << 40}
+        monkeypatch.setattr("lightning_glassy.snapshots.free_memory", lambda device: free[device.type])
         on_cuda = SimpleNamespace(device=torch.device("cuda"), is_cuda=True)
         selected = [SimpleNamespace(numel=1000, dtype=torch.float32, tensor=on_cuda)]
         assert plan_sample(selected, 3, sample=None, device="cpu") == (None, 3 * 4096)
@@ -454,3 +456,8 @@ class TestBank:
         n, n_bytes = plan_sample(selected, 3, device="cpu", max_memory=10_000)
         assert n is not None
         assert n_bytes <= 10_000
+        # What is in passing, beside a copy of the weights, has to fit on the device.
+        assert plan_sample(selected, 3, device="cpu")[0] == 1600 // 8
+        free["cuda"] = 7000
+        with pytest.raises(MemoryError, match=r"two copies of 1,000 coordinates pass through cuda, 7\.8 KiB"):
+            plan_sample(selected, 3, sample=None, device="cpu")
