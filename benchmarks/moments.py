@@ -7,6 +7,7 @@ snapshots. The other ways: the same moments in torch compiled by ``torch.compile
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.by_hand import EPS, numpy_moments, numpy_weights
 from benchmarks.models import resnet18
-from benchmarks.report import machine_memory, quartiles_of_times, table, write
+from benchmarks.report import machine_memory, quartiles_of_times, seconds, table, write
+from lightning_glassy import AgingTracker, LogTimeSchedule
 from lightning_glassy.moments import EagerMoments, capture, moments_for
 from lightning_glassy.parameters import TrackedParameters, select_parameters
 from lightning_glassy.snapshots import SnapshotBank
@@ -100,6 +102,16 @@ def measure(shape: str, n: int, due: int) -> dict[str, Any]:
     return {"shape": shape, "tensors": len(parameters), "parameters": total, "due": due, "ways": times}
 
 
+def host_time() -> dict[str, Any]:
+    """Seconds (quartiles) for which an event of a small network keeps the host: what the next step waits for."""
+    parameters = [torch.nn.Parameter(torch.randn(10_000, device=DEVICE)) for _ in range(10)]
+    named = [(f"{i}.w", parameter) for i, parameter in enumerate(parameters)]
+    tracker = AgingTracker(named, LogTimeSchedule([0, 1], range(1, 1000)), sample=None)
+    times = [seconds(lambda step=step: tracker.update(step)) for step in range(600)]  # type: ignore[misc]
+    tracker.drain()
+    return {"tensors": 10, "parameters": 100_000, "due": 2, "seconds": statistics.quantiles(times[100:], n=4)}
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Measure what fits into the memory, and write the table."""
     warnings.filterwarnings("ignore")
@@ -130,7 +142,13 @@ def main(arguments: Sequence[str] = ()) -> None:
         "\n\nGB/s are the bytes of the weights and of all due snapshots, once each, over the time; of `copying` those "
         "read and\nwritten. An event sums all moments and two overlaps. The ways of one row were measured in turns."
     )
-    write("moments", "Bandwidth of an event", text, data)
+    host = host_time()
+    low, middle, high = (1e6 * value for value in host["seconds"])
+    text += (
+        "\n\nAn event of a network of 10 tensors and 100,000 parameters against 2 snapshots, with the tracker's work, "
+        f"keeps the\nhost for {middle:.0f} us ({low:.0f} ... {high:.0f})."
+    )
+    write("moments", "Bandwidth of an event", text, {"rows": data, "host": host})
 
 
 COLUMNS = (
