@@ -345,7 +345,7 @@ class Bucket:
         tiles: list[Tile] = []
         for piece, cell in zip(self._pieces, self._cells, strict=True):
             # To put a tile together costs a copy; a large tensor is spared it.
-            large = piece.stop - piece.start >= size // 8 and piece.indices is None
+            large = piece.stop - piece.start >= size // 4 and piece.indices is None
             start = piece.start
             while start < piece.stop:
                 last = tiles[-1] if tiles and not large else None
@@ -463,7 +463,10 @@ class TrackedParameters:
         for (device, dtype), members in parts.items():
             pieces, cells, start = [], [], 0
             # Odd sizes last: those before them start at multiples of 16, as loads of several numbers at once need.
-            for cell, parameter, indices in sorted(members, key=lambda member: (member[1].numel % 16 != 0, member[0])):
+            # Small ones of a cell together: they share a tile.
+            for cell, parameter, indices in sorted(
+                members, key=lambda member: (member[1].numel % 16 != 0, member[0], -member[1].numel)
+            ):
                 stop = start + (parameter.numel if indices is None else len(indices))
                 pieces.append(_Piece(_Source(parameter.name, parameter.tensor), start, stop, indices))
                 cells.append(cell)
