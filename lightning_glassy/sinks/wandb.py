@@ -47,7 +47,7 @@ class WandbSink(CurveSink):
         logger.experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/lag")
 
     def log_curves(self, points: Sequence[Scalar]) -> None:
-        """Log one row per lag: that of the run's own step would hold several."""
+        """Log a row for each lag: a row has one x, and a training step brings pairs of several lags."""
         rows: dict[int, dict[str, float]] = {}
         for tag, _, lag, value in points:
             rows.setdefault(lag, {f"{self._prefix}/lag": lag})[tag] = value
