@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -115,11 +116,23 @@ def wandb_records(directory: Path) -> Iterator[Any]:
             at += 32768 - at % 32768
             continue
         length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        if at + 7 + length > len(content):  # it is being written
+            return
         parts += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
             yield Record.FromString(parts)
             parts = b""
+
+
+def wandb_finish(run: Any, directory: Path) -> None:
+    """End the run; its last rows are written by another process, after that."""
+    run.finish()
+    for _ in range(600):
+        if any(record.HasField("exit") for record in wandb_records(directory)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("wandb did not write the end of the run within a minute")
 
 
 def wandb_rows(directory: Path) -> Iterator[dict[str, Any]]:
@@ -153,7 +166,7 @@ def test_wandb_has_a_series_per_waiting_time_against_the_lag(
     logger = WandbLogger(save_dir=tmp_path, project="p")
     record = train(tmp_path, logger, steps=100, groups="layer")
     run = logger.experiment
-    run.finish()
+    wandb_finish(run, tmp_path)
     assert f"curves     wandb sync {Path(run.dir).parent}" in capsys.readouterr().out
     assert wandb_curves(tmp_path) == curves_of(record)
     axes = {
@@ -170,7 +183,7 @@ def test_wandb_has_figures_a_table_and_the_record(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, project="p")
     record = train(tmp_path, logger, groups="layer")
     run = logger.experiment
-    run.finish()
+    wandb_finish(run, tmp_path)
     rows = list(wandb_rows(tmp_path))
     for quantity in ("msd", "non_gaussian", *(f"overlap_{eps:.6g}" for eps in record.overlap_thresholds)):
         images = [row for row in rows if f"glassy_figures/{quantity}|path" in row]
@@ -200,7 +213,7 @@ def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Pa
     trainer.fit_loop.max_epochs = 4
     with pytest.warns(UserWarning, match="the record goes on"):
         trainer.fit(model, data())
-    logger.experiment.finish()
+    wandb_finish(logger.experiment, tmp_path)
     assert wandb_curves(tmp_path) == curves_of(monitors[0].record)
     second = {name: curve for name, curve in curves_of(monitors[1].record, "glassy_2").items() if "/msd/" in name}
     assert wandb_curves(tmp_path, "glassy_2") == second
