@@ -79,7 +79,7 @@ class AgingMonitor(Callback):
         name: prefix of the keys, and name of the directory. A second monitor of the same name gets a number.
         dirpath: where the files go; default the directory ``name`` beside the first logger's files. A file that is
             there already is never overwritten: the new one gets a number.
-        save: whether to write files at all.
+        save: whether to write files there; loggers that keep files get the record all the same.
         summary: whether to print a table at the end, with the verdict and the aging exponent if the run was long enough
             for them.
 

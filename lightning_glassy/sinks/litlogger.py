@@ -34,6 +34,7 @@ class LitLoggerSink(CurveSink):
     ``glassy/aging_record.csv``              the same as a table
     =======================================  ========================================================
 
+    Its client asks lightning.ai once about each name that is new to it: many groups are as many requests.
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:
