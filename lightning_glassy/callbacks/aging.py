@@ -49,8 +49,12 @@ class AgingMonitor(Callback):
     ``glassy/overlap_<eps>/tw_<t_w>``     fraction of coordinates that moved by at most ``eps``
     ====================================  =====================================================================
 
-    With several groups the group stands before ``tw_``. In TensorBoard the step of these is the lag, and
-    ``glassy_figures/...`` shows all curves on logarithmic axes; other loggers get the training step :math:`t_w + t`.
+    With several groups the group stands before ``tw_``. In TensorBoard, MLflow, Comet and LitLogger the step of these
+    is the lag; in Weights & Biases their x axis is ``glassy/lag``. All five get figures of the curves on logarithmic
+    axes, too, and all but TensorBoard the record itself at the end; the classes in :mod:`lightning_glassy.sinks` have a
+    table each. Beside the ``metrics.csv`` of a ``CSVLogger`` there is ``glassy.csv``. Any other logger gets them by
+    ``log_metrics`` with the training step :math:`t_w + t`.
+
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
     ``aging_record.csv``. The one-time series of the record: ``learning_rate`` (``learning_rate_<i>_<j>`` for the
     parameter group j of the optimiser i where there are several), the one in force for the update after the step.
@@ -75,7 +79,7 @@ class AgingMonitor(Callback):
         name: prefix of the keys, and name of the directory. A second monitor of the same name gets a number.
         dirpath: where the files go; default the directory ``name`` beside the first logger's files. A file that is
             there already is never overwritten: the new one gets a number.
-        save: whether to write files at all.
+        save: whether to write files there; loggers that keep files get the record all the same.
         summary: whether to print a table at the end, with the verdict and the aging exponent if the run was long enough
             for them.
 

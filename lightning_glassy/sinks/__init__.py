@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 Pairs = Sequence[tuple[int, int]]
 
+Scalar = tuple[str, int, int, float]
+"""(tag, waiting time, lag, value)."""
+
 
 class Sink(Protocol):
     """Something that a record is written to."""
@@ -89,7 +92,7 @@ def _warn(what: str, error: Exception) -> None:
     )
 
 
-def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[tuple[str, int, int, float]]:
+def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
     """What a logger of scalars is given for some pairs: (tag, waiting time, lag, value).
 
     The tag is ``prefix/quantity/tw_<waiting time>``, with the group before the waiting time unless it is ``"all"``;
@@ -97,7 +100,7 @@ def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[tuple[str, i
     """
     table = record.table(pairs)
     quantities = ["msd", "decorrelation", "non_gaussian", *(name for name in table if name.startswith("overlap_"))]
-    result = []
+    result: list[Scalar] = []
     for i, (waiting_time, lag, group) in enumerate(
         zip(table["waiting_time"], table["lag"], table["group"], strict=True)
     ):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_glassy.record import AgingRecord
@@ -42,8 +44,7 @@ class FileSink:
 
     def close(self, record: AgingRecord) -> None:
         """Write the record and the table."""
-        path = record.save(self._own_path())
-        record.to_csv(path.with_suffix(".csv"))
+        _write(record, self._own_path())
 
     def where(self) -> str | None:
         """The record's path, once there is a record."""
@@ -52,13 +53,31 @@ class FileSink:
     def _own_path(self) -> Path:
         """The file of this sink alone: reserved when it is first needed, against other monitors and processes."""
         if self._path is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for number in itertools.count():
-                path = self._directory / f"{RECORD_NAME}{f'-{number}' if number else ''}.npz"
-                if not path.with_suffix(".csv").exists():
-                    with contextlib.suppress(FileExistsError):
-                        path.touch(exist_ok=False)
-                        self._path = path
-                        break
-        assert self._path is not None
+            self._path = reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv")
         return self._path
+
+
+def reserve(path: Path, beside: str | None = None) -> Path:
+    """An empty file of that name, or of that name with a number if there is one, or one that ends in ``beside``.
+
+    To make it keeps it from other monitors and processes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        own = path.with_name(f"{path.stem}{f'-{number}' if number else ''}{path.suffix}")
+        if beside is None or not own.with_suffix(beside).exists():
+            with contextlib.suppress(FileExistsError):
+                own.touch(exist_ok=False)
+                return own
+    raise AssertionError("numbers do not end")
+
+
+@contextlib.contextmanager
+def temporary_files(record: AgingRecord) -> Iterator[tuple[Path, Path]]:
+    """The record and its table as files that are gone afterwards, for a logger that keeps them elsewhere."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield _write(record, Path(directory) / f"{RECORD_NAME}.npz")
+
+
+def _write(record: AgingRecord, path: Path) -> tuple[Path, Path]:
+    return record.save(path), record.to_csv(path.with_suffix(".csv"))

@@ -1,36 +1,47 @@
-"""Lightning loggers: TensorBoard in its own form, any other by ``log_metrics``."""
+"""Lightning loggers: those that are known each in its own form, any other by ``log_metrics``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.sinks import Pairs, Sink, scalars
+from lightning_glassy.sinks.comet import CometSink
+from lightning_glassy.sinks.csv import CSVSink
+from lightning_glassy.sinks.litlogger import LitLoggerSink
+from lightning_glassy.sinks.mlflow import MLflowSink
+from lightning_glassy.sinks.tensorboard import TensorBoardSink
+from lightning_glassy.sinks.wandb import WandbSink
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
     from lightning_glassy.record import AgingRecord
 
+# By name: `lightning` and `pytorch_lightning` have unrelated classes, and users derive from both.
+_SINKS: dict[str, Callable[[Any, str], Sink]] = {
+    "CometLogger": CometSink,
+    "CSVLogger": CSVSink,
+    "LitLogger": LitLoggerSink,
+    "MLFlowLogger": MLflowSink,
+    "TensorBoardLogger": TensorBoardSink,
+    "WandbLogger": WandbSink,
+}
+
 
 def sink_for(logger: Logger, prefix: str) -> Sink | None:
     """The sink for a logger; ``None`` for the one that ``fast_dev_run`` puts in place of all loggers."""
-    # By name: `lightning` and `pytorch_lightning` have unrelated classes, and users derive from both. By class and not
-    # by what it can do: the no-op objects on other ranks claim to have every attribute.
+    # By class and not by what it can do: the no-op objects on other ranks claim to have every attribute.
     classes = [cls.__name__ for cls in type(logger).__mro__]
     if "DummyLogger" in classes:
         return None
-    if "TensorBoardLogger" in classes:
-        from lightning_glassy.sinks.tensorboard import TensorBoardSink
-
-        return TensorBoardSink(logger, prefix)
-    return MetricsSink(logger, prefix)
+    return next((_SINKS[name] for name in classes if name in _SINKS), MetricsSink)(logger, prefix)
 
 
 class MetricsSink:
-    """Any Lightning logger, by ``log_metrics``.
+    """Any other Lightning logger, by ``log_metrics``.
 
     The step is the training step t_w + t, which never goes back, since many loggers drop what does; the waiting time is
     in the name: ``glassy/msd/tw_100``.
