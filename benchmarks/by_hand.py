@@ -31,6 +31,11 @@ def numpy_moments(w: NDArray[np.float32], s: NDArray[np.float32]) -> list[float]
     return [float(quantity.mean()) for quantity in quantities]
 
 
+def numpy_msd(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
+    """The mean squared displacement of one pair as it comes to mind first."""
+    return float(((w - s) ** 2).mean())
+
+
 class AtEvents(Callback, ABC):
     """Something that is done at the events of a schedule."""
 
