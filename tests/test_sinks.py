@@ -83,6 +83,7 @@ def test_figures_are_drawn_at_every_decade_and_at_the_end(record: AgingRecord) -
         add_scalar=lambda *_, **__: None,
         add_figure=lambda tag, figure, global_step: drawn.append((tag, global_step)),
         flush=lambda: None,
+        _get_file_writer=lambda: SimpleNamespace(add_summary=lambda *_: None),
     )
     sink = TensorBoardSink(SimpleNamespace(experiment=experiment), "glassy")
     events = LogTimeSchedule.logspaced(20_000).events

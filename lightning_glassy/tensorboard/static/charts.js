@@ -1,0 +1,164 @@
+// What is drawn: traces and axes from the plugin's answers. No number is computed here.
+
+import {escaped, integer, short} from "./dom.js";
+import {accent, axis, faint, layout, muted, runColour, timeColour} from "./look.js";
+
+const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
+const MANY_POINTS = 4000;
+
+export const OBSERVABLES = {
+  msd: {name: "Mean squared displacement", formula: "Δ(t_w, t_w + t)", axis: "Δ(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true},
+  normalised_msd: {name: "Displacement over the gradient noise", formula: "Δ(t_w, t_w + t) / D(t_w)", axis: "Δ / <i>D</i>(<i>t</i><sub>w</sub>)", log: true, relaxes: true},
+  decorrelation: {name: "Decorrelation", formula: "1 − C(t_w, t_w + t)", axis: "1 − <i>C</i>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true},
+  overlap: {name: "Overlap", formula: "Q_ε(t_w, t_w + t)", axis: "<i>Q</i><sub>ε</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: true},
+  non_gaussian: {name: "Non-Gaussian parameter", formula: "α_2(t_w, t_w + t)", axis: "α<sub>2</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: false},
+};
+
+export const X_TITLES = {
+  lag: "lag <i>t</i> (steps)",
+  plain: "<i>t</i> / <i>t</i><sub>w</sub><sup><i>μ</i></sup>",
+  effective: "effective time λ",
+};
+
+export const label = (one) => (one.group === undefined || one.group === "all" ? one.run : `${one.run} · ${one.group}`);
+
+const TIME_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i> = %{customdata[2]}<br>%{customdata[3]}<extra></extra>";
+
+// The curves of some series as traces: one per waiting time, or one per series with gaps between its curves.
+function curveTraces(seriesList, view, xOf, axes = {}) {
+  const groups = new Map();
+  let points = 0;
+  seriesList.forEach((one) => {
+    one.waiting_times.forEach((waitingTime, i) => {
+      if (view.hidden.has(waitingTime)) return;
+      const key = view.byRun ? one.index : waitingTime;
+      if (!groups.has(key)) {
+        const colour = view.byRun ? runColour(one.index) : timeColour(waitingTime, view.last);
+        groups.set(key, {colour, x: [], y: [], customdata: [], bands: []});
+      }
+      const into = groups.get(key), band = {x: [], low: [], high: []};
+      if (into.x.length) { into.x.push(null); into.y.push(null); into.customdata.push(null); }
+      one.lags.forEach((lag, j) => {
+        const x = xOf(one, i, j), y = one.values[i][j];
+        if (x === null || y === null || (view.log && !(y > 0))) return;
+        into.x.push(x);
+        into.y.push(y);
+        into.customdata.push([escaped(label(one)), integer(waitingTime), integer(lag), short(y, 5)]);
+        points += 1;
+        if (one.band && one.band.low[i][j] !== null) {
+          band.x.push(x);
+          band.low.push(view.log ? Math.max(one.band.low[i][j], y * 1e-3) : one.band.low[i][j]);
+          band.high.push(one.band.high[i][j]);
+        }
+      });
+      if (band.x.length) into.bands.push(band);
+    });
+  });
+  const traces = [];
+  for (const {colour, bands} of groups.values()) {
+    for (const band of bands) {
+      traces.push({type: "scatter", mode: "lines", line: {width: 0}, fill: "toself", fillcolor: faint(colour), hoverinfo: "skip",
+                   x: [...band.x, ...band.x.slice().reverse()], y: [...band.high, ...band.low.slice().reverse()], ...axes});
+    }
+  }
+  for (const {colour, x, y, customdata} of groups.values()) {
+    traces.push({type: "scatter", mode: points > MANY_POINTS ? "lines" : "lines+markers", connectgaps: false, x, y, customdata,
+                 line: {width: 1.6, color: colour}, marker: {size: 3.5, color: colour}, hovertemplate: TIME_HOVER, ...axes});
+  }
+  return traces;
+}
+
+const sizeOf = (element) => ({width: element.clientWidth, phone: element.clientWidth < 560});
+
+// Several panels in one figure, so that they share their axes and are exported together.
+function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
+  const {width, phone} = sizeOf(element);
+  const columns = Math.min(titles.length, Math.max(1, Math.floor(width / (titles.length > 4 ? 300 : 380))));
+  const rows = Math.ceil(titles.length / columns);
+  const each = titles.length === 1 ? height : phone ? 250 : rows > 1 ? 270 : height - 40;
+  const gapX = 64 / Math.max(width, 300), gapY = 74 / (rows * each);
+  const traces = [], axes = {}, annotations = [], lines = [];
+  titles.forEach((title, i) => {
+    const id = i === 0 ? "" : i + 1, column = i % columns, row = Math.floor(i / columns);
+    const wide = (1 - gapX * (columns - 1)) / columns, tall = (1 - gapY * (rows - 1)) / rows;
+    const bottom = titles.length - i <= columns, domain = [column * (wide + gapX), column * (wide + gapX) + wide];
+    const top = 1 - row * (tall + gapY);
+    axes[`xaxis${id}`] = {...x, domain, anchor: `y${id}`, ...(i ? {matches: "x"} : {}), ...(bottom ? {} : {title: {text: ""}})};
+    axes[`yaxis${id}`] = {...y, domain: [Math.max(0, top - tall), top], anchor: `x${id}`, ...(i ? {matches: "y"} : {}), ...(column ? {title: {text: ""}} : {})};
+    traces.push(...draw(i, {xaxis: `x${id}`, yaxis: `y${id}`}));
+    lines.push(...shapes(`x${id}`, `y${id}`));
+    if (titles.length > 1) annotations.push({text: `<b>${escaped(title)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: domain[0], y: top, xanchor: "left", yanchor: "bottom", yshift: 4, font: {size: 12}});
+  });
+  const figure = layout({...axes, annotations, shapes: lines, height: rows * each + (titles.length > 1 ? 40 : 0), margin: {l: phone ? 52 : 64, r: 14, t: titles.length > 1 ? 30 : 12, b: 48}});
+  return [traces, figure];
+}
+
+export function drawCurves(element, series, view, onThreshold) {
+  const x = axis(X_TITLES[view.x], true), y = axis(OBSERVABLES[view.observable].axis, view.log);
+  const xOf = view.x === "lag" ? (one, i, j) => one.lags[j] : (one, i, j) => (one.places ? one.places[i][j] : null);
+  const list = view.side ? series.map((one) => [one]) : [series];
+  const drawn = view.observable === "overlap" && view.threshold !== null ? 1 - view.threshold : view.threshold;
+  const shapes = (xref, yref) => (view.threshold === null ? [] : [{
+    type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: drawn, y1: drawn, editable: true, opacity: 0.9,
+    line: {color: muted(), width: 1.5, dash: "dash"},
+  }]);
+  const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
+    x, y, height: sizeOf(element).phone ? 330 : 440, shapes,
+    draw: (i, axes) => curveTraces(list[i], view, xOf, axes),
+  });
+  // The zoom stays while the same thing is shown.
+  figure.uirevision = [view.x, view.observable, view.side, list.length].join();
+  window.Plotly.react(element, traces, figure, CONFIG);
+  if (!element.glassyDrag) {
+    element.glassyDrag = true;
+    element.on("plotly_relayout", (change) => {
+      const moved = Object.entries(change).find(([key]) => /^shapes\[\d+\]\.y0$/.test(key));
+      if (moved) element.glassyThreshold(moved[1]);
+    });
+  }
+  element.glassyThreshold = (value) => onThreshold(view.observable === "overlap" ? 1 - value : value);
+}
+
+export function drawCrossings(element, series, origin) {
+  const traces = [];
+  for (const one of series) {
+    const colour = series.length > 1 ? runColour(one.index) : accent(), kept = one.lags.map((lag, i) => (lag === null || !(one.waiting_times[i] > 0) ? -1 : i)).filter((i) => i >= 0);
+    traces.push({type: "scatter", mode: "markers", marker: {size: 7, color: colour}, x: kept.map((i) => one.waiting_times[i]), y: kept.map((i) => one.lags[i]),
+                 customdata: kept.map((i) => [escaped(label(one)), short(one.lags[i], 5), short(one.waiting_times[i], 6)]),
+                 hovertemplate: "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[2]}<br><i>t</i>* = %{customdata[1]}<extra></extra>"});
+    if (one.slope !== null && one.line.y.every((value) => value > 0)) {
+      traces.push({type: "scatter", mode: "lines", line: {color: colour, width: 1.5}, hoverinfo: "skip", x: one.line.x, y: one.line.y});
+    }
+  }
+  const from = origin ? ` + ${short(origin)}` : "";
+  window.Plotly.react(element, traces, layout({
+    xaxis: axis(`waiting time <i>t</i><sub>w</sub>${from} (steps)`, true), yaxis: axis("lag <i>t</i>* (steps)", true), height: 320,
+  }), CONFIG);
+}
+
+export function drawExponents(element, series, view) {
+  const list = view.side ? series.map((one) => [one]) : [series];
+  const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
+    x: axis(X_TITLES.lag, true), y: axis("<i>γ</i>(<i>t</i><sub>w</sub>, <i>t</i>)", false), height: 320,
+    draw: (i, axes) => curveTraces(list[i], {...view, log: false}, (one, _, j) => one.lags[j], axes),
+    shapes: (xref, yref) => [{type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: 1, y1: 1, line: {color: muted(), width: 1, dash: "dot"}}],
+  });
+  window.Plotly.react(element, traces, figure, CONFIG);
+}
+
+export function drawSeries(element, name, runs) {
+  const traces = [];
+  let all = [];
+  for (const one of runs) {
+    const {steps, values} = one.one_time[name], colour = runs.length > 1 ? runColour(one.index) : accent();
+    const kept = steps.map((step, i) => (step > 0 && values[i] !== null ? i : -1)).filter((i) => i >= 0);
+    all = all.concat(kept.map((i) => values[i]));
+    traces.push({type: "scatter", mode: kept.length > 300 ? "lines" : "lines+markers", line: {width: 1.5, color: colour}, marker: {size: 3.5},
+                 x: kept.map((i) => steps[i]), y: kept.map((i) => values[i]),
+                 customdata: kept.map((i) => [escaped(one.run), integer(steps[i]), short(values[i], 5)]),
+                 hovertemplate: "<b>%{customdata[0]}</b><br>step %{customdata[1]}<br>%{customdata[2]}<extra></extra>"});
+  }
+  const low = Math.min(...all), high = Math.max(...all), log = low > 0 && high / low > 30;
+  const y = axis("", log, all.length && high === low ? {range: high ? [high - Math.abs(high), high + Math.abs(high)] : [-1, 1]} : {});
+  window.Plotly.react(element, traces, layout({xaxis: axis("step", true), yaxis: y, height: 230, margin: {l: 56, r: 12, t: 6, b: 42}}), CONFIG);
+}
