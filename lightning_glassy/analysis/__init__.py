@@ -9,13 +9,7 @@ from lightning_glassy.analysis.collapse import Collapse, CollapseQuality, collap
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
-from lightning_glassy.analysis.exponents import (
-    AgingExponent,
-    NotEnoughDataError,
-    ThresholdFit,
-    aging_exponent,
-    threshold_fit,
-)
+from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 
 __all__ = [
@@ -37,6 +31,5 @@ __all__ = [
     "reconcile",
     "relaxation_curves",
     "scaled_lag",
-    "threshold_fit",
     "verdict",
 ]

@@ -202,7 +202,7 @@ def aging_exponent(
             raise ValueError(f"thresholds[{i}]={threshold} must be a positive number")
     whole = relaxation_curves(record, observable, group=group, eps=eps)
     _check_origin(t0, int(whole.waiting_times.max()))
-    curves = _windowed(whole, window, 0.0 if t0 == "fit" else t0)
+    curves = windowed(whole, window, 0.0 if t0 == "fit" else t0)
     mean = curves.mean()
     plateau = fast_levels(curves.lags, mean)
     aims = _default_thresholds(mean, plateau) if thresholds is None else thresholds
@@ -312,7 +312,12 @@ def _at_a_bound(mu: float) -> bool:
     return mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02
 
 
-def _windowed(whole: Curves, window: tuple[int, int] | None, t0: float) -> Curves:
+def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> Curves:
+    """The curves an exponent is of: see the arguments of :func:`aging_exponent`.
+
+    Raises:
+        NotEnoughDataError: fewer than three of them.
+    """
     last = int(whole.waiting_times.max())
     first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
     curves = whole.between(first_used, last_used).after(-t0)

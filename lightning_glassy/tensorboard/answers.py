@@ -6,6 +6,7 @@ Matrices are ``[n_tw][n_lag]``, None where there is nothing; times are in steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,54 +93,59 @@ def fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> 
     }
 
 
-def scaled(
-    record: AgingRecord,
-    observable: str,
-    group: str,
-    eps: float | None,
-    mu: float,
-    variable: Variable,
-    fitted: dict[str, Any],
-) -> dict[str, Any]:
-    """The abscissa of each point when the lag is scaled, None outside of the fit, and the quality S of the collapse.
+@dataclass(frozen=True)
+class Window:
+    """The curves that an exponent is fitted to, or would be.
 
-    Where an exponent was fitted (``fitted``, from :func:`fit`), S is that of the same waiting times and the same clock;
-    otherwise of all that are positive. None where it cannot be told.
+    Attributes:
+        curves: those of :func:`lightning_glassy.analysis.exponents.windowed`; of too few for a fit, all after step 0.
+        relaxing: the same above their fast plateaus, which the quality of a collapse is of.
     """
-    from lightning_glassy.analysis import collapse_quality, scaled_lag
+
+    curves: Curves
+    relaxing: Curves
+
+
+def window(record: AgingRecord, observable: str, group: str, eps: float | None) -> Window:
+    """The curves of one observable that are collapsed and timed."""
+    from lightning_glassy.analysis import NotEnoughDataError, relaxation_curves
+    from lightning_glassy.analysis.exponents import windowed
     from lightning_glassy.analysis.plateaus import above_plateaus
 
-    found, waiting_times = fitted["aging_exponent"], record.waiting_times
-    first, last = found["window"] if found is not None else (1, max(1, int(waiting_times.max(initial=0))))
-    t0 = found["t0"] if found is not None else 0.0
-    used = (waiting_times >= first) & (waiting_times <= last) & (waiting_times > -t0)
-    lags = record.lags[record.lags > 0]
+    whole = relaxation_curves(record, observable, group=group, eps=eps)  # type: ignore[arg-type]
+    try:
+        used = windowed(whole, None)
+    except NotEnoughDataError:
+        used = whole.after(0)
+    return Window(used, above_plateaus(used))
+
+
+def scaled(record: AgingRecord, window: Window | None, mu: float, variable: Variable) -> dict[str, Any]:
+    """The abscissa of each point when the lag is scaled, None outside of the window, and the quality S of the collapse.
+
+    Without a window (the non-Gaussian parameter is no relaxation) all waiting times are scaled, and there is no S.
+    """
+    from lightning_glassy.analysis import collapse_quality, scaled_lag
+
+    waiting_times, lags = record.waiting_times, record.lags[record.lags > 0]
+    used = waiting_times > 0 if window is None else np.isin(waiting_times, window.curves.waiting_times)
     places = np.full((len(waiting_times), len(lags)), np.nan)
-    places[used] = scaled_lag(waiting_times[used, None], lags[None, :], mu, variable, t0)
-    quality = None
-    if observable != "non_gaussian" and used.any():
-        relaxing = above_plateaus(_relaxation(record, observable, group, eps).between(first, last))
-        quality = collapse_quality(relaxing, mu, variable, t0=t0)[0]
+    places[used] = scaled_lag(waiting_times[used, None], lags[None, :], mu, variable)
+    quality = None if window is None or not used.any() else collapse_quality(window.relaxing, mu, variable)[0]
     return plain({"scaled_lags": places, "quality": quality})  # type: ignore[no-any-return]
 
 
-def crossings(
-    record: AgingRecord, observable: str, group: str, eps: float | None, threshold: float, fitted: dict[str, Any]
-) -> dict[str, Any]:
+def crossings(window: Window, threshold: float) -> dict[str, Any]:
     """The lag at which each curve reaches a threshold, and its slope against the waiting time.
 
-    In the window and with the clock of the fit, if there is one. Of the overlap it is 1 - Q that reaches it.
+    Of the overlap it is 1 - Q that reaches it.
     """
-    from lightning_glassy.analysis import threshold_fit
+    from lightning_glassy.analysis.exponents import threshold_fit
 
-    found = fitted["aging_exponent"]
-    t0 = found["t0"] if found is not None else 0.0
-    whole = _relaxation(record, observable, group, eps).after(-t0)
-    used = whole if found is None else whole.between(*found["window"])
-    law = threshold_fit(used, threshold, t0=t0)
-    times = used.waiting_times + t0
-    reached = np.isfinite(law.crossings.lags)
-    ends = times[reached][[0, -1]] if reached.any() else np.array([])
+    times = window.curves.waiting_times
+    law = threshold_fit(window.curves, threshold)
+    reached = times[np.isfinite(law.crossings.lags)]
+    ends = reached[[0, -1]] if len(reached) else reached
     content = {
         "waiting_times": times,
         "lags": law.crossings.lags,
@@ -147,7 +153,6 @@ def crossings(
         "late": int(law.crossings.late.sum()),
         "slope": law.mu,
         "line": {"x": ends, "y": law.line(ends)},
-        "t0": t0,
     }
     return plain(content)  # type: ignore[no-any-return]
 
@@ -166,11 +171,3 @@ def series(record: AgingRecord) -> dict[str, Any]:
     content = {name: {"steps": steps, "values": values} for name in record.one_time_names
                for steps, values in [record.one_time(name)]}  # fmt: skip
     return plain(content)  # type: ignore[no-any-return]
-
-
-def _relaxation(record: AgingRecord, observable: str, group: str, eps: float | None) -> Curves:
-    from lightning_glassy.analysis import relaxation_curves
-
-    if observable == "non_gaussian":
-        raise ValueError("observable='non_gaussian' is no relaxation: it has no lag to a threshold")
-    return relaxation_curves(record, observable, group=group, eps=eps)  # type: ignore[arg-type]

@@ -111,7 +111,9 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _fits(self, request: Request) -> dict[str, Any]:
         _check_names(request, _CHOICE)
         observable, eps = _observable(request)
-        return self._each(request, lambda run, group: _fit(run, observable, group, eps))
+        return self._each(request, lambda run, group: _once(
+            run, ("fit", observable, group, eps), lambda: answers.fit(_record(run), observable, group, eps)
+        ))  # fmt: skip
 
     def _collapse(self, request: Request) -> dict[str, Any]:
         _check_names(request, (*_CHOICE, "mu", "variable"))
@@ -119,19 +121,24 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         mu, variable = _number(request, "mu"), _one(request, "variable", ("effective", "plain"))
         if not _MU[0] <= mu <= _MU[1]:
             raise QuestionError(f"mu={mu} must be between {_MU[0]:g} and {_MU[1]:g}")
-        return self._each(request, lambda run, group: answers.scaled(
-            _record(run), observable, group, eps, mu, variable, _fit(run, observable, group, eps)  # type: ignore[arg-type]
-        ))  # fmt: skip
+
+        def answer(run: Run, group: str) -> dict[str, Any]:
+            window = None if observable == "non_gaussian" else _window(run, observable, group, eps)
+            return answers.scaled(_record(run), window, mu, variable)  # type: ignore[arg-type]
+
+        return self._each(request, answer)
 
     def _crossings(self, request: Request) -> dict[str, Any]:
         _check_names(request, (*_CHOICE, "threshold"))
         observable, eps = _observable(request)
         threshold = _number(request, "threshold")
+        if observable == "non_gaussian":
+            raise QuestionError("observable=non_gaussian is no relaxation: it has no lag to a threshold")
         if not threshold > 0:
             raise QuestionError(f"threshold={threshold} must be positive")
-        return self._each(request, lambda run, group: answers.crossings(
-            _record(run), observable, group, eps, threshold, _fit(run, observable, group, eps)
-        ))  # fmt: skip
+        return self._each(
+            request, lambda run, group: answers.crossings(_window(run, observable, group, eps), threshold)
+        )
 
     def _exponents(self, request: Request) -> dict[str, Any]:
         _check_names(request, ("run", "group", "together"))
@@ -247,15 +254,17 @@ def _record(run: Run) -> AgingRecord:
     return run.record
 
 
-def _once(run: Run, question: tuple[Any, ...], answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _once(run: Run, question: tuple[Any, ...], answer: Callable[[], Any]) -> Any:
     """The answer to a question about one version of a run, computed once."""
     if question not in run.answers:
         run.answers[question] = answer()
-    return run.answers[question]  # type: ignore[no-any-return]
+    return run.answers[question]
 
 
-def _fit(run: Run, observable: str, group: str, eps: float | None) -> dict[str, Any]:
-    return _once(run, ("fit", observable, group, eps), lambda: answers.fit(_record(run), observable, group, eps))
+def _window(run: Run, observable: str, group: str, eps: float | None) -> answers.Window:
+    return _once(  # type: ignore[no-any-return]
+        run, ("window", observable, group, eps), lambda: answers.window(_record(run), observable, group, eps)
+    )
 
 
 def _shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ export function drawCurves(element, series, view, onThreshold) {
   element.glassyThreshold = (value) => onThreshold(view.observable === "overlap" ? 1 - value : value);
 }
 
-export function drawCrossings(element, series, origin) {
+export function drawCrossings(element, series) {
   const traces = [];
   for (const one of series) {
     const colour = series.length > 1 ? runColour(one.index) : accent(), kept = one.lags.map((lag, i) => (lag === null || !(one.waiting_times[i] > 0) ? -1 : i)).filter((i) => i >= 0);
@@ -130,9 +130,8 @@ export function drawCrossings(element, series, origin) {
       traces.push({type: "scatter", mode: "lines", line: {color: colour, width: 1.5}, hoverinfo: "skip", x: one.line.x, y: one.line.y});
     }
   }
-  const from = origin ? ` + ${short(origin)}` : "";
   window.Plotly.react(element, traces, layout({
-    xaxis: axis(`waiting time <i>t</i><sub>w</sub>${from} (steps)`, true), yaxis: axis("lag <i>t</i>* (steps)", true), height: 320,
+    xaxis: axis("waiting time <i>t</i><sub>w</sub> (steps)", true), yaxis: axis("lag <i>t</i>* (steps)", true), height: 320,
   }), CONFIG);
 }
 

@@ -210,7 +210,7 @@ const threshold = latest(async () => {
   const answers = (await ask("crossings", question({...ofObservable(), threshold: aim}))).series.filter((one) => !one.error);
   const list = answers.map((one) => ({...one, index: series.find((other) => label(other) === label(one))?.index ?? indexOf(one.run)}));
   $.crossing.data = list;
-  if (charts) drawCrossings($.crossings, list, list.length === 1 ? list[0].t0 : 0);
+  if (charts) drawCrossings($.crossings, list);
   $.slopes.replaceChildren(...list.map((one) => h("li", {}, swatch(list.length > 1 ? runColour(one.index) : "var(--accent)"), list.length > 1 ? h("span", {className: "name"}, label(one)) : null,
     one.slope === null ? "too few waiting times reach it" : h("span", {}, "slope ", h("b", {}, fixed(one.slope, 2))),
     one.late || one.early ? h("span", {className: "quiet"}, [one.late ? `${one.late} not reached` : "", one.early ? `${one.early} passed before the first lag` : ""].filter(Boolean).join(", ")) : null)));
