@@ -4,7 +4,7 @@ import {escaped, integer, short} from "./dom.js";
 import {accent, axis, faint, layout, muted, runColour, timeColour} from "./look.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
-const MANY_POINTS = 4000;
+const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
 
 export const OBSERVABLES = {
   msd: {name: "Mean squared displacement", formula: "Δ(t_w, t_w + t)", axis: "Δ(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true},
@@ -22,13 +22,13 @@ export const X_TITLES = {
 
 export const label = (one) => (one.group === undefined || one.group === "all" ? one.run : `${one.run} · ${one.group}`);
 
-const TIME_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i> = %{customdata[2]}<br>%{customdata[3]}<extra></extra>";
+const TIME_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i> = %{customdata[2]}<br>%{y:.5~g}<extra></extra>";
 
 // The curves of some series as traces: one per waiting time, or one per series with gaps between its curves.
 function curveTraces(seriesList, view, xOf, axes = {}) {
   const groups = new Map();
-  let points = 0;
   seriesList.forEach((one) => {
+    const name = escaped(label(one)), lags = one.lags.map(integer);
     one.waiting_times.forEach((waitingTime, i) => {
       if (view.hidden.has(waitingTime)) return;
       const key = view.byRun ? one.index : waitingTime;
@@ -36,15 +36,14 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
         const colour = view.byRun ? runColour(one.index) : timeColour(waitingTime, view.last);
         groups.set(key, {colour, x: [], y: [], customdata: [], bands: []});
       }
-      const into = groups.get(key), band = {x: [], low: [], high: []};
+      const into = groups.get(key), band = {x: [], low: [], high: []}, time = integer(waitingTime);
       if (into.x.length) { into.x.push(null); into.y.push(null); into.customdata.push(null); }
       one.lags.forEach((lag, j) => {
         const x = xOf(one, i, j), y = one.values[i][j];
         if (x === null || y === null || (view.log && !(y > 0))) return;
         into.x.push(x);
         into.y.push(y);
-        into.customdata.push([escaped(label(one)), integer(waitingTime), integer(lag), short(y, 5)]);
-        points += 1;
+        into.customdata.push([name, time, lags[j]]);
         if (one.band && one.band.low[i][j] !== null) {
           band.x.push(x);
           band.low.push(view.log ? Math.max(one.band.low[i][j], y * 1e-3) : one.band.low[i][j]);
@@ -62,7 +61,8 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
     }
   }
   for (const {colour, x, y, customdata} of groups.values()) {
-    traces.push({type: "scatter", mode: points > MANY_POINTS ? "lines" : "lines+markers", connectgaps: false, x, y, customdata,
+    if (!x.some((value) => value !== null)) continue;
+    traces.push({type: "scatter", mode: view.points > MANY_POINTS ? "lines" : "lines+markers", connectgaps: false, x, y, customdata,
                  line: {width: 1.6, color: colour}, marker: {size: 3.5, color: colour}, hovertemplate: TIME_HOVER, ...axes});
   }
   return traces;
@@ -99,7 +99,7 @@ export function drawCurves(element, series, view, onThreshold) {
   const list = view.side ? series.map((one) => [one]) : [series];
   const drawn = view.observable === "overlap" && view.threshold !== null ? 1 - view.threshold : view.threshold;
   const shapes = (xref, yref) => (view.threshold === null ? [] : [{
-    type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: drawn, y1: drawn, editable: true, opacity: 0.9,
+    type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: drawn, y1: drawn, opacity: 0.9,
     line: {color: muted(), width: 1.5, dash: "dash"},
   }]);
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
@@ -108,7 +108,7 @@ export function drawCurves(element, series, view, onThreshold) {
   });
   // The zoom stays while the same thing is shown.
   figure.uirevision = [view.x, view.observable, view.side, list.length].join();
-  window.Plotly.react(element, traces, figure, CONFIG);
+  window.Plotly.react(element, traces, figure, {...CONFIG, edits: {shapePosition: true}});
   if (!element.glassyDrag) {
     element.glassyDrag = true;
     element.on("plotly_relayout", (change) => {

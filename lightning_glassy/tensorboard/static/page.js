@@ -13,7 +13,7 @@ const REFRESH = 5000;
 const SHOWN_AT_FIRST = 20; // runs; more are there to be chosen
 const SIDE_BY_SIDE = 6; // series up to which they are drawn so unless it is chosen
 
-let state, runs = [], series = [], fits = new Map(), charts = true, told = "";
+let state, runs = [], series = [], fits = new Map(), charts = true, lost = "", missing = "";
 const $ = {}; // the elements that change
 
 // ------------------------------------------------------------------ what is shown
@@ -51,6 +51,7 @@ function view() {
   return {
     side, x: state.x, observable: state.observable, log: OBSERVABLES[state.observable].log,
     byRun: !side && series.length > 1 && state.colour !== "time", hidden: new Set(state.hidden),
+    points: series.reduce((sum, one) => sum + one.waiting_times.length * one.lags.length, 0),
     last: times.reduce((a, b) => Math.max(a, b), 1), threshold: currentThreshold(),
   };
 }
@@ -66,7 +67,7 @@ function say(text, kind = "") {
 // Errors of single runs are said beside the others; the same errors are not said twice.
 function split(answers) {
   const bad = answers.filter((one) => one.error);
-  say([told, ...new Set(bad.map((one) => `${label(one)}: ${one.error}`))].filter(Boolean).join("\n"), bad.length || told ? "error" : "");
+  say([missing, ...new Set(bad.map((one) => `${label(one)}: ${one.error}`))].filter(Boolean).join("\n"), "error");
   return answers.filter((one) => !one.error).map((one, i) => ({...one, index: answers.length > 1 && new Set(answers.map((a) => a.run)).size === 1 ? i : indexOf(one.run)}));
 }
 
@@ -74,14 +75,14 @@ const refreshRuns = latest(async (force) => {
   try {
     const found = (await ask("runs")).runs;
     const before = JSON.stringify(chosenRuns().map((run) => [run.name, run.version]));
-    const changed = JSON.stringify(runs) !== JSON.stringify(found);
+    const changed = JSON.stringify(runs) !== JSON.stringify(found), again = force || lost;
     runs = found;
-    told = "";
+    lost = "";
     if (changed) drawChoice();
-    if (force || before !== JSON.stringify(chosenRuns().map((run) => [run.name, run.version]))) await load();
+    if (again || before !== JSON.stringify(chosenRuns().map((run) => [run.name, run.version]))) await load();
   } catch (error) {
-    told = `TensorBoard cannot be reached, or did not understand: ${error.message}`;
-    say(told, "error");
+    lost = `TensorBoard cannot be reached, or did not understand: ${error.message}`;
+    say(lost, "error");
   }
 });
 
@@ -93,46 +94,54 @@ const load = latest(async () => {
   if (!list.length) return;
   if (state.observable === "overlap" && state.eps === null) state.eps = list.find((run) => run.eps.length)?.eps[0] ?? null;
   try {
-    const answers = (await ask("curves", question(ofObservable()))).series;
-    series = split(answers);
-    const kept = new Map(series.map((one) => [label(one), one]));
-    fits = new Map([...fits].filter(([key, fit]) => kept.has(key) && fit.of === ofWhat(kept.get(key))));
-    drawLegend();
-    if (state.x === "lag") await show();
-    else await collapse();
-    // The rest follows, the exponents one by one: they take longest.
-    await Promise.all([along(), local(), exponents()]);
+    series = split((await ask("curves", question(ofObservable()))).series);
   } catch (error) {
     series = [];
     say(error.message, "error");
-    await show();
   }
+  // An exponent of what the run was a moment ago stays until the next one is found.
+  const kept = new Set(series.map(label));
+  fits = new Map([...fits].filter(([key, fit]) => kept.has(key) && fit.of === ofWhat()));
+  drawLegend();
+  await shielded(state.x === "lag" ? show() : collapse());
+  // The rest follows, the exponents one by one: they take longest. Another choice need not wait for them.
+  if (series.length) [along(), local(), exponents()].map(shielded);
 });
 
+// What goes wrong is said, and the rest of the page goes on.
+const shielded = (promise) => promise.catch((error) => say(error.message, "error"));
+
 // What an exponent is of: it has to be found anew when this changes.
-const ofWhat = (one) => JSON.stringify([ofObservable(), state.layout === "together", one.run, one.group, runs.filter((run) => chosenRuns().includes(run)).map((run) => (state.layout === "together" || run.name === one.run ? run.version : ""))]);
+const ofWhat = () => JSON.stringify([ofObservable(), state.layout === "together" && chosenRuns().map((run) => run.name)]);
+const versionOf = (one) => chosenRuns().filter((run) => state.layout === "together" || run.name === one.run).map((run) => run.version).join();
 
 async function show() {
   const now = view();
   drawTitle();
+  drawMu();
+  // The places along this axis are on their way; they will be drawn when they come.
+  if (state.x !== "lag" && series.some((one) => one.placed !== state.x)) return;
   $.curves.dataset.drawn = "";
   if (charts) drawCurves($.curves, series, now, (value) => {
     if (value > 0) choose({threshold: Number(value.toPrecision(3))}, threshold);
     else show();
   });
+  // When the picture is on the screen: for whoever measures.
+  requestAnimationFrame(() => setTimeout(() => performance.mark("glassy-drawn")));
   $.curves.dataset.drawn = [state.x, state.observable, series.length, now.side ? "side" : "over"].join();
-  drawMu();
 }
 
 const collapse = latest(async () => {
-  if (state.x === "lag" || !series.length) return show();
-  const answers = (await ask("collapse", question({...ofObservable(), mu: currentMu(), variable: state.x}))).series;
+  const variable = state.x;
+  if (variable === "lag" || !series.length) return show();
+  const answers = (await ask("collapse", question({...ofObservable(), mu: currentMu(), variable}))).series;
   const found = new Map(answers.map((one) => [label(one), one]));
   for (const one of series) {
     const answer = found.get(label(one));
     // A run that has grown in between is drawn when its curves have been asked for again.
     const fitting = answer?.scaled_lags?.length === one.waiting_times.length && answer.scaled_lags[0]?.length === one.lags.length;
     one.places = fitting ? answer.scaled_lags : null;
+    one.placed = variable;
     one.quality = answer?.quality ?? null;
   }
   await show();
@@ -140,7 +149,9 @@ const collapse = latest(async () => {
 });
 
 async function along() {
+  const shown = series;
   const answers = (await ask("series", {run: question().run, together: question().together})).series.filter((one) => !one.error);
+  if (series !== shown) return; // something else is, by now
   const list = answers.map((one) => ({...one, index: indexOf(one.run)}));
   const names = [...new Set(list.flatMap((one) => Object.keys(one.one_time)))];
   $.along.hidden = !names.length;
@@ -162,7 +173,9 @@ async function along() {
 }
 
 async function local() {
+  const shown = series;
   const answers = (await ask("exponents", question())).series.filter((one) => !one.error);
+  if (series !== shown) return;
   const list = answers.map((one) => ({...one, index: series.find((other) => label(other) === label(one))?.index ?? indexOf(one.run)}));
   $.local.data = list;
   $.local.hidden = !list.length;
@@ -177,13 +190,13 @@ function drawLocal() {
 async function exponents() {
   drawFits();
   for (const one of [...series]) {
-    const key = label(one), of = ofWhat(one);
-    if (fits.has(key)) continue;
+    const key = label(one), of = ofWhat(), version = versionOf(one);
+    if (fits.get(key)?.version === version) continue;
     const asked = question({...ofObservable(), group: [one.group]});
     if (asked.together === null) asked.run = [one.run];
     const [answer] = (await ask("fits", asked)).series;
-    if (!series.some((other) => label(other) === key) || of !== ofWhat(one)) return;
-    fits.set(key, {...answer, of});
+    if (!series.includes(one)) return;
+    fits.set(key, {...answer, of, version});
     drawFits();
     drawMu();
     if (state.x !== "lag" && state.mu === null && fits.size === 1) await collapse();
@@ -223,7 +236,7 @@ function choose(change, then = load) {
   Object.assign(state, change);
   writeAddress(toAddress(state));
   drawChoice();
-  return then();
+  return shielded(then());
 }
 
 const currentMu = () => state.mu ?? [...fits.values()].find((fit) => fit.aging_exponent)?.aging_exponent.mu ?? 0.5;
@@ -489,6 +502,7 @@ function saveCurves() {
 // ------------------------------------------------------------------ beginning
 
 export async function start(root, plotly) {
+  performance.mark("glassy-loaded");
   charts = plotly;
   state = fromAddress(readAddress());
   const redraw = async () => {
@@ -497,11 +511,11 @@ export async function start(root, plotly) {
     drawLegend();
     await show();
     drawFits();
-    await Promise.all([along(), local(), threshold()]);
+    await Promise.all([along(), local(), threshold()].map(shielded));
   };
   watchTheme(redraw);
   build(root);
-  if (!charts) told = "The charts need plotly: pip install 'lightning-glassy[tensorboard]'";
+  if (!charts) missing = "The charts need plotly: pip install 'lightning-glassy[tensorboard]'";
   watchAddress(() => {
     const next = fromAddress(readAddress());
     if (JSON.stringify(toAddress(next)) === JSON.stringify(toAddress(state))) return;
