@@ -141,7 +141,7 @@ def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, 
     chip = tab.find(".chip[data-time='1000']")
     chip.send_keys(" ")
     wait_for(lambda: len(tab.lines()) == 2 * len(record.waiting_times) - 2)
-    before = tab.hash()
+    before = wait_for(lambda: "hidden=" in (found := tab.hash()) and found)
     tab.browser.switch_to.default_content()
     open_tab(tab.browser, tab.address + before)
     tab.drawn("lag,decorrelation,2,side")

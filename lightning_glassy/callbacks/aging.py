@@ -49,8 +49,9 @@ class AgingMonitor(Callback):
     ``glassy/overlap_<eps>/tw_<t_w>``     fraction of coordinates that moved by at most ``eps``
     ====================================  =====================================================================
 
-    With several groups the group stands before ``tw_``. In TensorBoard the step of these is the lag, and
-    ``glassy_figures/...`` shows all curves on logarithmic axes; other loggers get the training step :math:`t_w + t`.
+    With several groups the group stands before ``tw_``. In TensorBoard the step of these is the lag,
+    ``glassy_figures/...`` shows all curves on logarithmic axes, and the tab "Glassy" all there is; other loggers get
+    the training step :math:`t_w + t`.
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
     ``aging_record.csv``. The one-time series of the record: ``learning_rate`` (``learning_rate_<i>_<j>`` for the
     parameter group j of the optimiser i where there are several), the one in force for the update after the step.

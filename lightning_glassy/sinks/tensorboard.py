@@ -76,7 +76,7 @@ class TensorBoardSink:
 
     def where(self) -> str:
         """The command that opens TensorBoard on this run."""
-        return f"curves     tensorboard --logdir {self._logger.log_dir}"
+        return f"curves     tensorboard --logdir {self._logger.log_dir}   (in the tab Glassy)"
 
     def _write_part(self, record: AgingRecord) -> None:
         """Write what is new in the record, and see to it that TensorBoard can read it."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import gzip
+import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +20,6 @@ from tensorboard.plugin_util import context, experiment_id
 from tensorboard.plugins import base_plugin
 from werkzeug.wrappers import Request
 
-from lightning_glassy.plain import plain
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.tensorboard import answers
 from lightning_glassy.tensorboard.events import PLUGIN_NAME
@@ -286,12 +286,13 @@ def _json(answer: Answer) -> Any:
         if request.method != "GET":
             return _error(request, f"{request.method} is not answered here, GET is", 405)
         try:
-            content: Mapping[str, Any] = answer(request)
+            # As a text: TensorBoard would look through every number of it once more.
+            content = json.dumps(answer(request), allow_nan=False)
         except QuestionError as error:
             return _error(request, str(error), 400)
         except ImportError as error:
             return _error(request, str(error), 500)
-        return http_util.Respond(request, plain(content), "application/json")
+        return http_util.Respond(request, content, "application/json")
 
     return respond
 

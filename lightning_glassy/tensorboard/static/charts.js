@@ -7,11 +7,11 @@ const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+aut
 const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
 
 export const OBSERVABLES = {
-  msd: {name: "Mean squared displacement", formula: "Δ(t_w, t_w + t)", axis: "Δ(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true},
-  normalised_msd: {name: "Displacement over the gradient noise", formula: "Δ(t_w, t_w + t) / D(t_w)", axis: "Δ / <i>D</i>(<i>t</i><sub>w</sub>)", log: true, relaxes: true},
-  decorrelation: {name: "Decorrelation", formula: "1 − C(t_w, t_w + t)", axis: "1 − <i>C</i>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true},
-  overlap: {name: "Overlap", formula: "Q_ε(t_w, t_w + t)", axis: "<i>Q</i><sub>ε</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: true},
-  non_gaussian: {name: "Non-Gaussian parameter", formula: "α_2(t_w, t_w + t)", axis: "α<sub>2</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: false},
+  msd: {name: "Mean squared displacement", formula: "Δ(t_w, t_w + t)", axis: "Δ(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true, relaxing: ""},
+  normalised_msd: {name: "Displacement over the gradient noise", formula: "Δ(t_w, t_w + t) / D(t_w)", axis: "Δ / <i>D</i>(<i>t</i><sub>w</sub>)", log: true, relaxes: true, relaxing: "= Δ / D"},
+  decorrelation: {name: "Decorrelation", formula: "1 − C(t_w, t_w + t)", axis: "1 − <i>C</i>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true, relaxing: "= 1 − C"},
+  overlap: {name: "Overlap", formula: "Q_ε(t_w, t_w + t)", axis: "<i>Q</i><sub>ε</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: true, relaxing: "= 1 − Q_ε"},
+  non_gaussian: {name: "Non-Gaussian parameter", formula: "α_2(t_w, t_w + t)", axis: "α<sub>2</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: false, relaxing: ""},
 };
 
 export const X_TITLES = {
@@ -83,8 +83,9 @@ function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
     const wide = (1 - gapX * (columns - 1)) / columns, tall = (1 - gapY * (rows - 1)) / rows;
     const bottom = titles.length - i <= columns, domain = [column * (wide + gapX), column * (wide + gapX) + wide];
     const top = 1 - row * (tall + gapY);
-    axes[`xaxis${id}`] = {...x, domain, anchor: `y${id}`, ...(i ? {matches: "x"} : {}), ...(bottom ? {} : {title: {text: ""}})};
-    axes[`yaxis${id}`] = {...y, domain: [Math.max(0, top - tall), top], anchor: `x${id}`, ...(i ? {matches: "y"} : {}), ...(column ? {title: {text: ""}} : {})};
+    const automargin = titles.length === 1; // of many panels it takes longer than all of their lines
+    axes[`xaxis${id}`] = {...x, automargin, domain, anchor: `y${id}`, ...(i ? {matches: "x"} : {}), ...(bottom ? {} : {title: {text: ""}})};
+    axes[`yaxis${id}`] = {...y, automargin, domain: [Math.max(0, top - tall), top], anchor: `x${id}`, ...(i ? {matches: "y"} : {}), ...(column ? {title: {text: ""}} : {})};
     traces.push(...draw(i, {xaxis: `x${id}`, yaxis: `y${id}`}));
     lines.push(...shapes(`x${id}`, `y${id}`));
     if (titles.length > 1) annotations.push({text: `<b>${escaped(title)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: domain[0], y: top, xanchor: "left", yanchor: "bottom", yshift: 4, font: {size: 12}});

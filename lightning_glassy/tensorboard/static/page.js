@@ -64,11 +64,15 @@ function say(text, kind = "") {
   $.message.hidden = !text;
 }
 
+// Whether a colour is a run's and a group's; otherwise it is a run's, as in the list at the side.
+const byGroup = () => question().group.length > 1;
+
 // Errors of single runs are said beside the others; the same errors are not said twice.
 function split(answers) {
   const bad = answers.filter((one) => one.error);
   say([missing, ...new Set(bad.map((one) => `${label(one)}: ${one.error}`))].filter(Boolean).join("\n"), "error");
-  return answers.filter((one) => !one.error).map((one, i) => ({...one, index: answers.length > 1 && new Set(answers.map((a) => a.run)).size === 1 ? i : indexOf(one.run)}));
+  const good = answers.filter((one) => !one.error);
+  return good.map((one, i) => ({...one, index: byGroup() ? i : indexOf(one.run)}));
 }
 
 const refreshRuns = latest(async (force) => {
@@ -86,8 +90,11 @@ const refreshRuns = latest(async (force) => {
   }
 });
 
+// Browsers mind an address that changes with every move of a slider.
+const remember = debounced(() => writeAddress(toAddress(state)), 200);
+
 const load = latest(async () => {
-  writeAddress(toAddress(state));
+  remember();
   const list = chosenRuns();
   $.page.classList.toggle("empty", !list.length);
   drawEmpty(list);
@@ -234,7 +241,7 @@ const threshold = latest(async () => {
 
 function choose(change, then = load) {
   Object.assign(state, change);
-  writeAddress(toAddress(state));
+  remember();
   drawChoice();
   return shielded(then());
 }
@@ -289,6 +296,7 @@ function build(root) {
     if (value > 0 && Number.isFinite(value)) choose({threshold: value}, threshold);
     else drawThreshold();
   }});
+  $.thresholdOf = h("span", {className: "quiet"});
   $.fits = h("div", {className: "table"});
   $.words = h("div", {});
   const pictures = (element, title) => [
@@ -311,7 +319,7 @@ function build(root) {
   $.crossing = card([..."Lag to reach Δ*"].join(""), "threshold", {
     actions: [...pictures("crossings", () => "threshold lags"), ["CSV", "Save the numbers as CSV", () => saveTable("threshold lags", ["run", "group", "threshold", "waiting_time", "lag"],
       ($.crossing.data ?? []).flatMap((one) => one.waiting_times.map((time, i) => [one.run, one.group, currentThreshold(), time, one.lags[i]])))]],
-    children: [h("div", {className: "bar"}, h("label", {htmlFor: "threshold"}, math("Δ*")), $.thresholdSlider, $.thresholdNumber), $.crossings, $.slopes],
+    children: [h("div", {className: "bar"}, h("label", {htmlFor: "threshold"}, math("Δ*")), $.thresholdSlider, $.thresholdNumber, $.thresholdOf), $.crossings, $.slopes],
   });
   $.local = card("Local exponent", "local", {
     actions: [...pictures("exponents", () => "local exponent"), ["CSV", "Save the numbers as CSV", () => saveTable("local exponent", ["run", "group", "waiting_time", "lag", "local_exponent"],
@@ -352,7 +360,7 @@ function drawChoice() {
   const list = h("ul", {className: "runs"}, runs.map((run) => {
     const item = h("li", {}, h("label", {title: run.error ?? run.name},
       h("input", {type: "checkbox", checked: names.has(run.name), disabled: Boolean(run.error), onchange: () => toggleRun(run.name)}),
-      swatch(runColour(indexOf(run.name))), h("span", {className: "name"}, run.name),
+      swatch(byGroup() ? "transparent" : runColour(indexOf(run.name))), h("span", {className: "name"}, run.name),
       h("small", {className: run.error ? "bad" : ""}, run.error ?? `N = ${integer(run.groups.find((group) => group.name === "all").n_parameters)} · step ${integer(run.last_step)}${run.n_replica ? ` · ${run.n_replica} replicas` : ""}`)));
     item.dataset.name = run.name;
     item.querySelector("input").dataset.key = `run ${run.name}`;
@@ -395,9 +403,15 @@ function drawTitle() {
   const what = OBSERVABLES[state.observable];
   $.title.replaceChildren(what.name);
   $.formula.replaceChildren(...math(what.formula), state.observable === "overlap" && state.eps !== null ? `, ε = ${short(state.eps)}` : "", ", one curve per waiting time ", ...math("t_w"),
-    series.some((one) => one.band) ? "; the bands are one standard error of the mean over replicas" : "");
+    ...(state.x === "lag" ? [] : scaledTimes()), series.some((one) => one.band) ? "; the bands are one standard error of the mean over replicas" : "");
   $.xAxis.replaceChildren(segments("x", [["lag", h("span", {}, "lag ", ...math("t"))], ["plain", h("span", {}, ...math("t / t_w^μ"))], ["effective", h("span", {}, "effective time ", ...math("λ"))]],
     state.x, (x) => choose({x}, collapse), "Axis"));
+}
+
+// The first and the last waiting time that are scaled: those an exponent is fitted to.
+function scaledTimes() {
+  const times = series.flatMap((one) => (one.places ? one.waiting_times.filter((_, i) => one.places[i].some((x) => x !== null)) : []));
+  return times.length ? [" = ", integer(times.reduce((a, b) => Math.min(a, b))), " … ", integer(times.reduce((a, b) => Math.max(a, b)))] : [];
 }
 
 // A chip per waiting time: it shows the colour, and hides and shows the curve.
@@ -406,7 +420,7 @@ function drawLegend() {
   const hide = async (hidden) => {
     const focused = document.activeElement?.dataset?.time;
     state.hidden = hidden;
-    writeAddress(toAddress(state));
+    remember();
     drawLegend();
     [...$.legend.children].find((chip) => chip.dataset.time === focused)?.focus();
     await show();
@@ -478,6 +492,7 @@ function fromSlider(position) {
 }
 function drawThreshold() {
   const [low, high] = thresholdRange(), aim = currentThreshold();
+  $.thresholdOf.replaceChildren(...math(OBSERVABLES[state.observable].relaxing));
   if (aim !== null && document.activeElement !== $.thresholdSlider) $.thresholdSlider.value = high > low ? 1000 * Math.log(aim / low) / Math.log(high / low) : 500;
   if (document.activeElement !== $.thresholdNumber) $.thresholdNumber.value = aim === null ? "" : short(aim);
 }
