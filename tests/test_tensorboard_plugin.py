@@ -452,6 +452,21 @@ def test_a_hundred_runs_are_listed_and_drawn(tmp_path: Path) -> None:
     assert [answer["run"] for answer in answers] == names
 
 
+def test_records_too_large_for_one_message_are_read_one_by_one(tmp_path: Path) -> None:
+    write(tmp_path / "one", record_of())
+    write(tmp_path / "two", record_of(seed=1))
+    provider = slow(tmp_path)
+    whole = provider.list_tensors
+
+    def limited(context: Any, run_tag_filter: Any = None, **question: Any) -> Any:
+        if run_tag_filter is None:
+            raise RuntimeError("Received message larger than max")
+        return whole(context, run_tag_filter=run_tag_filter, **question)
+
+    provider.list_tensors = limited
+    assert list(Page(provider).runs()) == ["one", "two"]
+
+
 def test_a_resumed_run_in_the_same_directory(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
     first, other = record_of(), record_of(seed=1)
     longer = AgingRecord(first.n_parameters)

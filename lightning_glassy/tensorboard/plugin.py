@@ -75,7 +75,8 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def get_plugin_apps(self) -> dict[str, Any]:
         """What is served: the page's own files by name, plotly.js, and the answers."""
         static = files("lightning_glassy.tensorboard") / "static"
-        apps = {f"/{file.name}": _file(file.name, file.read_bytes()) for file in static.iterdir() if file.is_file()}
+        names = [file.name for file in static.iterdir() if file.name.rsplit(".", 1)[-1] in _TYPES]
+        apps = {f"/{name}": _file(name, (static / name).read_bytes()) for name in names}
         apps["/plotly.min.js"] = _plotly
         questions: dict[str, Answer] = {
             "/runs": self._all_runs,

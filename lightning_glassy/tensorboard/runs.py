@@ -49,7 +49,7 @@ class Runs:
 
     def refresh(self, context: Any, experiment: str) -> dict[str, Run]:
         """All runs by name, as the data provider has them now."""
-        series = self._provider.list_tensors(context, experiment_id=experiment, plugin_name=PLUGIN_NAME)
+        series = self._series(context, experiment)
         with self._lock:
             before, now = self._known.get(experiment, {}), {}
             for run in self._read(experiment, series):
@@ -62,6 +62,21 @@ class Runs:
         """All runs by name, as they were when they were refreshed last: one page shows one version of a record."""
         known = self._known.get(experiment)
         return self.refresh(context, experiment) if known is None else known
+
+    def _series(self, context: Any, experiment: str) -> Mapping[str, Mapping[str, Any]]:
+        """What lies in the metadata, by run and tag."""
+        question = {"experiment_id": experiment, "plugin_name": PLUGIN_NAME}
+        try:
+            return self._provider.list_tensors(context, **question)  # type: ignore[no-any-return]
+        except Exception:
+            # Of very many large records at once: more than one message of the data server may hold.
+            from tensorboard.data.provider import RunTagFilter
+
+            found: dict[str, Mapping[str, Any]] = {}
+            for run in self._provider.list_runs(context, experiment_id=experiment):
+                one = RunTagFilter(runs=[run.run_name])
+                found |= self._provider.list_tensors(context, **question, run_tag_filter=one)
+            return found
 
     def _read(self, experiment: str, series: Mapping[str, Mapping[str, Any]]) -> Iterable[Run]:
         for name in sorted(series):

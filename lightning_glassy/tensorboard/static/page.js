@@ -541,7 +541,8 @@ export async function start(root, plotly) {
   watchReload(() => refreshRuns(false));
   await refreshRuns(true);
   const again = async () => {
-    if (!document.hidden) await refreshRuns(false);
+    // Not while nobody looks: behind another window, or another tab of TensorBoard.
+    if (!document.hidden && window.innerHeight > 0) await refreshRuns(false);
     setTimeout(again, REFRESH);
   };
   setTimeout(again, REFRESH);
