@@ -189,6 +189,12 @@ def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
     assert_curves(tab, record, shown(mu), places(mu))
     assert tab.find(".quality").text != quality
 
+    # So is the axis, which keeps the focus.
+    tab.find("input[name='x']:checked").send_keys("\ue012" * (1 if fit.variable == "plain" else 2))  # arrow left
+    wait_for(lambda: tab.run("return document.activeElement.value + document.activeElement.checked") == "lagtrue")
+    tab.drawn("lag,msd,1,over")
+    assert_curves(tab, record, record.msd())
+
 
 def test_the_threshold_is_dragged_and_typed(tab: Tab, training: tuple[Path, AgingRecord, str]) -> None:
     _, record, name = training

@@ -1,28 +1,23 @@
 // What is drawn: traces and axes from the plugin's answers. No number is computed here.
 
-import {escaped, integer, short} from "./dom.js";
+import {escaped, integer} from "./dom.js";
 import {accent, axis, faint, layout, muted, runColour, timeColour} from "./look.js";
+import {label, model, observable} from "./model.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
 const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
 
-export const OBSERVABLES = {
-  msd: {name: "Mean squared displacement", formula: "Δ(t_w, t_w + t)", axis: "Δ(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true, relaxing: ""},
-  normalised_msd: {name: "Displacement over the gradient noise", formula: "Δ(t_w, t_w + t) / D(t_w)", axis: "Δ / <i>D</i>(<i>t</i><sub>w</sub>)", log: true, relaxes: true, relaxing: "= Δ / D"},
-  decorrelation: {name: "Decorrelation", formula: "1 − C(t_w, t_w + t)", axis: "1 − <i>C</i>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: true, relaxes: true, relaxing: "= 1 − C"},
-  overlap: {name: "Overlap", formula: "Q_ε(t_w, t_w + t)", axis: "<i>Q</i><sub>ε</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: true, relaxing: "= 1 − Q_ε"},
-  non_gaussian: {name: "Non-Gaussian parameter", formula: "α_2(t_w, t_w + t)", axis: "α<sub>2</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)", log: false, relaxes: false, relaxing: ""},
-};
-
-export const X_TITLES = {
+const X_TITLES = {
   lag: "lag <i>t</i> (steps)",
   plain: "<i>t</i> / <i>t</i><sub>w</sub><sup><i>μ</i></sup>",
   effective: "effective time λ",
 };
 
-export const label = (one) => (one.group === undefined || one.group === "all" ? one.run : `${one.run} · ${one.group}`);
-
-const TIME_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i> = %{customdata[2]}<br>%{y:.5~g}<extra></extra>";
+const HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i> = %{customdata[2]}"
+  + "<br>%{y:.5~g}<extra></extra>";
+const CROSSING_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i>* = %{y:.5~g}"
+  + "<extra></extra>";
+const STEP_HOVER = "<b>%{customdata[0]}</b><br>step %{customdata[1]}<br>%{y:.5~g}<extra></extra>";
 
 // The curves of some series as traces: one per waiting time, or one per series with gaps between its curves.
 function curveTraces(seriesList, view, xOf, axes = {}) {
@@ -56,17 +51,24 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
   const traces = [];
   for (const {colour, bands} of groups.values()) {
     for (const band of bands) {
-      traces.push({type: "scatter", mode: "lines", line: {width: 0}, fill: "toself", fillcolor: faint(colour), hoverinfo: "skip",
-                   x: [...band.x, ...band.x.slice().reverse()], y: [...band.high, ...band.low.slice().reverse()], ...axes});
+      traces.push({
+        type: "scatter", mode: "lines", line: {width: 0}, fill: "toself", fillcolor: faint(colour), hoverinfo: "skip",
+        x: [...band.x, ...band.x.slice().reverse()], y: [...band.high, ...band.low.slice().reverse()], ...axes,
+      });
     }
   }
   for (const {colour, x, y, customdata} of groups.values()) {
     if (!x.some((value) => value !== null)) continue;
-    traces.push({type: "scatter", mode: view.points > MANY_POINTS ? "lines" : "lines+markers", connectgaps: false, x, y, customdata,
-                 line: {width: 1.6, color: colour}, marker: {size: 3.5, color: colour}, hovertemplate: TIME_HOVER, ...axes});
+    traces.push({
+      type: "scatter", mode: view.points > MANY_POINTS ? "lines" : "lines+markers", x, y, customdata, hovertemplate: HOVER,
+      line: {width: 1.6, color: colour}, marker: {size: 3.5, color: colour}, ...axes,
+    });
   }
   return traces;
 }
+
+const levelAt = (y, xref, yref, line) => (
+  {type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: y, y1: y, line: {color: muted(), ...line}});
 
 const sizeOf = (element) => ({width: element.clientWidth, phone: element.clientWidth < 560});
 
@@ -84,31 +86,38 @@ function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
     const bottom = titles.length - i <= columns, domain = [column * (wide + gapX), column * (wide + gapX) + wide];
     const top = 1 - row * (tall + gapY);
     const automargin = titles.length === 1; // of many panels it takes longer than all of their lines
-    axes[`xaxis${id}`] = {...x, automargin, domain, anchor: `y${id}`, ...(i ? {matches: "x"} : {}), ...(bottom ? {} : {title: {text: ""}})};
-    axes[`yaxis${id}`] = {...y, automargin, domain: [Math.max(0, top - tall), top], anchor: `x${id}`, ...(i ? {matches: "y"} : {}), ...(column ? {title: {text: ""}} : {})};
+    const shared = (name) => (i ? {matches: name} : {}), untitled = (inside) => (inside ? {title: {text: ""}} : {});
+    axes[`xaxis${id}`] = {...x, automargin, domain, anchor: `y${id}`, ...shared("x"), ...untitled(!bottom)};
+    axes[`yaxis${id}`] = {
+      ...y, automargin, domain: [Math.max(0, top - tall), top], anchor: `x${id}`, ...shared("y"), ...untitled(column > 0)};
     traces.push(...draw(i, {xaxis: `x${id}`, yaxis: `y${id}`}));
     lines.push(...shapes(`x${id}`, `y${id}`));
-    if (titles.length > 1) annotations.push({text: `<b>${escaped(title)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: domain[0], y: top, xanchor: "left", yanchor: "bottom", yshift: 4, font: {size: 12}});
+    annotations.push({
+      text: `<b>${escaped(title)}</b>`, showarrow: false, xref: "paper", yref: "paper", x: domain[0], y: top,
+      xanchor: "left", yanchor: "bottom", yshift: 4, font: {size: 12},
+    });
   });
-  const figure = layout({...axes, annotations, shapes: lines, height: rows * each + (titles.length > 1 ? 40 : 0), margin: {l: phone ? 52 : 64, r: 14, t: titles.length > 1 ? 30 : 12, b: 48}});
-  return [traces, figure];
+  const several = titles.length > 1;
+  return [traces, layout({
+    ...axes, annotations: several ? annotations : [], shapes: lines, height: rows * each + (several ? 40 : 0),
+    margin: {l: phone ? 52 : 64, r: 14, t: several ? 30 : 12, b: 48},
+  })];
 }
 
 export function drawCurves(element, series, view, onThreshold) {
-  const x = axis(X_TITLES[view.x], true), y = axis(OBSERVABLES[view.observable].axis, view.log);
+  const x = axis(X_TITLES[view.x], true), y = axis(observable().axis, view.log);
   const xOf = view.x === "lag" ? (one, i, j) => one.lags[j] : (one, i, j) => (one.places ? one.places[i][j] : null);
   const list = view.side ? series.map((one) => [one]) : [series];
-  const drawn = view.observable === "overlap" && view.threshold !== null ? 1 - view.threshold : view.threshold;
-  const shapes = (xref, yref) => (view.threshold === null ? [] : [{
-    type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: drawn, y1: drawn, opacity: 0.9,
-    line: {color: muted(), width: 1.5, dash: "dash"},
-  }]);
+  // Of the overlap it is 1 - Q that reaches the threshold.
+  const overlap = model.state.observable === "overlap";
+  const drawn = overlap && view.threshold !== null ? 1 - view.threshold : view.threshold;
+  const shapes = (xref, yref) => (drawn === null ? [] : [levelAt(drawn, xref, yref, {width: 1.5, dash: "dash"})]);
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
     x, y, height: sizeOf(element).phone ? 330 : 440, shapes,
     draw: (i, axes) => curveTraces(list[i], view, xOf, axes),
   });
   // The zoom stays while the same thing is shown.
-  figure.uirevision = [view.x, view.observable, view.side, list.length].join();
+  figure.uirevision = [view.x, model.state.observable, view.side, list.length].join();
   window.Plotly.react(element, traces, figure, {...CONFIG, edits: {shapePosition: true}});
   if (!element.glassyDrag) {
     element.glassyDrag = true;
@@ -117,18 +126,21 @@ export function drawCurves(element, series, view, onThreshold) {
       if (moved) element.glassyThreshold(moved[1]);
     });
   }
-  element.glassyThreshold = (value) => onThreshold(view.observable === "overlap" ? 1 - value : value);
+  element.glassyThreshold = (value) => onThreshold(overlap ? 1 - value : value);
 }
 
 export function drawCrossings(element, series) {
   const traces = [];
   for (const one of series) {
-    const colour = series.length > 1 ? runColour(one.index) : accent(), kept = one.lags.map((lag, i) => (lag === null || !(one.waiting_times[i] > 0) ? -1 : i)).filter((i) => i >= 0);
-    traces.push({type: "scatter", mode: "markers", marker: {size: 7, color: colour}, x: kept.map((i) => one.waiting_times[i]), y: kept.map((i) => one.lags[i]),
-                 customdata: kept.map((i) => [escaped(label(one)), short(one.lags[i], 5), short(one.waiting_times[i], 6)]),
-                 hovertemplate: "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[2]}<br><i>t</i>* = %{customdata[1]}<extra></extra>"});
+    const colour = series.length > 1 ? runColour(one.index) : accent();
+    const kept = [...one.lags.keys()].filter((i) => one.lags[i] !== null && one.waiting_times[i] > 0);
+    traces.push({
+      type: "scatter", mode: "markers", marker: {size: 7, color: colour}, hovertemplate: CROSSING_HOVER,
+      x: kept.map((i) => one.waiting_times[i]), y: kept.map((i) => one.lags[i]),
+      customdata: kept.map((i) => [escaped(label(one)), integer(one.waiting_times[i])]),
+    });
     if (one.slope !== null && one.line.y.every((value) => value > 0)) {
-      traces.push({type: "scatter", mode: "lines", line: {color: colour, width: 1.5}, hoverinfo: "skip", x: one.line.x, y: one.line.y});
+      traces.push({type: "scatter", mode: "lines", line: {color: colour, width: 1.5}, hoverinfo: "skip", ...one.line});
     }
   }
   window.Plotly.react(element, traces, layout({
@@ -141,7 +153,7 @@ export function drawExponents(element, series, view) {
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
     x: axis(X_TITLES.lag, true), y: axis("<i>γ</i>(<i>t</i><sub>w</sub>, <i>t</i>)", false), height: 320,
     draw: (i, axes) => curveTraces(list[i], {...view, log: false}, (one, _, j) => one.lags[j], axes),
-    shapes: (xref, yref) => [{type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: 1, y1: 1, line: {color: muted(), width: 1, dash: "dot"}}],
+    shapes: (xref, yref) => [levelAt(1, xref, yref, {width: 1, dash: "dot"})],
   });
   window.Plotly.react(element, traces, figure, CONFIG);
 }
@@ -151,14 +163,18 @@ export function drawSeries(element, name, runs) {
   let all = [];
   for (const one of runs) {
     const {steps, values} = one.one_time[name], colour = runs.length > 1 ? runColour(one.index) : accent();
-    const kept = steps.map((step, i) => (step > 0 && values[i] !== null ? i : -1)).filter((i) => i >= 0);
-    all = all.concat(kept.map((i) => values[i]));
-    traces.push({type: "scatter", mode: kept.length > 300 ? "lines" : "lines+markers", line: {width: 1.5, color: colour}, marker: {size: 3.5},
-                 x: kept.map((i) => steps[i]), y: kept.map((i) => values[i]),
-                 customdata: kept.map((i) => [escaped(one.run), integer(steps[i]), short(values[i], 5)]),
-                 hovertemplate: "<b>%{customdata[0]}</b><br>step %{customdata[1]}<br>%{customdata[2]}<extra></extra>"});
+    const kept = [...steps.keys()].filter((i) => steps[i] > 0 && values[i] !== null), y = kept.map((i) => values[i]);
+    all = all.concat(y);
+    traces.push({
+      type: "scatter", mode: kept.length > 300 ? "lines" : "lines+markers", line: {width: 1.5, color: colour},
+      marker: {size: 3.5}, x: kept.map((i) => steps[i]), y, hovertemplate: STEP_HOVER,
+      customdata: kept.map((i) => [escaped(one.run), integer(steps[i])]),
+    });
   }
-  const low = Math.min(...all), high = Math.max(...all), log = low > 0 && high / low > 30;
-  const y = axis("", log, all.length && high === low ? {range: high ? [high - Math.abs(high), high + Math.abs(high)] : [-1, 1]} : {});
-  window.Plotly.react(element, traces, layout({xaxis: axis("step", true), yaxis: y, height: 230, margin: {l: 56, r: 12, t: 6, b: 42}}), CONFIG);
+  const low = all.reduce((a, b) => Math.min(a, b), Infinity), high = all.reduce((a, b) => Math.max(a, b), -Infinity);
+  const log = low > 0 && high / low > 30, around = Math.abs(high) || 1;
+  // What never changes is no reason to look at its last digit.
+  const y = axis("", log, high === low ? {range: [high - around, high + around]} : {});
+  const figure = layout({xaxis: axis("step", true), yaxis: y, height: 230, margin: {l: 56, r: 12, t: 6, b: 42}});
+  window.Plotly.react(element, traces, figure, CONFIG);
 }

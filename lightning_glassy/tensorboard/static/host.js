@@ -36,7 +36,8 @@ export function readAddress() {
   for (const part of parts().rest) {
     const [key, value] = [part.slice(0, part.indexOf("=")), part.slice(part.indexOf("=") + 1)];
     try {
-      if (decodeURIComponent(key).startsWith(PREFIX)) found[decodeURIComponent(key).slice(PREFIX.length)] = decodeURIComponent(value);
+      const name = decodeURIComponent(key);
+      if (name.startsWith(PREFIX)) found[name.slice(PREFIX.length)] = decodeURIComponent(value);
     } catch {
       // Not well-formed: somebody else's, or mistyped.
     }
@@ -72,7 +73,8 @@ export function watchReload(tell) {
     }
     if (message.isReply) return;
     if (message.type === "experimental.DataReloaded") tell();
-    channel.port1.postMessage(JSON.stringify({type: message.type, id: message.id, payload: null, error: null, isReply: true}));
+    const answer = {type: message.type, id: message.id, payload: null, error: null, isReply: true};
+    channel.port1.postMessage(JSON.stringify(answer));
   };
   window.parent.postMessage("experimental.bootstrap", window.location.origin, [channel.port2]);
 }

@@ -24,17 +24,20 @@ export function runColour(index) {
   return `hsl(${Math.round((index * 137.5) % 360)}, 45%, ${theme() === "dark" ? 68 : 42}%)`;
 }
 
-export const faint = (colour) => colour.replace(/^#(..)(..)(..)$/, (_, r, g, b) => `rgb(${[r, g, b].map((x) => parseInt(x, 16)).join(",")})`)
-  .replace(/^(rgb|hsl)\((.*)\)$/, "$1a($2,0.16)");
+// The same colour, as of a veil.
+export function faint(colour) {
+  const parts = colour.match(/^#(..)(..)(..)$/)?.slice(1).map((part) => parseInt(part, 16));
+  return (parts ? `rgb(${parts.join(",")})` : colour).replace(/^(rgb|hsl)\((.*)\)$/, "$1a($2,0.16)");
+}
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export function axis(title, log, more = {}) {
-  const line = {gridcolor: css("--grid"), linecolor: css("--axis"), tickcolor: css("--axis"), zerolinecolor: css("--axis")};
+  const line = css("--axis"), minor = {minor: {ticks: "outside", ticklen: 2, tickcolor: line}, minorloglabels: "none"};
   return {
     title: {text: title, standoff: 8}, type: log ? "log" : "linear", showline: true, ticks: "outside", ticklen: 4,
-    exponentformat: "power", ...(log ? {minor: {ticks: "outside", ticklen: 2, tickcolor: css("--axis")}, minorloglabels: "none"} : {zeroline: true, nticks: 6}),
-    automargin: true, ...line, ...more,
+    exponentformat: "power", automargin: true, gridcolor: css("--grid"), linecolor: line, tickcolor: line,
+    zerolinecolor: line, ...(log ? minor : {zeroline: true, nticks: 6}), ...more,
   };
 }
 
