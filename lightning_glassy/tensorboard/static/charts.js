@@ -100,7 +100,7 @@ function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
   const several = titles.length > 1;
   return [traces, layout({
     ...axes, annotations: several ? annotations : [], shapes: lines, height: rows * each + (several ? 40 : 0),
-    margin: {l: phone ? 52 : 64, r: 14, t: several ? 30 : 12, b: 48},
+    margin: {l: 66, r: 14, t: several ? 30 : 12, b: 48},
   })];
 }
 

@@ -68,6 +68,12 @@ export function layoutShown() {
   return count > 1 && count <= SIDE_BY_SIDE ? "side" : "over";
 }
 
+// The threshold of the overlap that most runs have, of those the smallest.
+export function commonEps(runs) {
+  const all = runs.flatMap((run) => run.eps).sort((a, b) => a - b), count = (eps) => all.filter((one) => one === eps).length;
+  return all.reduce((best, eps) => (best === null || count(eps) > count(best) ? eps : best), null);
+}
+
 // How the series are drawn.
 export function view() {
   const {state, series} = model, side = layoutShown() === "side" && series.length > 1;

@@ -9,8 +9,8 @@ import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, fitOf, fittedVariable, keyOf, label, model, mu, observable, ofObservable, ofWhat, runIndex,
-  seriesIndex, threshold, together, versionOf, view,
+  choice, chosenGroups, chosenRuns, commonEps, fitOf, fittedVariable, keyOf, label, model, mu, observable, ofObservable,
+  ofWhat, runIndex, seriesIndex, threshold, together, versionOf, view,
 } from "./model.js";
 import {fromAddress, toAddress} from "./state.js";
 
@@ -50,7 +50,7 @@ const load = latest(async () => {
   $.page.classList.toggle("empty", !runs.length);
   $.empty.hidden = runs.length > 0;
   if (!runs.length) return $.empty.replaceChildren(...nothing(model.runs.some((run) => !run.error)));
-  if (state.observable === "overlap") state.eps ??= runs.find((run) => run.eps.length)?.eps[0] ?? null;
+  if (state.observable === "overlap") state.eps ??= commonEps(runs);
   try {
     take((await ask("curves", ofObservable())).series);
   } catch (error) {
