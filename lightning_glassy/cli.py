@@ -1,4 +1,4 @@
-"""The command ``lightning-glassy``: ``report``, ``show`` and ``measure``."""
+"""The command ``lightning-glassy``: ``report``, ``show``, ``tensorboard`` and ``measure``."""
 
 from __future__ import annotations
 
@@ -79,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("path", type=Path, metavar="PATH", help="a record, or a directory with one")
     show.add_argument("--json", action="store_true", help="print JSON instead of text")
     show.set_defaults(run=_show)
+
+    tensorboard = commands.add_parser(
+        "tensorboard",
+        help="TensorBoard with the tab Glassy",
+        description="Starts TensorBoard on a directory of runs, with the tab Glassy in front of its reader's eyes.",
+    )
+    tensorboard.add_argument("logdir", type=Path, metavar="LOGDIR", help="a directory with runs")
+    tensorboard.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="...", help="options of tensorboard, such as --port 6007"
+    )
+    tensorboard.set_defaults(run=_tensorboard)
 
     measure = commands.add_parser(
         "measure",
@@ -263,6 +274,37 @@ def _print(*parts: object, file: TextIO | None = None) -> None:
     for line in "\n".join(map(str, parts)).split("\n"):
         safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
         print(safe.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+# ---------------------------------------------------------------------- tensorboard
+
+# A second of two options of the same name wins, so that the user's do.
+_TENSORBOARD_OPTIONS = (
+    # The tab needs no samples to be kept; but the figures of all decades should be there, too.
+    "--samples_per_plugin=images=100",
+    "--reload_interval=5",
+    # A run that was resumed, or has two monitors, goes on in a second file.
+    "--reload_multifile=true",
+    "--window_title=Glassy",
+)
+
+
+def _tensorboard(options: argparse.Namespace) -> None:
+    if not options.logdir.is_dir():
+        raise FileNotFoundError(f"{options.logdir}: there is no such directory")
+    try:
+        from tensorboard import default, program
+        from tensorboard.plugins.base_plugin import FlagsError
+    except ImportError as error:
+        raise ImportError("this needs tensorboard: pip install 'lightning-glassy[tensorboard]'") from error
+    server = program.TensorBoard(plugins=default.get_plugins())
+    try:
+        server.configure(("tensorboard", "--logdir", str(options.logdir), *_TENSORBOARD_OPTIONS, *options.options))
+    except FlagsError as error:
+        raise _WrongInputError(str(error)) from None
+    print("the curves are in the tab Glassy: add #glassy to the address", file=sys.stderr, flush=True)
+    if server.main():
+        raise _WrongInputError("TensorBoard did not start; it says above why")
 
 
 # ---------------------------------------------------------------------- measure

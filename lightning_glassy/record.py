@@ -131,8 +131,8 @@ class AgingRecord:
             ValueError: another shape, a negative step, or a pair that is already there.
         """
         row = np.array(moments, dtype=np.float64)
-        if row.shape != self._row_shape:
-            raise ValueError(f"moments of shape {row.shape} where {self._row_shape} are expected")
+        if row.shape != self.row_shape:
+            raise ValueError(f"moments of shape {row.shape} where {self.row_shape} are expected")
         key = (operator.index(waiting_time), operator.index(lag))
         if not (0 <= key[0] < _LARGEST and 0 <= key[1] < _LARGEST):
             raise ValueError(f"waiting_time={waiting_time}, lag={lag}: steps lie between 0 and 2**62")
@@ -156,7 +156,8 @@ class AgingRecord:
         self._one_time.setdefault(name, {})[operator.index(step)] = float(value)
 
     @property
-    def _row_shape(self) -> tuple[int, ...]:
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of the sums of one pair, as :meth:`append` takes them: ``[(n_replica,) n_group, n_moment]``."""
         shape = (len(self._n_parameters), len(MOMENTS) + len(self.overlap_thresholds))
         return shape if self.n_replica is None else (self.n_replica, *shape)
 
@@ -225,7 +226,7 @@ class AgingRecord:
         if self._cache is None:
             keys = sorted(self._rows)
             pairs = np.array(keys, dtype=np.int64).reshape(-1, 2)
-            stacked = np.array([self._rows[key] for key in keys], dtype=np.float64).reshape(-1, *self._row_shape)
+            stacked = np.array([self._rows[key] for key in keys], dtype=np.float64).reshape(-1, *self.row_shape)
             if self.n_replica is not None:
                 stacked = np.moveaxis(stacked, 1, 0)
             self._cache = (pairs[:, 0], pairs[:, 1], stacked)
@@ -726,9 +727,9 @@ class AgingRecord:
         waiting_times = _column(arrays, "waiting_time", np.int64)
         lags = _column(arrays, "lag", np.int64)
         moments = arrays["moments"]
-        shape: tuple[int, ...] = (len(lags), *record._row_shape)
+        shape: tuple[int, ...] = (len(lags), *record.row_shape)
         if record.n_replica is not None:
-            shape = (record.n_replica, len(lags), *record._row_shape[1:])
+            shape = (record.n_replica, len(lags), *record.row_shape[1:])
         if moments.dtype != np.float64 or len(waiting_times) != len(lags) or moments.shape != shape:
             raise RecordError("its rows do not have one waiting time, one lag and float64 moments each")
         rows_first = moments if record.n_replica is None else np.moveaxis(moments, 0, 1)

@@ -69,6 +69,21 @@ def test_without_matplotlib_the_curves_are_there_and_the_extra_is_named(
     assert "glassy/msd/tw_10" in events.Tags()["scalars"]
 
 
+def test_without_the_package_tensorboard_the_rest_is_written_and_the_tab_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Lightning writes by tensorboardX."""
+    logger, monitor = TensorBoardLogger(tmp_path), AgingMonitor()
+    assert logger.experiment  # imported before it is taken away
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.summary_pb2", None)
+    with caplog.at_level(logging.WARNING):
+        quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
+    assert len([message for message in caplog.messages if "no tab in TensorBoard" in message]) == 1
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()
+    assert "glassy/msd/tw_10" in tags["scalars"]
+    assert not any(tag.startswith("glassy_record/") for tag in tags["tensors"])
+
+
 def test_the_msd_alone_is_logged_without_the_rest(tmp_path: Path) -> None:
     logger, monitor = TensorBoardLogger(tmp_path), AgingMonitor(moments="msd")
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
@@ -83,6 +98,7 @@ def test_figures_are_drawn_at_every_decade_and_at_the_end(record: AgingRecord) -
         add_scalar=lambda *_, **__: None,
         add_figure=lambda tag, figure, global_step: drawn.append((tag, global_step)),
         flush=lambda: None,
+        _get_file_writer=lambda: SimpleNamespace(add_summary=lambda *_: None),
     )
     sink = TensorBoardSink(SimpleNamespace(experiment=experiment), "glassy")
     events = LogTimeSchedule.logspaced(20_000).events

@@ -202,11 +202,10 @@ def aging_exponent(
             raise ValueError(f"thresholds[{i}]={threshold} must be a positive number")
     whole = relaxation_curves(record, observable, group=group, eps=eps)
     _check_origin(t0, int(whole.waiting_times.max()))
-    curves = _windowed(whole, window, 0.0 if t0 == "fit" else t0)
+    curves = windowed(whole, window, 0.0 if t0 == "fit" else t0)
     mean = curves.mean()
     plateau = fast_levels(curves.lags, mean)
     aims = _default_thresholds(mean, plateau) if thresholds is None else thresholds
-    crossings = [lag_to_threshold(curves.lags, mean, aim) for aim in aims]
 
     slow = above_plateaus(curves)
     relaxing, errors = slow.mean(), log_errors(slow.values)
@@ -227,9 +226,8 @@ def aging_exponent(
             "above their fast plateaus: more lags, or longer ones, are needed"
         )
     estimates = {name: fit.mu for name, fit in fits.items()}
-    times = np.asarray(curves.waiting_times + origin, dtype=np.float64)
-    laws = [_power_law(times, crossing.lags) for crossing in crossings]
-    estimates[_THRESHOLD] = _median([slope for slope, _ in laws])
+    laws = [threshold_fit(curves, aim, t0=origin) for aim in aims]
+    estimates[_THRESHOLD] = _median([law.mu for law in laws])
     best = min(fits, key=lambda name: (fits[name].scatter, fits[name].quality))
 
     standard_errors, interval = {}, None
@@ -245,7 +243,7 @@ def aging_exponent(
             if len(values) > n_bootstrap / 2 and np.isfinite(estimates[name])
         }
     scatter = fits[best].scatter
-    contradictory = _contradictory([slope for slope, _ in laws], scatter)
+    contradictory = _contradictory([law.mu for law in laws], scatter)
     if best in standard_errors and not contradictory and not _at_a_bound(estimates[best]):
         half = float(student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best])
         if scatter > _EXACT:  # no single exponent: what the methods differ by is part of its error
@@ -261,11 +259,7 @@ def aging_exponent(
         systematic=float(np.ptp([estimates[name] for name in _COLLAPSES])),
         qualities={name: fit.quality for name, fit in fits.items()},
         scatter={name: fit.scatter for name, fit in fits.items()},
-        thresholds=[
-            ThresholdFit(slope, intercept, crossing, _local_slopes(times, crossing.lags))
-            for (slope, intercept), crossing in zip(laws, crossings, strict=True)
-            if np.isfinite(slope)
-        ],
+        thresholds=[law for law in laws if np.isfinite(law.mu)],
         observable=observable,
         group=group,
         window=(int(curves.waiting_times[0]), int(curves.waiting_times[-1])),
@@ -275,6 +269,26 @@ def aging_exponent(
     )
     result.warnings.extend(_doubts(result, record, plateau, aims))
     return result
+
+
+def threshold_fit(curves: Curves, threshold: float, *, t0: float = 0.0) -> ThresholdFit:
+    """The lag to one threshold, and its slope against the waiting time.
+
+    Args:
+        curves: from :func:`~lightning_glassy.analysis.curves.relaxation_curves`; their mean over replicas is taken.
+        threshold: the value to be reached, positive.
+        t0: origin of the clock, in steps before step 0; all waiting times must lie after it.
+
+    Returns:
+        The fit; its slope is NaN where fewer than four waiting times reach the threshold.
+
+    Raises:
+        ValueError: a threshold that is not positive.
+    """
+    crossing = lag_to_threshold(curves.lags, curves.mean(), threshold)
+    times = np.asarray(curves.waiting_times + t0, dtype=np.float64)
+    slope, intercept = _power_law(times, crossing.lags)
+    return ThresholdFit(slope, intercept, crossing, _local_slopes(times, crossing.lags))
 
 
 def _check_origin(t0: float | str, last: int) -> None:
@@ -298,7 +312,12 @@ def _at_a_bound(mu: float) -> bool:
     return mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02
 
 
-def _windowed(whole: Curves, window: tuple[int, int] | None, t0: float) -> Curves:
+def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> Curves:
+    """The curves an exponent is of: see the arguments of :func:`aging_exponent`.
+
+    Raises:
+        NotEnoughDataError: fewer than three of them.
+    """
     last = int(whole.waiting_times.max())
     first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
     curves = whole.between(first_used, last_used).after(-t0)

@@ -51,9 +51,9 @@ class AgingMonitor(Callback):
 
     With several groups the group stands before ``tw_``. In TensorBoard, MLflow, Comet and LitLogger the step of these
     is the lag; in Weights & Biases their x axis is ``glassy/lag``. All five get figures of the curves on logarithmic
-    axes, too, and all but TensorBoard the record itself at the end; the classes in :mod:`lightning_glassy.sinks` have a
-    table each. Beside the ``metrics.csv`` of a ``CSVLogger`` there is ``glassy.csv``. Any other logger gets them by
-    ``log_metrics`` with the training step :math:`t_w + t`.
+    axes, too; TensorBoard has all there is in the tab "Glassy", the other four get the record itself at the end; the
+    classes in :mod:`lightning_glassy.sinks` have a table each. Beside the ``metrics.csv`` of a ``CSVLogger`` there is
+    ``glassy.csv``. Any other logger gets them by ``log_metrics`` with the training step :math:`t_w + t`.
 
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
     ``aging_record.csv``. The one-time series of the record: ``learning_rate`` (``learning_rate_<i>_<j>`` for the

@@ -1,20 +1,22 @@
-"""TensorBoard: scalars against the lag, and log-log figures, which its scalars cannot be."""
+"""TensorBoard: the record for the tab "Glassy"; scalars against the lag, and log-log figures, which they cannot be."""
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.sinks import Pairs, scalars
+from lightning_glassy.sinks.figures import Figures
+from lightning_glassy.tensorboard.events import Place, summary, tag_of
+from lightning_glassy.tensorboard.parts import Written, next_part
 
 if TYPE_CHECKING:
-    from lightning_glassy.plotting import Quantity
     from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
 
-# Figures at steps 1000, 10,000, ... and at the end: to draw one takes as long as many training steps.
-_FIRST_FIGURE, _FIGURE_GROWTH = 1000, 10
+_SECONDS = 5.0  # between two parts of the record: TensorBoard looks for new events every five seconds
 
 
 class TensorBoardSink:
@@ -23,6 +25,8 @@ class TensorBoardSink:
     =======================================  ========================================================
     tag                                      what is written
     =======================================  ========================================================
+    ``glassy_record/...``                    the record itself, in parts, at most every five seconds:
+                                             what the tab "Glassy" shows; the step is the training step
     ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
     ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
     ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
@@ -40,42 +44,51 @@ class TensorBoardSink:
     def __init__(self, logger: Any, prefix: str) -> None:
         self._logger = logger
         self._prefix = prefix
-        self._next_figure = _FIRST_FIGURE
         self._step = 0
-        self._can_draw = True
+        self._figures = Figures("TensorBoard")
+        # By the clock, so that the record of a resumed run in the same directory comes after the earlier one's.
+        self._next_part = Place(prefix, f"{time.time_ns():016x}", 0)
+        self._written = Written()
+        self._next_time = 0.0
+        self._has_tab = True
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the scalars of the new pairs, and the figures if it is time to."""
         self._step = step
         for tag, _, lag, value in scalars(record, pairs, self._prefix):
             self._logger.experiment.add_scalar(tag, value, global_step=lag)
-        if step >= self._next_figure:
-            self._next_figure = max(self._next_figure, step) * _FIGURE_GROWTH
+        if self._figures.due(step):
             self._draw(record)
+        if time.monotonic() >= self._next_time:
+            self._write_part(record)
 
     def close(self, record: AgingRecord) -> None:
-        """Draw the figures of the whole record."""
-        if len(record):
-            self._draw(record)
+        """Draw the figures of the whole record, and write its last part."""
+        self._draw(record)
+        self._write_part(record)
         self._logger.experiment.flush()
 
     def where(self) -> str:
         """The command that opens TensorBoard on this run."""
-        return f"curves     tensorboard --logdir {self._logger.log_dir}"
+        return f"curves     tensorboard --logdir {self._logger.log_dir}   (in the tab Glassy)"
 
-    def _draw(self, record: AgingRecord) -> None:
-        if not self._can_draw:
+    def _write_part(self, record: AgingRecord) -> None:
+        """Write what is new in the record, and see to it that TensorBoard can read it."""
+        self._next_time = time.monotonic() + _SECONDS
+        content, written = next_part(record, self._written)
+        if content is None or not self._has_tab:
             return
         try:
-            from lightning_glassy.plotting import two_time_figure
+            part = summary(tag_of(self._next_part), content)
+        except ImportError as error:  # the logger writes by tensorboardX then
+            self._has_tab = False
+            log.warning("lightning_glassy: no tab in TensorBoard: %s", error)
+            return
+        # Its public methods write no metadata. As they do, this opens a new file after the logger has been closed.
+        self._logger.experiment._get_file_writer().add_summary(part, self._step)
+        self._logger.experiment.flush()
+        self._written, self._next_part = written, self._next_part._replace(number=self._next_part.number + 1)
 
-            figures: list[tuple[str, Quantity, float | None]] = [("msd", "msd", None)]
-            if record.meta.get("moments") != "msd":
-                figures.append(("non_gaussian", "non_gaussian", None))
-                figures += [(f"overlap_{eps:.6g}", "overlap", eps) for eps in record.overlap_thresholds]
-            for tag, quantity, eps in figures:
-                figure = two_time_figure(record, quantity, eps=eps)
-                self._logger.experiment.add_figure(f"{self._prefix}_figures/{tag}", figure, global_step=self._step)
-        except ImportError as error:
-            self._can_draw = False
-            log.warning("lightning_glassy: no figures in TensorBoard: %s", error)
+    def _draw(self, record: AgingRecord) -> None:
+        for name, figure in self._figures.draw(record):
+            self._logger.experiment.add_figure(f"{self._prefix}_figures/{name}", figure, global_step=self._step)

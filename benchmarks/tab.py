@@ -1,0 +1,184 @@
+"""The tab Glassy: how fast it starts and draws, and what it adds to event files; ``python -m benchmarks tab``.
+
+The drawing needs selenium, chromium and chromedriver, and is left out without them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from benchmarks.report import table, write
+from lightning_glassy import AgingRecord, LogTimeSchedule
+from lightning_glassy.sinks import Pairs
+from lightning_glassy.sinks import tensorboard as sink_module
+from lightning_glassy.sinks.tensorboard import TensorBoardSink
+from tests.browser import MISSING, available, chromium, open_tab, tensorboard, wait_for
+
+RUNS, WAITING_TIMES, LAGS = 20, 20, 60
+REPEATS = 7
+
+START = """
+import time
+from tensorboard import default, program  # what TensorBoard itself imports
+from tensorboard.plugins.base_plugin import TBContext
+start = time.perf_counter()
+from lightning_glassy.tensorboard.plugin import GlassyPlugin
+GlassyPlugin(TBContext()).get_plugin_apps()
+print(time.perf_counter() - start)
+"""
+
+LAYOUTS = {
+    "overlaid, coloured by run": {},
+    "overlaid, coloured by waiting time": {"colour": "time"},
+    "side by side": {"layout": "side"},
+}
+
+
+def start_seconds() -> float:
+    """Median time to import the plugin and set it up, in a fresh process each."""
+    run = [sys.executable, "-c", START]
+    return statistics.median(
+        float(subprocess.run(run, capture_output=True, check=True, text=True).stdout) for _ in range(REPEATS)
+    )
+
+
+def aged(seed: int) -> AgingRecord:
+    """A record of the full plane: curves that scale with t/t_w^0.6, with 2 % of noise."""
+    rng = np.random.default_rng(seed)
+    record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"seed": seed})
+    for waiting_time in grid(1e5, WAITING_TIMES):
+        for lag in grid(1e6, LAGS):
+            moments = np.ones((1, 9))
+            moments[0, 0] = (lag / (1 + waiting_time) ** 0.6) ** 0.8 * np.exp(0.02 * rng.normal())
+            record.append(waiting_time, lag, moments)
+    return record
+
+
+def grid(last: float, n: int) -> list[int]:
+    """So many log-spaced integers."""
+    points, k = np.array([], dtype=np.int64), n
+    while len(points) < n:
+        points, k = np.unique(np.round(np.geomspace(1, last, k)).astype(np.int64)), k + 1
+    return points[:n].tolist()
+
+
+def page_times(folder: Path) -> dict[str, dict[str, float]]:
+    """Median milliseconds from the loaded page to the drawn curves, and from a move of mu to the moved curves."""
+    for i in range(RUNS):
+        writer = SummaryWriter(folder / "runs" / f"seed_{i:02d}")
+        TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")._write_part(aged(i))
+        writer.close()
+    found = {}
+    with tensorboard(folder / "runs") as address, chromium(folder) as browser:
+        for name, state in LAYOUTS.items():
+            tab = address + "#glassy" + "".join(f"&p.glassy.{key}={quote(value)}" for key, value in state.items())
+            opened, moved = [], []
+            for _ in range(REPEATS):
+                opened.append(_opened(browser, tab))
+                moved.append(_moved(browser))
+            found[name] = {"shown": statistics.median(opened), "moved": statistics.median(moved)}
+    return found
+
+
+def _opened(browser: Any, tab: str) -> float:
+    open_tab(browser, tab)
+    wait_for(lambda: _marks(browser, "glassy-drawn"))
+    n_points = browser.execute_script(
+        "const lines = [...document.querySelector('.curves-plot').data];"
+        "return lines.reduce((n, line) => n + line.y.filter((y) => y).length, 0)"
+    )
+    assert n_points == RUNS * WAITING_TIMES * LAGS
+    return float(_marks(browser, "glassy-drawn")[0] - _marks(browser, "glassy-loaded")[0])
+
+
+def _moved(browser: Any) -> float:
+    # When all that follows the curves is there: it would compete with the slider for the two cores.
+    wait_for(lambda: len(browser.find_elements("css selector", ".use")) == RUNS)
+    wait_for(lambda: browser.find_elements("css selector", ".slopes li"))
+    times = []
+    for mu in (0.5, 0.55, 0.6, 0.65):
+        browser.execute_script(
+            "performance.clearMarks('glassy-drawn'); performance.mark('moved');"
+            "const slider = document.querySelector('#mu'); slider.value = arguments[0];"
+            "slider.dispatchEvent(new Event('input'))",
+            mu,
+        )
+        drawn = wait_for(lambda: _marks(browser, "glassy-drawn"))[-1]
+        times.append(drawn - _marks(browser, "moved")[-1])
+    return statistics.median(times[1:])
+
+
+def _marks(browser: Any, name: str) -> list[float]:
+    return browser.execute_script(
+        "return performance.getEntriesByName(arguments[0]).map((entry) => entry.startTime)", name
+    )  # type: ignore[no-any-return]
+
+
+def event_bytes(folder: Path, *, figures: bool, with_scalars: bool, parts: bool) -> tuple[int, int]:
+    """Bytes of the event file and of the record of a million steps, of some of what the sink writes.
+
+    Every event is a part of its own, as in a training so slow that there is never more than one in five seconds.
+    """
+    writer = SummaryWriter(folder)
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
+    usual = sink_module._SECONDS, sink_module.scalars
+    sink_module._SECONDS = 0.0
+    if not with_scalars:
+        sink_module.scalars = lambda *_: []
+    sink._can_draw, sink._has_tab = figures, parts
+    record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"notes": "x" * 1000})
+    rng = np.random.default_rng(0)
+    for event in LogTimeSchedule.logspaced(10**6).events:
+        pairs: Pairs = [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times]
+        for pair in pairs:
+            record.append(*pair, rng.random((1, 9)))
+        record.append_one_time("learning_rate", event.step, 0.05)
+        sink.update(record, pairs, event.step)
+    sink.close(record)
+    writer.close()
+    sink_module._SECONDS, sink_module.scalars = usual
+    (events,) = folder.iterdir()
+    return events.stat().st_size, record.save(folder / "record.npz").stat().st_size
+
+
+def main() -> None:
+    """Measure, and write ``results/tab.md``."""
+    start = start_seconds()
+    with tempfile.TemporaryDirectory() as folder:
+        times = page_times(Path(folder)) if available() else {}
+        off = {"figures": False, "with_scalars": False, "parts": False}
+        growth = {}
+        for name, on in (("the tab", "parts"), ("scalars", "with_scalars"), ("figures", "figures")):
+            growth[name], record = event_bytes(Path(folder) / on, **(off | {on: True}))
+    rows = [[name, f"{t['shown'] / 1000:.2f} s", f"{t['moved'] / 1000:.2f} s"] for name, t in times.items()]
+    points = f"{RUNS} runs x {WAITING_TIMES} waiting times x {LAGS} lags"
+    drawing = f"The drawing was not measured: it {MISSING}."
+    if times:
+        drawing = table([points, "shown after the page has loaded", "drawn after a move of mu"], rows)
+    sizes = [[name, f"{size / 1000:,.0f} kB", f"{size / record:.2f}"] for name, size in growth.items()]
+    text = "\n\n".join(
+        [
+            f"The plugin is imported and set up in {start:.2f} s (median of {REPEATS} fresh processes).",
+            drawing,
+            "Medians, in headless Chromium without a GPU; the server, the browser and its driver share the cores.",
+            table(["written by a run of 10^6 steps, default schedule", "size", "records"], sizes),
+            f"The record has {record / 1000:,.0f} kB. Counted at worst: every event is a part of its own.",
+        ]
+    )
+    results = {"start": start, "page": times, "bytes": growth, "record": record}
+    write("tab", "The TensorBoard tab", text, json.loads(json.dumps(results)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What the page asks of a record, as plain values: every number of it is one of :mod:`lightning_glassy.analysis`.
+
+Matrices are ``[n_tw][n_lag]``, None where there is nothing; times are in steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_glassy.observables import Array
+from lightning_glassy.plain import plain
+from lightning_glassy.record import AgingRecord
+
+if TYPE_CHECKING:
+    from lightning_glassy.analysis import Curves
+    from lightning_glassy.analysis.collapse import Variable
+
+# Those that analysis.curves.OBSERVABLES can analyse, and the non-Gaussian parameter, which is no relaxation.
+OBSERVABLES = ("msd", "normalised_msd", "decorrelation", "overlap", "non_gaussian")
+
+
+def describe(record: AgingRecord) -> dict[str, Any]:
+    """What there is to choose from in a record, and how far it has come."""
+    names = ["msd"]
+    if record.meta.get("moments") != "msd":
+        names += ["decorrelation", "non_gaussian"]
+    noise = [
+        group
+        for group in record.groups
+        if ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in record.one_time_names
+    ]
+    module = record.meta.get("module")
+    waiting_times, lags = record.pairs
+    return {
+        "groups": [{"name": group, "n_parameters": n} for group, n in record.n_parameters.items()],
+        "observables": names,
+        "eps": list(record.overlap_thresholds) if record.meta.get("moments") != "msd" else [],
+        "groups_with_noise": noise,
+        "series": list(record.one_time_names),
+        "n_replica": record.n_replica,
+        "n_pairs": len(record),
+        "last_step": int((waiting_times + lags).max(initial=0)),
+        "module": module if isinstance(module, str) else None,
+    }
+
+
+def curves(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
+    """The two-time curves, as measured; of replicas their mean, and one standard error of it to either side."""
+    values = _matrix(record, observable, group, eps)
+    positive = record.lags > 0  # what has no place on a logarithmic axis
+    values = values[..., positive]
+    band = None
+    if record.n_replica is not None:
+        mean = values.mean(axis=0)
+        if record.n_replica > 1:
+            error = values.std(axis=0, ddof=1) / np.sqrt(record.n_replica)
+            band = {"low": mean - error, "high": mean + error}
+        values = mean
+    content = {"waiting_times": record.waiting_times, "lags": record.lags[positive], "values": values, "band": band}
+    return plain(content)  # type: ignore[no-any-return]
+
+
+def _matrix(record: AgingRecord, observable: str, group: str, eps: float | None) -> Array:
+    """One observable as the record gives it, ``[(n_replica,) n_tw, n_lag]``."""
+    if observable != "overlap" and eps is not None:
+        raise ValueError(f"eps={eps} belongs to the overlap, not to observable={observable!r}")
+    ways: dict[str, Callable[[], Array]] = {
+        "msd": lambda: record.msd(group),
+        "normalised_msd": lambda: record.msd(group, normalise="noise"),
+        "decorrelation": lambda: record.decorrelation(group),
+        "overlap": lambda: record.overlap(eps, group),
+        "non_gaussian": lambda: record.non_gaussian(group),
+    }
+    return ways[observable]()
+
+
+def fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
+    """The exponent, the verdict and the doubts: the report of ``lightning-glassy report``, as values and as text."""
+    from lightning_glassy.report import report
+
+    if observable == "non_gaussian":
+        return {"aging_exponent": None, "why_no_exponent": "the non-Gaussian parameter is no relaxation", "text": ""}
+    found = report(record, observable=observable, group=group, eps=eps)  # type: ignore[arg-type]
+    content = found.to_dict()
+    variable = None if found.exponent is None else found.exponent.variable
+    return {key: content[key] for key in ("aging_exponent", "why_no_exponent", "verdict")} | {
+        "variable": variable,
+        "text": str(found),
+    }
+
+
+@dataclass(frozen=True)
+class Window:
+    """The curves that an exponent is fitted to, or would be.
+
+    Attributes:
+        curves: those of :func:`lightning_glassy.analysis.exponents.windowed`; of too few for a fit, all after step 0.
+        relaxing: the same above their fast plateaus, which the quality of a collapse is of.
+    """
+
+    curves: Curves
+    relaxing: Curves
+
+
+def window(record: AgingRecord, observable: str, group: str, eps: float | None) -> Window:
+    """The curves of one observable that are collapsed and timed."""
+    from lightning_glassy.analysis import NotEnoughDataError, relaxation_curves
+    from lightning_glassy.analysis.exponents import windowed
+    from lightning_glassy.analysis.plateaus import above_plateaus
+
+    whole = relaxation_curves(record, observable, group=group, eps=eps)  # type: ignore[arg-type]
+    try:
+        used = windowed(whole, None)
+    except NotEnoughDataError:
+        used = whole.after(0)
+    return Window(used, above_plateaus(used))
+
+
+def scaled(record: AgingRecord, window: Window | None, mu: float, variable: Variable) -> dict[str, Any]:
+    """The abscissa of each point when the lag is scaled, None outside of the window, and the quality S of the collapse.
+
+    Without a window (the non-Gaussian parameter is no relaxation) all waiting times are scaled, and there is no S.
+    """
+    from lightning_glassy.analysis import collapse_quality, scaled_lag
+
+    waiting_times, lags = record.waiting_times, record.lags[record.lags > 0]
+    used = waiting_times > 0 if window is None else np.isin(waiting_times, window.curves.waiting_times)
+    places = np.full((len(waiting_times), len(lags)), np.nan)
+    places[used] = scaled_lag(waiting_times[used, None], lags[None, :], mu, variable)
+    quality = None if window is None or not used.any() else collapse_quality(window.relaxing, mu, variable)[0]
+    return plain({"scaled_lags": places, "quality": quality})  # type: ignore[no-any-return]
+
+
+def crossings(window: Window, threshold: float) -> dict[str, Any]:
+    """The lag at which each curve reaches a threshold, and its slope against the waiting time.
+
+    Of the overlap it is 1 - Q that reaches it.
+    """
+    from lightning_glassy.analysis.exponents import threshold_fit
+
+    times = window.curves.waiting_times
+    law = threshold_fit(window.curves, threshold)
+    reached = times[np.isfinite(law.crossings.lags)]
+    ends = reached[[0, -1]] if len(reached) else reached
+    content = {
+        "waiting_times": times,
+        "lags": law.crossings.lags,
+        "early": int(law.crossings.early.sum()),
+        "late": int(law.crossings.late.sum()),
+        "slope": law.mu,
+        "line": {"x": ends, "y": law.line(ends)},
+    }
+    return plain(content)  # type: ignore[no-any-return]
+
+
+def exponents(record: AgingRecord, group: str) -> dict[str, Any]:
+    """The local exponent of the displacement, smoothed over a quarter of a decade of lags to either side."""
+    from lightning_glassy.analysis import diffusion
+
+    found = diffusion(record, group=group)
+    content = {"waiting_times": found.waiting_times, "lags": found.lags, "values": found.exponents}
+    return plain(content)  # type: ignore[no-any-return]
+
+
+def series(record: AgingRecord) -> dict[str, Any]:
+    """Every one-time series of a record."""
+    content = {name: {"steps": steps, "values": values} for name in record.one_time_names
+               for steps, values in [record.one_time(name)]}  # fmt: skip
+    return plain(content)  # type: ignore[no-any-return]

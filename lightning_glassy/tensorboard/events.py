@@ -1,0 +1,54 @@
+"""How the parts of a record lie in an event file: what the sink writes and the tab looks for.
+
+Each part has a tag of its own, and lies in the *metadata* of a summary whose tensor is empty (as TensorBoard's HParams
+do it). TensorBoard keeps the metadata of every tag: nothing is sampled away, whatever ``--samples_per_plugin`` says,
+nothing is lost where steps go back after a resumption, and no tensor of a crafted file is ever unpacked.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+PLUGIN_NAME = "glassy"
+
+# <monitor>_record/<token of the record, increasing in time>/<number of the part>
+_TAG = re.compile(r"(?P<monitor>.+)_record/(?P<token>[0-9a-f]{16})/(?P<number>[0-9]{1,9})", flags=re.DOTALL)
+
+
+class Place(NamedTuple):
+    """Which part of which record a tag is."""
+
+    monitor: str
+    token: str
+    number: int
+
+
+def tag_of(place: Place) -> str:
+    """The tag of a part."""
+    return f"{place.monitor}_record/{place.token}/{place.number}"
+
+
+def place_of(tag: str) -> Place | None:
+    """Which part a tag is, None if it is none."""
+    found = _TAG.fullmatch(tag)
+    return None if found is None else Place(found["monitor"], found["token"], int(found["number"]))
+
+
+def summary(tag: str, content: bytes) -> Any:
+    """The summary that carries a part.
+
+    Raises:
+        ImportError: the package tensorboard is missing.
+    """
+    from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+
+    # The data server of TensorBoard drops what has no data class.
+    metadata = SummaryMetadata(
+        plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content), data_class=DATA_CLASS_TENSOR
+    )
+    nothing = TensorProto(dtype=DT_FLOAT, tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=0)]))
+    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=nothing)])

@@ -1,0 +1,328 @@
+"""The TensorBoard plugin behind the tab "Glassy": files of the page, and answers as JSON.
+
+TensorBoard imports this module at every start, and does not start if that fails: it imports neither torch nor
+lightning, and what takes time (scipy) only when the page asks.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from tensorboard.backend import http_util
+from tensorboard.plugin_util import context, experiment_id
+from tensorboard.plugins import base_plugin
+from werkzeug.wrappers import Request
+
+from lightning_glassy.record import AgingRecord
+from lightning_glassy.tensorboard import answers
+from lightning_glassy.tensorboard.events import PLUGIN_NAME
+from lightning_glassy.tensorboard.runs import Run, Runs
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[Request], dict[str, Any]]
+
+_TYPES = {"js": "text/javascript", "css": "text/css"}
+_MOST_SERIES = 200  # of one question: runs times groups
+_YEAR = 365 * 24 * 3600
+_MU = (-2.0, 4.0)
+
+
+class QuestionError(ValueError):
+    """A question that cannot be answered; the text says what to ask instead."""
+
+
+class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
+    """Shows the aging curves of the runs in a log directory.
+
+    ===============  ====================================================================================
+    path             what it answers (JSON; 400 with ``{"error": sentence}`` for what cannot be answered)
+    ===============  ====================================================================================
+    ``/runs``        every record: its groups, observables, one-time series, how far it has come
+    ``/curves``      two-time curves of an observable, for runs and groups
+    ``/fits``        aging exponent, verdict and doubts, as ``lightning-glassy report`` gives them
+    ``/collapse``    where each point goes when the lag is scaled with mu, and the quality S
+    ``/crossings``   lag to a threshold, and its slope
+    ``/exponents``   local exponent of the displacement
+    ``/series``      one-time series
+    ===============  ====================================================================================
+
+    Args:
+        context: what TensorBoard gives its plugins; its data provider is all that is read from.
+    """
+
+    plugin_name = PLUGIN_NAME
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        self._runs = Runs(context.data_provider)
+        self._replicas: dict[tuple[str, ...], Run] = {}
+
+    def is_active(self) -> bool:
+        """Never by itself: TensorBoard activates the tab when there are data for it."""
+        return False
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Where the page begins."""
+        return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="Glassy")
+
+    def get_plugin_apps(self) -> dict[str, Any]:
+        """What is served: the page's own files by name, plotly.js, and the answers."""
+        static = files("lightning_glassy.tensorboard") / "static"
+        names = [file.name for file in static.iterdir() if file.name.rsplit(".", 1)[-1] in _TYPES]
+        apps = {f"/{name}": _file(name, (static / name).read_bytes()) for name in names}
+        apps["/plotly.min.js"] = _plotly
+        questions: dict[str, Answer] = {
+            "/runs": self._all_runs,
+            "/curves": self._curves,
+            "/fits": self._fits,
+            "/collapse": self._collapse,
+            "/crossings": self._crossings,
+            "/exponents": self._exponents,
+            "/series": self._series,
+        }
+        return apps | {path: _json(answer) for path, answer in questions.items()}
+
+    # ------------------------------------------------------------------ answers
+
+    def _all_runs(self, request: Request) -> dict[str, Any]:
+        _check_names(request, ())
+        runs = self._runs.refresh(context(request.environ), experiment_id(request.environ))
+        return {
+            "runs": [
+                {"name": run.name, "version": run.version}
+                | ({"error": run.error} if run.record is None else answers.describe(run.record))
+                for run in runs.values()
+            ]
+        }
+
+    def _curves(self, request: Request) -> dict[str, Any]:
+        _check_names(request, _CHOICE)
+        observable, eps = _observable(request)
+        return self._each(request, lambda run, group: _once(
+            run, ("curves", observable, group, eps), lambda: answers.curves(_record(run), observable, group, eps)
+        ))  # fmt: skip
+
+    def _fits(self, request: Request) -> dict[str, Any]:
+        _check_names(request, _CHOICE)
+        observable, eps = _observable(request)
+        return self._each(request, lambda run, group: _once(
+            run, ("fit", observable, group, eps), lambda: answers.fit(_record(run), observable, group, eps)
+        ))  # fmt: skip
+
+    def _collapse(self, request: Request) -> dict[str, Any]:
+        _check_names(request, (*_CHOICE, "mu", "variable"))
+        observable, eps = _observable(request)
+        mu, variable = _number(request, "mu"), _one(request, "variable", ("effective", "plain"))
+        if not _MU[0] <= mu <= _MU[1]:
+            raise QuestionError(f"mu={mu} must be between {_MU[0]:g} and {_MU[1]:g}")
+
+        def answer(run: Run, group: str) -> dict[str, Any]:
+            window = None if observable == "non_gaussian" else _window(run, observable, group, eps)
+            return answers.scaled(_record(run), window, mu, variable)  # type: ignore[arg-type]
+
+        return self._each(request, answer)
+
+    def _crossings(self, request: Request) -> dict[str, Any]:
+        _check_names(request, (*_CHOICE, "threshold"))
+        observable, eps = _observable(request)
+        threshold = _number(request, "threshold")
+        if observable == "non_gaussian":
+            raise QuestionError("observable=non_gaussian is no relaxation: it has no lag to a threshold")
+        if not threshold > 0:
+            raise QuestionError(f"threshold={threshold} must be positive")
+        return self._each(
+            request, lambda run, group: answers.crossings(_window(run, observable, group, eps), threshold)
+        )
+
+    def _exponents(self, request: Request) -> dict[str, Any]:
+        _check_names(request, ("run", "group", "together"))
+        return self._each(request, lambda run, group: _once(
+            run, ("exponents", group), lambda: answers.exponents(_record(run), group)
+        ))  # fmt: skip
+
+    def _series(self, request: Request) -> dict[str, Any]:
+        _check_names(request, ("run", "together"))
+        return {"series": [
+            {"run": run.name, **_shielded(lambda run=run: {"one_time": answers.series(_record(run))})}  # type: ignore[misc]
+            for run in self._chosen(request)
+        ]}  # fmt: skip
+
+    # ------------------------------------------------------------------ inside
+
+    def _each(self, request: Request, answer: Callable[[Run, str], dict[str, Any]]) -> dict[str, Any]:
+        """One answer for every run that was asked for, and every group of those that it has."""
+        runs, groups = self._chosen(request), _several(request, "group")
+        missing = [g for g in groups if not any(run.record is None or g in run.record.groups for run in runs)]
+        if missing:
+            raise QuestionError(f"group={missing[0]!r} is in none of the runs")
+        if len(runs) * len(groups) > _MOST_SERIES:
+            raise QuestionError(f"{len(runs)} runs times {len(groups)} groups: ask for {_MOST_SERIES} at a time")
+        return {"series": [
+            {"run": run.name, "group": group, **_shielded(lambda run=run, group=group: answer(run, group))}  # type: ignore[misc]
+            for run in runs
+            for group in groups
+            if run.record is None or group in run.record.groups
+        ]}  # fmt: skip
+
+    def _chosen(self, request: Request) -> list[Run]:
+        """The runs that are asked for; with ``together=1`` they are replicas, and one."""
+        names = _several(request, "run")
+        known = self._runs.known(context(request.environ), experiment_id(request.environ))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise QuestionError(f"run={unknown[0]!r} is not known; /runs lists those that are")
+        runs = [known[name] for name in names]
+        if request.args.get("together", "0") == "0":
+            return runs
+        _one(request, "together", ("0", "1"))
+        if len(runs) < 2:
+            raise QuestionError("together=1 needs two or more runs")
+        return [self._as_replicas(runs)]
+
+    def _as_replicas(self, runs: Sequence[Run]) -> Run:
+        key = tuple(f"{run.name}\n{run.version}" for run in runs)
+        if key not in self._replicas:
+            try:
+                merged = AgingRecord.concat([_record(run) for run in runs])
+            except ValueError as error:
+                names = ", ".join(f"records[{i}] is {run.name!r}" for i, run in enumerate(runs[:4]))
+                raise QuestionError(f"these runs are not replicas of each other: {error} ({names})") from None
+            self._replicas = {key: Run(f"{len(runs)} runs together", "", merged, None)}
+        return self._replicas[key]
+
+
+# ---------------------------------------------------------------------- arguments
+
+_CHOICE = ("run", "group", "together", "observable", "eps")
+
+
+def _check_names(request: Request, known: Sequence[str]) -> None:
+    unknown = [name for name in request.args if name not in known]
+    if unknown:
+        raise QuestionError(f"{unknown[0]!r} is not an argument of this; there are {', '.join(known) or 'none'}")
+
+
+def _several(request: Request, name: str) -> list[str]:
+    values = list(dict.fromkeys(request.args.getlist(name)))
+    if not values:
+        raise QuestionError(f"{name} is missing: name at least one")
+    if len(values) > _MOST_SERIES:
+        raise QuestionError(f"{len(values)} values of {name}: ask for {_MOST_SERIES} at a time")
+    return values
+
+
+def _one(request: Request, name: str, allowed: Sequence[str]) -> str:
+    values = request.args.getlist(name)
+    if len(values) != 1 or values[0] not in allowed:
+        raise QuestionError(f"{name}={', '.join(values) or 'nothing'} is not one of {', '.join(allowed)}")
+    return values[0]
+
+
+def _number(request: Request, name: str) -> float:
+    values = request.args.getlist(name)
+    try:
+        (text,) = values
+        number = float(text)
+    except ValueError:
+        raise QuestionError(f"{name}={', '.join(values) or 'nothing'} is not a number") from None
+    if not math.isfinite(number):
+        raise QuestionError(f"{name}={number} is not a finite number")
+    return number
+
+
+def _observable(request: Request) -> tuple[str, float | None]:
+    observable = _one(request, "observable", answers.OBSERVABLES)
+    if "eps" not in request.args:
+        return observable, None
+    if observable != "overlap":
+        raise QuestionError(f"eps belongs to the overlap, not to observable={observable}")
+    return observable, _number(request, "eps")
+
+
+# ---------------------------------------------------------------------- answering
+
+
+def _record(run: Run) -> AgingRecord:
+    if run.record is None:
+        raise QuestionError(f"{run.name}: {run.error}")
+    return run.record
+
+
+def _once(run: Run, question: tuple[Any, ...], answer: Callable[[], Any]) -> Any:
+    """The answer to a question about one version of a run, computed once."""
+    if question not in run.answers:
+        run.answers[question] = answer()
+    return run.answers[question]
+
+
+def _window(run: Run, observable: str, group: str, eps: float | None) -> answers.Window:
+    return _once(  # type: ignore[no-any-return]
+        run, ("window", observable, group, eps), lambda: answers.window(_record(run), observable, group, eps)
+    )
+
+
+def _shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """An answer, or what is wrong with this one run: the others are shown all the same."""
+    try:
+        return answer()
+    except (ValueError, KeyError) as error:
+        return {"error": str(error.args[0] if error.args else error)}
+    except Exception as error:  # a record that the analysis does not know how to take: the page says so
+        log.exception("lightning_glassy: a run could not be analysed")
+        return {"error": f"it could not be analysed ({type(error).__name__}: {error})"}
+
+
+def _json(answer: Answer) -> Any:
+    """A WSGI application that answers a GET with JSON."""
+
+    @Request.application
+    def respond(request: Request) -> Any:
+        if request.method != "GET":
+            return _error(request, f"{request.method} is not answered here, GET is", 405)
+        try:
+            # As a text: TensorBoard would look through every number of it once more.
+            content = json.dumps(answer(request), allow_nan=False)
+        except QuestionError as error:
+            return _error(request, str(error), 400)
+        except ImportError as error:
+            return _error(request, str(error), 500)
+        return http_util.Respond(request, content, "application/json")
+
+    return respond
+
+
+def _error(request: Request, sentence: str, code: int) -> Any:
+    return http_util.Respond(request, {"error": sentence}, "application/json", code=code)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def _file(name: str, content: bytes) -> Any:
+    @Request.application
+    def respond(request: Request) -> Any:
+        return http_util.Respond(request, content, _TYPES[name.rsplit(".", 1)[-1]])
+
+    return respond
+
+
+@Request.application
+def _plotly(request: Request) -> Any:
+    """plotly.js as the installed plotly package has it."""
+    try:
+        content = _compressed_plotly()
+    except (ImportError, OSError):
+        return _error(request, "the charts need plotly: pip install 'lightning-glassy[tensorboard]'", 404)
+    return http_util.Respond(request, content, "text/javascript", content_encoding="gzip", expires=_YEAR)
+
+
+@functools.cache
+def _compressed_plotly() -> bytes:
+    return gzip.compress((files("plotly") / "package_data" / "plotly.min.js").read_bytes(), compresslevel=6)

@@ -1,0 +1,122 @@
+"""The records in a log directory, put together from what TensorBoard has read of its event files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_glassy.record import AgingRecord, RecordError
+from lightning_glassy.tensorboard.events import PLUGIN_NAME, Place, place_of
+from lightning_glassy.tensorboard.parts import assemble
+
+_USUAL_MONITOR = "glassy"  # the default name of an AgingMonitor: it is not worth mentioning
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record, or why there is none.
+
+    Attributes:
+        name: the run as TensorBoard calls it; with the monitor, and a number, where it has several records.
+        version: changes when the record has grown.
+        record: what was measured; None with an error.
+        error: why it cannot be read, in a sentence.
+        answers: what has been computed from this version of it, by question.
+    """
+
+    name: str
+    version: str
+    record: AgingRecord | None
+    error: str | None
+    answers: dict[Any, Any] = field(default_factory=dict)
+
+
+class Runs:
+    """Reads the records of all runs from a data provider of TensorBoard, and keeps them until they grow.
+
+    Args:
+        provider: a ``tensorboard.data.provider.DataProvider``, of the fast or the slow loading.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self._lock = threading.Lock()
+        self._known: dict[str, dict[str, Run]] = {}  # by experiment
+        # By experiment, run, monitor and token: the number of parts and the record, or the error.
+        self._records: dict[tuple[str, str, str, str], tuple[int, AgingRecord | str]] = {}
+
+    def refresh(self, context: Any, experiment: str) -> dict[str, Run]:
+        """All runs by name, as the data provider has them now."""
+        series = self._series(context, experiment)
+        with self._lock:
+            before, now = self._known.get(experiment, {}), {}
+            for run in self._read(experiment, series):
+                old = before.get(run.name)
+                now[run.name] = old if old is not None and old.version == run.version else run
+            self._known[experiment] = now
+            return now
+
+    def known(self, context: Any, experiment: str) -> dict[str, Run]:
+        """All runs by name, as they were when they were refreshed last: one page shows one version of a record."""
+        known = self._known.get(experiment)
+        return self.refresh(context, experiment) if known is None else known
+
+    def _series(self, context: Any, experiment: str) -> Mapping[str, Mapping[str, Any]]:
+        """What lies in the metadata, by run and tag."""
+        question = {"experiment_id": experiment, "plugin_name": PLUGIN_NAME}
+        try:
+            return self._provider.list_tensors(context, **question)  # type: ignore[no-any-return]
+        except Exception:
+            # Of very many large records at once: more than one message of the data server may hold.
+            from tensorboard.data.provider import RunTagFilter
+
+            found: dict[str, Mapping[str, Any]] = {}
+            for run in self._provider.list_runs(context, experiment_id=experiment):
+                one = RunTagFilter(runs=[run.run_name])
+                found |= self._provider.list_tensors(context, **question, run_tag_filter=one)
+            return found
+
+    def _read(self, experiment: str, series: Mapping[str, Mapping[str, Any]]) -> Iterable[Run]:
+        for name in sorted(series):
+            parts: dict[tuple[str, str], dict[int, bytes]] = {}
+            for tag, content in series[name].items():
+                place = place_of(tag) or Place(tag, "", 0)
+                parts.setdefault((place.monitor, place.token), {})[place.number] = content.plugin_content
+            found: dict[str, list[tuple[str, AgingRecord | str]]] = {}
+            for (monitor, token), numbered in sorted(parts.items()):
+                record = self._record((experiment, name, monitor, token), numbered)
+                found.setdefault(monitor, []).append((f"{token}.{len(numbered)}", record))
+            for monitor, versions in found.items():
+                # A resumed run's record may go on from that of an earlier one: then it holds all of that, too.
+                kept = [v for i, v in enumerate(versions) if not any(_within(v[1], w[1]) for w in versions[i + 1 :])]
+                for number, (version, record) in enumerate(kept, start=1):
+                    own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"
+                    own = own if len(kept) == 1 else f"{own} ({number})"
+                    broken = isinstance(record, str)
+                    yield Run(own, version, None if broken else record, record if broken else None)  # type: ignore[arg-type]
+
+    def _record(self, key: tuple[str, str, str, str], parts: dict[int, bytes]) -> AgingRecord | str:
+        known = self._records.get(key)
+        if known is None or known[0] != len(parts):
+            try:
+                record: AgingRecord | str = assemble(parts[number] for number in sorted(parts))
+            except RecordError as error:
+                record = str(error)
+            known = self._records[key] = (len(parts), record)
+        return known[1]
+
+
+def _within(one: AgingRecord | str, other: AgingRecord | str) -> bool:
+    """Whether all rows of one record are in the other."""
+    if isinstance(one, str) or isinstance(other, str) or one.row_shape != other.row_shape or not len(one):
+        return False
+    theirs = _rows(other)
+    return all(theirs.get(pair) == row for pair, row in _rows(one).items())
+
+
+def _rows(record: AgingRecord) -> dict[tuple[int, int], bytes]:
+    moments = record.moments if record.n_replica is None else record.moments.swapaxes(0, 1)
+    pairs = zip(*(times.tolist() for times in record.pairs), strict=True)
+    return {pair: row.tobytes() for pair, row in zip(pairs, moments, strict=True)}

@@ -1,0 +1,112 @@
+// The side of the page: observable, runs, groups, and how they are compared.
+
+import {h, integer, segments, short, swatch} from "./dom.js";
+import {runColour} from "./look.js";
+import {chosenGroups, chosenRuns, groupsOf, layoutShown, model, OBSERVABLES, runIndex} from "./model.js";
+
+const MANY_RUNS = 8; // from here on they are searched
+
+export class Choice {
+  constructor(choose) {
+    this.choose = choose;
+    this.element = h("div", {className: "choices"});
+    this.filter = h("input", {
+      type: "search", placeholder: "Filter runs", ariaLabel: "Filter runs", "data-key": "filter",
+      oninput: () => this.applyFilter(),
+    });
+  }
+
+  // Everything anew; what had the focus, and where the list was scrolled to, stays.
+  draw() {
+    const key = document.activeElement?.dataset?.key, scroll = this.element.querySelector(".runs")?.scrollTop ?? 0;
+    const parts = [this.observable(), this.runs(), this.groups(), this.compare()];
+    this.element.replaceChildren(...parts.filter((part) => part !== null));
+    this.applyFilter();
+    const list = this.element.querySelector(".runs");
+    if (list) list.scrollTop = scroll;
+    if (key) [...this.element.querySelectorAll("[data-key]")].find((element) => element.dataset.key === key)?.focus();
+  }
+
+  part(title, ...children) {
+    return h("section", {}, h("h3", {}, title), ...children);
+  }
+
+  observable() {
+    const runs = chosenRuns(), {state} = model;
+    const there = Object.keys(OBSERVABLES).filter((key) => {
+      if (key === "normalised_msd") return runs.some((run) => run.groups_with_noise.length);
+      if (key === "overlap") return runs.some((run) => run.eps.length);
+      return key === "msd" || runs.some((run) => run.observables.includes(key));
+    });
+    if (runs.length && !there.includes(state.observable)) state.observable = "msd";
+    const eps = [...new Set(runs.flatMap((run) => run.eps))].sort((a, b) => a - b);
+    const options = there.map((key) => h("option", {value: key, selected: key === state.observable}, OBSERVABLES[key].name));
+    return this.part("Observable",
+      h("select", {
+        ariaLabel: "Observable", "data-key": "observable",
+        onchange: (event) => this.choose({observable: event.target.value, threshold: null}),
+      }, options),
+      state.observable !== "overlap" ? null : h("select", {
+        ariaLabel: "Threshold of the overlap", "data-key": "eps",
+        onchange: (event) => this.choose({eps: Number(event.target.value), threshold: null}),
+      }, eps.map((value) => h("option", {value, selected: value === state.eps}, `ε = ${short(value)}`))));
+  }
+
+  runs() {
+    const {runs} = model, names = new Set(chosenRuns().map((run) => run.name)), coloured = chosenGroups().length === 1;
+    if (!runs.length) return null;
+    const without = (name) => [...names].filter((one) => one !== name);
+    const toggle = (name) => this.choose({runs: names.has(name) ? without(name) : [...names, name]});
+    const items = runs.map((run) => {
+      const n = run.error ? 0 : run.groups.find((group) => group.name === "all").n_parameters;
+      const told = `N = ${integer(n)} · step ${integer(run.last_step)}${run.n_replica ? ` · ${run.n_replica} replicas` : ""}`;
+      const box = h("input", {
+        type: "checkbox", "data-key": `run ${run.name}`, checked: names.has(run.name), disabled: Boolean(run.error),
+        onchange: () => toggle(run.name),
+      });
+      return h("li", {"data-name": run.name}, h("label", {title: run.error ?? run.name}, box,
+        swatch(coloured ? runColour(runIndex(run.name)) : "transparent"), h("span", {className: "name"}, run.name),
+        h("small", {className: run.error ? "bad" : ""}, run.error ?? told)));
+    });
+    const found = () => runs.filter((run) => !run.error && this.matches(run.name)).map((run) => run.name);
+    const all = () => this.choose({runs: found()});
+    return this.part(h("span", {}, "Runs ", h("small", {}, `${names.size} of ${runs.length}`)),
+      runs.length > MANY_RUNS ? this.filter : null,
+      runs.length > 2 ? h("div", {className: "links"},
+        h("button", {type: "button", "data-key": "all", onclick: all}, "all"),
+        h("button", {type: "button", "data-key": "none", onclick: () => this.choose({runs: []})}, "none")) : null,
+      h("ul", {className: "runs"}, items));
+  }
+
+  matches(name) {
+    return name.toLowerCase().includes(this.filter.value.toLowerCase());
+  }
+
+  applyFilter() {
+    for (const item of this.element.querySelectorAll(".runs li")) item.hidden = !this.matches(item.dataset.name);
+  }
+
+  groups() {
+    const groups = groupsOf(chosenRuns()), chosen = model.state.groups;
+    if (groups.length < 2) return null;
+    const toggle = (group) => {
+      const next = chosen.includes(group) ? chosen.filter((one) => one !== group) : [...chosen, group];
+      this.choose({groups: next.length ? next : ["all"]});
+    };
+    const box = (group) => h("input", {
+      type: "checkbox", "data-key": `group ${group}`, checked: chosen.includes(group), onchange: () => toggle(group)});
+    return this.part("Groups", h("ul", {className: "groups"}, groups.map((group) => (
+      h("li", {}, h("label", {title: group}, box(group), h("span", {className: "name"}, group)))))));
+  }
+
+  compare() {
+    const {state} = model, several = chosenRuns().length > 1;
+    if (!several && chosenGroups().length < 2) return null;
+    const layouts = [["side", "side by side"], ["over", "overlaid"], ...(several ? [["together", "as replicas"]] : [])];
+    const shown = state.layout === "together" ? "together" : layoutShown();
+    return this.part("Compare",
+      segments("layout", layouts, shown, (layout) => this.choose({layout}), "How runs are compared"),
+      shown !== "over" ? null : segments("colour", [["run", "colour by run"], ["time", "by waiting time"]],
+        state.colour === "time" ? "time" : "run", (colour) => this.choose({colour}), "What the colour tells"));
+  }
+}

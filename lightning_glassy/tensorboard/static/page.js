@@ -1,0 +1,311 @@
+// The page: it asks, and shows what it is told.
+
+import {ask, latest} from "./api.js";
+import {drawCrossings, drawCurves, drawExponents, drawSeries} from "./charts.js";
+import {Choice} from "./choice.js";
+import {big, debounced, fixed, h, integer, math, short, swatch} from "./dom.js";
+import {fitTable, inWords} from "./fits.js";
+import {frame, MU, nothing, placeThreshold} from "./frame.js";
+import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
+import {runColour, timeColour} from "./look.js";
+import {
+  choice, chosenGroups, chosenRuns, commonEps, fitOf, fittedVariable, keyOf, label, model, mu, observable, ofObservable,
+  ofWhat, runIndex, seriesIndex, threshold, together, versionOf, view,
+} from "./model.js";
+import {fromAddress, toAddress} from "./state.js";
+
+const REFRESH = 5000;
+
+let $, sidebar, lost = "";
+
+// ------------------------------------------------------------------ asking
+
+function say(text) {
+  $.message.textContent = text;
+  $.message.hidden = !text;
+}
+
+// What goes wrong is said, and the rest of the page goes on.
+const shielded = (promise) => promise.catch((error) => say(error.message));
+
+const good = (answers) => answers.filter((one) => !one.error);
+
+const refreshRuns = latest(async (force) => {
+  const versions = () => JSON.stringify(chosenRuns().map((run) => [run.name, run.version]));
+  try {
+    const {runs} = await ask("runs");
+    const before = versions(), changed = JSON.stringify(runs) !== JSON.stringify(model.runs), again = force || lost;
+    model.runs = runs;
+    lost = "";
+    if (changed) sidebar.draw();
+    if (again || before !== versions()) await load();
+  } catch (error) {
+    lost = `TensorBoard cannot be reached, or did not understand: ${error.message}`;
+    say(lost);
+  }
+});
+
+const load = latest(async () => {
+  const runs = chosenRuns(), {state} = model;
+  $.page.classList.toggle("empty", !runs.length);
+  $.empty.hidden = runs.length > 0;
+  if (!runs.length) return $.empty.replaceChildren(...nothing(model.runs.some((run) => !run.error)));
+  if (state.observable === "overlap") state.eps ??= commonEps(runs);
+  try {
+    take((await ask("curves", ofObservable())).series);
+  } catch (error) {
+    model.series = [];
+    say(error.message);
+  }
+  // An exponent of what the run was a moment ago stays until the next one is found.
+  const kept = new Set(model.series.map(keyOf));
+  model.fits = new Map([...model.fits].filter(([key, fit]) => kept.has(key) && fit.of === ofWhat()));
+  drawLegend();
+  await shielded(state.x === "lag" ? show() : collapse());
+  // The rest follows, the exponents one by one: they take longest. Another choice need not wait for them.
+  if (model.series.length) [along(), local(), exponents()].map(shielded);
+});
+
+// The series that can be drawn; what is wrong with the others is said.
+function take(answers) {
+  const errors = new Set(answers.filter((one) => one.error).map((one) => `${label(one)}: ${one.error}`));
+  if (!model.charts) errors.add("The charts need plotly: pip install 'lightning-glassy[tensorboard]'");
+  say([...errors].join("\n"));
+  // A colour is a run's, as in the list at the side, unless a run is drawn more than once.
+  const several = chosenGroups().length > 1;
+  model.series = good(answers).filter((one) => one.waiting_times.length)
+    .map((one, i) => ({...one, index: several ? i : runIndex(one.run)}));
+}
+
+async function show() {
+  const {state, series} = model, now = view();
+  drawTitle();
+  drawMu();
+  // The places along this axis are on their way; they will be drawn when they come.
+  if (state.x !== "lag" && series.some((one) => one.placed !== state.x)) return;
+  const dragged = (value) => (value > 0 ? moveThreshold(Number(value.toPrecision(3))) : show());
+  if (model.charts) drawCurves($.curves, series, now, dragged);
+  // When the picture is on the screen: for whoever measures, and for the tests.
+  requestAnimationFrame(() => setTimeout(() => performance.mark("glassy-drawn")));
+  $.curves.dataset.drawn = [state.x, state.observable, series.length, now.side ? "side" : "over"].join();
+}
+
+const collapse = latest(async () => {
+  const variable = model.state.x, {series} = model;
+  if (variable === "lag" || !series.length) return show();
+  const found = (await ask("collapse", ofObservable({mu: mu(), variable}))).series;
+  const answers = new Map(found.map((one) => [keyOf(one), one]));
+  for (const one of series) {
+    const {scaled_lags: places, quality} = answers.get(keyOf(one)) ?? {};
+    // A run that has grown in between is drawn when its curves have been asked for again.
+    const fitting = places?.length === one.waiting_times.length && places[0].length === one.lags.length;
+    Object.assign(one, {places: fitting ? places : null, placed: variable, quality: quality ?? null});
+  }
+  await show();
+  drawFits();
+});
+
+async function exponents() {
+  drawFits();
+  const {series} = model, of = ofWhat();
+  for (const one of series) {
+    const version = versionOf(one);
+    if (fitOf(one)?.version === version) continue;
+    const asked = ofObservable({group: [one.group], ...(together() ? {} : {run: [one.run]})});
+    const [answer] = (await ask("fits", asked)).series;
+    if (model.series !== series) return; // something else is shown by now
+    model.fits.set(keyOf(one), {...answer, of, version});
+    drawFits();
+    drawMu();
+    if (model.state.x !== "lag" && model.state.mu === null && model.fits.size === 1) await collapse();
+  }
+  await crossings();
+}
+
+const crossings = latest(async () => {
+  const {series} = model, aim = threshold();
+  $.crossingCard.hidden = !observable().relaxes || !series.length;
+  if ($.crossingCard.hidden) return;
+  placeThreshold($, aim);
+  await show();
+  if (aim === null) return;
+  const answers = good((await ask("crossings", ofObservable({threshold: aim}))).series);
+  if (model.series !== series) return;
+  const list = answers.map((one) => ({...one, index: seriesIndex(one)}));
+  $.crossingCard.shown = list.map((one) => ({...one, threshold: aim}));
+  if (model.charts) drawCrossings($.crossings, list);
+  $.slopes.replaceChildren(...list.map((one) => {
+    const left = [one.late ? `${one.late} not reached` : "", one.early ? `${one.early} passed before the first lag` : ""];
+    return h("li", {}, swatch(list.length > 1 ? runColour(one.index) : "var(--accent)"),
+      list.length > 1 ? h("span", {className: "name"}, label(one)) : null,
+      one.slope === null ? "too few waiting times reach it" : h("span", {}, "slope ", h("b", {}, fixed(one.slope, 2))),
+      h("span", {className: "quiet"}, left.filter(Boolean).join(", ")));
+  }));
+});
+
+async function local() {
+  const {series} = model;
+  const list = good((await ask("exponents", choice())).series);
+  if (model.series !== series) return;
+  $.localCard.shown = list.map((one) => ({...one, index: seriesIndex(one)}));
+  $.localCard.hidden = !list.length;
+  drawLocal();
+}
+
+function drawLocal() {
+  const list = $.localCard.shown ?? [], now = view();
+  if (model.charts && list.length) drawExponents($.exponents, list, {...now, side: now.side && list.length > 1});
+}
+
+async function along() {
+  const {series} = model;
+  const answers = good((await ask("series", choice({group: null}))).series);
+  if (model.series !== series) return;
+  const list = answers.map((one) => ({...one, index: runIndex(one.run)}));
+  $.alongCard.shown = list;
+  const names = [...new Set(list.flatMap((one) => Object.keys(one.one_time)))];
+  $.alongCard.hidden = !names.length;
+  const there = new Map([...$.multiples.children].map((child) => [child.dataset.name, child]));
+  for (const [name, child] of there) if (!names.includes(name)) child.remove();
+  for (const name of names) {
+    const figure = there.get(name) ?? h("figure", {className: "small", "data-name": name},
+      h("figcaption", {}, h("b", {}, name.replace(/_/g, " ")), h("span")), h("div", {className: "plot"}));
+    if (!there.has(name)) $.multiples.append(figure);
+    const those = list.filter((one) => name in one.one_time);
+    // Step 0 has no place on a logarithmic axis.
+    const first = those.map((one) => one.one_time[name].values[one.one_time[name].steps.indexOf(0)])
+      .filter((value) => value !== undefined);
+    const told = first.slice(0, 3).map((value) => short(value)).join(", ") + (first.length > 3 ? " …" : "");
+    figure.querySelector("span").textContent = first.length ? `at step 0: ${told}` : "";
+    if (model.charts) drawSeries(figure.querySelector(".plot"), name, those);
+  }
+}
+
+// ------------------------------------------------------------------ choosing
+
+// Browsers mind an address that changes with every move of a slider.
+const remember = debounced(() => writeAddress(toAddress(model.state)), 200);
+
+function change(what, then) {
+  Object.assign(model.state, what);
+  remember();
+  return shielded(then());
+}
+
+function choose(what) {
+  Object.assign(model.state, what);
+  sidebar.draw(); // which leaves the observable only if the runs have it
+  return change({}, load);
+}
+
+function moveMu(value, variable) {
+  const x = variable ?? (value === null || model.state.x === "lag" ? fittedVariable() : model.state.x);
+  return change({mu: value, x}, collapse);
+}
+
+const moveThreshold = (value) => change({threshold: value}, crossings);
+
+// ------------------------------------------------------------------ showing
+
+function drawTitle() {
+  const {state, series} = model, what = observable();
+  $.title.textContent = what.name;
+  const times = series.flatMap((one) => one.waiting_times.filter((_, i) => one.places?.[i].some((x) => x !== null)));
+  const range = (pick) => integer(times.reduce((a, b) => pick(a, b)));
+  $.formula.replaceChildren(...math(what.formula), state.observable === "overlap" ? `, ε = ${short(state.eps)}` : "",
+    ", one curve per waiting time ", ...math("t_w"),
+    state.x !== "lag" && times.length ? ` = ${range(Math.min)} … ${range(Math.max)}` : "",
+    series.some((one) => one.band) ? "; the bands are one standard error of the mean over replicas" : "");
+  for (const input of $.axes.querySelectorAll("input")) input.checked = input.value === state.x;
+}
+
+// The slider of mu, with the fitted exponents and their intervals marked.
+function drawMu() {
+  const {series, state} = model, value = mu();
+  const part = (x) => (Math.min(Math.max(x, MU.min), MU.max) - MU.min) / (MU.max - MU.min);
+  const place = (x) => `calc(8px + (100% - 16px) * ${part(x)})`;
+  if (document.activeElement !== $.mu || state.mu === null) $.mu.value = value;
+  if (document.activeElement !== $.muNumber) $.muNumber.value = value.toFixed(3);
+  const found = series.map((one) => [one, fitOf(one)?.aging_exponent]).filter(([, exponent]) => exponent);
+  $.marks.replaceChildren(...found.flatMap(([one, {mu: fitted, interval}]) => {
+    const colour = series.length > 1 ? runColour(one.index) : "var(--accent)";
+    const mark = h("i", {className: "mark", style: `left:${place(fitted)};background:${colour}`});
+    if (!interval) return [mark];
+    const ends = `left:${place(interval[0])};right:calc(100% - ${place(interval[1])});background:${colour}`;
+    return [h("i", {className: "interval", style: ends}), mark];
+  }));
+  $.fitted.disabled = !found.length;
+  const shown = state.x !== "lag" && series.length === 1 && series[0].quality;
+  $.quality.replaceChildren(...(shown ? [h("var", {}, "S"), ` = ${big(shown)}`] : []));
+}
+
+// A chip per waiting time: it shows the colour, and hides and shows the curve.
+function drawLegend() {
+  const {state, series} = model, now = view();
+  const times = [...new Set(series.flatMap((one) => one.waiting_times))].sort((a, b) => a - b);
+  const hide = (hidden) => {
+    const focused = document.activeElement?.dataset?.time;
+    const done = change({hidden}, show);
+    drawLegend();
+    drawLocal();
+    [...$.legend.children].find((chip) => chip.dataset.time === focused)?.focus();
+    return done;
+  };
+  const without = (time) => state.hidden.filter((one) => one !== time);
+  const toggled = (time) => (state.hidden.includes(time) ? without(time) : [...state.hidden, time]);
+  const alone = (time) => times.filter((other) => other !== time);
+  const chips = times.map((time) => h("button", {
+    type: "button", className: "chip", ariaPressed: String(!state.hidden.includes(time)), "data-time": String(time),
+    title: "Hide or show; with Shift, or by a double click, show this one alone",
+    onclick: (event) => hide(event.shiftKey ? alone(time) : toggled(time)), ondblclick: () => hide(alone(time)),
+  }, swatch(now.byRun ? "var(--muted)" : timeColour(time, now.last)), integer(time)));
+  const all = h("button", {type: "button", className: "link", onclick: () => hide([])}, "show all");
+  const more = state.hidden.length ? [all] : [];
+  $.legend.replaceChildren(h("span", {className: "quiet"}, ...math("t_w"), " ="), ...chips, ...more);
+}
+
+function drawFits() {
+  $.fitCard.hidden = !observable().relaxes || !model.series.length;
+  if ($.fitCard.hidden) return;
+  $.fits.replaceChildren(fitTable(moveMu));
+  const open = [...$.words.querySelectorAll("details[open]")].map((one) => one.dataset.key);
+  $.words.replaceChildren(...inWords(new Set(open)));
+}
+
+function redraw() {
+  if (!model.series.length) return;
+  sidebar.draw();
+  drawLegend();
+  drawFits();
+  drawLocal();
+  [show(), along(), crossings()].map(shielded);
+}
+
+// ------------------------------------------------------------------ beginning
+
+export async function start(root, charts) {
+  performance.mark("glassy-loaded");
+  Object.assign(model, {charts, state: fromAddress(readAddress())});
+  sidebar = new Choice(choose);
+  $ = frame(sidebar.element, {moveMu, moveThreshold, chooseAxis: (x) => change({x}, collapse)});
+  watchTheme(redraw);
+  root.replaceChildren($.page);
+  watchAddress(() => {
+    const next = fromAddress(readAddress());
+    if (JSON.stringify(toAddress(next)) !== JSON.stringify(toAddress(model.state))) choose(next);
+  });
+  watchReload(() => refreshRuns(false));
+  await refreshRuns(true);
+  const again = async () => {
+    // Not while nobody looks: behind another window, or another tab of TensorBoard.
+    if (!document.hidden && window.innerHeight > 0) await refreshRuns(false);
+    setTimeout(again, REFRESH);
+  };
+  setTimeout(again, REFRESH);
+  let width = window.innerWidth;
+  window.addEventListener("resize", debounced(() => {
+    if (window.innerWidth !== width) redraw();
+    width = window.innerWidth;
+  }, 150));
+  document.body.dataset.ready = "yes";
+}

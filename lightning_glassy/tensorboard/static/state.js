@@ -1,0 +1,42 @@
+// What is chosen, and how it is written into the address.
+
+const TEXT = {observable: "msd", x: "lag", layout: "auto", colour: "auto"};
+const ALLOWED = {
+  observable: ["msd", "normalised_msd", "decorrelation", "overlap", "non_gaussian"],
+  x: ["lag", "plain", "effective"], layout: ["auto", "side", "over", "together"], colour: ["auto", "time", "run"],
+};
+const NUMBERS = ["mu", "threshold", "eps"];
+
+export const initial = () => ({...TEXT, mu: null, threshold: null, eps: null, runs: null, groups: ["all"], hidden: []});
+
+// Whatever the address holds, the state is one that can be shown: what is not understood is left out.
+export function fromAddress(values) {
+  const state = initial();
+  for (const key of Object.keys(TEXT)) if (ALLOWED[key].includes(values[key])) state[key] = values[key];
+  for (const key of NUMBERS) {
+    const number = Number(values[key]);
+    if (values[key] && Number.isFinite(number) && (key === "mu" || number > 0)) state[key] = number;
+  }
+  const list = (key, good) => {
+    try {
+      const found = JSON.parse(values[key] ?? "null");
+      return Array.isArray(found) && found.every(good) ? found : null;
+    } catch {
+      return null;
+    }
+  };
+  state.runs = list("runs", (one) => typeof one === "string");
+  state.groups = list("groups", (one) => typeof one === "string") ?? state.groups;
+  state.hidden = list("hidden", Number.isInteger) ?? state.hidden;
+  return state;
+}
+
+export function toAddress(state) {
+  const values = {}, usual = initial();
+  for (const [key, value] of Object.entries(state)) {
+    const text = Array.isArray(value) ? JSON.stringify(value) : value;
+    const usually = Array.isArray(usual[key]) ? JSON.stringify(usual[key]) : usual[key];
+    if (text !== null && text !== usually) values[key] = text;
+  }
+  return values;
+}

@@ -1,0 +1,334 @@
+"""The tab Glassy as a person sees it: a real TensorBoard over a real training, in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_glassy import AgingMonitor, AgingRecord
+from lightning_glassy.analysis import aging_exponent, lag_to_threshold, scaled_lag
+from lightning_glassy.sinks import tensorboard as sink_module
+from tests import browser as browsing
+from tests.browser import open_tab, resize, wait_for
+from tests.helpers import SmallNet, data, quiet_trainer
+from tests.test_report import record_of
+from tests.test_tensorboard_plugin import write
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not browsing.available(), reason=browsing.MISSING),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # selenium's own sockets
+]
+
+ODD = "<img src=x onerror=document.pwned=1>"
+
+
+def trained(folder: Path, **options: Any) -> tuple[AgingRecord, str]:
+    logger, monitor = TensorBoardLogger(folder, name="digits"), AgingMonitor(groups="layer", summary=False)
+    callbacks = [*options.pop("callbacks", []), monitor]
+    quiet_trainer(folder, callbacks=callbacks, logger=logger, **options).fit(SmallNet(), data())
+    return monitor.record, f"digits/{Path(logger.log_dir).name}"
+
+
+class Tab:
+    """The page, in the words of these tests."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.browser, self.address = browser, address
+
+    def open(self, query: str = "", **state: Any) -> None:
+        hash_ = "".join(f"&p.glassy.{key}={quote(str(value))}" for key, value in state.items())
+        open_tab(self.browser, f"{self.address}{query}#glassy{hash_}")
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> Any:
+        return self.browser.find_element("css selector", selector)
+
+    def button(self, card: str, text: str) -> Any:
+        (found,) = [b for b in self.browser.find_elements("css selector", f".{card} button") if b.text == text]
+        return found
+
+    def lines(self, card: str = "curves") -> list[dict[str, Any]]:
+        """What is drawn in a card: of each line its places and what it is called when hovered."""
+        return self.run(
+            f"return [...document.querySelector('.{card} .plot').data].map(({{x, y, customdata}}) =>"
+            " ({x: Array.from(x), y: Array.from(y), named: customdata}))"
+        )
+
+    def drawn(self, wanted: str) -> None:
+        """Wait for the picture of an axis, an observable, a number of series and a layout."""
+        wait_for(lambda: self.run("return document.querySelector('.curves-plot').dataset.drawn") == wanted)
+
+    def hash(self) -> str:
+        return self.run("return window.parent.location.hash")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AgingRecord, str]:
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, *trained(folder, max_steps=1500)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with browsing.chromium(tmp_path_factory.mktemp("browser")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address(training: tuple[Path, AgingRecord, str]) -> Iterator[str]:
+    write(training[0] / ODD, record_of(module=ODD))
+    # Behind a prefix, as on a server of many services.
+    with browsing.tensorboard(training[0], "--path_prefix", "/of/many") as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Tab]:
+    browser.get_log("browser")
+    resize(browser, 1280, 800)
+    yield Tab(browser, address)
+    assert complaints(browser) == []
+
+
+def complaints(browser: Any) -> list[str]:
+    """Errors in the console. Behind a prefix TensorBoard does not find its own fonts: these are not ours."""
+    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [message for message in errors if "/font-roboto/" not in message]
+
+
+def assert_curves(tab: Tab, record: AgingRecord, values: np.ndarray, abscissa: Any = None) -> None:
+    """The lines on the screen are those of the record, to the last digit."""
+    shown = [i for i in range(len(values)) if np.isfinite(values[i]).any()]
+    for line, i in zip(tab.lines(), shown, strict=True):
+        x = record.lags if abscissa is None else abscissa[i]
+        good = np.isfinite(values[i]) & (values[i] > 0) & np.isfinite(x) & (record.lags > 0)
+        assert line["x"] == x[good].tolist()
+        assert line["y"] == values[i][good].tolist()
+        assert line["named"][0][1] == f"{record.waiting_times[i]:,}"
+
+
+def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, AgingRecord, str]) -> None:
+    _, record, name = training
+    tab.open(runs=json.dumps([name]))
+    tab.drawn("lag,msd,1,over")
+    assert tab.run("return window.parent.location.pathname") == "/of/many/"
+    assert tab.find(".curves h2").text == "Mean squared displacement"
+    assert len(record.waiting_times) > 8
+    assert_curves(tab, record, record.msd())
+
+    tab.find("option[value='decorrelation']").click()
+    tab.drawn("lag,decorrelation,1,over")
+    assert_curves(tab, record, record.decorrelation())
+    tab.find("[data-key='group net.0']").click()
+    tab.drawn("lag,decorrelation,2,side")
+    assert len(tab.lines()) == 2 * len(record.waiting_times)
+    assert tab.lines()[-1]["y"] == [v for v in record.decorrelation("net.0")[-1] if np.isfinite(v)]
+
+    # A chip hides its curve, and the address remembers all of it.
+    chip = tab.find(".chip[data-time='1000']")
+    chip.send_keys(" ")
+    wait_for(lambda: len(tab.lines()) == 2 * len(record.waiting_times) - 2)
+    before = wait_for(lambda: "hidden=" in (found := tab.hash()) and found)
+    tab.browser.switch_to.default_content()
+    open_tab(tab.browser, tab.address + before)
+    tab.drawn("lag,decorrelation,2,side")
+    assert len(tab.lines()) == 2 * len(record.waiting_times) - 2
+    assert tab.hash() == before
+
+    # Along the run, whatever the record holds: here the learning rate.
+    (line,) = wait_for(lambda: tab.lines("along"))
+    steps, rates = record.one_time("learning_rate")
+    assert (line["x"], line["y"]) == (steps[steps > 0].tolist(), rates[steps > 0].tolist())
+
+
+def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
+    tab: Tab, training: tuple[Path, AgingRecord, str]
+) -> None:
+    _, record, name = training
+    fit = aging_exponent(record)
+    tab.open(runs=json.dumps([name]))
+    fitted = wait_for(lambda: [b for b in tab.browser.find_elements("css selector", ".fitted") if b.is_enabled()])
+    wait_for(lambda: tab.browser.find_elements("css selector", ".use"))
+    assert tab.find(".use").text.replace("\u2212", "-") == f"{fit.mu:.3f}"
+    assert len(tab.browser.find_elements("css selector", ".marks .mark")) == 1
+
+    def places(mu: float) -> np.ndarray:
+        result = np.full(record.msd().shape, np.nan)
+        used = (record.waiting_times >= fit.window[0]) & (record.waiting_times <= fit.window[1])
+        result[used] = scaled_lag(record.waiting_times[used, None], record.lags, mu, fit.variable)
+        return result
+
+    def shown(mu: float) -> np.ndarray:
+        return np.where(np.isfinite(places(mu)), record.msd(), np.nan)
+
+    fitted[0].click()
+    tab.drawn(f"{fit.variable},msd,1,over")
+    assert_curves(tab, record, shown(fit.mu), places(fit.mu))
+    quality = tab.find(".quality").text
+
+    # By keyboard: the arrow keys move it, and the curves with it.
+    slider = tab.find("#mu")
+    slider.send_keys("\ue014" * 40)  # arrow right
+    mu = float(slider.get_attribute("value"))
+    assert mu > fit.mu + 0.1
+    wait_for(lambda: f"p.glassy.mu={mu:g}" in tab.hash())
+    wait_for(lambda: tab.lines()[-1]["x"][0] == places(mu)[-1][0])
+    assert_curves(tab, record, shown(mu), places(mu))
+    assert tab.find(".quality").text != quality
+
+    # So is the axis, which keeps the focus.
+    tab.find("input[name='x']:checked").send_keys("\ue012" * (1 if fit.variable == "plain" else 2))  # arrow left
+    wait_for(lambda: tab.run("return document.activeElement.value + document.activeElement.checked") == "lagtrue")
+    tab.drawn("lag,msd,1,over")
+    assert_curves(tab, record, record.msd())
+
+
+def test_the_threshold_is_dragged_and_typed(tab: Tab, training: tuple[Path, AgingRecord, str]) -> None:
+    _, record, name = training
+    tab.open(runs=json.dumps([name]))
+    box = wait_for(lambda: (found := tab.find(".threshold .number")).get_attribute("value") and found)
+    middle = float(np.nanmedian(record.msd()[4:]))
+    tab.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))", box, f"{middle:.3g}")
+    aim = float(f"{middle:.3g}")
+
+    def crossings() -> list[float]:
+        found = lag_to_threshold(record.lags[record.lags > 0], record.msd()[:, record.lags > 0], aim).lags
+        used = record.waiting_times >= aging_exponent(record).window[0]
+        return found[used & np.isfinite(found)].tolist()
+
+    wait_for(lambda: tab.lines("threshold") and tab.lines("threshold")[0]["y"] == crossings())
+    shape = "return document.querySelector('.curves-plot').layout.shapes[0].y0"
+    wait_for(lambda: tab.run(shape) == aim)
+
+    # The line on the chart is dragged upwards, with the mouse.
+    from selenium.webdriver import ActionChains
+
+    line = wait_for(lambda: tab.find(".curves-plot .shapelayer path"))
+    ActionChains(tab.browser).move_to_element(line).click_and_hold().move_by_offset(0, -40).release().perform()
+    wait_for(lambda: tab.run(shape) != aim)
+    aim = float(tab.find(".threshold .number").get_attribute("value"))
+    assert aim > middle
+    wait_for(lambda: tab.lines("threshold") and tab.lines("threshold")[0]["y"] == crossings())
+
+
+def test_pictures_and_numbers_are_exported(tab: Tab, training: tuple[Path, AgingRecord, str]) -> None:
+    _, record, name = training
+    downloads = Path(tab.browser.capabilities["chrome"]["userDataDir"]).parent / "downloads"
+    tab.open(runs=json.dumps([name]))
+    tab.drawn("lag,msd,1,over")
+    for format_ in ("PNG", "SVG", "CSV"):
+        tab.button("curves", format_).click()
+    stem = downloads / "glassy_mean_squared_displacement"
+    for suffix in (".png", ".svg", ".csv"):
+        wait_for(lambda suffix=suffix: stem.with_suffix(suffix).exists())
+    assert stem.with_suffix(".png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert stem.with_suffix(".png").stat().st_size > 20_000
+    svg = stem.with_suffix(".svg").read_text()
+    assert svg.startswith("<svg")
+    assert svg.count("js-line") == len(record.waiting_times)
+    rows = list(csv.DictReader(stem.with_suffix(".csv").open()))
+    waiting_times, lags = record.pairs
+    assert [(int(row["waiting_time"]), int(row["lag"])) for row in rows] == list(zip(waiting_times, lags, strict=True))
+    assert [float(row["msd"]) for row in rows] == record.msd()[np.isfinite(record.msd())].tolist()
+    assert {row["run"] for row in rows} == {name}
+
+
+def test_names_are_text_wherever_they_are_shown(tab: Tab) -> None:
+    tab.open(groups=json.dumps(["all", "<b>layer</b>"]))
+    tab.drawn("lag,msd,3,side")
+    titles = tab.run("return [...document.querySelectorAll('.curves-plot .annotation-text')].map((e) => e.textContent)")
+    assert ODD in titles
+    assert f"{ODD} · <b>layer</b>" in titles
+    assert ODD in tab.find(".runs").text
+    wait_for(lambda: ODD in tab.find(".fit table").text)
+    tab.run("Plotly.Fx.hover(document.querySelector('.curves-plot'), [{curveNumber: 0, pointNumber: 3}], 'xy')")
+    hover = wait_for(lambda: tab.find(".curves-plot .hovertext").get_attribute("textContent"))
+    assert hover.startswith(ODD)
+    assert tab.run("return document.querySelectorAll('img, b.layer').length") == 0
+    assert tab.run("return document.pwned || window.parent.document.pwned || null") is None
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_it_is_readable_in_light_and_dark_on_a_desk_and_on_a_phone(tab: Tab, width: int, height: int) -> None:
+    resize(tab.browser, width, height)
+    tab.open()
+    tab.drawn("lag,msd,2,side")
+    assert tab.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    for element in tab.browser.find_elements("css selector", ".card, .plot, .chip"):
+        if element.is_displayed():
+            assert element.rect["x"] >= 0
+            assert element.rect["x"] + element.rect["width"] <= width
+    # What TensorBoard's button for the dark theme does.
+    light = tab.run("return document.querySelector('.curves-plot').layout.paper_bgcolor")
+    tab.run("window.parent.document.body.classList.add('dark-mode')")
+    wait_for(lambda: tab.run("return document.querySelector('.curves-plot').layout.paper_bgcolor") != light)
+    assert tab.run("return document.documentElement.dataset.theme") == "dark"
+    tab.run("window.parent.document.body.classList.remove('dark-mode')")
+    wait_for(lambda: tab.run("return document.querySelector('.curves-plot').layout.paper_bgcolor") == light)
+
+
+class Pause(Callback):
+    """Stops a training at some steps until it is told to go on."""
+
+    def __init__(self, *steps: int) -> None:
+        self.gates = {step: threading.Event() for step in steps}
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step in self.gates:
+            assert self.gates[trainer.global_step].wait(120)
+
+
+def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an empty page, with TensorBoard's slow loading; by the page's own refresh and by the Reload button."""
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    pause, records = Pause(150, 300), []
+    thread = threading.Thread(
+        target=lambda: records.append(trained(tmp_path, max_steps=600, callbacks=[pause])[0]), daemon=True
+    )
+    options = ("--load_fast", "false", "--reload_interval", "1")
+    with browsing.tensorboard(tmp_path, *options) as address:
+        tab = Tab(browser, address)
+        tab.open()
+        assert "No aging curves here yet" in tab.find(".nothing").text
+        assert "AgingMonitor()" in tab.find(".nothing pre").text
+        thread.start()
+        steps = (
+            "const number = (text) => Number(text.replace(/,/g, ''));"
+            "const lines = [...document.querySelector('.curves-plot').data ?? []];"
+            "return Math.max(0, ...lines.flatMap((line) => line.customdata.map((d) => number(d[1]) + number(d[2]))))"
+        )
+        wait_for(lambda: 100 < tab.run(steps) <= 150)  # by itself
+        pause.gates[150].set()
+        wait_for(lambda: 150 < tab.run(steps) <= 300)
+        # A page that nobody looks at does not ask; then only the button is left.
+        tab.run("Object.defineProperty(document, 'hidden', {get: () => true})")
+        pause.gates[300].set()
+        thread.join(60)
+        (record,) = records
+        tab.browser.switch_to.default_content()
+        reload = tab.browser.find_element("css selector", "app-header-reload button, button[title*='eload']")
+
+        def reloaded() -> bool:
+            tab.browser.switch_to.default_content()
+            reload.click()
+            tab.browser.switch_to.frame(tab.find("iframe"))
+            return bool(tab.run(steps) > 300)
+
+        wait_for(reloaded)
+        last = max(np.add(*record.pairs))
+        wait_for(lambda: tab.run(steps) == last)
+        assert_curves(tab, record, record.msd())
+        assert complaints(browser) == []

@@ -1,0 +1,661 @@
+"""What the tab Glassy is told: read back through TensorBoard's own data providers from real event files."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.application import TensorBoardWSGI
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.data import server_ingester
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.util.grpc_util import ChannelCredsType
+from torch.utils.tensorboard import SummaryWriter
+from werkzeug.test import Client
+
+from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule, RecordError, cli
+from lightning_glassy.analysis import collapse, diffusion, lag_to_threshold, relaxation_curves, scaled_lag
+from lightning_glassy.analysis.plateaus import above_plateaus
+from lightning_glassy.observables import Array
+from lightning_glassy.report import report
+from lightning_glassy.sinks import tensorboard as sink_module
+from lightning_glassy.sinks.tensorboard import TensorBoardSink
+from lightning_glassy.tensorboard import parts
+from lightning_glassy.tensorboard.events import Place, place_of, summary, tag_of
+from lightning_glassy.tensorboard.plugin import GlassyPlugin
+from tests.helpers import SmallNet, data, quiet_trainer
+from tests.test_report import record_of
+
+ODD = "<img src=x onerror=alert(1)>"
+
+
+def write(folder: Path, *records: AgingRecord, monitor: str = "glassy") -> None:
+    """Records as the sink writes them, each the record of a training of its own in the same directory."""
+    for record in records:
+        writer = SummaryWriter(folder)
+        TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(folder)), monitor)._write_part(record)
+        writer.close()
+
+
+def slow(logdir: Path) -> Any:
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    return MultiplexerDataProvider(multiplexer, str(logdir))
+
+
+@pytest.fixture
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Any]]:
+    """TensorBoard's data server, a process of its own."""
+    with ExitStack() as stack:
+
+        def start(logdir: Path) -> Any:
+            port_file = tmp_path_factory.mktemp("server") / "port"
+            binary = server_ingester.get_server_binary().path
+            command = [binary, f"--logdir={logdir}", "--reload=1", "--port=0", f"--port-file={port_file}"]
+            server = stack.enter_context(subprocess.Popen(command))
+            stack.callback(server.kill)
+            wait_until(lambda: port_file.exists() and port_file.read_text().endswith("\n"))
+            ingester = server_ingester.ExistingServerDataIngester(
+                f"localhost:{int(port_file.read_text())}", channel_creds_type=ChannelCredsType.LOCAL
+            )
+            ingester.start()
+            return ingester.data_provider
+
+        yield start
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(params=["fast", "slow"])
+def provider(request: pytest.FixtureRequest, fast: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    return fast if request.param == "fast" else slow
+
+
+class Page:
+    """The plugin behind TensorBoard's own server, as the page speaks to it."""
+
+    def __init__(self, provider: Any) -> None:
+        self.plugin = GlassyPlugin(TBContext(data_provider=provider))
+        self.client = Client(TensorBoardWSGI([self.plugin], data_provider=provider))
+
+    def get(self, path: str, **arguments: Any) -> Any:
+        return self.client.get(f"/data/plugin/glassy/{path}", query_string=arguments)
+
+    def ask(self, path: str, **arguments: Any) -> Any:
+        response = self.get(path, **arguments)
+        assert response.status_code == 200, response.text
+        # Strictly JSON: NaN is none.
+        return json.loads(response.text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+    def runs(self) -> dict[str, Any]:
+        return {run["name"]: run for run in self.ask("runs")["runs"]}
+
+    def wait_for(self, n_runs: int) -> dict[str, Any]:
+        """The data server reads in the background."""
+        wait_until(lambda: len(self.runs()) >= n_runs)
+        found = self.runs()
+        assert len(found) == n_runs
+        return found
+
+
+def same(answer: list[list[float | None]], values: Array) -> bool:
+    """Whether a matrix in JSON is one of NumPy, to the last digit."""
+    return np.array_equal(np.array(answer, dtype=np.float64), values, equal_nan=True)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    write(tmp_path / "one", record_of())
+    return Page(slow(tmp_path))
+
+
+# ---------------------------------------------------------------------- from the training to the tab
+
+
+def test_the_record_of_a_training_is_in_its_event_files(
+    tmp_path: Path, provider: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)  # a part at every event
+    logger, monitor = TensorBoardLogger(tmp_path, name="a"), AgingMonitor(groups="layer", summary=False)
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=300).fit(SmallNet(), data())
+    page = Page(provider(tmp_path))
+    wait_until(lambda: page.runs().get("a/version_0", {}).get("n_pairs") == len(monitor.record))
+    (run,) = page.plugin._runs.known(None, "").values()
+    assert run.record == monitor.record
+    assert run.record.meta == monitor.record.meta
+    assert len(monitor.record) > 100
+
+
+def test_parts_together_are_the_record_whatever_is_in_it() -> None:
+    record = record_of(n_replica=3, module="Net")
+    grown = AgingRecord(record.n_parameters, n_replica=3, meta={"module": "Net"})
+    written, found, moments = parts.Written(), [], np.moveaxis(record.moments, 0, 1)
+    for i, (waiting_time, lag) in enumerate(zip(*record.pairs, strict=True)):
+        grown.append(waiting_time, lag, moments[i] if i % 7 else np.full_like(moments[i], np.nan))
+        grown.append_one_time("loss", i // 2, np.nan if i % 3 else 1 / (i + 1))  # a later value for a step wins
+        if i == 50:
+            grown.meta["note"] = ODD
+        if i % 20 == 0:
+            content, written = parts.next_part(grown, written)
+            found.append(content)
+    content, written = parts.next_part(grown, written)
+    found.append(content)
+    assert parts.assemble(found) == grown
+    assert parts.assemble(found).meta == grown.meta
+    assert parts.next_part(grown, written) == (None, written)
+    tag = tag_of(Place("my_record/monitor", "0123456789abcdef", 17))
+    assert place_of(tag) == Place("my_record/monitor", "0123456789abcdef", 17)
+    assert place_of("glassy/msd/tw_10") is None
+
+
+def test_event_files_grow_by_less_than_three_records_in_a_million_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At worst: every event is a part of its own, as in a training so slow that five seconds pass between two."""
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    monkeypatch.setattr(sink_module, "scalars", lambda *_: [])
+    monkeypatch.setattr(TensorBoardSink, "_draw", lambda *_: None)
+    writer = SummaryWriter(tmp_path / "events")
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
+    schedule = LogTimeSchedule.logspaced(10**6)
+    record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"module": "Net", "notes": "x" * 1000})
+    for event in schedule.events:
+        for waiting_time in event.waiting_times:
+            record.append(waiting_time, event.step - waiting_time, np.random.default_rng(0).random((1, 9)))
+        record.append_one_time("learning_rate", event.step, 0.05)
+        sink.update(record, [], event.step)
+    sink.close(record)
+    writer.close()
+    assert len(record) == len(schedule.pairs) > 1000
+    (events,) = (tmp_path / "events").iterdir()
+    size = record.save(tmp_path / "record.npz").stat().st_size
+    assert size < events.stat().st_size < 3 * size
+
+
+def test_parts_are_at_least_five_seconds_apart_and_what_is_left_comes_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(sink_module.time, "monotonic", lambda: clock[0])
+    written: list[int] = []
+    events = SimpleNamespace(add_summary=lambda part, step: written.append(step))
+    experiment = SimpleNamespace(_get_file_writer=lambda: events, flush=lambda: None, add_figure=lambda *_, **__: None)
+    sink = TensorBoardSink(SimpleNamespace(experiment=experiment), "glassy")
+    record = AgingRecord({"all": 1})
+    for step in range(1, 41):
+        record.append(0, step, np.ones((1, 7)))
+        sink.update(record, [], step)
+        clock[0] += 1
+    sink.close(record)
+    assert written == [1, 6, 11, 16, 21, 26, 31, 36, 40]
+
+
+def test_a_part_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path / "one")
+    sink, record = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy"), record_of()
+    sink._logger = SimpleNamespace(experiment=SimpleNamespace())
+    with pytest.raises(AttributeError):
+        sink._write_part(record)
+    sink._logger = SimpleNamespace(experiment=writer)
+    sink._write_part(record)
+    writer.close()
+    assert Page(slow(tmp_path)).runs()["one"]["n_pairs"] == len(record)
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    walk = np.cumsum(np.random.default_rng(1).normal(size=(2001, 300)), axis=0)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(2000), groups={ODD: range(10)})
+    for step in (0, 1, 10, 100, 1000, 2000):
+        record.append_one_time("gradient_noise", step, 1 / (1 + step))
+        record.append_one_time(ODD, step, step / 3)
+    write(tmp_path / ODD, record)
+    page = Page(provider(tmp_path))
+    ((name, described),) = page.wait_for(1).items()
+    assert name == ODD
+    assert [group["name"] for group in described["groups"]] == ["all", ODD]
+    assert described["series"] == ["gradient_noise", ODD]
+    assert described["last_step"] == 2000
+    positive, eps = record.lags > 0, record.overlap_thresholds[1]
+    for observable, more, values in (
+        ("msd", {}, record.msd()),
+        ("msd", {"group": ODD}, record.msd(ODD)),
+        ("normalised_msd", {}, record.msd(normalise="noise")),
+        ("decorrelation", {}, record.decorrelation()),
+        ("overlap", {"eps": repr(eps)}, record.overlap(eps)),
+        ("non_gaussian", {}, record.non_gaussian()),
+    ):
+        choice = {"run": name, "group": "all", "observable": observable} | more
+        (answer,) = page.ask("curves", **choice)["series"]
+        assert (answer["run"], answer["group"]) == (name, choice["group"])
+        assert answer["waiting_times"] == record.waiting_times.tolist()
+        assert answer["lags"] == record.lags[positive].tolist()
+        assert same(answer["values"], values[:, positive])
+        assert answer["band"] is None
+
+    choice = {"run": name, "group": "all", "observable": "msd"}
+    (fitted,) = page.ask("fits", **choice)["series"]
+    found = report(record)
+    assert fitted["aging_exponent"] == found.to_dict()["aging_exponent"]
+    assert fitted["verdict"] == found.to_dict()["verdict"]
+    assert fitted["text"] == str(found)
+
+    first, last = found.exponent.window
+    used = (record.waiting_times >= first) & (record.waiting_times <= last)
+    times = record.waiting_times[used]
+    for variable in ("effective", "plain"):
+        (answer,) = page.ask("collapse", **choice, mu="0.3", variable=variable)["series"]
+        expected = np.full((len(record.waiting_times), positive.sum()), np.nan)
+        expected[used] = scaled_lag(times[:, None], record.lags[positive], 0.3, variable)
+        assert same(answer["scaled_lags"], expected)
+        fallen = collapse(above_plateaus(relaxation_curves(record).between(first, last)), 0.3, variable)
+        assert np.array_equal(fallen.scaled_lags, expected[used])
+        assert answer["quality"] == fallen.quality
+    fit = found.exponent
+    (answer,) = page.ask("collapse", **choice, mu=repr(fit.mu), variable=fit.variable)["series"]
+    assert answer["quality"] == fit.qualities[fit.method]
+
+    (answer,) = page.ask("crossings", **choice, threshold="150")["series"]
+    crossing = lag_to_threshold(record.lags[positive], record.msd()[:, positive], 150.0)
+    assert answer["waiting_times"] == times.tolist()
+    assert same([answer["lags"]], crossing.lags[None, used])
+    reached = np.isfinite(crossing.lags[used])
+    assert answer["late"] == (~reached).sum()
+    slope = np.polyfit(np.log(times[reached]), np.log(crossing.lags[used][reached]), 1)[0]
+    assert math.isclose(answer["slope"], slope, rel_tol=1e-9)
+
+    (answer,) = page.ask("exponents", run=name, group="all")["series"]
+    assert same(answer["values"], diffusion(record).exponents)
+    (answer,) = page.ask("series", run=name)["series"]
+    for series in ("gradient_noise", ODD):
+        steps, values = record.one_time(series)
+        assert answer["one_time"][series] == {"steps": steps.tolist(), "values": values.tolist()}
+
+
+def test_replicas_have_bands_and_an_interval(tmp_path: Path) -> None:
+    whole = record_of(n_replica=8)
+    write(tmp_path / "all_of_them", whole)
+    for i in range(8):
+        single = AgingRecord(whole.n_parameters, meta={"seed": i})
+        for waiting_time, lag, row in zip(*whole.pairs, whole.moments[i], strict=True):
+            single.append(waiting_time, lag, row)
+        write(tmp_path / f"seed_{i}", single)
+    page = Page(slow(tmp_path))
+    names = sorted(page.runs())
+    choice = {"group": "all", "observable": "msd"}
+    (stored,) = page.ask("curves", run="all_of_them", **choice)["series"]
+    (joined,) = page.ask("curves", run=names[1:], together="1", **choice)["series"]
+    error = whole.msd().std(axis=0, ddof=1) / np.sqrt(8)
+    for answer in (stored, joined):
+        assert same(answer["values"], whole.msd().mean(axis=0))
+        assert same(answer["band"]["low"], whole.msd().mean(axis=0) - error)
+        assert same(answer["band"]["high"], whole.msd().mean(axis=0) + error)
+    (fitted,) = page.ask("fits", run=names[1:], together="1", **choice)["series"]
+    assert fitted["aging_exponent"]["interval"] == list(report(whole).exponent.interval)
+    assert page.ask("series", run=names[1:], together="1")["series"][0]["run"] == "8 runs together"
+
+
+# ---------------------------------------------------------------------- what is wrong with a question
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "words"),
+    [
+        ("runs", {"run": "one"}, "'run' is not an argument of this; there are none"),
+        ("curves", {}, "observable=nothing is not one of msd, normalised_msd"),
+        ("curves", {"observable": "entropy"}, "observable=entropy is not one of"),
+        ("curves", {"observable": "msd"}, "run is missing: name at least one"),
+        ("curves", {"observable": "msd", "run": "one"}, "group is missing"),
+        ("curves", {"observable": "msd", "run": "../one", "group": "all"}, "run='../one' is not known; /runs lists"),
+        ("curves", {"observable": "msd", "run": "one", "group": "head"}, "group='head' is in none of the runs"),
+        ("curves", {"observable": "msd", "run": "one", "group": "all", "eps": "1"}, "eps belongs to the overlap"),
+        ("curves", {"observable": "overlap", "run": "one", "group": "all", "eps": "x"}, "eps=x is not a number"),
+        ("curves", {"observable": "msd", "run": [f"r{i}" for i in range(201)], "group": "all"}, "ask for 200 at a"),
+        ("curves", {"observable": "msd", "run": "one", "group": "all", "mu": "1"}, "'mu' is not an argument of this"),
+        ("curves", {"observable": ["msd", "overlap"], "run": "one", "group": "all"}, "observable=msd, overlap is not"),
+        ("curves", {"observable": "msd", "run": "one", "group": "all", "together": "1"}, "needs two or more runs"),
+        ("curves", {"observable": "msd", "run": "one", "group": "all", "together": "x"}, "together=x is not one of"),
+        ("collapse", {"observable": "msd", "run": "one", "group": "all", "variable": "plain"}, "mu=nothing is not a"),
+        ("collapse", {"observable": "msd", "run": "one", "group": "all", "mu": "nan"}, "mu=nan is not a finite number"),
+        ("collapse", {"observable": "msd", "run": "one", "group": "all", "mu": "1", "variable": "x"}, "variable=x is"),
+        ("collapse", {"observable": "msd", "run": "one", "group": "all", "mu": "9", "variable": "plain"}, "between -2"),
+        ("crossings", {"observable": "msd", "run": "one", "group": "all"}, "threshold=nothing is not a number"),
+        ("crossings", {"observable": "msd", "run": "one", "group": "all", "threshold": "-1"}, "must be positive"),
+        ("crossings", {"observable": "non_gaussian", "run": "one", "group": "all", "threshold": "1"}, "no relaxation"),
+        ("exponents", {"run": "one", "group": "all", "observable": "msd"}, "'observable' is not an argument"),
+        ("series", {"run": "two"}, "run='two' is not known"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_gets_a_sentence(page: Page, path: str, arguments: Any, words: str) -> None:
+    response = page.get(path, **arguments)
+    assert response.status_code == 400
+    assert words in response.get_json()["error"]
+
+
+def test_other_methods_are_refused(page: Page) -> None:
+    response = page.client.post("/data/plugin/glassy/runs")
+    assert (response.status_code, response.get_json()["error"]) == (405, "POST is not answered here, GET is")
+
+
+def test_what_one_run_lacks_is_said_of_this_run_alone(tmp_path: Path) -> None:
+    noisy = record_of()
+    noisy.append_one_time("gradient_noise", 1, 1.0)
+    write(tmp_path / "noisy", noisy)
+    write(tmp_path / "plain", record_of(seed=1))
+    write(tmp_path / "short", record_of(schedule=LogTimeSchedule([0, 1], [1, 2, 5])))
+    page = Page(slow(tmp_path))
+    choice = {"run": ["noisy", "plain", "short"], "group": ["all"]}
+    answers = page.ask("curves", observable="normalised_msd", **choice)["series"]
+    assert ["error" in answer for answer in answers] == [False, True, True]
+    assert "no one-time series 'gradient_noise'" in answers[1]["error"]
+    fits = page.ask("fits", observable="msd", **choice)["series"]
+    assert fits[0]["aging_exponent"]["mu"]
+    assert (fits[2]["aging_exponent"], "3 are needed" in fits[2]["why_no_exponent"]) == (None, True)
+    scaled = page.ask("collapse", observable="msd", mu="0.5", variable="plain", **choice)["series"]
+    assert not any("error" in answer for answer in scaled)
+    response = page.get("curves", observable="msd", together="1", **choice)
+    assert response.status_code == 400
+    assert "these runs are not replicas of each other: records[2] does not match" in response.get_json()["error"]
+
+
+def test_a_group_that_only_some_runs_have_is_answered_for_those(tmp_path: Path) -> None:
+    write(tmp_path / "layers", record_of())
+    other = AgingRecord({"all": 5})
+    other.append(1, 1, np.ones((1, 7)))
+    write(tmp_path / "whole", other)
+    page = Page(slow(tmp_path))
+    choice = {"run": ["layers", "whole"], "group": ["all", "<b>layer</b>"], "observable": "msd"}
+    answers = page.ask("curves", **choice)["series"]
+    assert [(a["run"], a["group"]) for a in answers] == [
+        ("layers", "all"),
+        ("layers", "<b>layer</b>"),
+        ("whole", "all"),
+    ]
+
+
+# ---------------------------------------------------------------------- data of every kind
+
+
+def test_without_data_there_is_a_tab_that_waits(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    page = Page(provider(tmp_path))
+    assert page.ask("runs") == {"runs": []}
+    assert not page.plugin.is_active()
+    metadata = page.plugin.frontend_metadata()
+    assert (metadata.tab_name, metadata.es_module_path) == ("Glassy", "/index.js")
+    assert GlassyPlugin(TBContext()).get_plugin_apps()  # a TensorBoard without a data provider starts, too
+
+
+def test_half_written_files_give_what_is_whole_in_them(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    whole, writer = record_of(), SummaryWriter(tmp_path / "one")
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
+    half = AgingRecord(whole.n_parameters)
+    for i, (waiting_time, lag, row) in enumerate(zip(*whole.pairs, whole.moments, strict=True)):
+        half.append(waiting_time, lag, row)
+        if i in (30, 60):
+            sink._write_part(half)
+    writer.close()
+    (file,) = (tmp_path / "one").iterdir()
+    file.write_bytes(file.read_bytes()[:-100])
+    assert Page(provider(tmp_path)).wait_for(1)["one"]["n_pairs"] == 31
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -1.0, 1e300])
+def test_records_without_physics_are_answered(tmp_path: Path, value: float) -> None:
+    record = AgingRecord({"all": 10}, overlap_thresholds=[0.1])
+    for waiting_time, lag in LogTimeSchedule.logspaced(1000).pairs:
+        record.append(waiting_time, lag, np.full((1, 8), value))
+    record.append_one_time("loss", 3, value)
+    write(tmp_path / "one", record)
+    page = Page(slow(tmp_path))
+    for observable in ("msd", "decorrelation", "overlap", "non_gaussian"):
+        choice = {"run": "one", "group": "all", "observable": observable}
+        page.ask("curves", **choice)
+        page.ask("fits", **choice)
+        page.ask("collapse", mu="1", variable="effective", **choice)
+        if observable != "non_gaussian":
+            page.ask("crossings", threshold="0.5", **choice)
+    page.ask("exponents", run="one", group="all")
+    page.ask("series", run="one")
+
+
+def test_a_hundred_runs_are_listed_and_drawn(tmp_path: Path) -> None:
+    for i in range(100):
+        write(tmp_path / f"{i:02d}", record_of(seed=i, schedule=LogTimeSchedule([0, 1, 10], [1, 10, 100])))
+    page = Page(slow(tmp_path))
+    names = list(page.runs())
+    assert len(names) == 100
+    answers = page.ask("curves", run=names, group="all", observable="msd")["series"]
+    assert [answer["run"] for answer in answers] == names
+
+
+def test_records_too_large_for_one_message_are_read_one_by_one(tmp_path: Path) -> None:
+    write(tmp_path / "one", record_of())
+    write(tmp_path / "two", record_of(seed=1))
+    provider = slow(tmp_path)
+    whole = provider.list_tensors
+
+    def limited(context: Any, run_tag_filter: Any = None, **question: Any) -> Any:
+        if run_tag_filter is None:
+            raise RuntimeError("Received message larger than max")
+        return whole(context, run_tag_filter=run_tag_filter, **question)
+
+    provider.list_tensors = limited
+    assert list(Page(provider).runs()) == ["one", "two"]
+
+
+def test_a_resumed_run_in_the_same_directory(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    first, other = record_of(), record_of(seed=1)
+    longer = AgingRecord(first.n_parameters)
+    for waiting_time, lag, row in zip(*first.pairs, first.moments, strict=True):
+        longer.append(waiting_time, lag, row)
+    longer.append(20_000, 1, first.moments[0])
+    write(tmp_path / "new", first, other)  # a new record, whose steps begin again
+    write(tmp_path / "on", first, longer)  # one that goes on from the earlier one
+    write(tmp_path / "on", other, monitor="head")
+    page = Page(provider(tmp_path))
+    runs = page.wait_for(4)
+    assert list(runs) == ["new (1)", "new (2)", "on", "on · head"]
+    assert runs["on"]["n_pairs"] == len(first) + 1
+    (answer,) = page.ask("curves", run="new (2)", group="all", observable="msd")["series"]
+    assert same(answer["values"], other.msd())
+
+
+def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path / "one")
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
+    record = AgingRecord({"all": 1})
+    multiplexer = EventMultiplexer()
+    page = Page(MultiplexerDataProvider(multiplexer, ""))
+    versions = []
+    for lag in (1, 2):
+        record.append(1, lag, np.ones((1, 7)))
+        sink._write_part(record)
+        if lag == 1:
+            multiplexer.AddRun(str(tmp_path / "one"), "one")
+        multiplexer.Reload()
+        if lag == 2:
+            (answer,) = page.ask("curves", run="one", group="all", observable="msd")["series"]
+            assert answer["lags"] == [1]
+        versions.append(page.runs()["one"]["version"])
+        (answer,) = page.ask("curves", run="one", group="all", observable="msd")["series"]
+        assert answer["lags"] == list(range(1, lag + 1))
+    writer.close()
+    assert versions[0] != versions[1]
+
+
+# ---------------------------------------------------------------------- crafted data
+
+HEADER = {
+    "format": "lightning_glassy.AgingRecord",
+    "version": 1,
+    "n_parameters": {"all": 3},
+    "n_sampled": {"all": 3},
+    "overlap_thresholds": [],
+    "n_replica": None,
+    "meta": {},
+}
+
+
+def part(rows: int = 0, numbers: bytes = b"", one_time: Any = None, **header: Any) -> bytes:
+    head = {"rows": rows, "one_time": {} if one_time is None else one_time, "header": HEADER | header}
+    return json.dumps(head).encode() + b"\n" + numbers
+
+
+def plane(n: int) -> bytes:
+    """As many rows of which no two share a time: the plane has the square of them."""
+    times = np.stack([np.arange(n), np.arange(n)], axis=1).astype("<i8")
+    return times.tobytes() + np.ones((n, 7)).astype("<f8").tobytes()
+
+
+CRAFTED = {
+    "empty": b"",
+    "no JSON": b"\xff\xfe{{{\n",
+    "a list": b"[]\n",
+    "deep": b"[" * 100_000 + b"]" * 100_000 + b"\n",
+    "no header": json.dumps({"rows": 0, "one_time": {}}).encode() + b"\n",
+    "another format": part(format="pickle"),
+    "a newer version": part(version=99),
+    "no version": part(version="1"),
+    "more rows than bytes": part(rows=10**15),
+    "negative": part(rows=-1),
+    "not a number of rows": part(rows=1.5),  # type: ignore[arg-type]
+    "cut": part(rows=1, numbers=b"\0" * 71),
+    "too long": part(rows=1, numbers=b"\0" * 80),
+    "series": part(one_time={"loss": 10**12}),
+    "a list of series": part(one_time=["loss"]),
+    "no group": part(n_parameters={}),
+    "groups": part(n_parameters=[1, 2]),
+    "many replicas": part(n_replica=10**12),
+    "replicas without rows": part(rows=1, numbers=b"\0" * 72, n_replica=10**6),
+    "a negative step": part(rows=1, numbers=b"\xff" * 16 + b"\0" * 56),
+    "twice": part(rows=2, numbers=b"\0" * 144),
+    "a sparse plane": part(rows=20_000, numbers=plane(20_000)),
+}
+
+
+@pytest.mark.parametrize("what", CRAFTED)
+def test_crafted_parts_are_an_error_and_not_an_allocation(what: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecordError):
+            parts.assemble([CRAFTED[what]])
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_crafted_run_is_an_error_beside_the_others(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    write(tmp_path / "good", record_of())
+    for name, content, tag in (
+        ("newer", part(version=99), "glassy_record/0123456789abcdef/0"),
+        ("nameless", part(), "whatever"),
+        ("late", part(), "glassy_record/0123456789abcdef/7"),
+    ):
+        writer = SummaryWriter(tmp_path / name)
+        made: Summary = summary(tag, content)
+        # A tensor that claims a terabyte: nobody unpacks it.
+        made.value[0].tensor.float_val.append(1.0)
+        made.value[0].tensor.tensor_shape.dim[0].size = 2**38
+        writer._get_file_writer().add_summary(made, 0)
+        writer.close()
+    page = Page(provider(tmp_path))
+    runs = page.wait_for(4)
+    assert "written in format 99" in runs["newer"]["error"]
+    assert runs["late"]["n_pairs"] == 0
+    (answer,) = page.ask("curves", run="late", group="all", observable="msd")["series"]
+    assert answer["lags"] == []
+    answers = page.ask("curves", run=["good", "newer"], group="all", observable="msd")["series"]
+    assert same(answers[0]["values"], record_of().msd())
+    assert answers[1]["error"].startswith("newer: written in format 99")
+
+
+# ---------------------------------------------------------------------- the plugin itself
+
+
+def test_tensorboard_finds_it_and_it_imports_nothing_heavy() -> None:
+    (found,) = [entry for entry in entry_points(group="tensorboard_plugins") if entry.name == "glassy"]
+    assert found.load() is GlassyPlugin
+    code = (
+        "import sys; from tensorboard.plugins.base_plugin import TBContext\n"
+        "from lightning_glassy.tensorboard.plugin import GlassyPlugin\n"
+        "GlassyPlugin(TBContext()).get_plugin_apps()\n"
+        "print([m for m in ('torch', 'lightning', 'pytorch_lightning', 'scipy', 'matplotlib', 'plotly', 'pandas') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_page_is_served_from_the_package_and_nothing_else(page: Page) -> None:
+    static = files("lightning_glassy.tensorboard") / "static"
+    names = sorted(file.name for file in static.iterdir() if file.is_file())
+    assert {"index.js", "style.css"} < set(names)
+    for name in names:
+        response = page.get(name)
+        assert (response.status_code, response.data) == (200, (static / name).read_bytes())
+        assert response.content_type.split(";")[0] == ("text/css" if name.endswith("css") else "text/javascript")
+        # Nothing is fetched from outside.
+        assert "//" not in response.text.replace("// ", "").replace("//\n", "")
+    plotly = page.client.get("/data/plugin/glassy/plotly.min.js", headers={"Accept-Encoding": "identity"})
+    assert plotly.data == (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    for path in ("../plugin.py", "static/index.js", "%2e%2e/plugin.py", "..%2fplugin.py", "//etc/passwd", "index.js/x"):
+        assert page.client.get(f"/data/plugin/glassy/{path}").status_code == 404
+
+
+def test_without_plotly_the_page_is_told_the_extra(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_glassy.tensorboard import plugin
+
+    plugin._compressed_plotly.cache_clear()
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    response = page.get("plotly.min.js")
+    assert response.status_code == 404
+    assert "lightning-glassy[tensorboard]" in response.get_json()["error"]
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_the_command_starts_tensorboard_with_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard import program
+
+    flags: list[Any] = []
+    monkeypatch.setattr(program.TensorBoard, "main", lambda self: flags.append(self.flags) or 0)
+    assert cli.main(["tensorboard", str(tmp_path), "--port", "6007", "--reload_interval=60"]) == 0
+    (found,) = flags
+    assert (found.logdir, found.port, found.reload_interval) == (str(tmp_path), 6007, 60)
+    assert found.reload_multifile
+    assert found.samples_per_plugin["images"] == 100
+
+
+def test_the_command_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["tensorboard", str(tmp_path / "none")]) == 2
+    assert "none: there is no such directory" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert cli.main(["tensorboard", str(tmp_path)]) == 2
+    assert "pip install 'lightning-glassy[tensorboard]'" in capsys.readouterr().err
