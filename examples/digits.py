@@ -205,7 +205,7 @@ def main() -> None:
     print(f"    figure       {figure}")
     print("\n".join(f"    {line}" for line in where))
     print("    again        .venv/bin/lightning-glassy report RECORD")
-    print(f"    TensorBoard  .venv/bin/tensorboard --logdir {options.out}")
+    print(f"    TensorBoard  .venv/bin/lightning-glassy tensorboard {options.out}")
 
 
 if __name__ == "__main__":

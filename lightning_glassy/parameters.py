@@ -345,7 +345,7 @@ class Bucket:
         tiles: list[Tile] = []
         for piece, cell in zip(self._pieces, self._cells, strict=True):
             # To put a tile together costs a copy; a large tensor is spared it.
-            large = piece.stop - piece.start >= size // 4 and piece.indices is None
+            large = piece.stop - piece.start >= size // 2 and piece.indices is None
             start = piece.start
             while start < piece.stop:
                 last = tiles[-1] if tiles and not large else None

@@ -32,7 +32,7 @@ def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
         assert str(tmp_path / "report" / name / "report.html") in printed
         assert list(path.parent.parent.glob("events.out.tfevents.*"))
     assert (tmp_path / "aging.png").stat().st_size > 20_000
-    assert f"tensorboard --logdir {tmp_path}" in printed
+    assert f"lightning-glassy tensorboard {tmp_path}" in printed
     assert printed.count("verdict: ") == printed.count("aging exponent mu = ") == 2
 
 
