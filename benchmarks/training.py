@@ -49,11 +49,11 @@ def cases() -> list[Case]:
             Case("transformer", Transformer, tokens(64), 2000, 5),
         ]
     return [
-        Case("MLP, batch 64", mlp, images(64, 784), 2000, 2),
-        Case("MLP, batch 512", mlp, images(512, 784), 2000, 2, alternatives=False),
-        Case("MLP, batch 2,048", mlp, images(2048, 784), 2000, 1, alternatives=False),
-        Case("ResNet-18, 32 x 32, batch 8", resnet18, images(8, 3, 32, 32), 40, 2, alternatives=False),
-        Case("transformer, batch 8", Transformer, tokens(8), 200, 2, alternatives=False),
+        Case("MLP, batch 64", mlp, images(64, 784), 2000, 3),
+        Case("MLP, batch 512", mlp, images(512, 784), 2000, 3, alternatives=False),
+        Case("MLP, batch 2,048", mlp, images(2048, 784), 2000, 2, alternatives=False),
+        Case("ResNet-18, 32 x 32, batch 8", resnet18, images(8, 3, 32, 32), 40, 3, alternatives=False),
+        Case("transformer, batch 8", Transformer, tokens(8), 200, 3, alternatives=False),
     ]
 
 
