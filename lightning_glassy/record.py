@@ -586,7 +586,7 @@ class AgingRecord:
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
-        return _write_atomically(Path(path), write)
+        return write_atomically(Path(path), write)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per replica, group and pair, the observables as columns.
@@ -648,6 +648,19 @@ class AgingRecord:
             TypeError: ``meta`` holds something that JSON cannot.
             OSError: the file cannot be written; an earlier version of it is left as it was.
         """
+        return write_atomically(Path(path), self._write)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that :meth:`save` writes.
+
+        Raises:
+            TypeError: ``meta`` holds something that JSON cannot.
+        """
+        content = io.BytesIO()
+        self._write(content)
+        return content.getvalue()
+
+    def _write(self, file: BinaryIO) -> None:
         waiting_times, lags, moments = self._arrays()
         header = {
             "format": FORMAT,
@@ -667,7 +680,7 @@ class AgingRecord:
         }
         for i, name in enumerate(self._one_time):
             arrays[f"one_time_{i}_step"], arrays[f"one_time_{i}_value"] = self.one_time(name)
-        return _write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **arrays))
+        np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AgingRecord:
@@ -682,13 +695,25 @@ class AgingRecord:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
         with path.open("rb") as file:  # what the system says of a missing file, or a directory, stays as it is
-            content_of = io.BytesIO(file.read())
+            content = file.read()
         try:
-            return cls._from_arrays(_read_arrays(content_of))
+            return cls.from_bytes(content)
         except RecordError as error:
-            raise RecordError(f"{path}: {error}") from None
+            raise RecordError(f"{path}: {error}") from error.__cause__
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> AgingRecord:
+        """The record in the content of a file; trusted as little as one by :meth:`load`.
+
+        Raises:
+            RecordError: as of :meth:`load`.
+        """
+        try:
+            return cls._from_arrays(_read_arrays(io.BytesIO(content)))
+        except RecordError:
+            raise
         except Exception as error:  # whatever a crafted file makes the parsers of zip, npy and JSON raise
-            raise RecordError(f"{path}: not a well-formed record: {type(error).__name__}: {error}") from error
+            raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> AgingRecord:
@@ -813,7 +838,7 @@ def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic])
     return column
 
 
-def _write_atomically(path: Path, write: Any) -> Path:
+def write_atomically(path: Path, write: Any) -> Path:
     """Let ``write(file)`` fill a temporary neighbour of ``path``, then put it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not from `tempfile`, whose files are private: this one gets the rights of any other new file.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.sinks import Pairs
 
 RECORD_NAME = "aging_record"
@@ -23,7 +23,8 @@ class FileSink:
     """Writes ``aging_record.npz`` during the run, at log-spaced moments, and ``aging_record.csv`` at its end.
 
     Every write is atomic, so that a killed run keeps what it had. A file that is there already is somebody's record:
-    the name gets a number then.
+    the name gets a number then. Only an earlier part of the same record, which a resumed training goes on with, is
+    written over.
 
     Args:
         directory: where to write; it is made when the first file is.
@@ -40,21 +41,40 @@ class FileSink:
         if step >= self._next_step or time.monotonic() >= self._next_time:
             # Before the attempt: a full disk must not be tried at every step.
             self._next_step, self._next_time = int(step * _GROWTH) + 1, time.monotonic() + _SECONDS
-            record.save(self._own_path())
+            record.save(self._own_path(record))
 
     def close(self, record: AgingRecord) -> None:
         """Write the record and the table."""
-        _write(record, self._own_path())
+        _write(record, self._own_path(record))
 
     def where(self) -> str | None:
         """The record's path, once there is a record."""
         return f"record     {self._path} (and .csv)" if self._path is not None and self._path.stat().st_size else None
 
-    def _own_path(self) -> Path:
+    def _own_path(self, record: AgingRecord) -> Path:
         """The file of this sink alone: reserved when it is first needed, against other monitors and processes."""
         if self._path is None:
-            self._path = reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv")
+            candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz")) if "resumed" in record.meta else []
+            earlier = (path for path in candidates if _is_earlier(path, record))
+            self._path = next(earlier, None) or reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv")
         return self._path
+
+
+def _is_earlier(path: Path, record: AgingRecord) -> bool:
+    """Whether a file holds what this record has grown from, or a part that is being measured once more.
+
+    After a kill the file is ahead of the checkpoint. A run that was completed and has more than this one is another's.
+    """
+    try:
+        there = AgingRecord.load(path)
+    except (RecordError, OSError):
+        return False
+    same = there.meta.get("id") is not None and there.meta.get("id") == record.meta.get("id")
+    return same and ("completed" not in there.meta or _pairs(there) <= _pairs(record))
+
+
+def _pairs(record: AgingRecord) -> set[tuple[int, int]]:
+    return set(zip(*(axis.tolist() for axis in record.pairs), strict=True))
 
 
 def reserve(path: Path, beside: str | None = None) -> Path:
