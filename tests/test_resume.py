@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -80,10 +81,8 @@ def train(
     torch.manual_seed(5)
     ckpt_path, first = options.pop("ckpt_path", None), options.pop("first", False)
     order = [*callbacks, monitor] if first else [monitor, *callbacks]
-    try:
+    with contextlib.suppress(ZeroDivisionError):
         quiet_trainer(tmp_path, callbacks=order, **options).fit(module(), data(), ckpt_path=ckpt_path)
-    except ZeroDivisionError:
-        pass
     return monitor.record
 
 
