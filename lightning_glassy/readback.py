@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -77,30 +77,37 @@ class Readback(Generic[T]):
         tensor.record_stream(side)
         return host, event
 
-    def landed(self) -> list[tuple[T, list[NDArray[np.float64]]]]:
-        """The batches that have arrived, in the order in which they were sent. Does not wait."""
-        batches = []
-        while self._queue and self._queue[0].landed():
-            batches.append(self._queue.popleft().values())
-        return batches
+    def landed(self) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
+        """The batches that have arrived, in the order in which they were sent. Does not wait.
 
-    def drain(self, timeout: float | None = None) -> list[tuple[T, list[NDArray[np.float64]]]]:
-        """All batches; waits for those under way.
+        A batch leaves the queue when the next one is asked for: what interrupts its user finds it there still.
+        """
+        while self._queue and self._queue[0].landed():
+            yield from self._first()
+
+    def drain(self, timeout: float | None = None) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
+        """All batches, as :meth:`landed` gives them; waits for those under way.
 
         Args:
             timeout: most seconds to wait; what has not arrived by then is given up. For an end in which other processes
                 may have stopped, so that a collective never finishes.
         """
-        batches: list[tuple[T, list[NDArray[np.float64]]]] = []
         end = None if timeout is None else time.monotonic() + timeout
         while self._queue:
             while end is not None and not self._queue[0].landed():
                 if time.monotonic() > end:
                     self._queue.clear()
-                    return batches
+                    return
                 time.sleep(0.01)
-            batches.append(self._queue.popleft().values())
-        return batches
+            yield from self._first()
+
+    def _first(self) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
+        batch = self._queue[0]
+        try:
+            yield batch.values()
+        finally:
+            if self._queue and self._queue[0] is batch:
+                self._queue.popleft()
 
 
 @dataclass(frozen=True)

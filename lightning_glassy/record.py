@@ -167,6 +167,10 @@ class AgingRecord:
         """Number of pairs measured so far."""
         return len(self._rows)
 
+    def __contains__(self, pair: object) -> bool:
+        """Whether a pair (waiting time, lag) has been measured."""
+        return pair in self._rows
+
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of parameters, ``"all"`` among them."""
@@ -521,6 +525,21 @@ class AgingRecord:
                     mean = np.mean([values for _, values in series], axis=0)
                     merged._one_time[name] = dict(zip(series[0][0].tolist(), mean.tolist(), strict=True))
         return merged
+
+    def before(self, step: int) -> AgingRecord:
+        """The record as it was before the event at ``step``, without what was measured then or later."""
+        earlier = self._part([pair for pair in self._rows if sum(pair) < step])
+        earlier.meta = dict(self.meta)
+        for name, values in self._one_time.items():
+            kept = {at: value for at, value in values.items() if at < step}
+            earlier._one_time |= {name: kept} if kept else {}
+        return earlier
+
+    def is_part_of(self, other: AgingRecord) -> bool:
+        """Whether each pair was measured in ``other`` as well, with the same bits: an earlier part of the same run."""
+        return self.row_shape == other.row_shape and all(
+            pair in other._rows and row.tobytes() == other._rows[pair].tobytes() for pair, row in self._rows.items()
+        )
 
     # ------------------------------------------------------------------ to other formats
 

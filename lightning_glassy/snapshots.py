@@ -34,6 +34,12 @@ class Snapshot:
         self.own_sums = own_sums
         self.last_lag = -1
 
+    def at(self, last_lag: int) -> Snapshot:
+        """The same snapshot, last measured at another lag."""
+        other = Snapshot(self.waiting_time, self.flats, self.own_sums)
+        other.last_lag = last_lag
+        return other
+
 
 class SnapshotBank:
     """The live snapshots, by waiting time.

@@ -218,6 +218,7 @@ class AgingTracker:
         self._new: list[tuple[int, int]] = []
         self._warned: set[str] = set()
         self._broken = False
+        self._before: _Before | None = None
         self.lost: dict[int, str] = {}
         if earlier is not None:
             self._go_on(earlier, directory)
@@ -289,6 +290,20 @@ class AgingTracker:
         self._seen = step
         if step < self.next_event:
             return False
+        # A handler of a signal may ask for the state in the middle of this, and shall get that of before.
+        self._before = self._now(step)
+        try:
+            return self._handle(step, one_time or {})
+        finally:
+            self._before = None
+            self._enter(self._readback.landed())
+
+    def _now(self, step: int) -> _Before:
+        lags = {snapshot: snapshot.last_lag for snapshot in self._bank.live.values()}
+        return _Before(step, self.last_step, self._captured, lags)
+
+    def _handle(self, step: int, one_time: Mapping[str, float]) -> bool:
+        """Capture and measure what is due at a step."""
         new = self._new_snapshot(step)
         due = [
             snapshot
@@ -306,11 +321,10 @@ class AgingTracker:
                     more = self.schedule.next_waiting_time(self._captured) is not None
                     self._bank.release(snapshot.waiting_time, reuse=more)
         if new or due:
-            for name, value in (one_time or {}).items():
+            for name, value in one_time.items():
                 self.record.append_one_time(name, step, value)
         self.last_step = step
         self.next_event = self._find_next_event()
-        self._enter(self._readback.landed())
         return bool(new or due)
 
     def _measure(self, due: list[Snapshot], new: Snapshot | None) -> list[Tensor]:
@@ -442,21 +456,26 @@ class AgingTracker:
         """
         if directory is None and snapshots and self._processes is not None and self._processes.size > 1:
             raise ValueError("directory=None: the snapshots of several processes need files: name a directory")
-        self.drain()
-        kept = list(self._bank.live.values()) if snapshots and not self._broken else []
+        before, record = self._before, self.record
+        if before is None:
+            self.drain()
+            before = self._now(self._seen)
+        else:
+            record = record.before(before.step)
+        kept = [snapshot.at(lag) for snapshot, lag in before.lags.items() if snapshots and not self._broken]
         place = None if directory is None else Path(directory)
         return {
             "version": _STATE_VERSION,
-            "record": torch.frombuffer(bytearray(self.record.to_bytes()), dtype=torch.uint8),
+            "record": torch.frombuffer(bytearray(record.to_bytes()), dtype=torch.uint8),
             "schedule": repr(self.schedule),
-            "last_step": self.last_step,
-            "captured": self._captured,
+            "last_step": before.last_step,
+            "captured": before.captured,
             "directory": None if place is None else str(place.absolute()),
             "parts": pack(self.parameters, kept, place, self._processes) if kept else [],
             **self._options,
         }
 
-    def _enter(self, batches: list[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
+    def _enter(self, batches: Iterable[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
         for measured, buckets in batches:
             if self._processes is not None:
                 failed, shape = buckets[0][-1], self._sums_shape(len(measured.snapshots))
@@ -468,6 +487,8 @@ class AgingTracker:
             of_groups = self.parameters.by_group(buckets)  # [n_group, n_snapshot, n_moment]
             for i, snapshot in enumerate(measured.snapshots):
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
+                if pair in self.record:
+                    continue  # entered by a handler of a signal that asked for the state meanwhile
                 self.record.append(*pair, of_groups[:, i])
                 self._new.append(pair)
                 self._check(of_groups[:, i], *pair)
@@ -491,6 +512,16 @@ class AgingTracker:
         if kind not in self._warned:
             self._warned.add(kind)
             log.warning("lightning_glassy: %s", message)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What there was before the event at ``step``; the weights in a snapshot never change."""
+
+    step: int
+    last_step: int
+    captured: int
+    lags: dict[Snapshot, int]
 
 
 class _Earlier:

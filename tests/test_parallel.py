@@ -1,4 +1,4 @@
-"""The same training in one process and spread over several has the same record: counted once, and nobody left waiting."""
+"""The same training in one process and over several has the same record: each weight counted once, nobody waiting."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,39 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     assert "the same 97" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "of", "method"),
+    [
+        ("snapshots", "SnapshotBank", "add"),
+        ("snapshots", "SnapshotBank", "release"),
+        ("moments.eager", "EagerMoments", "__call__"),
+        ("record", "AgingRecord", "append"),
+        ("record", "AgingRecord", "append_one_time"),
+    ],
+)
+def test_a_checkpoint_in_the_middle_of_an_event_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, of: str, method: str
+) -> None:
+    """As the handler of a signal saves it, for SLURM to start the job again."""
+    schedule = LogTimeSchedule.logspaced(max_lag=20)
+    whole = train(tmp_path, monitor(schedule=schedule))
+    mine, path = monitor(schedule=schedule), tmp_path / "a.ckpt"
+    owner = getattr(import_module(f"lightning_glassy.{module}"), of)
+    original = getattr(owner, method)
+
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
+        result, trainer = original(self, *arguments, **options), mine._fitted and mine._fitted[0]()
+        if trainer and trainer.global_step == 22 and not path.exists():
+            path.touch()
+            trainer.save_checkpoint(path)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, interrupted)
+        train(tmp_path, mine, At(30))
+    assert train(tmp_path, monitor(schedule=schedule), ckpt_path=path) == whole
 
 
 def test_a_longer_training_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path) -> None:

@@ -70,11 +70,7 @@ def _is_earlier(path: Path, record: AgingRecord) -> bool:
     except (RecordError, OSError):
         return False
     same = there.meta.get("id") is not None and there.meta.get("id") == record.meta.get("id")
-    return same and ("completed" not in there.meta or _pairs(there) <= _pairs(record))
-
-
-def _pairs(record: AgingRecord) -> set[tuple[int, int]]:
-    return set(zip(*(axis.tolist() for axis in record.pairs), strict=True))
+    return same and ("completed" not in there.meta or there.is_part_of(record))
 
 
 def reserve(path: Path, beside: str | None = None) -> Path:
