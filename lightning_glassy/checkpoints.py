@@ -220,8 +220,9 @@ class _Layout:
         except ValueError as error:
             raise ValueError(f"{first.path}: {error}") from None
         # Without their memory.
-        self._selected = [replace(p, tensor=torch.empty_like(p.tensor, device="meta")) for p in selected]
-        self._forms = forms_of({p.name: p.tensor for p in self._selected})
+        meta = {p.name: torch.empty_like(weights[p.name], device="meta") for p in selected}
+        self._selected = [replace(p, tensor=meta[p.name]) for p in selected]
+        self._forms = forms_of(meta)
         self.resolution = TrackedParameters(self._selected).resolution["all"]
         n = sum(p.numel for p in self._selected)
         if first.n_not_floating > n:

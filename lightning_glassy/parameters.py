@@ -16,9 +16,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_glassy.shards import Block, Processes, block_of, is_sharded, local
+from lightning_glassy.shards import Block, Processes, Shard, block_of, shards_of
 
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
 
@@ -47,27 +47,27 @@ class Selected:
 
     Attributes:
         name: of the parameter.
-        tensor: the parameter itself; a ``DTensor`` where it is spread over processes.
+        tensor: the parameter itself, or the shard that stands for it where it is spread over processes.
         groups: those it is in (``"all"`` left out).
-        block: what of it this process holds; ``None`` for all of it.
-        counted: whether this process is the one that counts that block.
+        counted: whether this process is the one that counts what it holds of it.
+        n_replica: where the first axis of the tensor is that of the replicas, their number.
     """
 
     name: str
-    tensor: Tensor
+    tensor: Tensor | Shard
     groups: tuple[str, ...]
-    block: Block | None = None
     counted: bool = True
+    n_replica: int | None = None
 
     @property
     def numel(self) -> int:
-        """Number of real coordinates over all processes: a complex number has two."""
-        return self.tensor.numel() * (2 if self.tensor.is_complex() else 1)
+        """Number of real coordinates of a replica, over all processes: a complex number has two."""
+        return self.tensor.numel() // (self.n_replica or 1) * (2 if self.tensor.is_complex() else 1)
 
     @property
     def n_counted(self) -> int:
         """Number of those that this process counts."""
-        return 0 if not self.counted else self.numel if self.block is None else self.block.numel
+        return 0 if not self.counted else self.tensor.block.numel if isinstance(self.tensor, Shard) else self.numel
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,7 +76,7 @@ class Selected:
 
 
 def select_parameters(
-    named_parameters: Iterable[tuple[str, Tensor]],
+    named_parameters: nn.Module | Iterable[tuple[str, Tensor]],
     *,
     groups: Groups = "all",
     include: str | Sequence[str] | None = None,
@@ -88,7 +88,7 @@ def select_parameters(
     tensor that is tied, i.e. reachable under several names, is counted once and matches by any of its names.
 
     Args:
-        named_parameters: as from ``module.named_parameters(remove_duplicate=False)``.
+        named_parameters: the module; or pairs as from ``module.named_parameters(remove_duplicate=False)``.
         groups: ``"all"`` for one group; ``"layer"`` for one group per module that owns parameters; or a mapping of
             group names to a pattern or several. The group ``"all"`` always exists besides.
         include: only parameters that match one of these; default all that are trainable.
@@ -97,22 +97,24 @@ def select_parameters(
     Raises:
         ValueError: nothing to track, a pattern that matches nothing, a group called ``"all"``, a parameter whose
             shape or values are not there yet, or one that is sparse.
+        UnmeasurableError: a parameter that is spread over processes in a way that cannot be measured rightly.
         TypeError: something else than names and tensors.
     """
-    tensors: dict[tuple[object, ...], tuple[Tensor, list[str]]] = {}
+    tensors: dict[tuple[object, ...], tuple[Tensor | Shard, list[str]]] = {}
     frozen: list[str] = []
     check_patterns(groups, include, exclude)
-    if isinstance(named_parameters, torch.nn.Module):
-        raise TypeError("give model.named_parameters(), not the module itself")
-    for item in named_parameters:
+    module = named_parameters if isinstance(named_parameters, nn.Module) else None
+    named = list(named_parameters if module is None else module.named_parameters(remove_duplicate=False))  # type: ignore[arg-type]
+    for item in named:
         if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)):
             raise TypeError("named_parameters must give pairs of a name and a tensor, as model.named_parameters() does")
-        name, tensor = item
-        name = plain_name(name)
-        if not tensor.requires_grad:
+    shards = shards_of(module, named)
+    for name, parameter in named:
+        tensor, name = shards.get(id(parameter), parameter), plain_name(name)
+        if not parameter.requires_grad:
             frozen.append(name)
             continue
-        if torch.nn.parameter.is_lazy(tensor):
+        if torch.nn.parameter.is_lazy(parameter):
             raise ValueError(f"the parameter {name!r} has no shape yet: run one batch through the lazy module first")
         if tensor.layout != torch.strided:
             raise ValueError(f"the parameter {name!r} has the layout {tensor.layout}: only dense ones can be measured")
@@ -121,8 +123,9 @@ def select_parameters(
         if tensor.numel():
             # The same memory under two Parameter objects is one coordinate as much as one object under two names. An
             # empty shard has no memory.
-            key: tuple[object, ...] = (tensor.device, tensor.shape, tensor.stride())
-            key += (id(tensor),) if is_sharded(tensor) else (tensor.data_ptr(),)
+            key: tuple[object, ...] = (id(parameter),)
+            if not isinstance(tensor, Shard):
+                key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
             tensors.setdefault(key, (tensor, []))[1].append(name)
 
     names = [alias for _, aliases in tensors.values() for alias in aliases]
@@ -160,12 +163,27 @@ def share_out(selected: Sequence[Selected]) -> tuple[list[Selected], Processes |
     Raises:
         UnmeasurableError: the parameters are spread in a way that cannot be measured rightly.
     """
-    if not any(is_sharded(parameter.tensor) for parameter in selected):
+    if not any(isinstance(parameter.tensor, Shard) for parameter in selected):
         return list(selected), None
     processes = Processes()
-    blocks = processes.together(lambda: {parameter.name: block_of(parameter.tensor) for parameter in selected})
-    mine = processes.claim(blocks)
-    return [replace(p, block=blocks[p.name], counted=p.name in mine) for p in selected], processes
+    mine = processes.claim({parameter.name: block_of(parameter.tensor) for parameter in selected})
+    return [replace(p, counted=p.name in mine) for p in selected], processes
+
+
+def as_replicas(selected: Sequence[Selected], n_replica: int) -> list[Selected]:
+    """The same parameters, the first axis of each being that of the replicas.
+
+    Raises:
+        ValueError: a parameter that has not got that axis; the message names it.
+    """
+    for parameter in selected:
+        whole = not isinstance(parameter.tensor, Shard)
+        if not whole or not parameter.tensor.dim() or parameter.tensor.shape[0] != n_replica:
+            raise ValueError(
+                f"the parameter {parameter.name!r} of shape {tuple(parameter.tensor.shape)} has no axis of "
+                f"n_replica={n_replica} replicas: leave out what is no part of the ensemble with exclude=..."
+            )
+    return [replace(parameter, n_replica=n_replica) for parameter in selected]
 
 
 def check_patterns(groups: object, include: object = None, exclude: object = None) -> None:
@@ -217,22 +235,24 @@ class _Source:
     """What this process holds of a tracked tensor, as a flat run of coordinates, in the order in which they lie there.
 
     The order is fixed once (channels-last weights are walked as they lie), so that a snapshot and the weights it is
-    compared with always agree; where the tensor is dense the flat form is a view and costs nothing.
+    compared with always agree; where the tensor is dense the flat form is a view and costs nothing. With replicas it is
+    a row for each, ``[n_replica, n]``; positions and stretches are those within a row.
     """
 
-    def __init__(self, name: str, parameter: Tensor) -> None:
-        self.name, self.parameter = name, parameter
-        self._sharded = is_sharded(parameter)
+    def __init__(self, name: str, parameter: Tensor | Shard, n_replica: int | None = None) -> None:
+        self.name, self.parameter, self._n_replica = name, parameter, n_replica
         self._form = (parameter.shape, parameter.dtype, parameter.device)
         real = self._real()
         strides = real.stride()
-        self.order = sorted(range(real.dim()), key=lambda i: -strides[i])
+        self.order = sorted(range(real.dim()), key=lambda i: (i > 0 or n_replica is None, -strides[i]))
         self._view: Tensor | None = None
         self._layout: tuple[object, ...] = ()
+        if n_replica is not None and not self.dense:
+            raise ValueError(f"the parameter {name!r} does not lie in memory row by row, a row for each replica")
 
     def held(self) -> Tensor:
         """The tensor itself, or the shard of it that is here."""
-        return local(self.parameter) if self._sharded else self.parameter
+        return self.parameter.held() if isinstance(self.parameter, Shard) else self.parameter
 
     def _real(self) -> Tensor:
         tensor = self.held().detach()
@@ -253,13 +273,19 @@ class _Source:
             if not layout[0] and held.numel():
                 raise ParametersChangedError(f"the memory of the parameter {self.name!r} has been freed")
             ordered = self._real().permute(self.order)
-            self._view = ordered.view(-1) if ordered.is_contiguous() else None
+            if self._n_replica is None:
+                self._view = ordered.view(-1) if ordered.is_contiguous() else None
+            else:
+                self._view = ordered.flatten(1) if ordered[0].is_contiguous() else None
             self._layout = layout
         return self._view
 
     def in_memory(self, positions: Tensor) -> Tensor:
         """Flat positions in row-major order as positions in the order of memory, sorted."""
-        return in_order(positions, self._real().shape, self.order).sort().values
+        shape, order = self._real().shape, self.order
+        if self._n_replica is not None:
+            shape, order = shape[1:], [dim - 1 for dim in order[1:]]
+        return in_order(positions, shape, order).sort().values
 
     @property
     def dense(self) -> bool:
@@ -270,7 +296,7 @@ class _Source:
         """Coordinates ``start ... stop``: a view; of a tensor that is not dense a copy of the rows they lie in."""
         flat = self._flat()
         if flat is not None:
-            return flat[start:stop]
+            return flat[..., start:stop]
         ordered = self._real().permute(self.order)
         width = ordered.numel() // len(ordered)
         first = start // width
@@ -285,8 +311,8 @@ class _Source:
             reach = 1 + sum((size - 1) * stride for size, stride in zip(real.shape, real.stride(), strict=True))
             return real.as_strided((reach,), (1,)).index_select(0, self._scatter(indices))
         if out.dtype == flat.dtype and out.device == flat.device:
-            return torch.index_select(flat, 0, indices, out=out)
-        return flat.index_select(0, indices)
+            return torch.index_select(flat, -1, indices, out=out)
+        return flat.index_select(-1, indices)
 
     def _scatter(self, indices: Tensor) -> Tensor:
         """Where coordinates lie, in elements from the first: by whole numbers alone, which no device is waited for."""
@@ -297,10 +323,12 @@ class _Source:
             left = left // real.shape[dim]
         return places
 
-    def locate(self, indices: Tensor | None) -> tuple[int, Tensor | None]:
+    def locate(self, indices: Tensor | None, replica: int = 0) -> tuple[int, Tensor | None]:
         """The address of the first element; and, unless all coordinates lie in a row, the places of those wanted."""
-        if self._flat() is not None:
-            return self.held().data_ptr(), indices
+        flat = self._flat()
+        if flat is not None:
+            skipped = replica * flat.stride(0) * flat.element_size() if replica else 0
+            return self.held().data_ptr() + skipped, indices
         everything = torch.arange(self._real().numel(), device=self.parameter.device)
         return self.held().data_ptr(), self._scatter(everything if indices is None else indices)
 
@@ -323,7 +351,7 @@ class Extent:
 
     Attributes:
         cell: the cell that all of them belong to.
-        start: first coordinate, in the bucket.
+        start: first coordinate, in the bucket (whose rows, of replicas, lie one after the other).
         stop: end, in the bucket.
         address: of the tensor's first element.
         places: of each coordinate the distance from there, in elements, int64; ``None`` where they lie in a row.
@@ -365,12 +393,30 @@ class Tile:
 
 
 class Bucket:
-    """All tracked coordinates of one dtype on one device, as one flat vector that is never materialised."""
+    """All tracked coordinates of one dtype on one device, as one flat vector that is never materialised.
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, pieces: list[_Piece], cells: list[int]) -> None:
+    With replicas it is a row for each: what is said of coordinates below holds for each row.
+
+    Attributes:
+        device: where they are.
+        dtype: of the weights.
+        numel: number of all coordinates.
+        shape: of a flat copy, ``[numel]``, or ``[n_replica, numel / n_replica]``.
+        pieces: the stretches of tensors it consists of.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        pieces: list[_Piece],
+        cells: list[int],
+        n_replica: int | None = None,
+    ) -> None:
         self.device, self.dtype = device, dtype
-        self.numel = pieces[-1].stop
-        self.pieces, self._cells = pieces, cells
+        self.shape = (pieces[-1].stop,) if n_replica is None else (n_replica, pieces[-1].stop)
+        self.numel = math.prod(self.shape)
+        self.pieces, self._cells, self._n_replica = pieces, cells, n_replica
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -383,12 +429,17 @@ class Bucket:
         return any(piece.indices is not None or not piece.source.dense for piece in self.pieces)
 
     def over(self, flat: Tensor) -> Bucket:
-        """The same cells, of coordinates that lie in ``flat``, ``[numel]``, instead of in the parameters."""
+        """The same cells, of coordinates that lie in ``flat``, of this shape, instead of in the parameters."""
         pieces = [
-            _Piece(_Source(piece.source.name, flat[piece.start : piece.stop]), piece.start, piece.stop, None)
+            _Piece(
+                _Source(piece.source.name, flat[..., piece.start : piece.stop], self._n_replica),
+                piece.start,
+                piece.stop,
+                None,
+            )
             for piece in self.pieces
         ]
-        return Bucket(flat.device, flat.dtype, pieces, self._cells)
+        return Bucket(flat.device, flat.dtype, pieces, self._cells, self._n_replica)
 
     @property
     def gathers(self) -> bool:
@@ -397,6 +448,7 @@ class Bucket:
 
     def tiles(self, size: int) -> list[Tile]:
         """The bucket cut into tiles of at most ``size`` coordinates; small tensors of one cell share a tile."""
+        size = max(1, size // (self._n_replica or 1))
         tiles: list[Tile] = []
         for piece, cell in zip(self.pieces, self._cells, strict=True):
             # To put a tile together costs a copy; a large tensor is spared it.
@@ -414,19 +466,22 @@ class Bucket:
                 start = stop
         return tiles
 
+    def rows(self, vector: Tensor, n: int) -> Tensor:
+        """The beginning of a vector, as what ``n`` coordinates are put into: ``[n]``, or ``[n_replica, n]``."""
+        return vector[:n] if self._n_replica is None else vector[: self._n_replica * n].view(-1, n)
+
     def read(self, tile: Tile, out: Tensor) -> Tensor:
-        """The current weights of a tile, in the dtype of ``out``: a view where possible, otherwise in ``out``."""
+        """The current weights of a tile, in the dtype of the vector ``out``: a view where possible, otherwise in it."""
+        whole = self.rows(out, tile.stop - tile.start)
         if len(tile.pieces) == 1:
-            whole = out[: tile.stop - tile.start]
             values = tile.pieces[0].read(tile.start, tile.stop, whole)
             return values if values.dtype == out.dtype else whole.copy_(values)
-        whole = out[: tile.stop - tile.start]
         ends = [(piece, max(piece.start, tile.start), min(piece.stop, tile.stop)) for piece in tile.pieces]
         if all(piece.indices is None for piece in tile.pieces):
             # One call for all of them: a copy each would cost as much again as a pass over the tile.
-            return torch.cat([piece.read(start, stop, whole) for piece, start, stop in ends], out=whole)
+            return torch.cat([piece.read(start, stop, whole) for piece, start, stop in ends], dim=-1, out=whole)
         for piece, start, stop in ends:
-            _put(piece, start, stop, whole[start - tile.start : stop - tile.start])
+            _put(piece, start, stop, whole[..., start - tile.start : stop - tile.start])
         return whole
 
     def layout(self) -> list[tuple[object, ...]]:
@@ -440,18 +495,25 @@ class Bucket:
         Raises:
             ParametersChangedError: a tensor has another shape, dtype or device than at first.
         """
+        n, columns = self._n_replica or 1, self.shape[-1]
         return [
-            Extent(cell, piece.start, piece.stop, *piece.source.locate(piece.indices))
+            Extent(
+                cell * n + replica,
+                replica * columns + piece.start,
+                replica * columns + piece.stop,
+                *piece.source.locate(piece.indices, replica),
+            )
+            for replica in range(n)
             for piece, cell in zip(self.pieces, self._cells, strict=True)
         ]
 
     def copy_to(self, flat: Tensor) -> None:
-        """Copy the current weights into ``flat``, ``[numel]``, on the same device."""
+        """Copy the current weights into ``flat``, of this shape, on the same device."""
         if all(piece.indices is None for piece in self.pieces):
-            torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self.pieces], out=flat)
+            torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self.pieces], dim=-1, out=flat)
             return
         for piece in self.pieces:
-            _put(piece, piece.start, piece.stop, flat[piece.start : piece.stop])
+            _put(piece, piece.start, piece.stop, flat[..., piece.start : piece.stop])
 
 
 def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:
@@ -484,7 +546,8 @@ class TrackedParameters:
     Args:
         selected: from :func:`select_parameters`.
         sample: number of coordinates to draw, uniformly without replacement; ``None``, or at least as many as there
-            are, takes all. Drawn with a generator of its own: the global random state is not touched.
+            are, takes all. Drawn with a generator of its own: the global random state is not touched. The same ones in
+            all replicas.
 
     Raises:
         ValueError: ``sample`` below 1.
@@ -493,12 +556,16 @@ class TrackedParameters:
     def __init__(self, selected: Sequence[Selected], sample: int | None = None) -> None:
         if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
             raise ValueError(f"sample={sample!r} must be a whole number of coordinates, at least 1")
-        self.tensors = {parameter.name: parameter.tensor for parameter in selected}
+        self.tensors = {p.name: p.tensor.parameter if isinstance(p.tensor, Shard) else p.tensor for p in selected}
+        """The parameters themselves, by their names."""
         self.dtypes = {parameter.name: parameter.dtype for parameter in selected}
+        self.n_replica = selected[0].n_replica
         self.groups: tuple[str, ...] = ("all", *dict.fromkeys(g for parameter in selected for g in parameter.groups))
         memberships = list(dict.fromkeys(parameter.groups for parameter in selected))
         number = {member: cell for cell, member in enumerate(memberships)}
-        self.n_cells = len(memberships)
+        n_member = len(memberships)
+        self.n_cells = n_member * (self.n_replica or 1)
+        """Number of cells: for each membership one, or as many as there are replicas."""
         self.cells_of = {
             group: [c for c, member in enumerate(memberships) if group == "all" or group in member]
             for group in self.groups
@@ -506,7 +573,7 @@ class TrackedParameters:
         total = sum(parameter.numel for parameter in selected)
         chosen = _sample_coordinates(total, sample) if sample is not None and sample < total else None
 
-        n_cell, sampled_cell = [0] * self.n_cells, [0] * self.n_cells
+        n_cell, sampled_cell = [0] * n_member, [0] * n_member
         parts: dict[tuple[torch.device, torch.dtype], list[tuple[int, _Source, Tensor | None, int]]] = {}
         self._chosen: dict[str, Tensor | None] = {}
         offset = 0
@@ -522,13 +589,15 @@ class TrackedParameters:
             sampled_cell[cell] += parameter.numel if logical is None else len(logical)
             if not parameter.n_counted:
                 continue
-            source, indices, numel = _Source(parameter.name, parameter.tensor), None, parameter.n_counted
+            source = _Source(parameter.name, parameter.tensor, self.n_replica)
+            indices, numel = None, parameter.n_counted
             if logical is not None:
-                here = logical if parameter.block is None else parameter.block.within(logical)
+                here = block_of(parameter.tensor).within(logical)
                 indices, numel = source.in_memory(here).to(parameter.tensor.device), len(here)
             if numel:
                 parts.setdefault((parameter.tensor.device, parameter.dtype), []).append((cell, source, indices, numel))
-        self._blocks = {parameter.name: parameter.block or block_of(parameter.tensor) for parameter in selected}
+        self._blocks = {parameter.name: block_of(parameter.tensor) for parameter in selected}
+        self._shapes = {p.name: (*p.tensor.shape, 2) if p.tensor.is_complex() else p.tensor.shape for p in selected}
         self.n_parameters = {g: sum(n_cell[c] for c in cells) for g, cells in self.cells_of.items()}
         self.n_sampled = {g: sum(sampled_cell[c] for c in cells) for g, cells in self.cells_of.items()}
 
@@ -551,10 +620,10 @@ class TrackedParameters:
                 pieces.append(_Piece(source, start, start + numel, indices))
                 cells.append(cell)
                 start += numel
-            self.buckets.append(Bucket(device, dtype, pieces, cells))
+            self.buckets.append(Bucket(device, dtype, pieces, cells, self.n_replica))
 
     def over(self, flats: Sequence[Tensor]) -> TrackedParameters:
-        """The same coordinates and groups, of a copy of the weights: per bucket one flat tensor ``[numel]``."""
+        """The same coordinates and groups, of a copy of the weights: per bucket a tensor of its shape."""
         there = copy(self)
         there.buckets = [bucket.over(flat) for bucket, flat in zip(self.buckets, flats, strict=True)]
         return there
@@ -577,7 +646,10 @@ class TrackedParameters:
 
     def positions(self, stretch: Stretch) -> Tensor:
         """Of each coordinate of a stretch, in this process or another, the flat position in the parameter, int64."""
-        block = Block(self._blocks[stretch.name].shape, stretch.offsets, stretch.sizes)
+        shape = tuple(self._shapes[stretch.name])
+        # Some kinds of sharding cut the flattened parameter.
+        shape = shape if len(shape) == len(stretch.offsets) else (math.prod(shape),)
+        block = Block(shape, stretch.offsets, stretch.sizes)
         chosen = self._chosen[stretch.name]
         if chosen is None:
             return block.positions(stretch.order)
@@ -586,9 +658,15 @@ class TrackedParameters:
         return block.positions(range(len(block.sizes)))[rows[in_file]]
 
     def by_group(self, buckets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Sums over the cells of each bucket, ``[n_cell, ...]`` each, as sums over groups, ``[n_group, ...]``."""
+        """Sums over the cells of each bucket, ``[n_cell, ...]`` each, as sums over groups.
+
+        Returns:
+            ``[n_group, ...]``, with replicas ``[n_replica, n_group, ...]``.
+        """
         cells = sum(buckets[1:], start=buckets[0])
-        return np.stack([cells[members].sum(axis=0) for members in self.cells_of.values()])
+        cells = cells.reshape(-1, self.n_replica or 1, *cells.shape[1:])
+        groups = np.stack([cells[members].sum(axis=0) for members in self.cells_of.values()], axis=1)
+        return groups[0] if self.n_replica is None else groups
 
     def standard_deviation(self, processes: Processes | None = None) -> float:
         """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only.
@@ -600,7 +678,7 @@ class TrackedParameters:
         for bucket in self.buckets:
             scratch = torch.empty(min(bucket.numel, 1 << 18), dtype=bucket.sum_dtype, device=bucket.device)
             for tile in bucket.tiles(len(scratch)):
-                values = bucket.read(tile, scratch)
+                values = bucket.read(tile, scratch).reshape(-1)
                 n, total, squares = n + len(values), total + float(values.sum()), squares + float(values.dot(values))
         if processes is not None:
             n, total, squares = map(sum, zip(*processes.gather((n, total, squares)), strict=True))

@@ -1,16 +1,17 @@
 """Which part of each parameter this process holds, and which of it is counted here: each coordinate once, over all.
 
 Under data parallelism alone every process holds all the weights, one of them measures, and nothing of this is needed.
-Under FSDP2 and tensor parallelism a parameter is a ``DTensor``: each process holds a block of it, some blocks are held
-by several processes, and some processes hold nothing. Every process says at the start which blocks it holds; a block is
-counted by the first that has it, and the blocks that are counted must make up the whole parameter.
+Under FSDP, tensor parallelism and ZeRO a process holds a block of a parameter, some blocks are held by several
+processes, and some processes hold nothing. Every process says at the start which blocks it holds; a block is counted by
+the first that has it, and the blocks that are counted must make up the whole parameter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -68,42 +69,172 @@ class Block:
         return result.reshape(-1)
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor may be a part of one that is spread over processes: a ``DTensor``."""
-    return hasattr(tensor, "placements") and hasattr(tensor, "to_local")
+class Shard:
+    """A parameter that is spread over processes, and the block of it that is in this one.
 
+    It stands for the parameter where that tells too little: of its own, a shard may have any shape.
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a parameter, as a plain tensor that autograd does not see.
-
-    To be asked for at each event: FSDP2 may put the shard elsewhere in memory, before the first forward pass, say.
+    Attributes:
+        parameter: the object that the module has.
+        shape: of the whole parameter.
+        block: what is here; of sharding that cuts the flattened parameter, an interval of that.
+        dtype: of what is here, which may be more precise than the parameter.
+        device: where it is.
     """
-    if is_sharded(tensor):
+
+    layout = torch.strided
+    is_meta = False
+
+    def __init__(self, parameter: Tensor, shape: Sequence[int], block: Block, read: Callable[[], Tensor]) -> None:
+        self.parameter, self.shape, self.block, self._read = parameter, tuple(shape), block, read
+        held = self.held()
+        self.dtype, self.device = held.dtype, held.device
+        if block.numel != held.numel() * (2 if held.is_complex() else 1):
+            raise UnmeasurableError(
+                f"a parameter of shape {self.shape} should have {block.numel} coordinates in this process and has "
+                f"{held.numel()}"
+            )
+
+    def held(self) -> Tensor:
+        """What is here, as a plain tensor that autograd does not see.
+
+        To be asked for at each event: the shard may be put elsewhere in memory, as by FSDP2 in the first forward pass.
+        """
         with torch.no_grad():
-            tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return tensor.detach()
+            return self._read().detach()
+
+    def numel(self) -> int:
+        """Number of entries of the whole parameter."""
+        return math.prod(self.shape)
+
+    def dim(self) -> int:
+        """Number of dimensions of the whole parameter."""
+        return len(self.shape)
+
+    def is_complex(self) -> bool:
+        """Whether its entries are complex."""
+        return self.dtype.is_complex
 
 
-def block_of(tensor: Tensor) -> Block:
-    """The block of a parameter that this process holds.
+def block_of(tensor: Tensor | Shard) -> Block:
+    """The block of a parameter that is here: all of it, unless it is a shard."""
+    if isinstance(tensor, Shard):
+        return tensor.block
+    shape = (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
+    return Block(shape, (0,) * len(shape), shape)
+
+
+def shards_of(module: nn.Module | None, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[int, Shard]:
+    """The shards among some parameters, by the ``id`` of the parameter: of FSDP, tensor parallelism and ZeRO.
+
+    Args:
+        module: which the parameters are of; without it the shards of FSDP1 cannot be told from whole parameters.
+        named_parameters: of it.
 
     Raises:
-        UnmeasurableError: what it holds is not one block.
+        UnmeasurableError: a parameter that is spread in a way that cannot be measured rightly; the message names it.
     """
-    shape = tuple(tensor.shape)
-    offsets, sizes = (0,) * len(shape), shape
-    if is_sharded(tensor):
-        # What `torch.distributed.checkpoint` asks for, too. It knows uneven, empty and strided shards.
-        chunks = tensor.__create_chunk_list__()  # type: ignore[attr-defined]
-        held = tuple(local(tensor).shape)
-        if len(chunks) != 1 or tuple(chunks[0].sizes) != held:
+    flat = {} if module is None else _fsdp1(module)
+    found: dict[int, Shard] = {}
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad or id(parameter) in found:
+            continue
+        try:
+            shard = flat.get(id(parameter)) or _dtensor(parameter) or _zero(parameter)
+        except UnmeasurableError as error:
+            raise UnmeasurableError(f"{name}: {error}") from None
+        if shard is not None:
+            found[id(parameter)] = shard
+        elif getattr(parameter, "_fsdp_flattened", False):
             raise UnmeasurableError(
-                f"the placements {tensor.placements} of a parameter of shape {shape} give this process "  # type: ignore[attr-defined]
-                f"{[tuple(chunk.sizes) for chunk in chunks]}, and it holds {held}: not one block"
+                f"{name} is a shard of FullyShardedDataParallel: give the wrapped module itself, not its parameters"
             )
-        offsets, sizes = tuple(chunks[0].offsets), held
-    pair = (2,) if tensor.is_complex() else ()
-    return Block((*shape, *pair), (*offsets, *(0 for _ in pair)), (*sizes, *pair))
+    return found
+
+
+def spread(module: nn.Module) -> bool:
+    """Whether parameters of a module are spread over processes, so that all of them have to measure."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if torch.distributed.is_available() and FullyShardedDataParallel.fsdp_modules(module):
+        return True
+    return any(hasattr(p, "placements") or hasattr(p, "ds_id") or _masters(p) for p in module.parameters())
+
+
+def _dtensor(parameter: Tensor) -> Shard | None:
+    """Of FSDP2 and of tensor parallelism."""
+    if not hasattr(parameter, "placements"):
+        return None
+    # What `torch.distributed.checkpoint` asks for, too. It knows uneven, empty and strided shards.
+    chunks = parameter.__create_chunk_list__()  # type: ignore[attr-defined]
+    if len(chunks) != 1:
+        raise UnmeasurableError(
+            f"its placements {parameter.placements} put {len(chunks)} blocks of it into one process"
+        )
+    pair = (2,) if parameter.is_complex() else ()
+    block = Block((*parameter.shape, *pair), (*chunks[0].offsets, *(0 for _ in pair)), (*chunks[0].sizes, *pair))
+    return Shard(parameter, parameter.shape, block, parameter.to_local)  # type: ignore[attr-defined]
+
+
+def _fsdp1(module: nn.Module) -> dict[int, Shard]:
+    """Of FullyShardedDataParallel: intervals of the flattened parameters, as they are once a step is completed.
+
+    Where the intervals begin is in its flat parameters alone, in the same attributes from torch 2.5 to 2.14.
+    """
+    if not torch.distributed.is_available():
+        return {}
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    found: dict[int, Shard] = {}
+    for unit in FullyShardedDataParallel.fsdp_modules(module):
+        handle: Any = getattr(unit, "_handle", None)
+        if handle is None:
+            continue
+        flat = handle.flat_param
+        if not handle._use_orig_params:
+            raise UnmeasurableError(
+                f"{flat._fqns[0]}: FullyShardedDataParallel(use_orig_params=False) makes one padded parameter of many: "
+                "use_orig_params=True keeps them apart, so that they can be measured"
+            )
+        if any(extension is not None for extension in flat._param_extensions):
+            raise UnmeasurableError(f"{flat._fqns[0]}: FullyShardedDataParallel over tensor parallelism: use FSDP2")
+        for parameter, shape, info in zip(flat._params, flat._shapes, flat._shard_param_infos, strict=True):
+            start, n = (info.intra_param_start_idx, info.numel_in_shard) if info.in_shard else (0, 0)
+            block = Block((math.prod(shape),), (start,), (n,))
+            found[id(parameter)] = Shard(parameter, shape, block, partial(torch.flatten, parameter))
+    return found
+
+
+def _masters(parameter: Tensor) -> bool:
+    """Whether ZeRO 1 or 2 keeps the weights in float32, in parts, and gives the module rounded copies."""
+    rounded = parameter.is_floating_point() and torch.finfo(parameter.dtype).bits < 32
+    return rounded and parameter.requires_grad and hasattr(parameter, "_hp_mapping")
+
+
+def _zero(parameter: Any) -> Shard | None:
+    """Of DeepSpeed: what each process updates, an interval of the flattened parameter in float32."""
+    if getattr(parameter, "allreduce", True) is False:
+        raise UnmeasurableError("it is an expert's, which not every process has")
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        if safe_get_local_fp32_param(parameter) is None:
+            raise UnmeasurableError("DeepSpeed has its weights neither on a device nor in memory")
+        # The same number in all processes; what goes beyond the end is no weight.
+        size, total = parameter.ds_tensor.ds_numel, parameter.ds_numel
+        start = min(size * torch.distributed.get_rank(parameter.ds_process_group), total)
+        n = min(size, total - start)
+        block = Block((total,), (start,), (n,))
+        return Shard(parameter, parameter.ds_shape, block, lambda: safe_get_local_fp32_param(parameter).flatten()[:n])
+    if _masters(parameter):
+        mapping, total = parameter._hp_mapping, parameter.numel()
+        if mapping is None:  # no part of it is here
+            nothing = torch.empty(0, dtype=torch.float32, device=parameter.device)
+            return Shard(parameter, parameter.shape, Block((total,), (0,), (0,)), lambda: nothing)
+        address = mapping.lp_fragment_address
+        block = Block((total,), (address.start,), (address.numel,))
+        return Shard(parameter, parameter.shape, block, lambda: parameter._hp_mapping.hp_fragment.flatten())
+    return None
 
 
 def reshard(module: nn.Module) -> None:

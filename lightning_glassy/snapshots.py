@@ -23,7 +23,7 @@ class Snapshot:
 
     Attributes:
         waiting_time: the step at which it was captured.
-        flats: per bucket ``[numel]``.
+        flats: per bucket a tensor of its shape: ``[numel]``, or a row for each replica.
         own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``: taken once, as it never changes.
         last_lag: the lag at which it was last measured; -1 before the first.
     """
@@ -76,7 +76,7 @@ class SnapshotBank:
         for bucket in self._parameters.buckets:
             device = self._device or bucket.device
             pinned = device.type == "cpu" and bucket.device.type == "cuda"
-            flats.append(torch.empty(bucket.numel, dtype=bucket.dtype, device=device, pin_memory=pinned))
+            flats.append(torch.empty(bucket.shape, dtype=bucket.dtype, device=device, pin_memory=pinned))
             shape = (self._parameters.n_cells, 2)
             own_sums.append(torch.empty(shape, dtype=bucket.sum_dtype, device=bucket.device))
         return Snapshot(step, flats, own_sums)
@@ -155,7 +155,7 @@ class _Plan:
         self._vectors: dict[object, int] = {}
         for parameter in selected:
             key = parameter.tensor.device, parameter.dtype
-            n_bytes = parameter.n_counted * parameter.dtype.itemsize
+            n_bytes = parameter.n_counted * parameter.dtype.itemsize * (parameter.n_replica or 1)
             self._vectors[key] = self._vectors.get(key, 0) + n_bytes
         self._width = sum(self._vectors.values()) / max(self._n_here, 1)
         homes = {parameter.tensor.device for parameter in selected}

@@ -96,7 +96,7 @@ def pack(
         )
     layout = [[_plain(stretch) for stretch in bucket] for bucket in parameters.layout()]
     dtypes = [str(bucket.dtype) for bucket in parameters.buckets]
-    part = {"layout": layout, "dtypes": dtypes, "snapshots": packed}
+    part = {"layout": layout, "dtypes": dtypes, "n_replica": parameters.n_replica or 1, "snapshots": packed}
     return [part] if processes is None else processes.gather(part)
 
 
@@ -155,7 +155,7 @@ def _contents(part: Mapping[str, Any], packed: Mapping[str, Any], directories: S
         return []
     dtypes = [getattr(torch, dtype.removeprefix("torch.")) for dtype in part["dtypes"]]
     sizes = [
-        sum(numel for *_, numel in bucket) * dtype.itemsize
+        sum(numel for *_, numel in bucket) * part["n_replica"] * dtype.itemsize
         for bucket, dtype in zip(part["layout"], dtypes, strict=True)
     ]
     if not packed["file"][0]:
@@ -167,11 +167,11 @@ def _contents(part: Mapping[str, Any], packed: Mapping[str, Any], directories: S
 
 def _fill(flats: Sequence[Tensor], contents: Sequence[Tensor]) -> None:
     for flat, content in zip(flats, contents, strict=True):
-        if flat.shape != content.shape or flat.dtype != content.dtype:
+        if flat.numel() != content.numel() or flat.dtype != content.dtype:
             raise ValueError(
                 f"{tuple(content.shape)} of {content.dtype} where {tuple(flat.shape)} of {flat.dtype} are due"
             )
-        flat.copy_(content)
+        flat.copy_(content.view(flat.shape))
 
 
 def _gather(

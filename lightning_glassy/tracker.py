@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_glassy.moments import moments_for
 from lightning_glassy.observables import default_overlap_thresholds
@@ -25,6 +25,7 @@ from lightning_glassy.parameters import (
     Groups,
     Selected,
     TrackedParameters,
+    as_replicas,
     check_patterns,
     select_parameters,
     share_out,
@@ -90,7 +91,7 @@ class AgingTracker:
     recorded is the waiting time and the lag that were realised.
 
     Args:
-        named_parameters: as from ``module.named_parameters(remove_duplicate=False)``.
+        named_parameters: the module; or pairs as from ``module.named_parameters(remove_duplicate=False)``.
         schedule: when to capture and to measure; default ``LogTimeSchedule.logspaced()``.
         max_step: last step of the run, if known: memory is planned for it. The schedule goes on if the run does.
         groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
@@ -103,13 +104,15 @@ class AgingTracker:
         overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth
             and a tenth of the standard deviation of the weights at the start.
         moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
+        n_replica: number of replicas, if the first axis of every parameter is that of replicas
+            (:class:`~lightning_glassy.replicas.ReplicaEnsemble`): each is measured by itself.
         meta: what else the record should know of the run; only what JSON can hold.
         state: what :meth:`state_dict` of an earlier tracker of the same parameters gave: this one goes on where that
             one was, to the bit. Another schedule takes over from there.
         directory: where files with snapshots that the state refers to may be, besides where they were written.
 
-    Where parameters are spread over processes (FSDP2, tensor parallelism), every process makes a tracker and calls it
-    at the same steps. Each keeps and reads the part it holds; the sums over all are in every record.
+    Where parameters are spread over processes (FSDP, tensor parallelism, ZeRO), every process makes a tracker and calls
+    it at the same steps. Each keeps and reads the part it holds; the sums over all are in every record.
 
     Attributes:
         record: the :class:`AgingRecord`, growing.
@@ -139,7 +142,7 @@ class AgingTracker:
 
     def __init__(
         self,
-        named_parameters: Iterable[tuple[str, Tensor]],
+        named_parameters: nn.Module | Iterable[tuple[str, Tensor]],
         schedule: LogTimeSchedule | None = None,
         *,
         max_step: int | None = None,
@@ -151,6 +154,7 @@ class AgingTracker:
         max_memory: int | None = None,
         overlap_thresholds: Sequence[float] | Literal["auto"] = "auto",
         moments: Literal["full", "msd"] = "full",
+        n_replica: int | None = None,
         meta: Mapping[str, Any] | None = None,
         state: Mapping[str, Any] | None = None,
         directory: str | os.PathLike[str] | None = None,
@@ -168,6 +172,8 @@ class AgingTracker:
         earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
         if earlier is not None:
             selected, sample = earlier.selected, earlier.sample
+        if n_replica is not None:
+            selected = as_replicas(selected, n_replica)
         selected, self._processes = share_out(selected)
         n, n_bytes = plan_sample(
             selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory, processes=self._processes
@@ -200,6 +206,7 @@ class AgingTracker:
                 self.parameters.n_parameters,
                 n_sampled=self.parameters.n_sampled,
                 overlap_thresholds=thresholds,
+                n_replica=n_replica,
                 meta={
                     # Not from the global generators, whose numbers are the training's.
                     "id": secrets.token_hex(8),
@@ -234,7 +241,8 @@ class AgingTracker:
         total, sampled = self.parameters.n_parameters["all"], self.parameters.n_sampled["all"]
         by_when = f" by step {_HORIZON:,}" if self.schedule.open_ended and self._end is None else ""
         return (
-            f"tracking {f'a sample of {sampled:,} of ' if n else ''}{total:,} parameters in "
+            f"tracking {f'{replicas} replicas of ' if (replicas := self.parameters.n_replica) else ''}"
+            f"{f'a sample of {sampled:,} of ' if n else ''}{total:,} parameters in "
             f"{len(self.parameters.groups)} group{'s' if len(self.parameters.groups) > 1 else ''}, "
             f"at most {capacity} snapshots{by_when}"
             f", {human_bytes(n_bytes)} on {', '.join(sorted(places))}"
@@ -484,24 +492,28 @@ class AgingTracker:
                     n = f"{failed:.0f} of {self._processes.size} processes"
                     self.give_up(RuntimeError(f"{n} could not measure, and say why"), measured.step)
                     continue
-            of_groups = self.parameters.by_group(buckets)  # [n_group, n_snapshot, n_moment]
+            of_groups = self.parameters.by_group(buckets)  # [(n_replica,) n_group, n_snapshot, n_moment]
             for i, snapshot in enumerate(measured.snapshots):
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
                 if pair in self.record:
                     continue  # entered by a handler of a signal that asked for the state meanwhile
-                self.record.append(*pair, of_groups[:, i])
+                self.record.append(*pair, of_groups[..., i, :])
                 self._new.append(pair)
-                self._check(of_groups[:, i], *pair)
+                self._check(of_groups[..., i, :], *pair)
 
     def _check(self, moments: NDArray[np.float64], waiting_time: int, lag: int) -> None:
         """Say once, in words, what a curve would not show by itself."""
-        for group, row in zip(self.parameters.groups, moments, strict=True):
-            d2, s2, n = row[MOMENTS.index("d2")], row[MOMENTS.index("s2")], self.parameters.n_sampled[group]
-            resolution = self.parameters.resolution[group]
+        columns = MOMENTS.index("d2"), MOMENTS.index("s2")
+        for k, group in enumerate(self.parameters.groups):
+            d2, s2 = (np.atleast_1d(moments[..., k, column]) for column in columns)
+            resolution, n = self.parameters.resolution[group], self.parameters.n_sampled[group]
             where = f"(group {group!r}, waiting time {waiting_time}, lag {lag})"
-            if not math.isfinite(d2) and n:
+            if not np.isfinite(d2).all() and n:
+                if self.parameters.n_replica is not None:
+                    where = f"in replica {np.flatnonzero(~np.isfinite(d2))[0]} {where}"
                 self._warn_once("nan", f"the weights are not finite {where}; recorded as they are")
-            elif lag > 0 and within_rounding(d2, s2, resolution):
+            elif lag > 0 and (hidden := within_rounding(d2, s2, resolution)).any():
+                d2, s2 = d2[hidden][0], s2[hidden][0]
                 self._warn_once(
                     "resolution",
                     f"the mean squared displacement {d2 / n:.2g} is within the rounding of the weights' own dtype "

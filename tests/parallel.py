@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.plugins import FSDPPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_glassy import AgingMonitor
@@ -24,8 +26,66 @@ from tests.helpers import data, quiet_trainer
 STEPS = 40
 
 
+class FSDP1OnCPU(FSDPStrategy):
+    """Lightning's asks for a GPU; torch's FullyShardedDataParallel does not."""
+
+    def _determine_device_ids(self) -> None:
+        return None
+
+    def barrier(self, *_: Any, **__: Any) -> None:
+        torch.distributed.barrier()
+
+    def _setup_model(self, model: nn.Module) -> FullyShardedDataParallel:
+        options: dict[str, Any] = self.kwargs | {"sharding_strategy": self.sharding_strategy}
+        if torch.distributed.get_world_size() == 4:  # two copies, each of them in two shards
+            mesh = init_device_mesh("cpu", (2, 2))
+            options |= {"sharding_strategy": ShardingStrategy.HYBRID_SHARD, "device_mesh": mesh}
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **options)
+
+
+class DeepSpeedOnCPU(DeepSpeedStrategy):
+    """Lightning's asks for a GPU; DeepSpeed does not, with ``DS_ACCELERATOR=cpu``."""
+
+    root_device = torch.device("cpu", 0)
+
+    def setup_environment(self) -> None:
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def barrier(self, *_: Any, **__: Any) -> None:
+        torch.distributed.barrier()
+
+
+class AsItIs(FSDPPrecision):
+    """Lightning's makes the weights float32, in which trainings drift apart."""
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def forward_context(self) -> Any:
+        return nullcontext()
+
+
 def strategy(kind: str) -> dict[str, Any]:
     """Options of the Trainer."""
+    if kind.startswith("fsdp1"):
+        fsdp = FSDP1OnCPU(
+            sharding_strategy={"grad": "SHARD_GRAD_OP", "whole": "NO_SHARD"}.get(kind[6:], "FULL_SHARD"),  # type: ignore[arg-type]
+            auto_wrap_policy={nn.Linear},
+            use_orig_params=kind != "fsdp1_flat",
+            process_group_backend="gloo",
+        )
+        return {"devices": 4 if kind == "fsdp1_hybrid" else 2, "strategy": fsdp, "plugins": [AsItIs("32-true")]}
+    if kind.startswith("zero"):
+        zero = DeepSpeedOnCPU(stage=int(kind[4]), process_group_backend="gloo")
+        zero.config |= {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}  # type: ignore[operator]
+        return {"devices": 2, "strategy": zero, "precision": "bf16-true" if kind.endswith("bf16") else "32-true"}
     if kind.startswith("ddp"):
         return {"devices": 2, "strategy": kind}
     sizes = {"fsdp2": (2, 1), "tp": (1, 2), "2x2": (2, 2), "hsdp": (4, 1)}.get(kind)
@@ -42,7 +102,8 @@ class Net(LightningModule):
         self.kind = kind
         self.up, self.down, self.norm = nn.Linear(8, 6), nn.Linear(6, 5), nn.LayerNorm(5)
         self.head, self.scale = nn.Linear(5, 3), nn.Parameter(torch.ones(1))
-        self.double()
+        if kind[:4] != "zero":
+            self.double()
 
     def configure_model(self) -> None:
         if not isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -62,11 +123,11 @@ class Net(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         # The same batch in all processes: the training is the same in all strategies.
         generator = torch.Generator().manual_seed(self.trainer.global_step)
-        x = torch.randn(4, 8, generator=generator, dtype=torch.float64)
-        return nn.functional.cross_entropy(self(x), torch.randint(3, (4,), generator=generator))
+        x = torch.randn(4, 8, generator=generator, dtype=torch.float64).to(self.scale.dtype)
+        return nn.functional.cross_entropy(self(x).double(), torch.randint(3, (4,), generator=generator))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self(batch[0].double())  # FSDP2 leaves the root gathered after this
+        self(batch[0].to(self.scale.dtype))  # FSDP2 leaves the root gathered after this
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
@@ -81,6 +142,37 @@ class Look(Callback):
         n = 0 if tracker is None else sum(f.nbytes for s in tracker._bank.live.values() for f in s.flats)
         path = Path(trainer.default_root_dir, f"rank{trainer.global_rank}")
         path.write_text(f"{n} {0 if tracker is None else tracker.n_snapshots}")
+
+
+class Full(Callback):
+    """With DeepSpeed: its float32 weights, put together by its own means at every step, agree with the record."""
+
+    def __init__(self) -> None:
+        self.steps: dict[int, Tensor] = {}
+
+    def look(self, trainer: Trainer, module: LightningModule) -> None:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        parted = ("_hp_mapping", "ds_id")
+        found = [
+            safe_get_full_fp32_param(p) if any(hasattr(p, name) for name in parted) else p for p in module.parameters()
+        ]
+        self.steps[trainer.global_step] = torch.cat([p.detach().double().flatten() for p in found])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.look(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        record = next(callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor)).record
+        for waiting_time, lag, moments in zip(*record.pairs, record.moments, strict=True):
+            d = self.steps[waiting_time + lag] - self.steps[waiting_time]
+            assert abs(moments[0, 0] / (d @ d) - 1) < 1e-6, (waiting_time, lag, moments[0, 0], d @ d)
+        print("agrees with", len(record), "pairs of", record.n_parameters["all"], "parameters")
 
 
 class Save(Callback):
@@ -137,6 +229,8 @@ if __name__ == "__main__":
     for task in sys.argv[3:]:
         if task == "whole":
             fit(kind, place / kind, Look())
+        elif task == "full":
+            fit(kind, place / kind, Full())
         elif task == "resume":
             fit(kind, place / kind / "part", Save(place / kind / "at23.ckpt"))
             fit(kind, place / kind / "again", ckpt_path=place / kind / "at23.ckpt")

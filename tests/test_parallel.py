@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from lightning_glassy import AgingRecord
 from lightning_glassy.parameters import Selected, TrackedParameters, share_out
-from lightning_glassy.shards import Block, Processes, UnmeasurableError
+from lightning_glassy.shards import Block, Processes, Shard, UnmeasurableError
 from lightning_glassy.snapshots import plan_sample
 
 NAMES = ("glassy", "sampled", "displacement")
@@ -28,7 +29,7 @@ def launch(place: Path, kind: str, *tasks: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
         start_new_session=True,
     ) as process:
         try:
@@ -69,7 +70,7 @@ def held(place: Path, kind: str) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "ddp_fork", "tp", "hsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "ddp_fork", "tp", "hsdp", "fsdp1_grad", "fsdp1_whole", "fsdp1_hybrid"])
 def test_the_record_does_not_depend_on_the_strategy(place: Path, kind: str) -> None:
     launch(place, kind, "whole")
     for name in NAMES:
@@ -105,6 +106,28 @@ def test_sharded_weights_are_measured_resumed_and_never_waited_for(place: Path) 
         assert_the_same(record(place, "2x2", name), record(place, "single", name))
         assert_the_same(record(place, "2x2", "from_fsdp2", name), record(place, "single", name))
     assert sum(held(place, "2x2")) == single
+
+
+@pytest.mark.slow
+def test_fsdp1_is_measured_and_resumed(place: Path) -> None:
+    launch(place, "fsdp1", "whole", "resume", "from_single")
+    for name in NAMES:
+        whole = record(place, "fsdp1", name)
+        assert_the_same(whole, record(place, "single", name))
+        assert record(place, "fsdp1", "again", name) == whole
+        assert_the_same(record(place, "fsdp1", "from_single", name), whole)
+    assert sum(held(place, "fsdp1")) == sum(held(place, "single"))
+    with pytest.raises(AssertionError, match="use_orig_params=True keeps them apart, so that they can be measured"):
+        launch(place, "fsdp1_flat", "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("kind", ["zero1", "zero2", "zero3", "zero1bf16", "zero2bf16", "zero3bf16"])
+def test_zero_is_measured_in_its_float32_weights_and_resumed(place: Path, kind: str) -> None:
+    assert "agrees with 75 pairs of 118 parameters" in launch(place, kind, "full", "whole", "resume")
+    for name in NAMES:
+        assert record(place, kind, "again", name) == record(place, kind, name)
 
 
 class Pretended(Processes):
@@ -171,14 +194,9 @@ def test_shards_sample_the_same_coordinates_as_the_whole() -> None:
     taken.buckets[0].copy_to(values)
     parts = []
     for first, n in ((0, 2), (2, 4)):
-        block = Block((6, 10), (first, 0), (n, 10))
-
-        class Sharded(Selected):
-            @property
-            def numel(self) -> int:
-                return 60
-
-        tracked = TrackedParameters([Sharded("w", whole[first : first + n], (), block)], 25)
+        part = whole[first : first + n]
+        shard = Shard(part, whole.shape, Block((6, 10), (first, 0), (n, 10)), part.clone)
+        tracked = TrackedParameters([Selected("w", shard, ())], 25)
         assert tracked.n_sampled == {"all": 25}
         parts.append(torch.empty(tracked.buckets[0].numel))
         tracked.buckets[0].copy_to(parts[-1])

@@ -90,9 +90,13 @@ def test_nothing_happens_between_events_and_steps_never_go_back() -> None:
             tracker.update(bad)
 
 
+def test_a_module_stands_for_its_parameters() -> None:
+    layer = nn.Linear(3, 2)
+    by_module, by_name = AgingTracker(layer), AgingTracker(layer.named_parameters())
+    assert by_module.record.n_parameters == by_name.record.n_parameters == {"all": 8}
+
+
 def test_what_is_no_list_of_parameters_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"model\.named_parameters"):
-        AgingTracker(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="pairs of a name and a tensor"):
         AgingTracker(nn.Linear(2, 2).parameters())
     with pytest.raises(TypeError, match="schedule='baity-jesi'"):

@@ -20,11 +20,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
 
 from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
-from lightning_glassy.shards import is_sharded, reshard
+from lightning_glassy.shards import reshard, spread
 from lightning_glassy.sinks import Sinks
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory, sink_for
@@ -75,9 +76,10 @@ class AgingMonitor(Callback):
     parameter group j of the optimiser i where there are several), the one in force for the update after the step.
 
     What is tracked is decided when training starts: parameters that are unfrozen later are not. Under DDP rank 0
-    measures, since all ranks hold the same weights. Under ``ModelParallelStrategy`` (FSDP2, tensor parallelism) each
-    rank keeps and reads its shard, and one small sum over the ranks per event makes the record, on all ranks; rank 0
-    writes and logs it.
+    measures, since all ranks hold the same weights. Where weights are spread over the ranks
+    (``ModelParallelStrategy``, that is FSDP2 and tensor parallelism; ``FSDPStrategy``; ``DeepSpeedStrategy``, of whose
+    ZeRO the float32 weights are measured) each rank keeps and reads its shard, and one small sum over the ranks per
+    event makes the record, on all ranks; rank 0 writes and logs it.
 
     Checkpoints hold what is needed to go on: ``fit(ckpt_path=...)`` continues the record as if nothing had happened.
     Snapshots that take more than 16 MiB together are in files of their own, in the directory ``glassy_snapshots``
@@ -197,11 +199,10 @@ class AgingMonitor(Callback):
         if stage != "fit":
             return
         names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
-        known = {"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy"} & set(names)
-        if not known or "DeepSpeedStrategy" in names:
+        if not {"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy", "FSDPStrategy"} & set(names):
             raise MisconfigurationException(
                 f"AgingMonitor cannot measure parameters under {type(trainer.strategy).__name__}, which may shard them "
-                "over processes in its own way: use a single device, strategy='ddp', or for sharding "
+                "over processes in its own way: use a single device, or 'ddp', 'fsdp', 'deepspeed' or "
                 "ModelParallelStrategy (FSDP2, tensor parallelism)"
             )
 
@@ -210,7 +211,7 @@ class AgingMonitor(Callback):
         self._next_event, self._n_trainable = _NEVER, None
         restored, self._restored = self._restored, None
         reshard(pl_module)
-        sharded = any(map(is_sharded, pl_module.parameters()))
+        sharded = spread(_model(trainer, pl_module))
         # Under DDP every rank holds the same weights: one of them measures, and no collective is needed.
         if not (trainer.is_global_zero or sharded):
             return
@@ -363,7 +364,7 @@ class AgingMonitor(Callback):
                 )
             schedule = LogTimeSchedule.preset(schedule, max_step)
         return AgingTracker(
-            pl_module.named_parameters(remove_duplicate=False),
+            _model(trainer, pl_module),
             schedule,
             max_step=max_step,
             meta=_describe_run(trainer, pl_module),
@@ -403,6 +404,12 @@ class AgingMonitor(Callback):
             candidates = (f"{monitor.name}_{i}" if i > 1 else monitor.name for i in itertools.count(1))
             names[id(monitor)] = next(name for name in candidates if name not in names.values())
         return names.get(id(self), self.name)
+
+
+def _model(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
+    """What has the parameters: the module, or what FSDP1 has wrapped it in, which holds its shards."""
+    wrapped = any(cls.__name__ == "FSDPStrategy" for cls in type(trainer.strategy).__mro__)
+    return trainer.strategy.model if wrapped and trainer.strategy.model is not None else pl_module
 
 
 def _max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:

@@ -126,18 +126,18 @@ def _rehearse(
     """
     path = torch.linspace(-1.0, 1.0, 4200, dtype=torch.float64, device="cpu")
     scattered = any(bucket.scattered for bucket in parameters.buckets)
-    selected = [
-        Selected(f"{index}.{n}", whole[::2] if scattered else whole[:n], ())
-        for index, bucket in enumerate(parameters.buckets)
+    tensors = [
+        whole[::2] if scattered else whole[:n]
+        for bucket in parameters.buckets
         for n in (2100, 7)
         for whole in (path[: 2 * n].to(bucket.dtype).to(bucket.device),)
     ]
-    few = TrackedParameters(selected)
+    few = TrackedParameters([Selected(str(index), tensor, ()) for index, tensor in enumerate(tensors)])
     ours, plain = (kind(few, thresholds, msd_only=msd_only) for kind in (implementation, EagerMoments))
     bank = SnapshotBank(few)
     first, second = capture(bank, 0, ours), bank.add(1)
-    for parameter in selected:
-        parameter.tensor.mul_(1.25)
+    for tensor in tensors:
+        tensor.mul_(1.25)
     # All that will be launched: captures, measurements, and both at once.
     pairs = list(zip(ours([first], second), plain([first]), strict=True))
     pairs += zip(ours([second, first]), plain([second, first]), strict=True)

@@ -56,21 +56,24 @@ class EagerMoments:
     def _measure(self, plan: _Plan, index: int, snapshots: Sequence[Snapshot], capture: Snapshot | None) -> Tensor:
         bucket, own = plan.bucket, self._zeros(plan.bucket, 2)
         pair = self._zeros(bucket, len(snapshots), 1 if self._msd_only else 2 + len(self._thresholds))
+        # A tile has a row for each replica, and so have its sums.
+        n_replica = self._parameters.n_replica or 1
+        own_rows, pair_rows = own.unflatten(0, (-1, n_replica)), pair.unflatten(0, (-1, n_replica))
         tiles, scratch = self._walk(plan)
         for tile in tiles:
             n = tile.stop - tile.start
-            x, y = scratch[0, :n], scratch[1, :n]
+            x, y = bucket.rows(scratch[0], n), bucket.rows(scratch[1], n)
             w = bucket.read(tile, scratch[-1])
             if capture is not None or not self._msd_only:
-                own[tile.cell] += _own_sums(w, x)
+                own_rows[tile.cell] += _own_sums(w, x)
             sums = []
             for snapshot in snapshots:
-                s = snapshot.flats[index][tile.start : tile.stop]
+                s = snapshot.flats[index][..., tile.start : tile.stop]
                 if s.dtype != w.dtype:
-                    s = scratch[2, :n].copy_(s)
+                    s = bucket.rows(scratch[2], n).copy_(s)
                 sums += self._pair_sums(w, s, x, y, plan.zero)
             if sums:
-                pair[tile.cell] += torch.stack(sums).view(len(snapshots), -1)
+                pair_rows[tile.cell] += torch.stack(sums, dim=-1).view(n_replica, len(snapshots), -1)
         if capture is not None:
             bucket.copy_to(capture.flats[index])
             capture.own_sums[index].copy_(own)
@@ -80,14 +83,14 @@ class EagerMoments:
         # One pass for (w - s)^2: `torch.nn.functional.mse_loss` has no `out=`, and would allocate a tile each time.
         d2 = torch.ops.aten.mse_loss.out(w, s, 0, out=y)
         # `sum` adds in a cascade; a BLAS dot product over a whole tile would lose up to 6e-6.
-        sums = [d2.sum()]
+        sums = [d2.sum(-1)]
         if self._msd_only:
             return sums
         # d^2 <= eps^2 spares a pass for |d|. Comparing into a float vector is several times faster than into
         # booleans, and a tile has fewer coordinates than the 2^24 that float32 can count.
-        counts = [torch.le(d2, eps**2, out=x).sum() for eps in self._thresholds]
+        counts = [torch.le(d2, eps**2, out=x).sum(-1) for eps in self._thresholds]
         d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
-        return [*sums, d4.sum(), *counts]
+        return [*sums, d4.sum(-1), *counts]
 
     def _columns(self, pair: Tensor, own: Tensor, of_s: list[Tensor]) -> Tensor:
         """Sums of pairs ``[n_cell, n_snapshot, ...]``, of the weights and of the snapshots, in the order of MOMENTS."""
@@ -109,7 +112,7 @@ class EagerMoments:
 
     def _walk(self, plan: _Plan) -> tuple[list[Tile], Tensor]:
         """The tiles, and scratch ``[n, tile]``: two vectors, one to widen a snapshot, one (last) to gather weights."""
-        size = max(tile.stop - tile.start for tile in plan.tiles)
+        size = max(tile.stop - tile.start for tile in plan.tiles) * (self._parameters.n_replica or 1)
         n_bytes, device = plan.n_scratch * size * plan.dtype.itemsize, plan.bucket.device
         if device not in self._scratch or len(self._scratch[device]) < n_bytes:
             self._scratch[device] = torch.empty(n_bytes, dtype=torch.uint8, device=device)
@@ -133,13 +136,15 @@ class _Plan:
 
 def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:
     squares = _fine_sum(torch.mul(values, values, out=scratch))
-    return torch.stack([squares, values.sum().to(squares.dtype)])
+    return torch.stack([squares, values.sum(-1).to(squares.dtype)], dim=-1)
 
 
 def _fine_sum(values: Tensor) -> Tensor:
     """The sum, in float32 only within rows: 1 - C takes the difference of two such sums, far smaller than either."""
     if values.device.type == "mps":
-        return values.sum()
-    whole = len(values) // _ROW * _ROW
-    total = values[:whole].view(-1, _ROW).sum(dim=1).sum(dtype=torch.float64)
-    return total if whole == len(values) else total + values[whole:].sum()
+        return values.sum(-1)
+    n = values.shape[-1]
+    whole = n // _ROW * _ROW
+    rows: Tensor = values[..., :whole].unflatten(-1, (whole // _ROW, _ROW))
+    total = rows.sum(-1).sum(-1, dtype=torch.float64)
+    return total if whole == n else total + values[..., whole:].sum(-1)

@@ -38,7 +38,7 @@ class OffloadedMoments:
 
     def __init__(self, parameters: TrackedParameters, make: Callable[[TrackedParameters], Moments]) -> None:
         self._buckets = parameters.buckets
-        self._now = [torch.empty(b.numel, dtype=b.dtype, device=b.device) for b in self._buckets]
+        self._now = [torch.empty(b.shape, dtype=b.dtype, device=b.device) for b in self._buckets]
         self._passing = [torch.empty_like(flat) for flat in self._now]
         self.inner = make(parameters.over(self._now))
         devices = dict.fromkeys(bucket.device for bucket in self._buckets if bucket.device.type == "cuda")
