@@ -140,6 +140,7 @@ def _report(options: argparse.Namespace) -> None:
     for source, record in zip(paths, records, strict=True):
         if not len(record):
             raise _WrongInputError(f"{source}: the record is empty: no pair of times was measured")
+    paths, records = _without_earlier_parts(paths, records)
     parts: list[tuple[Path | None, AgingRecord]] = list(zip(paths, records, strict=True))
     if len(parts) > 1 and not options.separate:
         parts = [(None, _as_replicas(paths, records))]
@@ -174,6 +175,24 @@ def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
     if chosen is None:
         return Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
     return chosen if number is None else chosen / str(number)
+
+
+def _without_earlier_parts(paths: list[Path], records: list[AgingRecord]) -> tuple[list[Path], list[AgingRecord]]:
+    """Leave out what a run that was interrupted had measured where the record of the resumed one has it, too."""
+    kept = [
+        i
+        for i, record in enumerate(records)
+        if not any(
+            record.meta.get("id") is not None
+            and record.meta.get("id") == other.meta.get("id")
+            and len(record) < len(other)
+            and record.is_part_of(other)
+            for other in records
+        )
+    ]
+    for i in sorted(set(range(len(paths))) - set(kept)):
+        _print(f"{paths[i]} is an earlier part of another record here, and left out", file=sys.stderr)
+    return [paths[i] for i in kept], [records[i] for i in kept]
 
 
 def _as_replicas(paths: list[Path], records: list[AgingRecord]) -> AgingRecord:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from lightning_glassy.shards import Block, Processes, block_of, is_sharded, local
 
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
 
@@ -41,16 +43,31 @@ _SAMPLE_SEED = 20180307  # any number will do; a fixed one makes two runs sample
 
 @dataclass(frozen=True)
 class Selected:
-    """One tracked parameter: its name, the tensor, and the groups it is in (``"all"`` left out)."""
+    """One tracked parameter.
+
+    Attributes:
+        name: of the parameter.
+        tensor: the parameter itself; a ``DTensor`` where it is spread over processes.
+        groups: those it is in (``"all"`` left out).
+        block: what of it this process holds; ``None`` for all of it.
+        counted: whether this process is the one that counts that block.
+    """
 
     name: str
     tensor: Tensor
     groups: tuple[str, ...]
+    block: Block | None = None
+    counted: bool = True
 
     @property
     def numel(self) -> int:
-        """Number of real coordinates: a complex number has two."""
+        """Number of real coordinates over all processes: a complex number has two."""
         return self.tensor.numel() * (2 if self.tensor.is_complex() else 1)
+
+    @property
+    def n_counted(self) -> int:
+        """Number of those that this process counts."""
+        return 0 if not self.counted else self.numel if self.block is None else self.block.numel
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,7 +96,7 @@ def select_parameters(
 
     Raises:
         ValueError: nothing to track, a pattern that matches nothing, a group called ``"all"``, a parameter whose
-            shape or values are not there yet, or one that is distributed over processes or sparse.
+            shape or values are not there yet, or one that is sparse.
         TypeError: something else than names and tensors.
     """
     tensors: dict[tuple[object, ...], tuple[Tensor, list[str]]] = {}
@@ -101,14 +118,11 @@ def select_parameters(
             raise ValueError(f"the parameter {name!r} has the layout {tensor.layout}: only dense ones can be measured")
         if tensor.is_meta:
             raise ValueError(f"the parameter {name!r} is on the meta device: it has no values to measure")
-        if hasattr(tensor, "placements"):
-            raise ValueError(
-                f"the parameter {name!r} is a DTensor, sharded over processes; this version measures whole "
-                "parameters only: train with one device or with DDP"
-            )
         if tensor.numel():
-            # The same memory under two Parameter objects is one coordinate as much as one object under two names.
-            key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+            # The same memory under two Parameter objects is one coordinate as much as one object under two names. An
+            # empty shard has no memory.
+            key: tuple[object, ...] = (tensor.device, tensor.shape, tensor.stride())
+            key += (id(tensor),) if is_sharded(tensor) else (tensor.data_ptr(),)
             tensors.setdefault(key, (tensor, []))[1].append(name)
 
     names = [alias for _, aliases in tensors.values() for alias in aliases]
@@ -135,6 +149,23 @@ def select_parameters(
     if "all" in layers:
         raise ValueError("groups='layer': a layer is called 'all'; give a mapping of group names to patterns")
     return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
+
+
+def share_out(selected: Sequence[Selected]) -> tuple[list[Selected], Processes | None]:
+    """Say of parameters that are spread over processes which blocks are counted here; every process calls it.
+
+    Returns:
+        The parameters, and the processes whose sums have to be added up; ``None`` where no parameter is spread.
+
+    Raises:
+        UnmeasurableError: the parameters are spread in a way that cannot be measured rightly.
+    """
+    if not any(is_sharded(parameter.tensor) for parameter in selected):
+        return list(selected), None
+    processes = Processes()
+    blocks = processes.together(lambda: {parameter.name: block_of(parameter.tensor) for parameter in selected})
+    mine = processes.claim(blocks)
+    return [replace(p, block=blocks[p.name], counted=p.name in mine) for p in selected], processes
 
 
 def check_patterns(groups: object, include: object = None, exclude: object = None) -> None:
@@ -183,7 +214,7 @@ class ParametersChangedError(RuntimeError):
 
 
 class _Source:
-    """One tracked tensor as a flat run of coordinates, in the order in which they lie in memory.
+    """What this process holds of a tracked tensor, as a flat run of coordinates, in the order in which they lie there.
 
     The order is fixed once (channels-last weights are walked as they lie), so that a snapshot and the weights it is
     compared with always agree; where the tensor is dense the flat form is a view and costs nothing.
@@ -191,15 +222,20 @@ class _Source:
 
     def __init__(self, name: str, parameter: Tensor) -> None:
         self.name, self.parameter = name, parameter
+        self._sharded = is_sharded(parameter)
         self._form = (parameter.shape, parameter.dtype, parameter.device)
         real = self._real()
         strides = real.stride()
-        self._order = sorted(range(real.dim()), key=lambda i: -strides[i])
+        self.order = sorted(range(real.dim()), key=lambda i: -strides[i])
         self._view: Tensor | None = None
         self._layout: tuple[object, ...] = ()
 
+    def held(self) -> Tensor:
+        """The tensor itself, or the shard of it that is here."""
+        return local(self.parameter) if self._sharded else self.parameter
+
     def _real(self) -> Tensor:
-        tensor = self.parameter.detach()
+        tensor = self.held().detach()
         return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
     def _flat(self) -> Tensor | None:
@@ -211,12 +247,19 @@ class _Source:
                 f"and is {tuple(form[0])} {form[1]} on {form[2]} now: earlier weights cannot be compared with it"
             )
         # A view stays valid while the weights stay where they are; `p.data = ...` moves them.
-        layout = (self.parameter.data_ptr(), self.parameter.stride())
+        held = self.held()
+        layout = (held.data_ptr(), held.stride())
         if self._view is None or self._layout != layout:
-            ordered = self._real().permute(self._order)
+            if not layout[0] and held.numel():
+                raise ParametersChangedError(f"the memory of the parameter {self.name!r} has been freed")
+            ordered = self._real().permute(self.order)
             self._view = ordered.view(-1) if ordered.is_contiguous() else None
             self._layout = layout
         return self._view
+
+    def in_memory(self, positions: Tensor) -> Tensor:
+        """Flat positions in row-major order as positions in the order of memory, sorted."""
+        return in_order(positions, self._real().shape, self.order).sort().values
 
     @property
     def dense(self) -> bool:
@@ -228,7 +271,7 @@ class _Source:
         flat = self._flat()
         if flat is not None:
             return flat[start:stop]
-        ordered = self._real().permute(self._order)
+        ordered = self._real().permute(self.order)
         width = ordered.numel() // len(ordered)
         first = start // width
         rows = ordered[first : -(-stop // width)].reshape(-1)
@@ -249,7 +292,7 @@ class _Source:
         """Where coordinates lie, in elements from the first: by whole numbers alone, which no device is waited for."""
         real = self._real()
         places, left = torch.zeros_like(indices), indices
-        for dim in reversed(self._order):
+        for dim in reversed(self.order):
             places += left % real.shape[dim] * real.stride(dim)
             left = left // real.shape[dim]
         return places
@@ -257,9 +300,21 @@ class _Source:
     def locate(self, indices: Tensor | None) -> tuple[int, Tensor | None]:
         """The address of the first element; and, unless all coordinates lie in a row, the places of those wanted."""
         if self._flat() is not None:
-            return self.parameter.data_ptr(), indices
+            return self.held().data_ptr(), indices
         everything = torch.arange(self._real().numel(), device=self.parameter.device)
-        return self.parameter.data_ptr(), self._scatter(everything if indices is None else indices)
+        return self.held().data_ptr(), self._scatter(everything if indices is None else indices)
+
+
+def in_order(positions: Tensor, shape: Sequence[int], order: Sequence[int]) -> Tensor:
+    """Flat positions in a tensor walked row by row, as positions in it walked with its dimensions in another order."""
+    if list(order) == list(range(len(shape))):
+        return positions
+    place, left = torch.zeros_like(positions), positions
+    strides = {dim: math.prod(shape[after] for after in order[i + 1 :]) for i, dim in enumerate(order)}
+    for dim in reversed(range(len(shape))):
+        place += left % shape[dim] * strides[dim]
+        left = left // shape[dim]
+    return place
 
 
 @dataclass(frozen=True)
@@ -315,7 +370,7 @@ class Bucket:
     def __init__(self, device: torch.device, dtype: torch.dtype, pieces: list[_Piece], cells: list[int]) -> None:
         self.device, self.dtype = device, dtype
         self.numel = pieces[-1].stop
-        self._pieces, self._cells = pieces, cells
+        self.pieces, self._cells = pieces, cells
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -325,25 +380,25 @@ class Bucket:
     @property
     def scattered(self) -> bool:
         """Whether the coordinates of some tensor do not lie in a row: a sample, or a tensor that is not dense."""
-        return any(piece.indices is not None or not piece.source.dense for piece in self._pieces)
+        return any(piece.indices is not None or not piece.source.dense for piece in self.pieces)
 
     def over(self, flat: Tensor) -> Bucket:
         """The same cells, of coordinates that lie in ``flat``, ``[numel]``, instead of in the parameters."""
         pieces = [
             _Piece(_Source(piece.source.name, flat[piece.start : piece.stop]), piece.start, piece.stop, None)
-            for piece in self._pieces
+            for piece in self.pieces
         ]
         return Bucket(flat.device, flat.dtype, pieces, self._cells)
 
     @property
     def gathers(self) -> bool:
         """Whether a tile may have to be put together from several places."""
-        return len(self._pieces) > 1 or any(piece.indices is not None for piece in self._pieces)
+        return len(self.pieces) > 1 or any(piece.indices is not None for piece in self.pieces)
 
     def tiles(self, size: int) -> list[Tile]:
         """The bucket cut into tiles of at most ``size`` coordinates; small tensors of one cell share a tile."""
         tiles: list[Tile] = []
-        for piece, cell in zip(self._pieces, self._cells, strict=True):
+        for piece, cell in zip(self.pieces, self._cells, strict=True):
             # To put a tile together costs a copy; a large tensor is spared it.
             large = piece.stop - piece.start >= size // 2 and piece.indices is None
             start = piece.start
@@ -376,7 +431,7 @@ class Bucket:
 
     def layout(self) -> list[tuple[object, ...]]:
         """What tells whether a tensor has been put elsewhere in memory. Cheap: for every event."""
-        tensors = [piece.source.parameter for piece in self._pieces]
+        tensors = [piece.source.held() for piece in self.pieces]
         return [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
 
     def extents(self) -> list[Extent]:
@@ -387,15 +442,15 @@ class Bucket:
         """
         return [
             Extent(cell, piece.start, piece.stop, *piece.source.locate(piece.indices))
-            for piece, cell in zip(self._pieces, self._cells, strict=True)
+            for piece, cell in zip(self.pieces, self._cells, strict=True)
         ]
 
     def copy_to(self, flat: Tensor) -> None:
         """Copy the current weights into ``flat``, ``[numel]``, on the same device."""
-        if all(piece.indices is None for piece in self._pieces):
-            torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self._pieces], out=flat)
+        if all(piece.indices is None for piece in self.pieces):
+            torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self.pieces], out=flat)
             return
-        for piece in self._pieces:
+        for piece in self.pieces:
             _put(piece, piece.start, piece.stop, flat[piece.start : piece.stop])
 
 
@@ -403,6 +458,24 @@ def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:
     values = piece.read(start, stop, target)
     if values.data_ptr() != target.data_ptr():
         target.copy_(values, non_blocking=True)
+
+
+class Stretch(NamedTuple):
+    """A run of coordinates in a flat copy of the weights: what of which parameter it is.
+
+    Attributes:
+        name: of the parameter.
+        offsets: of the block of it, for each dimension.
+        sizes: of the block.
+        order: the dimensions, from the one that is walked slowest to the one that is walked fastest.
+        numel: number of coordinates; fewer than the block has where a sample is tracked.
+    """
+
+    name: str
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    numel: int
 
 
 class TrackedParameters:
@@ -434,19 +507,28 @@ class TrackedParameters:
         chosen = _sample_coordinates(total, sample) if sample is not None and sample < total else None
 
         n_cell, sampled_cell = [0] * self.n_cells, [0] * self.n_cells
-        parts: dict[tuple[torch.device, torch.dtype], list[tuple[int, Selected, Tensor | None]]] = {}
+        parts: dict[tuple[torch.device, torch.dtype], list[tuple[int, _Source, Tensor | None, int]]] = {}
+        self._chosen: dict[str, Tensor | None] = {}
         offset = 0
         for parameter in selected:
-            indices = None
+            logical = None
             if chosen is not None:
                 ends = torch.searchsorted(chosen, torch.tensor([offset, offset + parameter.numel], device="cpu"))
-                indices = (chosen[int(ends[0]) : int(ends[1])] - offset).to(parameter.tensor.device)
+                logical = chosen[int(ends[0]) : int(ends[1])] - offset
+            self._chosen[parameter.name] = logical
             offset += parameter.numel
             cell = number[parameter.groups]
             n_cell[cell] += parameter.numel
-            sampled_cell[cell] += parameter.numel if indices is None else len(indices)
-            if indices is None or len(indices):
-                parts.setdefault((parameter.tensor.device, parameter.dtype), []).append((cell, parameter, indices))
+            sampled_cell[cell] += parameter.numel if logical is None else len(logical)
+            if not parameter.n_counted:
+                continue
+            source, indices, numel = _Source(parameter.name, parameter.tensor), None, parameter.n_counted
+            if logical is not None:
+                here = logical if parameter.block is None else parameter.block.within(logical)
+                indices, numel = source.in_memory(here).to(parameter.tensor.device), len(here)
+            if numel:
+                parts.setdefault((parameter.tensor.device, parameter.dtype), []).append((cell, source, indices, numel))
+        self._blocks = {parameter.name: parameter.block or block_of(parameter.tensor) for parameter in selected}
         self.n_parameters = {g: sum(n_cell[c] for c in cells) for g, cells in self.cells_of.items()}
         self.n_sampled = {g: sum(sampled_cell[c] for c in cells) for g, cells in self.cells_of.items()}
 
@@ -464,13 +546,11 @@ class TrackedParameters:
             pieces, cells, start = [], [], 0
             # Odd sizes last: those before them start at multiples of 16, as loads of several numbers at once need.
             # Small ones of a cell together: they share a tile.
-            for cell, parameter, indices in sorted(
-                members, key=lambda member: (member[1].numel % 16 != 0, member[0], -member[1].numel)
-            ):
-                stop = start + (parameter.numel if indices is None else len(indices))
-                pieces.append(_Piece(_Source(parameter.name, parameter.tensor), start, stop, indices))
+            placed = sorted(members, key=lambda member: (member[3] % 16 != 0, member[0], -member[3]))
+            for cell, source, indices, numel in placed:
+                pieces.append(_Piece(source, start, start + numel, indices))
                 cells.append(cell)
-                start = stop
+                start += numel
             self.buckets.append(Bucket(device, dtype, pieces, cells))
 
     def over(self, flats: Sequence[Tensor]) -> TrackedParameters:
@@ -479,19 +559,51 @@ class TrackedParameters:
         there.buckets = [bucket.over(flat) for bucket, flat in zip(self.buckets, flats, strict=True)]
         return there
 
+    def layout(self) -> list[list[Stretch]]:
+        """What lies where in a flat copy of the weights: per bucket the stretches that tensors take, in their order."""
+        return [
+            [
+                Stretch(
+                    piece.source.name,
+                    self._blocks[piece.source.name].offsets,
+                    self._blocks[piece.source.name].sizes,
+                    tuple(piece.source.order),
+                    piece.stop - piece.start,
+                )
+                for piece in bucket.pieces
+            ]
+            for bucket in self.buckets
+        ]
+
+    def positions(self, stretch: Stretch) -> Tensor:
+        """Of each coordinate of a stretch, in this process or another, the flat position in the parameter, int64."""
+        block = Block(self._blocks[stretch.name].shape, stretch.offsets, stretch.sizes)
+        chosen = self._chosen[stretch.name]
+        if chosen is None:
+            return block.positions(stretch.order)
+        rows = block.within(chosen)
+        in_file = in_order(rows, block.sizes, stretch.order).argsort()
+        return block.positions(range(len(block.sizes)))[rows[in_file]]
+
     def by_group(self, buckets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Sums over the cells of each bucket, ``[n_cell, ...]`` each, as sums over groups, ``[n_group, ...]``."""
         cells = sum(buckets[1:], start=buckets[0])
         return np.stack([cells[members].sum(axis=0) for members in self.cells_of.values()])
 
-    def standard_deviation(self) -> float:
-        """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only."""
+    def standard_deviation(self, processes: Processes | None = None) -> float:
+        """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only.
+
+        Args:
+            processes: those that hold the parameters together.
+        """
         n, total, squares = 0, 0.0, 0.0
         for bucket in self.buckets:
             scratch = torch.empty(min(bucket.numel, 1 << 18), dtype=bucket.sum_dtype, device=bucket.device)
             for tile in bucket.tiles(len(scratch)):
                 values = bucket.read(tile, scratch)
                 n, total, squares = n + len(values), total + float(values.sum()), squares + float(values.dot(values))
+        if processes is not None:
+            n, total, squares = map(sum, zip(*processes.gather((n, total, squares)), strict=True))
         variance = squares / n - (total / n) * (total / n)
         return math.sqrt(variance) if variance > 0 else 0.0 if variance == variance else math.nan
 

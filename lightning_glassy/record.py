@@ -167,6 +167,10 @@ class AgingRecord:
         """Number of pairs measured so far."""
         return len(self._rows)
 
+    def __contains__(self, pair: object) -> bool:
+        """Whether a pair (waiting time, lag) has been measured."""
+        return pair in self._rows
+
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups of parameters, ``"all"`` among them."""
@@ -522,6 +526,21 @@ class AgingRecord:
                     merged._one_time[name] = dict(zip(series[0][0].tolist(), mean.tolist(), strict=True))
         return merged
 
+    def before(self, step: int) -> AgingRecord:
+        """The record as it was before the event at ``step``, without what was measured then or later."""
+        earlier = self._part([pair for pair in self._rows if sum(pair) < step])
+        earlier.meta = dict(self.meta)
+        for name, values in self._one_time.items():
+            kept = {at: value for at, value in values.items() if at < step}
+            earlier._one_time |= {name: kept} if kept else {}
+        return earlier
+
+    def is_part_of(self, other: AgingRecord) -> bool:
+        """Whether each pair was measured in ``other`` as well, with the same bits: an earlier part of the same run."""
+        return self.row_shape == other.row_shape and all(
+            pair in other._rows and row.tobytes() == other._rows[pair].tobytes() for pair, row in self._rows.items()
+        )
+
     # ------------------------------------------------------------------ to other formats
 
     def table(self, pairs: Sequence[tuple[int, int]] | None = None) -> dict[str, list[Any]]:
@@ -586,7 +605,7 @@ class AgingRecord:
             writer.writerow(columns)
             writer.writerows(zip(*columns.values(), strict=True))
 
-        return _write_atomically(Path(path), write)
+        return write_atomically(Path(path), write)
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per replica, group and pair, the observables as columns.
@@ -648,6 +667,19 @@ class AgingRecord:
             TypeError: ``meta`` holds something that JSON cannot.
             OSError: the file cannot be written; an earlier version of it is left as it was.
         """
+        return write_atomically(Path(path), self._write)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that :meth:`save` writes.
+
+        Raises:
+            TypeError: ``meta`` holds something that JSON cannot.
+        """
+        content = io.BytesIO()
+        self._write(content)
+        return content.getvalue()
+
+    def _write(self, file: BinaryIO) -> None:
         waiting_times, lags, moments = self._arrays()
         header = {
             "format": FORMAT,
@@ -667,7 +699,7 @@ class AgingRecord:
         }
         for i, name in enumerate(self._one_time):
             arrays[f"one_time_{i}_step"], arrays[f"one_time_{i}_value"] = self.one_time(name)
-        return _write_atomically(Path(path), lambda file: np.savez(file, allow_pickle=False, **arrays))
+        np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AgingRecord:
@@ -682,13 +714,25 @@ class AgingRecord:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
         with path.open("rb") as file:  # what the system says of a missing file, or a directory, stays as it is
-            content_of = io.BytesIO(file.read())
+            content = file.read()
         try:
-            return cls._from_arrays(_read_arrays(content_of))
+            return cls.from_bytes(content)
         except RecordError as error:
-            raise RecordError(f"{path}: {error}") from None
+            raise RecordError(f"{path}: {error}") from error.__cause__
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> AgingRecord:
+        """The record in the content of a file; trusted as little as one by :meth:`load`.
+
+        Raises:
+            RecordError: as of :meth:`load`.
+        """
+        try:
+            return cls._from_arrays(_read_arrays(io.BytesIO(content)))
+        except RecordError:
+            raise
         except Exception as error:  # whatever a crafted file makes the parsers of zip, npy and JSON raise
-            raise RecordError(f"{path}: not a well-formed record: {type(error).__name__}: {error}") from error
+            raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> AgingRecord:
@@ -813,7 +857,7 @@ def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic])
     return column
 
 
-def _write_atomically(path: Path, write: Any) -> Path:
+def write_atomically(path: Path, write: Any) -> Path:
     """Let ``write(file)`` fill a temporary neighbour of ``path``, then put it in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not from `tempfile`, whose files are private: this one gets the rights of any other new file.

@@ -273,14 +273,27 @@ class LogTimeSchedule:
     def live_snapshots(self, step: int) -> int:
         """Number of references held while ``step`` is processed: captured by then, last lag not yet past."""
         step = _index("step", step)
-        return sum(tw <= step <= last for tw, last in zip(self.waiting_times, self._last_steps(), strict=True))
+        times = self.waiting_times
+        return sum(tw <= step <= last for tw, last in zip(times, self._last_steps(times), strict=True))
 
     @property
     def max_live_snapshots(self) -> int:
         """Largest number of references held at once: what the memory must be planned for."""
-        # The number only rises at a capture, so the captures are the only steps to look at.
-        freed = sorted(self._last_steps())
-        return max(i + 1 - bisect_left(freed, tw) for i, tw in enumerate(self.waiting_times))
+        return self._live(self.waiting_times, self._last_steps(self.waiting_times))
+
+    def snapshots_by(self, max_step: int) -> int:
+        """Largest number of references held at once in a run that ends at ``max_step`` and may be continued later.
+
+        Every reference that still has a lag to come is kept to the end, even if that lag lies beyond it.
+
+        Example:
+            >>> LogTimeSchedule([0, 10, 100], [1, 1000]).snapshots_by(50)
+            2
+        """
+        end = _positive("max_step", max_step)
+        times = [tw for tw in self._waiting.upto(end) if tw + min(self._first_lag(), 1) <= end]
+        times = [tw for tw in times if self.next_lag(-1, tw) is not None]
+        return self._live(times, self._last_steps(times))
 
     def next_waiting_time(self, after: int) -> int | None:
         """The first waiting time > ``after`` that still has a lag to be measured; ``None`` if there is none."""
@@ -351,9 +364,16 @@ class LogTimeSchedule:
     def _last_lag(self, waiting_time: int) -> int:
         return _LARGEST_STEP if self._max_step is None else self._max_step - waiting_time
 
-    def _last_steps(self) -> list[int]:
+    def _last_steps(self, waiting_times: Sequence[int]) -> list[int]:
         """For each waiting time the step of its last measurement."""
-        return [tw + self._lags.upto(self._last_lag(tw))[-1] for tw in self.waiting_times]
+        return [tw + self._lags.upto(self._last_lag(tw))[-1] for tw in waiting_times]
+
+    @staticmethod
+    def _live(times: Sequence[int], last_steps: Sequence[int]) -> int:
+        """Largest number of references held at once, captured at ``times`` and given up after ``last_steps``."""
+        # The number only rises at a capture, so the captures are the only steps to look at.
+        freed = sorted(last_steps)
+        return max(i + 1 - bisect_left(freed, tw) for i, tw in enumerate(times))
 
     def _check_not_empty(self) -> None:
         if self._max_step is not None and self.next_waiting_time(-1) is None:

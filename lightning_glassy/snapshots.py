@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_glassy.parameters import Selected, TrackedParameters
+from lightning_glassy.shards import Processes
 
 SAFE_FRACTION = 0.1
 """Part of a device's free memory that the snapshots may take when nobody said how much."""
@@ -32,6 +33,12 @@ class Snapshot:
         self.flats = flats
         self.own_sums = own_sums
         self.last_lag = -1
+
+    def at(self, last_lag: int) -> Snapshot:
+        """The same snapshot, last measured at another lag."""
+        other = Snapshot(self.waiting_time, self.flats, self.own_sums)
+        other.last_lag = last_lag
+        return other
 
 
 class SnapshotBank:
@@ -92,6 +99,12 @@ class SnapshotBank:
         self.live.clear()
         self._spare.clear()
 
+    def empty(self) -> None:
+        """Free the memory of all snapshots, and keep the account of their waiting times and lags."""
+        self._spare.clear()
+        for snapshot in self.live.values():
+            snapshot.flats, snapshot.own_sums = [], []
+
 
 def plan_sample(
     selected: Sequence[Selected],
@@ -100,6 +113,7 @@ def plan_sample(
     sample: int | str | None = "auto",
     device: str | torch.device | None = None,
     max_memory: int | None = None,
+    processes: Processes | None = None,
 ) -> tuple[int | None, int]:
     """How many coordinates to sample so that ``capacity`` snapshots fit, before any memory is taken.
 
@@ -109,63 +123,96 @@ def plan_sample(
         sample: a number of coordinates, ``None`` for all of them, or ``"auto"``: all of them where the snapshots fit in
             ``max_memory`` and a tenth of the free memory of their device, otherwise as many as do.
         device: where the snapshots are kept; ``None``: with the parameters.
-        max_memory: most bytes the snapshots may take; ``None``: what is free on their device.
+        max_memory: most bytes the snapshots may take in this process; ``None``: what is free on their device.
+        processes: those that hold the parameters together. The number is the smallest of theirs.
 
     Returns:
-        The number of coordinates to sample, ``None`` for all; and the bytes that the snapshots will take.
+        The number of coordinates to sample, ``None`` for all; and the bytes that the snapshots take in this process.
 
     Raises:
         ValueError: another ``sample``, or a ``max_memory`` that is not positive.
         MemoryError: the snapshots would not fit. The message names the three remedies.
     """
     check_memory_options(sample, device, max_memory)
-    total = sum(parameter.numel for parameter in selected)
-    width = sum(parameter.numel * parameter.dtype.itemsize for parameter in selected) / total
-    homes = {parameter.tensor.device for parameter in selected}
-    places = homes if device is None else {torch.device(device)}
-    pinned = device is not None and any(home.type == "cuda" for home in homes)
-    vectors: dict[object, int] = {}
-    for parameter in selected:
-        key = parameter.tensor.device, parameter.dtype
-        vectors[key] = vectors.get(key, 0) + parameter.numel * parameter.dtype.itemsize
-    free = sum(free_memory(place) for place in places)
-    # Snapshots that are kept elsewhere pass through the device of the weights, beside a copy of these.
-    away = [home for home in homes if home not in places]
-    passing, free_there = (2 * width, sum(map(free_memory, away))) if away else (0.0, 0)
+    plan = _Plan(selected, capacity, device, max_memory)
+    n = plan.fit(sample) if processes is None else min(processes.gather(processes.together(lambda: plan.fit(sample))))
+    return (None if n == plan.total else n), plan.footprint(n)
 
-    def footprint(n: int) -> int:
+
+class _Plan:
+    """What snapshots take in this process, and how many coordinates fit."""
+
+    def __init__(
+        self,
+        selected: Sequence[Selected],
+        capacity: int,
+        device: str | torch.device | None,
+        max_memory: int | None,
+    ) -> None:
+        self.total = sum(parameter.numel for parameter in selected)
+        self._capacity, self._device, self._max_memory = capacity, device, max_memory
+        self._n_here = sum(parameter.n_counted for parameter in selected)
+        self._vectors: dict[object, int] = {}
+        for parameter in selected:
+            key = parameter.tensor.device, parameter.dtype
+            n_bytes = parameter.n_counted * parameter.dtype.itemsize
+            self._vectors[key] = self._vectors.get(key, 0) + n_bytes
+        self._width = sum(self._vectors.values()) / max(self._n_here, 1)
+        homes = {parameter.tensor.device for parameter in selected}
+        self._places = homes if device is None else {torch.device(device)}
+        self._pinned = device is not None and any(home.type == "cuda" for home in homes)
+        # Snapshots that are kept elsewhere pass through the device of the weights, beside a copy of these.
+        self._away = [home for home in homes if home not in self._places]
+
+    def _here(self, n: int) -> int:
+        """How many of ``n`` sampled coordinates are in this process, about."""
+        return n if self._n_here == self.total else -(-n * self._n_here // self.total)
+
+    def footprint(self, n: int) -> int:
+        """Bytes of the snapshots, and of what else a sample of ``n`` coordinates of all keeps."""
+        here = self._here(n)
         # torch rounds pinned memory up to a power of two.
-        if pinned:
-            taken = capacity * sum(1 << (-(-n_bytes * n // total) - 1).bit_length() for n_bytes in vectors.values())
+        if self._pinned:
+            of_each = (-(-n_bytes * n // self.total) for n_bytes in self._vectors.values())
+            taken = self._capacity * sum(1 << (n_bytes - 1).bit_length() for n_bytes in of_each if n_bytes)
         else:
-            taken = round(n * width * capacity)
+            taken = round(here * self._width * self._capacity)
         # A sample also keeps the place of each coordinate, as int64.
-        return taken + (8 * n if n < total else 0)
+        return taken + (8 * here if n < self.total else 0)
 
-    if sample == "auto":
-        budget = int(SAFE_FRACTION * free) if max_memory is None else min(int(SAFE_FRACTION * free), max_memory)
-        n = total if footprint(total) <= budget else min(total - 1, int(budget / (width * capacity + 8)))
-        while n > 1 and footprint(n) > budget:
-            n //= 2
-        if passing * n > SAFE_FRACTION * free_there:
-            n = int(SAFE_FRACTION * free_there / passing)
-        limit, of_what = budget, "a tenth of the free memory" if max_memory is None else "max_memory"
-    else:
-        n = total if sample is None else min(int(sample), total)
-        limit, of_what = (free, "the free memory") if max_memory is None else (max_memory, "max_memory")
-    if n < 1 or footprint(n) > limit:
-        raise MemoryError(
-            f"{capacity} snapshots of {max(n, 1):,} coordinates take {human_bytes(footprint(max(n, 1)))}, more than "
-            f"{of_what}={human_bytes(limit)} on {', '.join(map(str, places))}. Use a schedule with fewer waiting times "
-            "or a max_lag, a (smaller) sample=..., or snapshot_device='cpu'"
-        )
-    if passing * n > free_there:
-        raise MemoryError(
-            f"with snapshot_device={str(device)!r} two copies of {n:,} coordinates pass through "
-            f"{', '.join(map(str, away))}, {human_bytes(passing * n)}, more than the {human_bytes(free_there)} free "
-            "there. Use a (smaller) sample=..."
-        )
-    return (None if n == total else n), footprint(n)
+    def fit(self, sample: int | str | None) -> int:
+        """The number of coordinates to measure, over all processes."""
+        free = sum(free_memory(place) for place in self._places)
+        passing, free_there = (2 * self._width, sum(map(free_memory, self._away))) if self._away else (0.0, 0)
+        if sample == "auto":
+            budget = int(SAFE_FRACTION * free)
+            budget = budget if self._max_memory is None else min(budget, self._max_memory)
+            n = self.total
+            if self.footprint(n) > budget:
+                n_here = int(budget / (self._width * self._capacity + 8))
+                n = min(self.total - 1, n_here * self.total // self._n_here)
+            while n > 1 and self.footprint(n) > budget:
+                n //= 2
+            if passing * self._here(n) > SAFE_FRACTION * free_there:
+                n = int(SAFE_FRACTION * free_there / passing) * self.total // self._n_here
+            limit, of_what = budget, "a tenth of the free memory" if self._max_memory is None else "max_memory"
+        else:
+            n = self.total if sample is None else min(int(sample), self.total)
+            limit, of_what = (free, "the free memory") if self._max_memory is None else (self._max_memory, "max_memory")
+        if n < 1 or self.footprint(n) > limit:
+            n = max(n, 1)
+            raise MemoryError(
+                f"{self._capacity} snapshots of {self._here(n):,} coordinates take {human_bytes(self.footprint(n))}, "
+                f"more than {of_what}={human_bytes(limit)} on {', '.join(map(str, self._places))}. Use a schedule with "
+                "fewer waiting times or a max_lag, a (smaller) sample=..., or snapshot_device='cpu'"
+            )
+        if passing * self._here(n) > free_there:
+            raise MemoryError(
+                f"with snapshot_device={str(self._device)!r} two copies of {self._here(n):,} coordinates pass through "
+                f"{', '.join(map(str, self._away))}, {human_bytes(passing * self._here(n))}, more than the "
+                f"{human_bytes(free_there)} free there. Use a (smaller) sample=..."
+            )
+        return n
 
 
 def check_memory_options(

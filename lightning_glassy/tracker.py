@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import operator
+import os
+import secrets
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,16 +21,29 @@ from torch import Tensor
 
 from lightning_glassy.moments import moments_for
 from lightning_glassy.observables import default_overlap_thresholds
-from lightning_glassy.parameters import Groups, TrackedParameters, check_patterns, select_parameters, within_rounding
+from lightning_glassy.parameters import (
+    Groups,
+    Selected,
+    TrackedParameters,
+    check_patterns,
+    select_parameters,
+    share_out,
+    within_rounding,
+)
 from lightning_glassy.readback import Readback
 from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.schedule import LogTimeSchedule
 from lightning_glassy.snapshots import Snapshot, SnapshotBank, check_memory_options, human_bytes, plan_sample
+from lightning_glassy.state import StateError, describe, pack, restrict, unpack
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # For a run whose length is unknown, memory is planned for one this long; the number of snapshots is logarithmic in it.
 _HORIZON = 10**9
+
+_STATE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ class AgingTracker:
     Args:
         named_parameters: as from ``module.named_parameters(remove_duplicate=False)``.
         schedule: when to capture and to measure; default ``LogTimeSchedule.logspaced()``.
-        max_step: last step of the run, if known; later events of the schedule are left out.
+        max_step: last step of the run, if known: memory is planned for it. The schedule goes on if the run does.
         groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
         include: track only parameters whose name matches one of these shell patterns; default all trainable ones.
         exclude: do not track parameters whose name matches one of these.
@@ -87,7 +104,12 @@ class AgingTracker:
             and a tenth of the standard deviation of the weights at the start.
         moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
         meta: what else the record should know of the run; only what JSON can hold.
-        record: an earlier record of the same parameters to continue.
+        state: what :meth:`state_dict` of an earlier tracker of the same parameters gave: this one goes on where that
+            one was, to the bit. Another schedule takes over from there.
+        directory: where files with snapshots that the state refers to may be, besides where they were written.
+
+    Where parameters are spread over processes (FSDP2, tensor parallelism), every process makes a tracker and calls it
+    at the same steps. Each keeps and reads the part it holds; the sums over all are in every record.
 
     Attributes:
         record: the :class:`AgingRecord`, growing.
@@ -97,6 +119,8 @@ class AgingTracker:
 
     Raises:
         ValueError: nothing to track, or an argument out of its range.
+        StateError: a state of other parameters, samples, thresholds or moments; the message says in what.
+        UnmeasurableError: parameters that are spread over processes in a way that cannot be measured rightly.
         MemoryError: the snapshots would not fit.
 
     Example:
@@ -128,59 +152,58 @@ class AgingTracker:
         overlap_thresholds: Sequence[float] | Literal["auto"] = "auto",
         moments: Literal["full", "msd"] = "full",
         meta: Mapping[str, Any] | None = None,
-        record: AgingRecord | None = None,
+        state: Mapping[str, Any] | None = None,
+        directory: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(schedule, (LogTimeSchedule, type(None))):
             raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
         check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
-        whole = LogTimeSchedule.logspaced() if schedule is None else schedule
-        self.schedule = whole if max_step is None else whole.until(max_step)
-        finite = whole.until(_HORIZON) if self.schedule.open_ended else self.schedule
+        self.schedule = LogTimeSchedule.logspaced() if schedule is None else schedule
+        self._end = max_step
+        if max_step is not None:
+            self.schedule.until(max_step)  # refuses a run in which nothing could be measured
+        endless = self.schedule.open_ended and max_step is None
+        capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
         selected = select_parameters(named_parameters, groups=groups, include=include, exclude=exclude)
-        capacity = finite.max_live_snapshots
-        n, n_bytes = plan_sample(selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory)
+        earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
+        if earlier is not None:
+            selected, sample = earlier.selected, earlier.sample
+        selected, self._processes = share_out(selected)
+        n, n_bytes = plan_sample(
+            selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory, processes=self._processes
+        )
 
         self.parameters = TrackedParameters(selected, n)
-        places = {str(snapshot_device or bucket.device) for bucket in self.parameters.buckets}
-        homes = sorted({str(bucket.device) for bucket in self.parameters.buckets} - places)
-        passing = 2 * sum(bucket.numel * bucket.dtype.itemsize for bucket in self.parameters.buckets)
-        total, sampled = self.parameters.n_parameters["all"], self.parameters.n_sampled["all"]
-        self.description = (
-            f"tracking {f'a sample of {sampled:,} of ' if n else ''}{total:,} parameters in "
-            f"{len(self.parameters.groups)} group{'s' if len(self.parameters.groups) > 1 else ''}, "
-            f"at most {capacity} snapshots"
-            f"{f' by step {_HORIZON:,}' if self.schedule.open_ended else ''}"
-            f", {human_bytes(n_bytes)} on {', '.join(sorted(places))}"
-            f"{f', {human_bytes(passing)} on ' + ', '.join(homes) + ' for those in passing' if homes else ''}"
-        )
+        self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
+        devices = {parameter.tensor.device for parameter in selected}
+        # Sums of all processes are added up here. A CUDA device where there is one: not every backend adds on a CPU.
+        self._device = max(devices, key=lambda device: (device.type == "cuda", str(device)))
+        self.description = self._describe(n, n_bytes, capacity, snapshot_device)
         self._bank = SnapshotBank(self.parameters, snapshot_device)
-        if not self.schedule.open_ended:
+        if not endless:
             # What will be needed is taken now: a run must not find out in the middle that it does not fit.
-            self._bank.reserve(capacity)
-        if isinstance(overlap_thresholds, str):
-            # A record that is continued has its thresholds already.
-            thresholds = self._default_thresholds() if record is None else record.overlap_thresholds
+            self._together(lambda: self._bank.reserve(capacity))
+        if earlier is not None:
+            thresholds = earlier.record.overlap_thresholds
+        elif isinstance(overlap_thresholds, str):
+            thresholds = self._default_thresholds()
         else:
             thresholds = check_thresholds(overlap_thresholds)
-        if record is not None and (
-            record.n_parameters != self.parameters.n_parameters
-            or record.n_sampled != self.parameters.n_sampled
-            or record.overlap_thresholds != thresholds
-        ):
-            raise ValueError(f"the record to continue ({record!r}) is of other parameters, samples or thresholds")
         self._moments = moments_for(
             self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device
         )
         self._readback: Readback[_Measured] = Readback()
         self.record = (
-            record
-            if record is not None
+            earlier.record
+            if earlier is not None
             else AgingRecord(
                 self.parameters.n_parameters,
                 n_sampled=self.parameters.n_sampled,
                 overlap_thresholds=thresholds,
                 meta={
-                    "schedule": repr(whole),
+                    # Not from the global generators, whose numbers are the training's.
+                    "id": secrets.token_hex(8),
+                    "schedule": repr(self.schedule),
                     "max_step": max_step,
                     "dtypes": {
                         name: str(dtype).removeprefix("torch.") for name, dtype in self.parameters.dtypes.items()
@@ -190,20 +213,59 @@ class AgingTracker:
                 },
             )
         )
-        self.last_step = self._captured = -1
-        if record is not None and len(record):
-            self.last_step = int(np.add(*record.pairs).max())
-            # The end of a run is no waiting time of that run, but may be one of its continuation.
-            self._captured = self.last_step - (self.last_step not in record.waiting_times)
-            part = {"from_step": self.last_step, "schedule": repr(whole), "max_step": max_step}
-            record.meta["continued"] = [*record.meta.get("continued", []), part]
-        self._seen = -1
+        self.last_step = self._captured = self._seen = -1
+        self.next_event = 0
         self._new: list[tuple[int, int]] = []
         self._warned: set[str] = set()
-        self.next_event = 0
+        self._broken = False
+        self._before: _Before | None = None
+        self.lost: dict[int, str] = {}
+        if earlier is not None:
+            self._go_on(earlier, directory)
+
+    def _together(self, make: Callable[[], T]) -> T:
+        return make() if self._processes is None else self._processes.together(make)
+
+    def _describe(self, n: int | None, n_bytes: int, capacity: int, snapshot_device: object) -> str:
+        buckets = self.parameters.buckets
+        places = {str(snapshot_device or bucket.device) for bucket in buckets} or {"no device"}
+        homes = sorted({str(bucket.device) for bucket in buckets} - places)
+        passing = 2 * sum(bucket.numel * bucket.dtype.itemsize for bucket in buckets)
+        total, sampled = self.parameters.n_parameters["all"], self.parameters.n_sampled["all"]
+        by_when = f" by step {_HORIZON:,}" if self.schedule.open_ended and self._end is None else ""
+        return (
+            f"tracking {f'a sample of {sampled:,} of ' if n else ''}{total:,} parameters in "
+            f"{len(self.parameters.groups)} group{'s' if len(self.parameters.groups) > 1 else ''}, "
+            f"at most {capacity} snapshots{by_when}"
+            f", {human_bytes(n_bytes)} on {', '.join(sorted(places))}"
+            f"{f' in each of {self._processes.size} processes' if self._processes else ''}"
+            f"{f', {human_bytes(passing)} on ' + ', '.join(homes) + ' for those in passing' if homes else ''}"
+        )
+
+    def _go_on(self, earlier: _Earlier, directory: str | os.PathLike[str] | None) -> None:
+        if earlier.record.n_sampled != self.parameters.n_sampled:
+            raise StateError(
+                f"sample: {earlier.record.n_sampled} were sampled, and {self.parameters.n_sampled} are now"
+            )
+        self.last_step, self._captured = earlier.last_step, earlier.captured
+        places = [Path(place) for place in (directory, earlier.directory) if place is not None]
+        self.lost = unpack(earlier.parts, self.parameters, self._bank, places, self._processes)
+        for waiting_time, why in self.lost.items():
+            log.warning("lightning_glassy: the snapshot of step %d is lost: %s", waiting_time, why)
+        if earlier.schedule != repr(self.schedule):
+            log.warning(
+                "lightning_glassy: the schedule was %s, and is %r from step %d on",
+                earlier.schedule,
+                self.schedule,
+                self.last_step,
+            )
+        part = {"step": self.last_step, "schedule": repr(self.schedule), "max_step": self._end}
+        self.record.meta.pop("completed", None)
+        self.record.meta["resumed"] = [*self.record.meta.get("resumed", []), part]
+        self.next_event = self._find_next_event()
 
     def _default_thresholds(self) -> tuple[float, ...]:
-        return default_overlap_thresholds(self.parameters.standard_deviation())
+        return default_overlap_thresholds(self.parameters.standard_deviation(self._processes))
 
     def update(self, step: int, one_time: Mapping[str, float] | None = None) -> bool:
         """Tell the tracker that ``step`` updates are completed; the weights are those after the last of them.
@@ -228,6 +290,20 @@ class AgingTracker:
         self._seen = step
         if step < self.next_event:
             return False
+        # A handler of a signal may ask for the state in the middle of this, and shall get that of before.
+        self._before = self._now(step)
+        try:
+            return self._handle(step, one_time or {})
+        finally:
+            self._before = None
+            self._enter(self._readback.landed())
+
+    def _now(self, step: int) -> _Before:
+        lags = {snapshot: snapshot.last_lag for snapshot in self._bank.live.values()}
+        return _Before(step, self.last_step, self._captured, lags)
+
+    def _handle(self, step: int, one_time: Mapping[str, float]) -> bool:
+        """Capture and measure what is due at a step."""
         new = self._new_snapshot(step)
         due = [
             snapshot
@@ -235,16 +311,9 @@ class AgingTracker:
             if (lag := self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)) is not None
             and snapshot.waiting_time + lag <= step
         ]
-        if new is None and not due:
-            sums = []
-        elif new in due:
-            # A lag of 0 compares a snapshot with what it is a copy of: it has to be there first.
-            self._moments((), new)
-            sums = self._moments(due)
-        else:
-            sums = self._moments(due, new)
+        sums = self._measure(due, new)
         if due:
-            self._readback.push(_Measured(step, tuple(due)), sums, self._moments.streams)
+            self._send(_Measured(step, tuple(due)), sums)
             for snapshot in due:
                 # Lags that were passed together are measured once, at the lag that was realised.
                 snapshot.last_lag = step - snapshot.waiting_time
@@ -252,20 +321,72 @@ class AgingTracker:
                     more = self.schedule.next_waiting_time(self._captured) is not None
                     self._bank.release(snapshot.waiting_time, reuse=more)
         if new or due:
-            for name, value in (one_time or {}).items():
+            for name, value in one_time.items():
                 self.record.append_one_time(name, step, value)
         self.last_step = step
         self.next_event = self._find_next_event()
-        self._enter(self._readback.landed())
         return bool(new or due)
+
+    def _measure(self, due: list[Snapshot], new: Snapshot | None) -> list[Tensor]:
+        """Capture and measure; of processes that measure together, one that fails must not leave the others waiting."""
+        if self._broken:
+            return []
+        try:
+            if new is None and not due:
+                return []
+            if new in due:
+                # A lag of 0 compares a snapshot with what it is a copy of: it has to be there first.
+                self._moments((), new)
+                return self._moments(due)
+            return self._moments(due, new)
+        except Exception as error:
+            if self._processes is None:
+                raise
+            self.give_up(error, self._seen)
+            return []
+
+    def _send(self, measured: _Measured, sums: list[Tensor]) -> None:
+        """Send sums on their way to the host, added up over all processes where several hold the parameters."""
+        if self._processes is None:
+            self._readback.push(measured, sums, self._moments.streams)
+            return
+        stream = self._moments.streams.get(self._device)
+        with torch.no_grad(), nullcontext() if stream is None else torch.cuda.stream(stream):
+            shape = self._sums_shape(len(measured.snapshots))
+            # The last number counts the processes that could not measure.
+            vector = torch.zeros(math.prod(shape) + 1, dtype=torch.float64, device=self._device)
+            if self._broken:
+                vector.fill_(math.nan)
+                vector[-1] = 1
+            else:
+                for of_bucket in sums:
+                    vector[:-1] += of_bucket.to(vector, non_blocking=True).view(-1)
+            work = self._processes.start_sum(vector)
+        self._readback.push(measured, [vector], self._moments.streams, work)
+
+    def _sums_shape(self, n_snapshot: int) -> tuple[int, int, int]:
+        return self.parameters.n_cells, n_snapshot, self.record.row_shape[-1]
 
     def _new_snapshot(self, step: int) -> Snapshot | None:
         """A snapshot to fill, if a waiting time has been reached or passed and a lag of it can be measured."""
         waiting_time = self.schedule.next_waiting_time(self._captured)
         if waiting_time is None or waiting_time > step:
             return None
+        if step == self._end and self.schedule.next_lag(-1, step) != 0:
+            return None  # nothing comes after; if training is continued, this step is where it begins
         self._captured = step
-        return None if self.schedule.next_lag(-1, step) is None else self._bank.add(step)
+        if self.schedule.next_lag(-1, step) is None:
+            return None
+        if self._broken:
+            self._bank.live[step] = Snapshot(step, [], [])
+            return self._bank.live[step]
+        try:
+            return self._bank.add(step)
+        except Exception as error:
+            if self._processes is None:
+                raise
+            self.give_up(error, step)
+            return self._bank.live.setdefault(step, Snapshot(step, [], []))
 
     def _find_next_event(self) -> int:
         steps = [self.schedule.next_waiting_time(self._captured)]
@@ -275,29 +396,99 @@ class AgingTracker:
         return min((step for step in steps if step is not None), default=sys.maxsize)
 
     @property
+    def n_snapshots(self) -> int:
+        """Number of snapshots held at the moment."""
+        return len(self._bank.live)
+
+    @property
     def pending(self) -> bool:
         """Whether measurements are on their way that the record does not have yet."""
         return len(self._readback) > 0
 
-    def drain(self) -> None:
-        """Enter everything into the record, waiting for what is under way."""
-        self._enter(self._readback.drain())
+    def drain(self, timeout: float | None = None) -> None:
+        """Enter everything into the record, waiting for what is under way.
+
+        Args:
+            timeout: most seconds to wait, where other processes may have stopped; what has not come by then is lost.
+        """
+        self._enter(self._readback.drain(timeout))
 
     def new_pairs(self) -> list[tuple[int, int]]:
         """The (waiting time, lag) entered into the record since the last call, in the order of measurement."""
         pairs, self._new = self._new, []
         return pairs
 
-    def release(self) -> None:
-        """Free all snapshots and measure no more. What is under way can still be drained."""
-        self._bank.clear()
-        self.next_event = sys.maxsize
+    def give_up(self, error: Exception, step: int) -> None:
+        """Free all snapshots and measure no more, after an error at a step. What is under way can still be drained.
 
-    def _enter(self, batches: list[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
+        Where several processes hold the parameters, this one goes on taking part in their sums, which would wait for it
+        otherwise; all of them then measure no more.
+        """
+        if self._broken:
+            return
+        self._broken = True
+        log.warning(
+            "lightning_glassy: no more is measured from step %d on (%s: %s); what was measured is kept",
+            step,
+            type(error).__name__,
+            error,
+        )
+        if self._processes is None:
+            self._bank.clear()
+            self.next_event = sys.maxsize
+        else:
+            self._bank.empty()
+
+    def state_dict(self, directory: str | os.PathLike[str] | None = None, *, snapshots: bool = True) -> dict[str, Any]:
+        """What another tracker needs to go on from here: tensors and plain values, for ``torch.save``.
+
+        Waits for what is under way. Where several processes hold the parameters, all must call it, and one of the
+        results, which are the same, is enough.
+
+        Args:
+            directory: where snapshots go that together take more than 16 MiB, or that several processes hold, in files
+                that are written once and that later states refer to by name and checksum: keep them as long as these.
+                ``None``: they are in the state itself.
+            snapshots: whether the snapshots are part of it; without them the record goes on with new waiting times.
+
+        Raises:
+            ValueError: no directory, for snapshots that several processes hold.
+        """
+        if directory is None and snapshots and self._processes is not None and self._processes.size > 1:
+            raise ValueError("directory=None: the snapshots of several processes need files: name a directory")
+        before, record = self._before, self.record
+        if before is None:
+            self.drain()
+            before = self._now(self._seen)
+        else:
+            record = record.before(before.step)
+        kept = [snapshot.at(lag) for snapshot, lag in before.lags.items() if snapshots and not self._broken]
+        place = None if directory is None else Path(directory)
+        return {
+            "version": _STATE_VERSION,
+            "record": torch.frombuffer(bytearray(record.to_bytes()), dtype=torch.uint8),
+            "schedule": repr(self.schedule),
+            "last_step": before.last_step,
+            "captured": before.captured,
+            "directory": None if place is None else str(place.absolute()),
+            "parts": pack(self.parameters, kept, place, self._processes) if kept else [],
+            **self._options,
+        }
+
+    def _enter(self, batches: Iterable[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
         for measured, buckets in batches:
+            if self._processes is not None:
+                failed, shape = buckets[0][-1], self._sums_shape(len(measured.snapshots))
+                buckets = [buckets[0][:-1].reshape(shape)]
+                if failed:
+                    n = f"{failed:.0f} of {self._processes.size} processes"
+                    self.give_up(RuntimeError(f"{n} could not measure, and say why"), measured.step)
+                    continue
             of_groups = self.parameters.by_group(buckets)  # [n_group, n_snapshot, n_moment]
             for i, snapshot in enumerate(measured.snapshots):
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
+                if pair in self.record:
+                    continue  # entered by a handler of a signal that asked for the state meanwhile
                 self.record.append(*pair, of_groups[:, i])
                 self._new.append(pair)
                 self._check(of_groups[:, i], *pair)
@@ -321,3 +512,53 @@ class AgingTracker:
         if kind not in self._warned:
             self._warned.add(kind)
             log.warning("lightning_glassy: %s", message)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What there was before the event at ``step``; the weights in a snapshot never change."""
+
+    step: int
+    last_step: int
+    captured: int
+    lags: dict[Snapshot, int]
+
+
+class _Earlier:
+    """The state of an earlier tracker, checked against what is to be tracked now.
+
+    Raises:
+        StateError: it does not fit, or is no such state.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Any],
+        selected: Sequence[Selected],
+        sample: int | str | None,
+        thresholds: Sequence[float] | str,
+        moments: str,
+    ) -> None:
+        try:
+            if state["version"] != _STATE_VERSION:
+                raise StateError(f"the state is of version {state['version']}, this package reads {_STATE_VERSION}")
+            self.record = AgingRecord.from_bytes(bytes(state["record"].numpy()))
+            self.selected = restrict(selected, state["parameters"])
+            self.schedule, self.directory, self.parts = str(state["schedule"]), state["directory"], state["parts"]
+            self.last_step, self.captured = operator.index(state["last_step"]), operator.index(state["captured"])
+            before = state["sample"]
+            total = sum(parameter.numel for parameter in self.selected)
+            wanted = sample if isinstance(sample, int) and sample < total else None
+            if sample != "auto" and wanted != before:
+                raise StateError(f"sample={sample!r}, and it was {before!r} before")
+            self.sample = before
+            if state["moments"] != moments:
+                raise StateError(f"moments={moments!r}, and it was {state['moments']!r} before")
+        except StateError:
+            raise
+        except Exception as error:
+            raise StateError(f"not the state of an AgingTracker ({type(error).__name__}: {error})") from error
+        if not isinstance(thresholds, str) and check_thresholds(thresholds) != self.record.overlap_thresholds:
+            raise StateError(
+                f"overlap_thresholds={list(thresholds)!r}, and they were {list(self.record.overlap_thresholds)} before"
+            )

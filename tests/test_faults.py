@@ -385,9 +385,9 @@ def test_loggers_that_raise_whatever_is_asked_cost_a_warning_each(
         trainer = train(tmp_path, monitor, logger=[*(type(kind, (Nasty,), {})() for kind in kinds), good])
     assert trainer.global_step == 60
     told = [message for message in caplog.messages if "no network" in message]
-    assert len(told) == len(kinds) + 1
-    # The first logger's files would be beside ours: without an answer they are where the Trainer's own are.
-    assert "TensorBoardLogger cannot say where its files are (ConnectionError: no network" in told[0]
+    assert len(told) == len(kinds) + 2
+    # The first logger's files would be beside ours: without an answer ours, and snapshots, are where the Trainer's are.
+    assert all("TensorBoardLogger cannot say where its files are (ConnectionError" in message for message in told[:2])
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
     assert pairs(monitor.record) == pairs_until(60)
     assert len((Path(good.log_dir) / "glassy.csv").read_text().splitlines()) == 1 + len(monitor.record)
@@ -687,11 +687,9 @@ def test_a_job_that_slurm_requeues_keeps_its_record_and_goes_on(tmp_path: Path) 
     assert rows(record) == rows(whole, until=last_step(record))
     # The same job again, from its checkpoint on.
     assert end_of(start(train_with_signals, root, {}, True)) == 0
-    records = on_disk(root / "glassy")
-    assert max(map(last_step, records)) >= 56
-    measured = set().union(*map(pairs, records))
-    assert measured >= pairs(record)
-    assert any(waiting_time >= 30 for waiting_time, _ in measured)
+    (resumed,) = on_disk(root / "glassy")
+    assert pairs(resumed) == pairs_until(60)
+    assert rows(resumed, until=30) == rows(whole, until=30)
 
 
 # ------------------------------------------------------------------ the table

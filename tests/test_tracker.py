@@ -117,13 +117,6 @@ def test_one_time_values_are_kept_at_events_only() -> None:
     assert values.tolist() == [0.0, 0.2]
 
 
-def test_a_record_that_does_not_fit_is_not_continued() -> None:
-    tracker, _ = track([0, 1, 2], LogTimeSchedule([0], [1]))
-    other = [("w", nn.Parameter(torch.ones(4)))]
-    with pytest.raises(ValueError, match="other parameters"):
-        AgingTracker(other, LogTimeSchedule([5], [1]), record=tracker.record)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -450,7 +450,7 @@ class TestBank:
         free = {"cuda": 16_000, "cpu": 1 << 40}
         monkeypatch.setattr("lightning_glassy.snapshots.free_memory", lambda device: free[device.type])
         on_cuda = SimpleNamespace(device=torch.device("cuda"), is_cuda=True)
-        selected = [SimpleNamespace(numel=1000, dtype=torch.float32, tensor=on_cuda)]
+        selected = [SimpleNamespace(numel=1000, n_counted=1000, dtype=torch.float32, tensor=on_cuda)]
         assert plan_sample(selected, 3, sample=None, device="cpu") == (None, 3 * 4096)
         assert plan_sample(selected, 3, sample=100, device="cpu") == (100, 3 * 512 + 800)
         n, n_bytes = plan_sample(selected, 3, device="cpu", max_memory=10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -12,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,14 +24,27 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
+from lightning_glassy.shards import is_sharded, reshard
 from lightning_glassy.sinks import Sinks
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory, sink_for
+from lightning_glassy.state import StateError
 from lightning_glassy.tracker import AgingTracker, check_options
 
 log = logging.getLogger(__name__)
 
 _NEVER = sys.maxsize
+
+# In a checkpoint, the states of all monitors by their names; and the directory of snapshots beside it.
+_KEY = "lightning_glassy"
+_SNAPSHOTS = "glassy_snapshots"
+
+
+class _Restored(NamedTuple):
+    """What to go on from: the state of a tracker, and where files with snapshots may be that it refers to."""
+
+    state: dict[str, Any]
+    near: Path | None
 
 
 class AgingMonitor(Callback):
@@ -60,7 +75,14 @@ class AgingMonitor(Callback):
     parameter group j of the optimiser i where there are several), the one in force for the update after the step.
 
     What is tracked is decided when training starts: parameters that are unfrozen later are not. Under DDP rank 0
-    measures, since all ranks hold the same weights.
+    measures, since all ranks hold the same weights. Under ``ModelParallelStrategy`` (FSDP2, tensor parallelism) each
+    rank keeps and reads its shard, and one small sum over the ranks per event makes the record, on all ranks; rank 0
+    writes and logs it.
+
+    Checkpoints hold what is needed to go on: ``fit(ckpt_path=...)`` continues the record as if nothing had happened.
+    Snapshots that take more than 16 MiB together are in files of their own, in the directory ``glassy_snapshots``
+    beside the checkpoints (without a checkpoint callback, beside the record). Each is written once, whatever the number
+    of checkpoints; keep them as long as the checkpoints, and move them together.
 
     Args:
         schedule: when to measure: a :class:`LogTimeSchedule`, or the name of a preset for a run of known length.
@@ -87,7 +109,7 @@ class AgingMonitor(Callback):
         TypeError: at construction, an argument of another type.
         ValueError: at construction or at the start of training, an argument out of its range, or nothing to track.
         MemoryError: at the start of training, snapshots that would not fit; the message names the remedies.
-        MisconfigurationException: at the start of training, a strategy that shards parameters.
+        MisconfigurationException: at the start of training, a strategy whose parameters cannot be measured rightly.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -143,7 +165,10 @@ class AgingMonitor(Callback):
         self._fitted: tuple[weakref.ref[Trainer], weakref.ref[LightningModule]] | None = None
         self._sinks = Sinks()
         self._n_trainable: int | None = None
-        self._end: int | None = None
+        # From a checkpoint, and from the end of the last fit: what to go on from.
+        self._restored: _Restored | None = None
+        self._ended: dict[str, Any] | None = None
+        self._directory: Path | None = None
         self._next_event = _NEVER
 
     @property
@@ -162,47 +187,58 @@ class AgingMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the settings and the record, not what belongs to a training that is under way."""
-        return self.__dict__ | {"_fitted": None, "_tracker": None, "_sinks": Sinks(), "_next_event": _NEVER}
+        fresh = {"_fitted": None, "_tracker": None, "_restored": None, "_ended": None}
+        return self.__dict__ | fresh | {"_sinks": Sinks(), "_next_event": _NEVER}
 
     # ------------------------------------------------------------------ hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse, before anything is moved or sharded, a strategy whose parameters are not whole on every rank."""
+        """Refuse, before anything is moved or sharded, a strategy whose parameters cannot be measured rightly."""
         if stage != "fit":
             return
         names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
-        whole = "SingleDeviceStrategy" in names or ("DDPStrategy" in names and "DeepSpeedStrategy" not in names)
-        if not whole:
+        known = {"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy"} & set(names)
+        if not known or "DeepSpeedStrategy" in names:
             raise MisconfigurationException(
                 f"AgingMonitor cannot measure parameters under {type(trainer.strategy).__name__}, which may shard them "
-                "over processes: use a single device or strategy='ddp'"
+                "over processes in its own way: use a single device, strategy='ddp', or for sharding "
+                "ModelParallelStrategy (FSDP2, tensor parallelism)"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Plan and allocate; measure the state before the first update."""
+        """Plan and allocate; go on from a checkpoint; measure the state before the first update."""
         self._next_event, self._n_trainable = _NEVER, None
+        restored, self._restored = self._restored, None
+        reshard(pl_module)
+        sharded = any(map(is_sharded, pl_module.parameters()))
         # Under DDP every rank holds the same weights: one of them measures, and no collective is needed.
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero or sharded):
             return
         step, max_step = trainer.global_step, _max_step(trainer, pl_module)
-        self._end = max_step
-        earlier = self._record if self._continues(trainer, pl_module) else None
+        if restored is None and self._ended is not None and self._continues(trainer, pl_module):
+            restored = _Restored(self._ended, None)
         try:
-            self._tracker = self._make_tracker(trainer, pl_module, max_step, earlier)
-        except ValueError:
-            if earlier is None:
-                raise
-            earlier = None  # its parameters have changed: a record of its own
+            self._tracker = self._make_tracker(trainer, pl_module, max_step, restored)
+        except StateError as error:
+            rank_zero_warn(f"AgingMonitor: the record of the checkpoint cannot go on: {error}")
+            restored = None
             self._tracker = self._make_tracker(trainer, pl_module, max_step, None)
-        self._record = self._tracker.record
+        again, self._record = self._record, self._tracker.record
         self._fitted = None if trainer.fast_dev_run else (weakref.ref(trainer), weakref.ref(pl_module))  # type: ignore[attr-defined]
-        if earlier is None:
-            self._sinks = self._make_sinks(trainer)
+        directory = self._snapshot_directory(trainer)
+        self._directory = trainer.strategy.broadcast(directory) if sharded else directory
+        if restored is None or again is None or again.meta.get("id") != self._record.meta.get("id"):
+            self._sinks = self._make_sinks(trainer) if trainer.is_global_zero else Sinks()
+            # What the checkpoint brought is new to these sinks.
+            if len(self._record):
+                self._sinks.update(
+                    self._record, list(zip(*map(np.ndarray.tolist, self._record.pairs), strict=True)), step
+                )
         rank_zero_info(f"AgingMonitor: {self._tracker.description}")
-        if step > 0:
+        if step > 0 and not self._tracker.n_snapshots:
             rank_zero_warn(
                 f"AgingMonitor: training starts at step {step} without earlier snapshots; "
-                + ("a new record starts here" if earlier is None else "the record goes on with new waiting times")
+                + ("a new record starts here" if restored is None else "the record goes on with new waiting times")
             )
         self._event(trainer, pl_module, step)
 
@@ -216,25 +252,48 @@ class AgingMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record, write it, and say where it is."""
+        if self._tracker is not None:
+            self._tracker.record.meta["completed"] = trainer.global_step
         tracker = self._finish()
-        if tracker is None:
-            return
-        if self._end is not None and trainer.global_step > self._end:
-            rank_zero_warn(
-                f"AgingMonitor: training went on to step {trainer.global_step}, but step {self._end} was expected to "
-                "be the last: nothing was measured after it"
-            )
-        if self._summary:
+        if tracker is not None and self._summary and trainer.is_global_zero:
             trainer.print("\n".join([_summary(tracker.record), *_findings(tracker.record), *self._sinks.where()]))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured: after this, neither ``on_train_end`` nor ``teardown`` may come."""
-        self._finish()
-        self._tracker = None
+        # Other processes may have stopped before they added their part to a sum.
+        self._finish(timeout=10.0)
+        saves = (getattr(callback, "save_on_exception", None) for callback in trainer.checkpoint_callbacks)
+        if not any(save is not False for save in saves):
+            self._tracker = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put in what a resumed training needs to go on with the record: tensors and plain values only."""
+        state = self._ended
+        if self._tracker is not None:
+            try:
+                state = self._tracker.state_dict(self._directory)
+            except Exception as error:
+                log.warning(
+                    "AgingMonitor: this checkpoint has no record to go on with (%s: %s)", type(error).__name__, error
+                )
+        if state is not None:
+            checkpoint.setdefault(_KEY, {})[self._unique_name(trainer)] = state
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take out what :meth:`on_save_checkpoint` put in; it is used when training starts."""
+        states = checkpoint.get(_KEY)
+        state = states.get(self._unique_name(trainer)) if isinstance(states, dict) else None
+        if trainer.training and state is not None:
+            near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / _SNAPSHOTS
+            self._restored = _Restored(state, near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the snapshots, and whatever else refers to the weights."""
         self._next_event = _NEVER
+        if self._tracker is not None:
+            # A checkpoint that is saved after this, and another fit, go on from the record at least.
+            with contextlib.suppress(RuntimeError):  # a device that failed
+                self._ended = self._tracker.state_dict(snapshots=False)
         self._tracker = None
 
     # ------------------------------------------------------------------ inside
@@ -242,18 +301,15 @@ class AgingMonitor(Callback):
     def _event(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         tracker = self._tracker
         assert tracker is not None  # no event is ever due without one
+        # Parameters that have changed, or out of memory: better a record that ends here than a training that does.
         try:
             self._check_parameters(tracker, pl_module)
+        except ParametersChangedError as error:
+            tracker.give_up(error, step)
+        try:
             tracker.update(step, _learning_rates(trainer))
         except Exception as error:
-            # Out of memory, or parameters that have changed: better a record that ends here than a training that does.
-            tracker.release()
-            log.warning(
-                "AgingMonitor: no more is measured from step %d on (%s: %s); what was measured is kept",
-                step,
-                type(error).__name__,
-                error,
-            )
+            tracker.give_up(error, step)
         pairs = tracker.new_pairs()
         if pairs:
             self._sinks.update(tracker.record, pairs, step)
@@ -274,11 +330,11 @@ class AgingMonitor(Callback):
             )
         self._n_trainable = trainable
 
-    def _finish(self) -> AgingTracker | None:
+    def _finish(self, timeout: float | None = None) -> AgingTracker | None:
         tracker, self._next_event = self._tracker, _NEVER
         if tracker is not None:
             try:
-                tracker.drain()
+                tracker.drain(timeout)
             except RuntimeError as error:  # a device that failed: its own error is the one to be seen
                 rank_zero_warn(f"AgingMonitor: the last measurements could not be read from the device: {error}")
             pairs = tracker.new_pairs()
@@ -295,7 +351,7 @@ class AgingMonitor(Callback):
         return self._fitted[0]() is trainer and self._fitted[1]() is pl_module and trainer.global_step >= last
 
     def _make_tracker(
-        self, trainer: Trainer, pl_module: LightningModule, max_step: int | None, record: AgingRecord | None
+        self, trainer: Trainer, pl_module: LightningModule, max_step: int | None, restored: _Restored | None
     ) -> AgingTracker:
         schedule = self._schedule
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -311,7 +367,8 @@ class AgingMonitor(Callback):
             schedule,
             max_step=max_step,
             meta=_describe_run(trainer, pl_module),
-            record=record,
+            state=None if restored is None else restored.state,
+            directory=None if restored is None else restored.near,
             **self._options,
         )
 
@@ -319,11 +376,25 @@ class AgingMonitor(Callback):
         prefix, sinks = self._unique_name(trainer), Sinks()
         # Files first, so that the record is on disk even if a logger hangs.
         if self._save and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            fallback = trainer.default_root_dir
-            sinks.add("files", lambda: FileSink(self._dirpath or log_directory(trainer.loggers, fallback) / prefix))
+            sinks.add("files", lambda: FileSink(self._own_directory(trainer)))
         for logger in trainer.loggers:
             sinks.add(type(logger).__name__, partial(sink_for, logger, prefix))
         return sinks
+
+    def _own_directory(self, trainer: Trainer) -> Path:
+        return self._dirpath or log_directory(trainer.loggers, trainer.default_root_dir) / self._unique_name(trainer)
+
+    def _snapshot_directory(self, trainer: Trainer) -> Path | None:
+        """Where large snapshots go: beside the checkpoints, or the record; ``None`` where neither is on a disk here."""
+        for callback in trainer.checkpoint_callbacks:
+            place = getattr(callback, "dirpath", None)
+            if place is not None and "://" not in str(place):
+                return Path(place) / _SNAPSHOTS
+        try:
+            return self._own_directory(trainer) / _SNAPSHOTS
+        except Exception as error:  # whatever a logger may raise that is asked for its directory
+            log.warning("AgingMonitor: snapshots will be inside checkpoints (%s: %s)", type(error).__name__, error)
+            return None
 
     def _unique_name(self, trainer: Trainer) -> str:
         names: dict[int, str] = {}
@@ -337,13 +408,11 @@ class AgingMonitor(Callback):
 def _max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
     """The last step of the run in completed optimiser updates, ``None`` where it cannot be known."""
     known = trainer.max_steps if trainer.max_steps != -1 else None
-    # With manual optimisation a batch may be any number of updates, a reloaded data set has any length, and in the
-    # middle of a training the estimate knows nothing of the steps that are done. Too short an estimate would end the
-    # record too early.
+    # With manual optimisation a batch may be any number of updates, and a reloaded data set has any length.
     countable = pl_module.automatic_optimization and not trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
-    if countable and trainer.global_step == 0:
+    if countable:
         estimate = trainer.estimated_stepping_batches
-        return int(estimate) if 0 < estimate < float("inf") else known
+        return int(estimate) if trainer.global_step < estimate < float("inf") else known
     return known
 
 

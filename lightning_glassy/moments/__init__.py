@@ -90,7 +90,7 @@ def moments_for(
     """
 
     def on_device(tracked: TrackedParameters) -> Moments:
-        on_cuda = all(bucket.device.type == "cuda" for bucket in tracked.buckets)
+        on_cuda = bool(tracked.buckets) and all(bucket.device.type == "cuda" for bucket in tracked.buckets)
         if on_cuda and os.environ.get("LIGHTNING_GLASSY_EAGER", "0") in ("", "0"):
             try:
                 # Only here: elsewhere triton may be missing, and is not worth its import.

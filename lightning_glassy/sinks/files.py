@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.sinks import Pairs
 
 RECORD_NAME = "aging_record"
@@ -25,7 +25,8 @@ class FileSink:
     """Writes ``aging_record.npz`` during the run, at log-spaced moments, and ``aging_record.csv`` at its end.
 
     Every write is atomic, the first one, too: a killed run keeps what it had, and there is never an empty file. A file
-    that is there already is somebody's record: the name gets a number then.
+    that is there already is somebody's record: the name gets a number then. Only an earlier part of the same record,
+    which a resumed training goes on with, is written over.
 
     Args:
         directory: where to write; it is made when the first file is.
@@ -57,6 +58,9 @@ class FileSink:
 
     def _save(self, record: AgingRecord) -> Path:
         """Write the record to the file of this sink alone: kept, at first, from other monitors and processes."""
+        if self._path is None and "resumed" in record.meta:
+            candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz"))
+            self._path = next((path for path in candidates if _is_earlier(path, record)), None)
         if self._path is not None:
             return record.save(self._path)
         written = record.save(self._directory / f".{RECORD_NAME}.{secrets.token_hex(6)}")
@@ -65,6 +69,19 @@ class FileSink:
         finally:
             written.unlink(missing_ok=True)
         return self._path
+
+
+def _is_earlier(path: Path, record: AgingRecord) -> bool:
+    """Whether a file holds what this record has grown from, or a part that is being measured once more.
+
+    After a kill the file is ahead of the checkpoint. A run that was completed and has more than this one is another's.
+    """
+    try:
+        there = AgingRecord.load(path)
+    except (RecordError, OSError):
+        return False
+    same = there.meta.get("id") is not None and there.meta.get("id") == record.meta.get("id")
+    return same and ("completed" not in there.meta or there.is_part_of(record))
 
 
 def reserve(path: Path, beside: str | None = None, content: Path | None = None) -> Path:

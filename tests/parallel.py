@@ -1,0 +1,146 @@
+"""The same training under a strategy that is named on the command line: a script, since Lightning starts it once more
+for each further process. See ``tests/test_parallel.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from lightning_glassy import AgingMonitor
+from lightning_glassy.snapshots import Snapshot, SnapshotBank
+from tests.helpers import data, quiet_trainer
+
+STEPS = 40
+
+
+def strategy(kind: str) -> dict[str, Any]:
+    """Options of the Trainer."""
+    if kind.startswith("ddp"):
+        return {"devices": 2, "strategy": kind}
+    sizes = {"fsdp2": (2, 1), "tp": (1, 2), "2x2": (2, 2), "hsdp": (4, 1)}.get(kind)
+    if sizes is None:
+        return {"devices": 1}
+    return {"devices": sizes[0] * sizes[1], "strategy": ModelParallelStrategy(*sizes)}
+
+
+class Net(LightningModule):
+    """Shards of uneven size, empty ones, and parameters that tensor parallelism leaves whole."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.up, self.down, self.norm = nn.Linear(8, 6), nn.Linear(6, 5), nn.LayerNorm(5)
+        self.head, self.scale = nn.Linear(5, 3), nn.Parameter(torch.ones(1))
+        self.double()
+
+    def configure_model(self) -> None:
+        if not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        rows, columns = self.device_mesh["data_parallel"], self.device_mesh["tensor_parallel"]
+        if self.kind == "hsdp":  # two copies, each of them in two shards
+            rows = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+        if columns.size() > 1:
+            parallelize_module(self, columns, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+        if rows.size() > 1:
+            fully_shard(self.down, mesh=rows)
+            fully_shard(self, mesh=rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.down(torch.tanh(self.up(x))))) * self.scale
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        # The same batch in all processes: the training is the same in all strategies.
+        generator = torch.Generator().manual_seed(self.trainer.global_step)
+        x = torch.randn(4, 8, generator=generator, dtype=torch.float64)
+        return nn.functional.cross_entropy(self(x), torch.randint(3, (4,), generator=generator))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[0].double())  # FSDP2 leaves the root gathered after this
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class Look(Callback):
+    """Leaves in a file what each process holds."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        monitor = next(callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor))
+        tracker = monitor._tracker
+        n = 0 if tracker is None else sum(f.nbytes for s in tracker._bank.live.values() for f in s.flats)
+        path = Path(trainer.default_root_dir, f"rank{trainer.global_rank}")
+        path.write_text(f"{n} {0 if tracker is None else tracker.n_snapshots}")
+
+
+class Save(Callback):
+    """A checkpoint at step 23, and the end of the training there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == 23:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+
+class BreakRank1(Callback):
+    """No memory for a snapshot from step 20 on, in process 1 alone."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        add = SnapshotBank.add
+
+        def scarce(bank: SnapshotBank, step: int) -> Snapshot:
+            if trainer.global_rank == 1 and step >= 20:
+                raise MemoryError("none left")
+            return add(bank, step)
+
+        SnapshotBank.add = scarce  # type: ignore[method-assign]
+
+
+def monitors() -> list[AgingMonitor]:
+    return [
+        AgingMonitor(groups="layer", summary=False),
+        AgingMonitor(sample=60, summary=False, name="sampled", snapshot_device="cpu"),
+        AgingMonitor(moments="msd", include=["*.weight", "scale"], summary=False, name="displacement"),
+    ]
+
+
+def fit(kind: str, root: Path, *callbacks: Callback, ckpt_path: Path | None = None, **options: Any) -> None:
+    seed_everything(1)
+    module = Net(kind)
+    trainer = quiet_trainer(
+        root,
+        callbacks=[*monitors(), *callbacks],
+        max_steps=STEPS,
+        num_sanity_val_steps=1,
+        **(strategy(kind) | options),
+    )
+    trainer.fit(module, data(), data(shuffle=False), ckpt_path=ckpt_path, weights_only=False if ckpt_path else None)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.WARNING)
+    kind, place = sys.argv[1], Path(sys.argv[2])
+    for task in sys.argv[3:]:
+        if task == "whole":
+            fit(kind, place / kind, Look())
+        elif task == "resume":
+            fit(kind, place / kind / "part", Save(place / kind / "at23.ckpt"))
+            fit(kind, place / kind / "again", ckpt_path=place / kind / "at23.ckpt")
+        elif task == "broken":
+            fit(kind, place / kind / "broken", BreakRank1())
+        else:
+            fit(kind, place / kind / task, ckpt_path=place / task.removeprefix("from_") / "at23.ckpt")

@@ -1,0 +1,200 @@
+"""The same training in one process and over several has the same record: each weight counted once, nobody waiting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_glassy import AgingRecord
+from lightning_glassy.parameters import Selected, TrackedParameters, share_out
+from lightning_glassy.shards import Block, Processes, UnmeasurableError
+from lightning_glassy.snapshots import plan_sample
+
+NAMES = ("glassy", "sampled", "displacement")
+
+
+def launch(place: Path, kind: str, *tasks: str) -> str:
+    """Run the script, which Lightning multiplies; what all processes printed."""
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, str(root / "tests" / "parallel.py"), kind, str(place), *tasks],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            raise
+    assert process.returncode == 0, printed[-5000:]
+    return printed
+
+
+def record(place: Path, *parts: str) -> AgingRecord:
+    return AgingRecord.load(place.joinpath(*parts) / "aging_record.npz")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the record of a single process is, and its checkpoint."""
+    directory = tmp_path_factory.mktemp("parallel")
+    launch(directory, "single", "whole", "resume")
+    return directory
+
+
+def assert_the_same(ours: AgingRecord, single: AgingRecord) -> None:
+    assert [axis.tolist() for axis in ours.pairs] == [axis.tolist() for axis in single.pairs]
+    assert ours.n_parameters == single.n_parameters
+    assert ours.n_sampled == single.n_sampled
+    assert np.allclose(ours.overlap_thresholds, single.overlap_thresholds, rtol=1e-12)
+    # The sums of w and of ws may cancel; the others are of positive terms.
+    assert np.allclose(ours.moments, single.moments, rtol=1e-6, atol=1e-9, equal_nan=True)
+    assert np.allclose(ours.msd(), single.msd(), rtol=1e-6, atol=0, equal_nan=True)
+
+
+def held(place: Path, kind: str) -> list[int]:
+    """Bytes of the snapshots in each process at the end."""
+    paths = sorted((place / kind).glob("rank*"))
+    return [int(path.read_text().split()[0]) for path in paths]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "ddp_fork", "tp", "hsdp"])
+def test_the_record_does_not_depend_on_the_strategy(place: Path, kind: str) -> None:
+    launch(place, kind, "whole")
+    for name in NAMES:
+        assert_the_same(record(place, kind, name), record(place, "single", name))
+        if kind.startswith("ddp"):
+            assert record(place, kind, name) == record(place, "single", name)  # the arithmetic is the same
+
+
+@pytest.mark.slow
+def test_sharded_weights_are_measured_resumed_and_never_waited_for(place: Path) -> None:
+    printed = launch(place, "fsdp2", "whole", "resume", "from_single", "broken")
+    for name in NAMES:
+        whole = record(place, "fsdp2", name)
+        assert_the_same(whole, record(place, "single", name))
+        # Interrupted and resumed: the same to the bit.
+        assert record(place, "fsdp2", "again", name) == whole
+        # From a checkpoint of one process: the snapshots are dealt out.
+        assert_the_same(record(place, "fsdp2", "from_single", name), whole)
+        # One process could not measure from step 22 on: the training was completed, and the record ends there.
+        broken, step = record(place, "fsdp2", "broken", name), np.add(*whole.pairs)
+        assert np.add(*broken.pairs).max() < 22
+        assert np.array_equal(broken.moments, whole.moments[step < 22], equal_nan=True)
+    assert printed.count("no more is measured from step 22 on (MemoryError: none left)") == 3
+    assert printed.count("no more is measured from step 22 on (RuntimeError: 1 of 2 processes could not") == 3
+    # Each process keeps half of the snapshots, but for parameters of odd sizes: 5 x 6 and 5 are cut into 3 and 2.
+    single, halves = sum(held(place, "single")), held(place, "fsdp2")
+    assert sum(halves) == single
+    assert max(halves) <= 0.57 * single
+
+    # Four processes, tensor parallelism too, from the checkpoint of two.
+    launch(place, "2x2", "whole", "from_fsdp2")
+    for name in NAMES:
+        assert_the_same(record(place, "2x2", name), record(place, "single", name))
+        assert_the_same(record(place, "2x2", "from_fsdp2", name), record(place, "single", name))
+    assert sum(held(place, "2x2")) == single
+
+
+class Pretended(Processes):
+    """Processes that gather what a test says."""
+
+    def __init__(self, rank: int, everywhere: list) -> None:
+        self.rank, self.size, self.everywhere = rank, len(everywhere), everywhere
+
+    def gather(self, thing: object) -> list:
+        return self.everywhere
+
+
+def halves(*rows: tuple[int, int]) -> list[dict[str, Block]]:
+    return [{"w": Block((6, 2), (first, 0), (n, 2))} for first, n in rows]
+
+
+def test_a_block_that_several_hold_is_counted_by_the_first() -> None:
+    held = halves((0, 4), (0, 4), (4, 2), (4, 2), (6, 0))
+    assert [Pretended(rank, held).claim(held[rank]) for rank in range(5)] == [{"w"}, set(), {"w"}, set(), set()]
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (halves((0, 3), (2, 4)), "'w' have 14 coordinates in all, and it has 12"),
+        (halves((0, 3), (0, 3)), "'w' have 6 coordinates in all, and it has 12"),
+        ([*halves((0, 6)), {}], "'w' is not the same in all processes"),
+        ([*halves((0, 6)), {"w": Block((3, 2), (0, 0), (3, 2))}], "'w' is not the same in all processes"),
+    ],
+)
+def test_blocks_that_do_not_make_up_a_parameter_are_refused_everywhere(held: list, message: str) -> None:
+    for rank in range(2):
+        with pytest.raises(UnmeasurableError, match=message):
+            Pretended(rank, held).claim(held[rank])
+
+
+def test_an_error_in_one_process_is_one_in_all() -> None:
+    def fail() -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(MemoryError, match="process 1: none left"):
+        Pretended(0, [None, ("MemoryError", "none left")]).together(lambda: 3)
+    with pytest.raises(KeyError, match="mine"):
+        Pretended(0, [("KeyError", "mine"), None]).together(fail)
+    assert Pretended(0, [None, None]).together(lambda: 3) == 3
+
+
+def test_positions_in_a_block_and_in_the_parameter_agree() -> None:
+    logical = torch.arange(60).view(5, 4, 3)
+    block = Block((5, 4, 3), (1, 0, 1), (3, 4, 2))
+    part = logical[1:4, :, 1:3]
+    assert torch.equal(block.within(torch.arange(60)), torch.arange(24))
+    assert torch.equal(block.positions([0, 1, 2]), part.reshape(-1))
+    assert torch.equal(block.positions([2, 0, 1]), part.permute(2, 0, 1).reshape(-1))
+    chosen = torch.tensor([3, 13, 14, 40, 59])
+    inside = [int(x) for x in chosen if x in part]
+    assert part.reshape(-1)[block.within(chosen)].tolist() == inside
+
+
+def test_shards_sample_the_same_coordinates_as_the_whole() -> None:
+    whole = torch.randn(6, 10)
+    taken = TrackedParameters([Selected("w", whole, ())], 25)
+    values = torch.empty(25)
+    taken.buckets[0].copy_to(values)
+    parts = []
+    for first, n in ((0, 2), (2, 4)):
+        block = Block((6, 10), (first, 0), (n, 10))
+
+        class Sharded(Selected):
+            @property
+            def numel(self) -> int:
+                return 60
+
+        tracked = TrackedParameters([Sharded("w", whole[first : first + n], (), block)], 25)
+        assert tracked.n_sampled == {"all": 25}
+        parts.append(torch.empty(tracked.buckets[0].numel))
+        tracked.buckets[0].copy_to(parts[-1])
+    assert torch.equal(torch.cat(parts), values)
+
+
+def test_parameters_of_one_process_need_no_other() -> None:
+    selected = [Selected("w", torch.ones(3), ())]
+    assert share_out(selected) == (selected, None)
+
+
+def test_the_smallest_room_decides_for_all() -> None:
+    selected = [Selected("w", torch.ones(1000), ())]
+
+    class Smaller(Pretended):
+        def gather(self, thing: object) -> list:
+            return [thing, 10] if isinstance(thing, int) else [thing, None]
+
+    assert plan_sample(selected, 2, processes=Smaller(0, [0, 0]))[0] == 10
