@@ -459,7 +459,7 @@ def test_a_logger_without_a_place_moves_the_files_to_that_of_the_trainer(
     quiet_trainer(tmp_path, callbacks=[monitor], logger=[logger], log_every_n_steps=10**6).fit(SmallNet(), data())
     assert pairs(monitor.record) == expected_pairs(60)
     told = "Lost cannot say where its files are (ConnectionError: no network)"
-    assert sum(told in message and str(tmp_path) in message for message in caplog.messages) == 1
+    assert any(told in message and str(tmp_path) in message for message in caplog.messages)
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
 
 
