@@ -154,3 +154,19 @@ def test_plots_that_cannot_be_are_refused(record: AgingRecord) -> None:
         plot_two_time(record, "entropy")
     with pytest.raises(ValueError, match="no measured pair"):
         plot_two_time(AgingRecord({"all": 3}))
+
+
+def test_a_file_system_without_links_has_the_files_all_the_same(
+    tmp_path: Path, record: AgingRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    sinks = [FileSink(tmp_path), FileSink(tmp_path)]
+    for sink in sinks:
+        sink.update(record, [], 1)
+        sink.close(record)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"aging_record{number}{suffix}" for number in ("", "-1") for suffix in (".npz", ".csv")}
+    assert all(AgingRecord.load(path) == record for path in tmp_path.glob("*.npz"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +29,35 @@ class CSVSink:
             raise ValueError(f"{logger.log_dir} is not a local directory: AgingMonitor(dirpath=...) has the table, too")
         self._wanted = Path(logger.log_dir) / f"{prefix}.csv"
         self._path: Path | None = None
+        self._lines = io.StringIO()  # still to be written
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Append the new pairs."""
-        columns, lines = record.table(pairs), io.StringIO()
-        writer = csv.writer(lines, lineterminator="\n")
-        if self._path is None:
-            self._path = reserve(self._wanted)
+        columns = record.table(pairs)
+        writer = csv.writer(self._lines, lineterminator="\n")
+        if self._path is None and not self._lines.getvalue():
             writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-        with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(lines.getvalue())
+        self._write()
 
     def close(self, record: AgingRecord) -> None:
-        """Nothing is left to write."""
+        """Append what a disk did not take before."""
+        if self._lines.getvalue():
+            self._write()
 
     def where(self) -> str | None:
         """The path of the table, once there is one."""
         return f"curves     {self._path}" if self._path is not None else None
+
+    def _write(self) -> None:
+        if self._path is None:
+            self._path = reserve(self._wanted)
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                file.write(self._lines.getvalue())
+        except OSError:
+            # Part of a line may have been written: the table goes on after the last whole one.
+            os.truncate(self._path, size)
+            raise
+        self._lines = io.StringIO()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,9 +24,9 @@ _SECONDS = 30.0
 class FileSink:
     """Writes ``aging_record.npz`` during the run, at log-spaced moments, and ``aging_record.csv`` at its end.
 
-    Every write is atomic, so that a killed run keeps what it had. A file that is there already is somebody's record:
-    the name gets a number then. Only an earlier part of the same record, which a resumed training goes on with, is
-    written over.
+    Every write is atomic, the first one, too: a killed run keeps what it had, and there is never an empty file. A file
+    that is there already is somebody's record: the name gets a number then. Only an earlier part of the same record,
+    which a resumed training goes on with, is written over.
 
     Args:
         directory: where to write; it is made when the first file is.
@@ -35,28 +37,37 @@ class FileSink:
         self._path: Path | None = None
         self._next_step = 0
         self._next_time = 0.0
+        self._complete = False
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the record if it is time to."""
         if step >= self._next_step or time.monotonic() >= self._next_time:
             # Before the attempt: a full disk must not be tried at every step.
             self._next_step, self._next_time = int(step * _GROWTH) + 1, time.monotonic() + _SECONDS
-            record.save(self._own_path(record))
+            self._save(record)
 
     def close(self, record: AgingRecord) -> None:
         """Write the record and the table."""
-        _write(record, self._own_path(record))
+        self._complete = False
+        record.to_csv(self._save(record).with_suffix(".csv"))
+        self._complete = True
 
     def where(self) -> str | None:
-        """The record's path, once there is a record."""
-        return f"record     {self._path} (and .csv)" if self._path is not None and self._path.stat().st_size else None
+        """The record's path, once all of it is there."""
+        return f"record     {self._path} (and .csv)" if self._complete else None
 
-    def _own_path(self, record: AgingRecord) -> Path:
-        """The file of this sink alone: reserved when it is first needed, against other monitors and processes."""
-        if self._path is None:
-            candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz")) if "resumed" in record.meta else []
-            earlier = (path for path in candidates if _is_earlier(path, record))
-            self._path = next(earlier, None) or reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv")
+    def _save(self, record: AgingRecord) -> Path:
+        """Write the record to the file of this sink alone: kept, at first, from other monitors and processes."""
+        if self._path is None and "resumed" in record.meta:
+            candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz"))
+            self._path = next((path for path in candidates if _is_earlier(path, record)), None)
+        if self._path is not None:
+            return record.save(self._path)
+        written = record.save(self._directory / f".{RECORD_NAME}.{secrets.token_hex(6)}")
+        try:
+            self._path = reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv", content=written)
+        finally:
+            written.unlink(missing_ok=True)
         return self._path
 
 
@@ -73,27 +84,37 @@ def _is_earlier(path: Path, record: AgingRecord) -> bool:
     return same and ("completed" not in there.meta or there.is_part_of(record))
 
 
-def reserve(path: Path, beside: str | None = None) -> Path:
-    """An empty file of that name, or of that name with a number if there is one, or one that ends in ``beside``.
+def reserve(path: Path, beside: str | None = None, content: Path | None = None) -> Path:
+    """A file of that name, or of that name with a number if there is one, or one that ends in ``beside``.
 
-    To make it keeps it from other monitors and processes.
+    To make it keeps it from other monitors and processes. It is empty, or what the file ``content`` is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
         own = path.with_name(f"{path.stem}{f'-{number}' if number else ''}{path.suffix}")
         if beside is None or not own.with_suffix(beside).exists():
             with contextlib.suppress(FileExistsError):
-                own.touch(exist_ok=False)
+                _make(own, content)
                 return own
     raise AssertionError("numbers do not end")
+
+
+def _make(path: Path, content: Path | None) -> None:
+    if content is not None:
+        try:
+            os.link(content, path)  # whole from the first moment on, and never in place of another file
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: empty for a moment
+            path.touch(exist_ok=False)
+            content.replace(path)
+    else:
+        path.touch(exist_ok=False)
 
 
 @contextlib.contextmanager
 def temporary_files(record: AgingRecord) -> Iterator[tuple[Path, Path]]:
     """The record and its table as files that are gone afterwards, for a logger that keeps them elsewhere."""
     with tempfile.TemporaryDirectory() as directory:
-        yield _write(record, Path(directory) / f"{RECORD_NAME}.npz")
-
-
-def _write(record: AgingRecord, path: Path) -> tuple[Path, Path]:
-    return record.save(path), record.to_csv(path.with_suffix(".csv"))
+        path = record.save(Path(directory) / f"{RECORD_NAME}.npz")
+        yield path, record.to_csv(path.with_suffix(".csv"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
     from lightning_glassy.record import AgingRecord
+
+log = logging.getLogger(__name__)
 
 # By name: `lightning` and `pytorch_lightning` have unrelated classes, and users derive from both.
 _SINKS: dict[str, Callable[[Any, str], Sink]] = {
@@ -68,16 +71,34 @@ class MetricsSink:
 
 
 def log_directory(loggers: Sequence[Any], default: str) -> Path:
-    """Directory of the first logger's files, found without asking other ranks, as ``Trainer.log_dir`` would."""
-    root = default if not loggers else loggers[0].save_dir or default
+    """Directory of the first logger's files, found without asking other ranks, as ``Trainer.log_dir`` would.
+
+    ``default`` where there is no logger, or where asking it fails: a record has to be somewhere.
+
+    Raises:
+        ValueError: the directory is not a local one.
+    """
+    root = directory = default
+    if loggers:
+        try:
+            root, directory = loggers[0].save_dir or default, _directory_of(loggers[0], default)
+        except Exception as error:
+            log.warning(
+                "lightning_glassy: %s cannot say where its files are (%s: %s); those of the record go to %s",
+                type(loggers[0]).__name__,
+                type(error).__name__,
+                error,
+                default,
+            )
     if "://" in str(root):
         raise ValueError(f"{root} is not a local directory: set AgingMonitor(dirpath=...)")
-    if not loggers:
-        return Path(default)
-    logger = loggers[0]
+    return Path(directory)
+
+
+def _directory_of(logger: Any, default: str) -> str:
     classes = [cls.__name__ for cls in type(logger).__mro__]
     if "TensorBoardLogger" in classes or "CSVLogger" in classes:
-        return Path(logger.log_dir)
+        return str(logger.log_dir)
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     # The layout that ModelCheckpoint uses for its checkpoints.
-    return Path(os.path.join(logger.save_dir or default, str(logger.name), version))
+    return os.path.join(logger.save_dir or default, str(logger.name), version)

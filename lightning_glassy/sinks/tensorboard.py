@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.sinks import Pairs, scalars
@@ -39,6 +41,9 @@ class TensorBoardSink:
 
     One tag per waiting time: within a tag the lag must grow, as TensorBoard drops points before one whose step goes
     back.
+
+    The writer is the logger's own. Its thread dies of a full disk, and then raises whatever is logged by anybody: where
+    that happens here, the logger gets a new one, and nothing more is written before the end, when it is tried again.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -51,26 +56,46 @@ class TensorBoardSink:
         self._written = Written()
         self._next_time = 0.0
         self._has_tab = True
+        self._failed = False
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the scalars of the new pairs, and the figures if it is time to."""
         self._step = step
-        for tag, _, lag, value in scalars(record, pairs, self._prefix):
-            self._logger.experiment.add_scalar(tag, value, global_step=lag)
-        if self._figures.due(step):
-            self._draw(record)
-        if time.monotonic() >= self._next_time:
-            self._write_part(record)
+        if self._failed:
+            return  # each attempt would leave an empty event file
+        with self._writing():
+            for tag, _, lag, value in scalars(record, pairs, self._prefix):
+                self._logger.experiment.add_scalar(tag, value, global_step=lag)
+            if self._figures.due(step):
+                self._draw(record)
+            if time.monotonic() >= self._next_time:
+                self._write_part(record)
 
     def close(self, record: AgingRecord) -> None:
         """Draw the figures of the whole record, and write its last part."""
-        self._draw(record)
-        self._write_part(record)
-        self._logger.experiment.flush()
+        self._failed = False
+        with self._writing():
+            self._draw(record)
+            self._write_part(record)
 
-    def where(self) -> str:
-        """The command that opens TensorBoard on this run."""
+    def where(self) -> str | None:
+        """The command that opens TensorBoard on this run, if it has all of the record."""
+        if self._failed:
+            return None
         return f"curves     tensorboard --logdir {self._logger.log_dir}   (in the tab Glassy)"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """See to it that what is written here fails here, and leaves a writer that works."""
+        writer = self._logger.experiment
+        try:
+            yield
+            writer.flush()  # else the error would be that of who logs next, or of the end of the Trainer
+        except OSError:
+            self._failed = True
+            # As its `close` does, which would raise: the next who logs opens a new file.
+            writer.file_writer = writer.all_writers = None
+            raise
 
     def _write_part(self, record: AgingRecord) -> None:
         """Write what is new in the record, and see to it that TensorBoard can read it."""
@@ -86,7 +111,6 @@ class TensorBoardSink:
             return
         # Its public methods write no metadata. As they do, this opens a new file after the logger has been closed.
         self._logger.experiment._get_file_writer().add_summary(part, self._step)
-        self._logger.experiment.flush()
         self._written, self._next_part = written, self._next_part._replace(number=self._next_part.number + 1)
 
     def _draw(self, record: AgingRecord) -> None:
