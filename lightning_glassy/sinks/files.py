@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,12 +19,16 @@ RECORD_NAME = "aging_record"
 _GROWTH = 1.1
 _SECONDS = 30.0
 
+# What a process that was killed in the middle of a write has left: no write takes an hour.
+_LEFT = re.compile(rf"\.{RECORD_NAME}(-\d+)?\.(npz|csv)\.[0-9a-f]{{12}}")
+_DEAD = 3600.0
+
 
 class FileSink:
     """Writes ``aging_record.npz`` during the run, at log-spaced moments, and ``aging_record.csv`` at its end.
 
     Every write is atomic, so that a killed run keeps what it had. A file that is there already is somebody's record:
-    the name gets a number then.
+    the name gets a number then. What the writes of killed runs have left there, more than an hour ago, is removed.
 
     Args:
         directory: where to write; it is made when the first file is.
@@ -54,6 +59,7 @@ class FileSink:
         """The file of this sink alone: reserved when it is first needed, against other monitors and processes."""
         if self._path is None:
             self._path = reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv")
+            _remove_left(self._directory)
         return self._path
 
 
@@ -70,6 +76,15 @@ def reserve(path: Path, beside: str | None = None) -> Path:
                 own.touch(exist_ok=False)
                 return own
     raise AssertionError("numbers do not end")
+
+
+def _remove_left(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in list(directory.iterdir()):
+            if _LEFT.fullmatch(path.name):
+                with contextlib.suppress(OSError):  # another run removes them, too
+                    if path.lstat().st_mtime < time.time() - _DEAD:
+                        path.unlink()
 
 
 @contextlib.contextmanager
