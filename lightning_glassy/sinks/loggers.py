@@ -69,7 +69,8 @@ class MetricsSink:
 
 def log_directory(loggers: Sequence[Any], default: str) -> Path:
     """Directory of the first logger's files, found without asking other ranks, as ``Trainer.log_dir`` would."""
-    root = default if not loggers else loggers[0].save_dir or default
+    # The loggers that are Fabric's own have a `root_dir` alone.
+    root = getattr(loggers[0], "save_dir", getattr(loggers[0], "root_dir", None)) or default if loggers else default
     if "://" in str(root):
         raise ValueError(f"{root} is not a local directory: set AgingMonitor(dirpath=...)")
     if not loggers:
@@ -80,4 +81,4 @@ def log_directory(loggers: Sequence[Any], default: str) -> Path:
         return Path(logger.log_dir)
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     # The layout that ModelCheckpoint uses for its checkpoints.
-    return Path(os.path.join(logger.save_dir or default, str(logger.name), version))
+    return Path(os.path.join(root, str(logger.name), version))
