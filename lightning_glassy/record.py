@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy import observables
 from lightning_glassy.observables import Array, CorrelationKind
+from lightning_glassy.plain import csv_cell
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +83,7 @@ class AgingRecord:
     Raises:
         TypeError: ``meta`` holds something that JSON cannot, or a size is not an integer.
         ValueError: no group ``"all"``, a size that is not positive, thresholds that are not increasing, a name of more
-            than 1000 characters, or metadata that is nested more than 50 levels deep.
+            than 1000 characters or with a lone surrogate in it, or metadata that is nested more than 50 levels deep.
 
     Example:
         >>> from lightning_glassy import LogTimeSchedule
@@ -116,6 +117,10 @@ class AgingRecord:
                 raise ValueError(
                     f"a group has a name of {len(group):,} characters, {group[:40]!r}...: give it one of at most "
                     f"{_LONGEST_NAME:,}"
+                )
+            if any("\ud800" <= letter <= "\udfff" for letter in group):
+                raise ValueError(
+                    f"group {group!r} has a lone surrogate in its name, which files cannot hold: rename it"
                 )
             if not 0 <= self._n_sampled[group] <= n or not 1 <= n < _LARGEST:
                 raise ValueError(f"group {group!r}: {self._n_sampled[group]} of {n} coordinates is impossible")
@@ -586,7 +591,10 @@ class AgingRecord:
         return part
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write one line per replica, group and pair, with every observable, atomically. Returns the path."""
+        """Write one line per replica, group and pair, with every observable, atomically. Returns the path.
+
+        The name of a group that begins like a formula of a spreadsheet (``=``, ``+``, ``-``, ``@``) gets an apostrophe.
+        """
         columns = self.table()
 
         def write(file: BinaryIO) -> None:
@@ -594,7 +602,7 @@ class AgingRecord:
             text = _TextOver(file)
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+            writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
 
         return _write_atomically(Path(path), write)
 

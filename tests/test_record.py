@@ -409,6 +409,16 @@ def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) ->
     assert float(rows[1]["msd"]) == record.msd()[0, 1]
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "a\r=1"])
+def test_no_name_is_a_formula_of_a_spreadsheet(walk: np.ndarray, tmp_path: Path, name: str) -> None:
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]), groups={name: [0, 1]})
+    with record.to_csv(tmp_path / "aging.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["group"] for row in rows] == ["all", name.replace("\r", r"\r") if "\r" in name else f"'{name}"]
+    assert float(rows[0]["non_gaussian"]) == record.non_gaussian()[0, 0]
+    assert record.table()["group"] == ["all", name]  # Python has it as it is
+
+
 def test_pandas_and_xarray_hold_the_same_numbers(record: AgingRecord) -> None:
     frame = record.to_pandas()
     row = frame[(frame.group == "head") & (frame.waiting_time == 10) & (frame.lag == 50)].iloc[0]

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_glassy.plain import csv_cell
 from lightning_glassy.sinks import Pairs
 from lightning_glassy.sinks.files import reserve
 
@@ -36,7 +37,7 @@ class CSVSink:
         if self._path is None:
             self._path = reserve(self._wanted)
             writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
         with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
             file.write(lines.getvalue())
 
