@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
     from lightning_glassy.schedule import LogTimeSchedule
@@ -22,6 +23,7 @@ __all__ = [
     "AgingMonitor",
     "AgingRecord",
     "AgingTracker",
+    "FabricAgingMonitor",
     "LogTimeSchedule",
     "RecordError",
     "__version__",
@@ -32,6 +34,7 @@ _HOMES = {
     "AgingMonitor": "lightning_glassy.callbacks.aging",
     "AgingRecord": "lightning_glassy.record",
     "AgingTracker": "lightning_glassy.tracker",
+    "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
     "measure_checkpoints": "lightning_glassy.checkpoints",

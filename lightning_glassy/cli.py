@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lightning_glassy.plain import plain
+from lightning_glassy.plain import plain, printable
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -291,8 +291,7 @@ def _print(*parts: object, file: TextIO | None = None) -> None:
     stream = file or sys.stdout
     encoding = stream.encoding or "utf-8"
     for line in "\n".join(map(str, parts)).split("\n"):
-        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-        print(safe.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 # ---------------------------------------------------------------------- tensorboard
@@ -344,7 +343,7 @@ def _measure(options: argparse.Namespace) -> None:
         progress=_progress if sys.stderr.isatty() else None,
     )
     record.save(options.out)
-    print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {options.out}")
+    _print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {options.out}")
 
 
 def _progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Values that JSON can hold."""
+"""Values that JSON can hold, and texts that anybody may have written as a terminal, or a spreadsheet, may have them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,29 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def printable(text: str) -> str:
+    r"""A text without what could command a terminal: all but line breaks that is not printed becomes its escape.
+
+    Example:
+        >>> print(printable("\x1b[2J\ud800\u2028"))
+        \x1b[2J\ud800\u2028
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def csv_cell(value: Any) -> Any:
+    r"""A value for a table that a spreadsheet may open: a text that begins like a formula gets an apostrophe before it.
+
+    A carriage return becomes its escape: :mod:`csv` does not quote it where lines end otherwise, and it would begin a
+    line.
+
+    Example:
+        >>> csv_cell("=1+1"), csv_cell("a\r=1"), csv_cell("net.0"), csv_cell(-0.5)
+        ("'=1+1", 'a\\r=1', 'net.0', -0.5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", r"\r")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text

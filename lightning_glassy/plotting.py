@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
+from lightning_glassy.plain import printable
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -218,9 +219,15 @@ def two_time_figure(
     """A figure of :func:`plot_two_time`, unknown to pyplot: nothing has to be closed. Arguments and errors as there."""
     figure = new_figure(1)
     plot_two_time(record, quantity, group=group, eps=eps, ax=figure.axes[0])
-    name = "all parameters" if group == "all" else group.replace("$", r"\$")
-    figure.axes[0].set_title(f"{name}, N = {record.n_parameters[group]:,}", fontsize=10)
+    figure.axes[0].set_title(title_of(record, group), fontsize=10)
     return figure
+
+
+def title_of(record: AgingRecord, group: str) -> str:
+    """What a picture of a group is called: its name, which is no formula and no longer than the picture, and N."""
+    name = "all parameters" if group == "all" else printable(group.replace("\n", " "))
+    name = name if len(name) <= 60 else f"{name[:57]}..."
+    return f"{name}, N = {record.n_parameters[group]:,}".replace("$", r"\$")
 
 
 def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figure:

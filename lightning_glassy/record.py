@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy import observables
 from lightning_glassy.observables import Array, CorrelationKind
+from lightning_glassy.plain import csv_cell
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +40,9 @@ MOMENTS = ("d2", "d4", "ws", "w2", "s2", "w", "s")
 d^2, d^4, w s, w^2, s^2, w and s. After them come the numbers of coordinates with ``|d| <= eps``, one per threshold."""
 
 _LARGEST = 2**62  # steps and sizes beyond are nobody's, and would not fit into an int64
+_LONGEST_NAME = 1000  # characters of the name of a group, which every line of a table repeats
+_DEEPEST = 50  # levels of lists and dictionaries in the metadata, well below where Python's own recursion ends
+_SMALL_PLANE = 4_000_000  # cells, 32 MB: a plane that may be as sparse as it likes
 
 # What the metadata of runs that are replicas of each other agree in, where both have it.
 _SAME_IN_REPLICAS = (
@@ -78,7 +82,8 @@ class AgingRecord:
 
     Raises:
         TypeError: ``meta`` holds something that JSON cannot, or a size is not an integer.
-        ValueError: no group ``"all"``, a size that is not positive, or thresholds that are not increasing.
+        ValueError: no group ``"all"``, a size that is not positive, thresholds that are not increasing, a name of more
+            than 1000 characters or with a lone surrogate in it, or metadata that is nested more than 50 levels deep.
 
     Example:
         >>> from lightning_glassy import LogTimeSchedule
@@ -102,11 +107,21 @@ class AgingRecord:
         self._n_sampled = {group: operator.index(sampled[group]) for group in self._n_parameters}
         self.overlap_thresholds = check_thresholds(overlap_thresholds)
         self.meta: dict[str, Any] = dict(meta or {})
-        json.dumps(self.meta)  # what cannot be saved had better be known before the run than after it
+        _check_meta(self.meta)  # what cannot be saved had better be known before the run than after it
         self.n_replica = n_replica
         if "all" not in self._n_parameters:
             raise ValueError(f"n_parameters has no group 'all', only {sorted(self._n_parameters)}")
+        self._places = {group: i for i, group in enumerate(self._n_parameters)}
         for group, n in self._n_parameters.items():
+            if len(group) > _LONGEST_NAME:
+                raise ValueError(
+                    f"a group has a name of {len(group):,} characters, {group[:40]!r}...: give it one of at most "
+                    f"{_LONGEST_NAME:,}"
+                )
+            if any("\ud800" <= letter <= "\udfff" for letter in group):
+                raise ValueError(
+                    f"group {group!r} has a lone surrogate in its name, which files cannot hold: rename it"
+                )
             if not 0 <= self._n_sampled[group] <= n or not 1 <= n < _LARGEST:
                 raise ValueError(f"group {group!r}: {self._n_sampled[group]} of {n} coordinates is impossible")
         if n_replica is not None and not 1 <= operator.index(n_replica) <= 10**6:
@@ -237,9 +252,9 @@ class AgingRecord:
         return self._cache
 
     def _group_index(self, group: str) -> int:
-        if group not in self._n_parameters:
+        if group not in self._places:
             raise KeyError(f"no group {group!r}; there are {list(self._n_parameters)}")
-        return self.groups.index(group)
+        return self._places[group]
 
     def _sums(self, group: str) -> dict[str, Array]:
         """The sums of one group by name, each ``[(n_replica,) n_row]``, and ``n``."""
@@ -575,7 +590,7 @@ class AgingRecord:
                 values[f"overlap_{eps:.6g}"] = observables.overlap(part._count(group, eps), sums["d2"], sums["n"])
             axes = {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
             if self.n_replica is not None:
-                columns.setdefault("replica", []).extend(np.repeat(range(n_replica), len(part)).tolist())
+                columns.setdefault("replica", []).extend(np.repeat(np.arange(n_replica), len(part)).tolist())
             for name, axis in axes.items():
                 columns.setdefault(name, []).extend(np.tile(axis, n_replica).tolist())
             columns.setdefault("group", []).extend([group] * (len(part) * n_replica))
@@ -595,7 +610,10 @@ class AgingRecord:
         return part
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write one line per replica, group and pair, with every observable, atomically. Returns the path."""
+        """Write one line per replica, group and pair, with every observable, atomically. Returns the path.
+
+        The name of a group that begins like a formula of a spreadsheet (``=``, ``+``, ``-``, ``@``) gets an apostrophe.
+        """
         columns = self.table()
 
         def write(file: BinaryIO) -> None:
@@ -603,7 +621,7 @@ class AgingRecord:
             text = _TextOver(file)
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+            writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
 
         return write_atomically(Path(path), write)
 
@@ -705,6 +723,9 @@ class AgingRecord:
     def load(cls, path: str | os.PathLike[str]) -> AgingRecord:
         """Read a record. The file is not trusted: nothing in it is executed, unpickled or decompressed.
 
+        Its observables are matrices of waiting times and lags: a file in which no two pairs share a time, and which
+        no training leaves, would make them larger than itself by orders of magnitude, and is refused.
+
         Raises:
             OSError: there is no such file, or it cannot be read.
             RecordError: it is truncated, foreign, from a newer version of this package, or malformed; the message
@@ -776,6 +797,7 @@ class AgingRecord:
             shape = (record.n_replica, len(lags), *record.row_shape[1:])
         if moments.dtype != np.float64 or len(waiting_times) != len(lags) or moments.shape != shape:
             raise RecordError("its rows do not have one waiting time, one lag and float64 moments each")
+        _check_plane(waiting_times, lags, record.n_replica)
         rows_first = moments if record.n_replica is None else np.moveaxis(moments, 0, 1)
         for waiting_time, lag, row in zip(waiting_times, lags, rows_first, strict=True):
             record.append(waiting_time, lag, row)
@@ -835,6 +857,34 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
         if i and eps <= values[i - 1]:
             raise ValueError(f"overlap_thresholds must increase, but {eps} follows {values[i - 1]}")
     return values
+
+
+def _check_plane(waiting_times: NDArray[np.int64], lags: NDArray[np.int64], n_replica: int | None) -> None:
+    """Refuse rows whose matrices would be far larger than what was measured: a file of 2 MB could ask for 7 GB.
+
+    The sparsest records there are hold all pairs of n checkpoints at irregular steps: r = n (n - 1) / 2 of them, with
+    n - 1 waiting times and at most r lags, so that their matrix has less than 2 r**1.5 cells. Schedules are far denser,
+    unless a training of a few pairs jumps over their steps: that costs no memory to speak of.
+    """
+    cells = len(np.unique(waiting_times)) * len(np.unique(lags))
+    if cells * (n_replica or 1) > _SMALL_PLANE and cells > 2 * len(lags) ** 1.5:
+        raise RecordError(
+            f"its {len(lags):,} pairs of times would make a matrix of {cells:,} cells (waiting times x lags); of more "
+            f"than {_SMALL_PLANE:,} cells over all replicas, no training leaves more than 2 * pairs**1.5"
+        )
+
+
+def _check_meta(meta: dict[str, Any]) -> None:
+    try:
+        json.dumps(meta)
+        level: list[Any] = [meta]
+        for _ in range(_DEEPEST):
+            parts = [part.values() if isinstance(part, dict) else part for part in level]
+            level = [part for outer in parts for part in outer if isinstance(part, (dict, list, tuple))]
+    except RecursionError:
+        level = [meta]
+    if level:
+        raise ValueError(f"meta is nested more than {_DEEPEST} levels deep: give the record something flatter")
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

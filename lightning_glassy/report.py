@@ -24,7 +24,7 @@ from lightning_glassy.analysis import (
     verdict,
 )
 from lightning_glassy.analysis.curves import OBSERVABLES, Observable
-from lightning_glassy.plain import plain
+from lightning_glassy.plain import plain, printable
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Report:
         judged = "\n".join(
             line for line in str(self.verdict).split("\n") if not any(line == f"  ! {doubt}" for doubt in doubts)
         )
-        return "\n\n".join([self.title, judged, exponent, str(self.diffusion)])
+        # The names in it are whoever's wrote the record.
+        return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion)]))
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers and words of the report as plain values, None for what is not a finite number."""
@@ -97,8 +98,7 @@ class Report:
         """
         from lightning_glassy import plotting
 
-        name = "all parameters" if self.group == "all" else self.group.replace("$", r"\$")
-        title = f"{name}, N = {self.record.n_parameters[self.group]:,}"
+        title = plotting.title_of(self.record, self.group)
         label = OBSERVABLES[self.observable]
         curves = relaxation_curves(self.record, self.observable, group=self.group, eps=self.eps)
         figures = {"curves": plotting.new_figure(1)}
@@ -138,7 +138,7 @@ class Report:
         paths = []
         for name, text in texts.items():
             paths.append(directory / name)
-            paths[-1].write_text(text(), encoding="utf-8")
+            paths[-1].write_text(text(), encoding="utf-8", errors="backslashreplace")
         for name, figure in self.figures().items():
             paths.append(directory / f"{name}.png")
             figure.savefig(paths[-1], dpi=150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from examples import digits
 from lightning_glassy import AgingRecord
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
@@ -34,6 +37,18 @@ def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
     assert (tmp_path / "aging.png").stat().st_size > 20_000
     assert f"lightning-glassy tensorboard {tmp_path}" in printed
     assert printed.count("verdict: ") == printed.count("aging exponent mu = ") == 2
+
+
+@pytest.mark.parametrize(("example", "steps"), [("plain_loop", 2000), ("fabric_loop", 1000)])
+def test_the_loops_without_a_trainer_say_where_the_record_is(example: str, steps: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"examples.{example}", "--out", tmp_path]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300).stdout
+    record = AgingRecord.load(tmp_path / "aging_record.npz")
+    assert f"record     {tmp_path / 'aging_record.npz'}" in printed
+    assert repr(record) in printed
+    assert record.n_parameters["all"] == 2410
+    assert int(sum(record.pairs).max()) == steps
+    assert f"t_w =      1: mean squared displacement {record.msd()[1, 0]:.2e} after 1 step" in printed
 
 
 def test_too_short_a_demo_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -350,8 +350,6 @@ class FullPipe(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-# AgingMonitor.on_train_end: `trainer.print` is the last of its lines that nothing shields.
-@pytest.mark.xfail(strict=True, raises=OSError, reason="what is said at the end is printed without a shield")
 def test_an_output_that_takes_no_more_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", FullPipe())
     trainer = train(tmp_path, AgingMonitor())
@@ -432,9 +430,7 @@ def test_weights_that_are_not_finite_are_in_the_record_and_the_rows_before_are_r
     [
         float("nan"),
         1e12,
-        # analysis.exponents._default_thresholds: the greatest *finite* value of each curve is meant,
-        # `row[np.isfinite(row)].max()` in place of `np.nanmax(row)`.
-        pytest.param(float("inf"), marks=pytest.mark.xfail(strict=True, raises=RuntimeWarning, reason="inf - inf")),
+        float("inf"),
     ],
 )
 def test_a_record_with_weights_that_are_not_finite_has_a_report(tmp_path: Path, value: float) -> None:

@@ -488,7 +488,7 @@ def test_csvlogger_has_a_table_of_few_columns_that_grows_with_the_run(
             path = tmp_path / "csv" / "version_0" / "glassy.csv"
             grew.append(path.stat().st_size if path.exists() else 0)
 
-    logger, monitor, model = CSVLogger(tmp_path, name="csv"), AgingMonitor(groups={'a,"b"\n': "net.0.*"}), Watches()
+    logger, monitor, model = CSVLogger(tmp_path, name="csv"), AgingMonitor(groups={'=a,"b"\n': "net.0.*"}), Watches()
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=-1, max_epochs=2)
     trainer.fit(model, data())
     trainer.fit_loop.max_epochs = 20
@@ -503,6 +503,7 @@ def test_csvlogger_has_a_table_of_few_columns_that_grows_with_the_run(
     assert rows[0] == expected[0]
     assert len(rows) == 1 + 2 * len(monitor.record)
     assert sorted(rows[1:]) == sorted(expected[1:])
+    assert {row[3] for row in rows[1:]} == {"all", '\'=a,"b"\n'}  # no formula
     steps = [int(row[2]) for row in rows[1:]]
     assert steps == sorted(steps)
     metrics = Path(logger.log_dir) / "metrics.csv"

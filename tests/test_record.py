@@ -196,6 +196,8 @@ def hostile(tmp_path: Path, record: AgingRecord, **changes: object) -> Path:
             if name == "header" and "header" in changes:
                 array = np.frombuffer(json.dumps(header_of(source) | changes["header"]).encode(), np.uint8)
                 content = npy(array)
+            elif name == "header" and "header_text" in changes:
+                content = npy(np.frombuffer(changes["header_text"], np.uint8))
             elif isinstance(changes.get(name), bytes):
                 content = changes[name]
             new.writestr(member, content)
@@ -244,6 +246,41 @@ def test_hostile_files_are_errors(record: AgingRecord, tmp_path: Path) -> None:
     for changes, message in cases:
         with pytest.raises(RecordError, match=message):
             AgingRecord.load(hostile(tmp_path, record, **changes))
+
+
+def record_of(pairs: list[tuple[int, int]]) -> AgingRecord:
+    record = AgingRecord({"all": 3})
+    for pair in pairs:
+        record.append(*pair, np.ones(record.row_shape))
+    return record
+
+
+def test_rows_that_would_make_a_matrix_of_gigabytes_are_refused(tmp_path: Path) -> None:
+    scattered = record_of([(i, i + 1) for i in range(30_000)])
+    with pytest.raises(RecordError, match=r"30,000 pairs of times would make a matrix of 900,000,000 cells"):
+        AgingRecord.load(scattered.save(tmp_path / "scattered.npz"))
+
+
+def test_all_pairs_of_checkpoints_at_any_steps_are_not_refused(tmp_path: Path) -> None:
+    steps = np.cumsum(np.random.default_rng(0).integers(1, 10**9, size=250)).tolist()
+    record = record_of([(a, b - a) for i, a in enumerate(steps) for b in steps[i + 1 :]])
+    assert len(record.waiting_times) * len(record.lags) > 7_000_000  # no two pairs have a lag in common
+    assert AgingRecord.load(record.save(tmp_path / "checkpoints.npz")) == record
+
+
+def test_what_a_record_could_not_be_saved_or_shown_with_is_refused_at_once(record: AgingRecord, tmp_path: Path) -> None:
+    deep: dict = {}
+    for _ in range(60):
+        deep = {"a": deep}
+    with pytest.raises(ValueError, match="nested more than 50 levels deep"):
+        AgingRecord({"all": 3}, meta=deep)
+    with pytest.raises(ValueError, match=r"a name of 1,001 characters, 'xxx.*at most 1,000"):
+        AgingRecord({"all": 3, "x" * 1001: 1})
+    with pytest.raises(RecordError, match="50 levels"):
+        AgingRecord.load(hostile(tmp_path, record, header={"meta": deep}))
+    for text in (b"[" * 10**6, b'{"version": ' + b"9" * 10**6 + b"}", b'{"format": NaN}'):
+        with pytest.raises(RecordError):
+            AgingRecord.load(hostile(tmp_path, record, header_text=text))
 
 
 def test_a_bomb_is_not_inflated_and_a_pickle_not_opened(record: AgingRecord, tmp_path: Path) -> None:
@@ -370,6 +407,16 @@ def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) ->
         ("all", "0", "1"), ("all", "0", "2"), (odd, "0", "1"), (odd, "0", "2"),
     ]  # fmt: skip
     assert float(rows[1]["msd"]) == record.msd()[0, 1]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "a\r=1"])
+def test_no_name_is_a_formula_of_a_spreadsheet(walk: np.ndarray, tmp_path: Path, name: str) -> None:
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]), groups={name: [0, 1]})
+    with record.to_csv(tmp_path / "aging.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["group"] for row in rows] == ["all", name.replace("\r", r"\r") if "\r" in name else f"'{name}"]
+    assert float(rows[0]["non_gaussian"]) == record.non_gaussian()[0, 0]
+    assert record.table()["group"] == ["all", name]  # Python has it as it is
 
 
 def test_pandas_and_xarray_hold_the_same_numbers(record: AgingRecord) -> None:

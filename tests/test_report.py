@@ -76,6 +76,42 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) ->
     assert data["mu"] == report(record, group="<b>layer</b>").exponent.mu
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "/etc/x", "a\0b", "a\nb", "<img src=x onerror=alert(1)>", "</script><b>", "x" * 1000, "CON", "a:b|c?*",
+     "\x1b[31mred\x1b]0;title\x07", "\u202egnp", "$x_{", r"\$x$$", "%s{}", "", "\r"],
+)  # fmt: skip
+def test_a_name_is_no_path_no_markup_and_no_command_of_a_terminal(name: str, tmp_path: Path, capsys) -> None:
+    """And a record in which everything is called so has a report like any other."""
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(301, 6)), axis=0)
+    optimizers = [{"name": name, "parameter_groups": [{}]}]
+    meta = {"module": name, "optimizers": optimizers, name: name}
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(300), groups={name: [0, 1]}, meta=meta)
+    record.append_one_time(name, 1, 2.0)
+    path = record.save(tmp_path / "aging_record.npz")
+    assert cli.main(["report", f"--group={name}", "--bootstrap=10", f"--out={tmp_path / 'out'}", str(path)]) == 0
+    assert cli.main(["show", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert all(c.isprintable() or c == "\n" for c in printed.out + printed.err)
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written >= {"report.html", "report.txt", "report.json", "curves.png", "local_exponent.png"}
+    assert {file.name for file in tmp_path.iterdir()} == {"aging_record.npz", "out"}
+    text = (tmp_path / "out" / "report.txt").read_text()
+    assert all(c.isprintable() or c == "\n" for c in text)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img" not in page.split("<script>")[0]
+    assert "</script><b>" not in page
+
+
+def test_a_lone_surrogate_in_the_metadata_is_written_as_its_code(tmp_path: Path) -> None:
+    record = record_of(module="\ud800")
+    record.append_one_time("\udfff", 1, 2.0)
+    report(record, n_bootstrap=10).write(tmp_path)
+    assert "<title>\\ud800: N" in (tmp_path / "report.html").read_text()
+    with pytest.raises(ValueError, match="lone surrogate"):
+        AgingRecord({"all": 3, "\ud800": 1})
+
+
 def test_short_and_odd_records_have_a_report_or_a_clear_error(tmp_path: Path) -> None:
     found = report(record_of(schedule=LogTimeSchedule([0, 1], [1, 2, 5])))
     assert found.exponent is None

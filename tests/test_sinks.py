@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,6 +130,33 @@ def test_files_are_rewritten_as_the_run_grows_by_a_tenth(tmp_path: Path, record:
     late = [b / a for a, b in itertools.pairwise(written) if a > 100]
     assert 40 < len(written) < 60
     assert all(1.08 < ratio < 1.12 for ratio in late)
+
+
+def test_what_killed_runs_have_left_is_removed_after_an_hour(tmp_path: Path, record: AgingRecord) -> None:
+    source = record.save(tmp_path / "source.npz")
+    directory = tmp_path / "glassy"
+    code = (
+        "import os, sys, signal\n"
+        "from lightning_glassy import AgingRecord\n"
+        "record = AgingRecord.load(sys.argv[1])\n"
+        "os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "getattr(record, sys.argv[2])(sys.argv[3])"
+    )
+    for method, name in (("save", "aging_record.npz"), ("save", "aging_record-1.npz"), ("to_csv", "aging_record.csv")):
+        subprocess.run([sys.executable, "-c", code, source, method, directory / name], check=False)
+    left = list(directory.iterdir())
+    assert len(left) == 3
+    others = [directory / name for name in (".aging_record.npz", ".aging_record.npz.backup", ".model.npz.0123456789ab")]
+    for path in others:
+        path.touch()
+    FileSink(directory).update(record, [], 0)
+    assert all(path.exists() for path in left)  # a write may be under way
+    for path in left + others:
+        os.utime(path, (0, time.time() - 4000))
+    FileSink(directory).update(record, [], 0)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
+    assert AgingRecord.load(directory / "aging_record-1.npz") == record
 
 
 def test_logger_directories_are_those_of_checkpoints(tmp_path: Path) -> None:

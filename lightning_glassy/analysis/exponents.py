@@ -491,7 +491,7 @@ def _median(slopes: list[float]) -> float:
 def _default_thresholds(mean: Array, plateau: Array) -> list[float]:
     """Up to five thresholds above every plateau and every first point, reached by two thirds of the curves."""
     first = np.array([row[np.isfinite(row)][0] if np.isfinite(row).any() else np.nan for row in mean])
-    top = np.array([np.nanmax(row) if np.isfinite(row).any() else np.nan for row in mean])
+    top = np.array([row[np.isfinite(row)].max() if np.isfinite(row).any() else np.nan for row in mean])
     high = np.nanquantile(top, 1 / 3) / 1.2
     low = np.nanmax([np.nanmax(first) * 1.5, relaxation_floor(plateau.max(), high)])
     # Of a curve that starts at a plateau the first point is in it.

@@ -1,5 +1,6 @@
-"""Thin translations of the Trainer's hooks to the tracker. Nothing here measures."""
+"""Thin translations of the hooks of a Trainer, and of Fabric, to the tracker. Nothing here measures."""
 
 from lightning_glassy.callbacks.aging import AgingMonitor
+from lightning_glassy.callbacks.fabric import FabricAgingMonitor
 
-__all__ = ["AgingMonitor"]
+__all__ = ["AgingMonitor", "FabricAgingMonitor"]

@@ -13,15 +13,23 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
+from lightning_glassy.callbacks.shared import (
+    SNAPSHOTS,
+    Restored,
+    check_name,
+    check_parameters,
+    check_strategy,
+    describe_optimizers,
+    learning_rates,
+    plain,
+)
 from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
@@ -36,16 +44,8 @@ log = logging.getLogger(__name__)
 
 _NEVER = sys.maxsize
 
-# In a checkpoint, the states of all monitors by their names; and the directory of snapshots beside it.
+# In a checkpoint, the states of all monitors by their names.
 _KEY = "lightning_glassy"
-_SNAPSHOTS = "glassy_snapshots"
-
-
-class _Restored(NamedTuple):
-    """What to go on from: the state of a tracker, and where files with snapshots may be that it refers to."""
-
-    state: dict[str, Any]
-    near: Path | None
 
 
 class AgingMonitor(Callback):
@@ -142,9 +142,6 @@ class AgingMonitor(Callback):
             )
         if not isinstance(schedule, (LogTimeSchedule, str, type(None))):
             raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule, the name of a preset or None")
-        proper = isinstance(name, str) and name and all(c.isalnum() or c in "_-." for c in name)
-        if not proper or name.startswith("."):
-            raise ValueError(f"name={name!r} must consist of letters, digits, '_', '-' and '.': it names a directory")
         check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
         self._schedule = schedule
         self._options: dict[str, Any] = {
@@ -157,7 +154,7 @@ class AgingMonitor(Callback):
             "overlap_thresholds": overlap_thresholds,
             "moments": moments,
         }
-        self.name = name
+        self.name = check_name(name)
         self._dirpath = None if dirpath is None else Path(dirpath).expanduser()
         self._save = save
         self._summary = summary
@@ -168,8 +165,9 @@ class AgingMonitor(Callback):
         self._sinks = Sinks()
         self._n_trainable: int | None = None
         # From a checkpoint, and from the end of the last fit: what to go on from.
-        self._restored: _Restored | None = None
+        self._restored: Restored | None = None
         self._ended: dict[str, Any] | None = None
+        self._place: Path | None = None
         self._directory: Path | None = None
         self._next_event = _NEVER
 
@@ -198,17 +196,11 @@ class AgingMonitor(Callback):
         """Refuse, before anything is moved or sharded, a strategy whose parameters cannot be measured rightly."""
         if stage != "fit":
             return
-        names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
-        if not {"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy", "FSDPStrategy"} & set(names):
-            raise MisconfigurationException(
-                f"AgingMonitor cannot measure parameters under {type(trainer.strategy).__name__}, which may shard them "
-                "over processes in its own way: use a single device, or 'ddp', 'fsdp', 'deepspeed' or "
-                "ModelParallelStrategy (FSDP2, tensor parallelism)"
-            )
+        check_strategy(trainer.strategy, "AgingMonitor")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan and allocate; go on from a checkpoint; measure the state before the first update."""
-        self._next_event, self._n_trainable = _NEVER, None
+        self._next_event, self._n_trainable, self._place = _NEVER, None, self._dirpath
         restored, self._restored = self._restored, None
         reshard(pl_module)
         sharded = spread(_model(trainer, pl_module))
@@ -217,7 +209,7 @@ class AgingMonitor(Callback):
             return
         step, max_step = trainer.global_step, _max_step(trainer, pl_module)
         if restored is None and self._ended is not None and self._continues(trainer, pl_module):
-            restored = _Restored(self._ended, None)
+            restored = Restored(self._ended, None)
         try:
             self._tracker = self._make_tracker(trainer, pl_module, max_step, restored)
         except StateError as error:
@@ -257,7 +249,9 @@ class AgingMonitor(Callback):
             self._tracker.record.meta["completed"] = trainer.global_step
         tracker = self._finish()
         if tracker is not None and self._summary and trainer.is_global_zero:
-            trainer.print("\n".join([_summary(tracker.record), *_findings(tracker.record), *self._sinks.where()]))
+            told = [_summary(tracker.record), *_findings(tracker.record), *self._sinks.where()]
+            with contextlib.suppress(OSError, ValueError):  # an output that is closed, or takes no more
+                trainer.print("\n".join(told))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured: after this, neither ``on_train_end`` nor ``teardown`` may come."""
@@ -285,8 +279,8 @@ class AgingMonitor(Callback):
         states = checkpoint.get(_KEY)
         state = states.get(self._unique_name(trainer)) if isinstance(states, dict) else None
         if trainer.training and state is not None:
-            near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / _SNAPSHOTS
-            self._restored = _Restored(state, near)
+            near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
+            self._restored = Restored(state, near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the snapshots, and whatever else refers to the weights."""
@@ -307,8 +301,11 @@ class AgingMonitor(Callback):
             self._check_parameters(tracker, pl_module)
         except ParametersChangedError as error:
             tracker.give_up(error, step)
+        rates: dict[str, float] = {}
+        for i, optimizer in enumerate(trainer.optimizers):
+            rates |= learning_rates(i, optimizer)
         try:
-            tracker.update(step, _learning_rates(trainer))
+            tracker.update(step, rates)
         except Exception as error:
             tracker.give_up(error, step)
         pairs = tracker.new_pairs()
@@ -319,11 +316,7 @@ class AgingMonitor(Callback):
 
     def _check_parameters(self, tracker: AgingTracker, pl_module: LightningModule) -> None:
         """Stop if a tracked parameter is no longer the module's; say so once if others have become trainable."""
-        now = {id(parameter): parameter.requires_grad for parameter in pl_module.parameters()}
-        gone = [name for name, tensor in tracker.parameters.tensors.items() if id(tensor) not in now]
-        if gone:
-            raise ParametersChangedError(f"the parameter {gone[0]!r} of the module has been replaced by another object")
-        trainable = sum(now.values())
+        trainable = check_parameters(tracker, pl_module)
         if self._n_trainable is not None and trainable > self._n_trainable:
             log.warning(
                 "AgingMonitor: %d parameters have become trainable since training started; they are not tracked",
@@ -352,7 +345,7 @@ class AgingMonitor(Callback):
         return self._fitted[0]() is trainer and self._fitted[1]() is pl_module and trainer.global_step >= last
 
     def _make_tracker(
-        self, trainer: Trainer, pl_module: LightningModule, max_step: int | None, restored: _Restored | None
+        self, trainer: Trainer, pl_module: LightningModule, max_step: int | None, restored: Restored | None
     ) -> AgingTracker:
         schedule = self._schedule
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -369,7 +362,7 @@ class AgingMonitor(Callback):
             max_step=max_step,
             meta=_describe_run(trainer, pl_module),
             state=None if restored is None else restored.state,
-            directory=None if restored is None else restored.near,
+            directory=None if restored is None else restored.directory,
             **self._options,
         )
 
@@ -377,22 +370,25 @@ class AgingMonitor(Callback):
         prefix, sinks = self._unique_name(trainer), Sinks()
         # Files first, so that the record is on disk even if a logger hangs.
         if self._save and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            sinks.add("files", lambda: FileSink(self._own_directory(trainer)))
+            sinks.add("files", lambda: FileSink(self._files(trainer)))
         for logger in trainer.loggers:
             sinks.add(type(logger).__name__, partial(sink_for, logger, prefix))
         return sinks
 
-    def _own_directory(self, trainer: Trainer) -> Path:
-        return self._dirpath or log_directory(trainer.loggers, trainer.default_root_dir) / self._unique_name(trainer)
+    def _files(self, trainer: Trainer) -> Path:
+        """The directory of our files, found once for a training: what goes wrong with it is said once."""
+        if self._place is None:
+            self._place = log_directory(trainer.loggers, trainer.default_root_dir) / self._unique_name(trainer)
+        return self._place
 
     def _snapshot_directory(self, trainer: Trainer) -> Path | None:
         """Where large snapshots go: beside the checkpoints, or the record; ``None`` where neither is on a disk here."""
         for callback in trainer.checkpoint_callbacks:
             place = getattr(callback, "dirpath", None)
             if place is not None and "://" not in str(place):
-                return Path(place) / _SNAPSHOTS
+                return Path(place) / SNAPSHOTS
         try:
-            return self._own_directory(trainer) / _SNAPSHOTS
+            return self._files(trainer) / SNAPSHOTS
         except Exception as error:  # whatever a logger may raise that is asked for its directory
             log.warning("AgingMonitor: snapshots will be inside checkpoints (%s: %s)", type(error).__name__, error)
             return None
@@ -423,24 +419,8 @@ def _max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
     return known
 
 
-def _learning_rates(trainer: Trainer) -> dict[str, float]:
-    rates = {}
-    for i, optimizer in enumerate(trainer.optimizers):
-        for j, group in enumerate(optimizer.param_groups):
-            rate = group.get("lr")
-            # A rate that lives on the device is not worth waiting for.
-            if isinstance(rate, (int, float)) or (isinstance(rate, torch.Tensor) and rate.device.type == "cpu"):
-                rates["learning_rate" if i == j == 0 else f"learning_rate_{i}_{j}"] = float(rate)
-    return rates
-
-
 def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """What a reader of the record will want to know of the run: plain values that JSON can hold."""
-
-    def plain(value: Any) -> bool:
-        if isinstance(value, (tuple, list)):
-            return all(plain(item) for item in value)
-        return isinstance(value, (bool, int, float, str, type(None)))
 
     def versions() -> dict[str, str]:
         found = {"python": platform.python_version()}
@@ -463,16 +443,7 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
     sampler = getattr(sampler, "sampler", sampler)
     return {
         "module": type(pl_module).__qualname__,
-        "optimizers": [
-            {
-                "name": type(optimizer).__name__,
-                "parameter_groups": [
-                    {key: entry for key, entry in group.items() if key != "params" and plain(entry)}
-                    for group in optimizer.param_groups
-                ],
-            }
-            for optimizer in trainer.optimizers
-        ],
+        "optimizers": describe_optimizers(trainer.optimizers),
         "lr_schedulers": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
         "batch_size": size if plain(size) else None,
         "sampler": None if sampler is None else type(sampler).__name__,

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_glassy.plain import csv_cell
 from lightning_glassy.sinks import Pairs
 from lightning_glassy.sinks.files import reserve
 
@@ -37,7 +38,7 @@ class CSVSink:
         writer = csv.writer(self._lines, lineterminator="\n")
         if self._path is None and not self._lines.getvalue():
             writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
         self._write()
 
     def close(self, record: AgingRecord) -> None:

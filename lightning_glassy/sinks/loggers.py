@@ -81,7 +81,7 @@ def log_directory(loggers: Sequence[Any], default: str) -> Path:
     root = directory = default
     if loggers:
         try:
-            root, directory = loggers[0].save_dir or default, _directory_of(loggers[0], default)
+            root, directory = _root_of(loggers[0], default), _directory_of(loggers[0], default)
         except Exception as error:
             log.warning(
                 "lightning_glassy: %s cannot say where its files are (%s: %s); those of the record go to %s",
@@ -101,4 +101,9 @@ def _directory_of(logger: Any, default: str) -> str:
         return str(logger.log_dir)
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     # The layout that ModelCheckpoint uses for its checkpoints.
-    return os.path.join(logger.save_dir or default, str(logger.name), version)
+    return os.path.join(_root_of(logger, default), str(logger.name), version)
+
+
+def _root_of(logger: Any, default: str) -> str:
+    # The loggers that are Fabric's own have a `root_dir` alone.
+    return getattr(logger, "save_dir", getattr(logger, "root_dir", None)) or default

@@ -1,0 +1,53 @@
+"""Aging curves of a loop of Lightning Fabric: a callback that Fabric tells of every step of the optimiser.
+
+Run it with ``python -m examples.fabric_loop`` (``--help`` for the options); it takes a few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+
+from lightning_glassy import FabricAgingMonitor
+
+
+def main() -> None:
+    """Train a small net on handwritten digits, and print where its record is and a few numbers of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000, help="updates of the weights (default 1000)")
+    parser.add_argument("--out", type=Path, default=Path("runs/fabric_loop"), help="where the record goes")
+    parser.add_argument("--accelerator", default="cpu", help="where to train (default cpu)")
+    options = parser.parse_args()
+
+    monitor = FabricAgingMonitor(max_step=options.steps, dirpath=options.out)
+    fabric = Fabric(accelerator=options.accelerator, devices=1, callbacks=[monitor])
+    fabric.seed_everything(0)
+    pixels, labels = load_digits(return_X_y=True)
+    dataset = TensorDataset(torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels))
+    batches = DataLoader(dataset, batch_size=32, sampler=RandomSampler(dataset, num_samples=32 * options.steps))
+    net = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+    model, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=0.05))
+
+    monitor.start(model, optimizer, fabric=fabric)  # the weights before the first update
+    for x, y in fabric.setup_dataloaders(batches):
+        optimizer.zero_grad()
+        fabric.backward(nn.functional.cross_entropy(model(x), y))
+        optimizer.step()
+    fabric.call("on_train_end")
+
+    if fabric.is_global_zero:
+        record = monitor.record
+        print("\n".join(monitor.where()))
+        print(record)
+        for waiting_time, row in zip(record.waiting_times, record.msd(), strict=True):
+            print(f"t_w = {waiting_time:>6,}: mean squared displacement {row[0]:.2e} after {record.lags[0]} step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What the callbacks have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_glassy.parameters import ParametersChangedError
+from lightning_glassy.tracker import AgingTracker
+
+SNAPSHOTS = "glassy_snapshots"
+"""The directory of large snapshots, beside the checkpoints that refer to them."""
+
+# All that measure on a single device or know how the weights lie in others; DeepSpeed's is a DDPStrategy.
+_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy", "FSDPStrategy", "DeepSpeedStrategy"}
+
+
+def check_name(name: object) -> str:
+    """A name that may be a directory's.
+
+    Raises:
+        ValueError: it may not.
+    """
+    proper = isinstance(name, str) and name and all(c.isalnum() or c in "_-." for c in name)
+    if not isinstance(name, str) or not proper or name.startswith("."):
+        raise ValueError(f"name={name!r} must consist of letters, digits, '_', '-' and '.': it names a directory")
+    return name
+
+
+def check_strategy(strategy: object, who: str) -> None:
+    """Refuse a strategy of which it is not known where the weights are.
+
+    Raises:
+        MisconfigurationException: with its name, and those that can be used.
+    """
+    if not _STRATEGIES & {cls.__name__ for cls in type(strategy).__mro__}:
+        raise MisconfigurationException(
+            f"{who} cannot measure parameters under {type(strategy).__name__}, which may shard them over processes in "
+            "its own way: use a single device, or 'ddp', 'fsdp', 'deepspeed' or ModelParallelStrategy (FSDP2, tensor "
+            "parallelism)"
+        )
+
+
+class Restored(NamedTuple):
+    """What to go on from: the state of a tracker, and where files with snapshots may be that it refers to."""
+
+    state: Mapping[str, Any]
+    directory: Any
+
+
+def check_parameters(tracker: AgingTracker, module: nn.Module) -> int:
+    """Stop if a tracked parameter is no longer the module's.
+
+    Returns:
+        The number of trainable parameters.
+
+    Raises:
+        ParametersChangedError: with the name of the parameter.
+    """
+    now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
+    gone = [name for name, tensor in tracker.parameters.tensors.items() if id(tensor) not in now]
+    if gone:
+        raise ParametersChangedError(f"the parameter {gone[0]!r} of the module has been replaced by another object")
+    return sum(now.values())
+
+
+def learning_rates(i: int, optimizer: Optimizer) -> dict[str, float]:
+    """The rates of the parameter groups of the optimiser number ``i``, by the names they have in a record."""
+    rates = {}
+    for j, group in enumerate(optimizer.param_groups):
+        rate = group.get("lr")
+        # A rate that lives on the device is not worth waiting for.
+        on_host = isinstance(rate, Tensor) and rate.device.type == "cpu" and rate.numel() == 1
+        if isinstance(rate, (int, float)) or on_host:
+            rates["learning_rate" if i == j == 0 else f"learning_rate_{i}_{j}"] = float(rate)  # type: ignore[arg-type]
+    return rates
+
+
+def plain(value: Any) -> bool:
+    """Whether JSON can hold a value."""
+    if isinstance(value, (tuple, list)):
+        return all(map(plain, value))
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
+def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
+    """Name and options of each optimiser, for the metadata of a record."""
+    return [
+        {
+            "name": type(optimizer).__name__,
+            "parameter_groups": [
+                {key: value for key, value in group.items() if key != "params" and plain(value)}
+                for group in optimizer.param_groups
+            ],
+        }
+        for optimizer in optimizers
+    ]
