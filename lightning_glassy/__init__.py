@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
     from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
+    from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
     from lightning_glassy.schedule import LogTimeSchedule
     from lightning_glassy.tracker import AgingTracker
 
@@ -24,8 +25,12 @@ __all__ = [
     "AgingTracker",
     "LogTimeSchedule",
     "RecordError",
+    "ReplicaEnsemble",
+    "ReplicaTraining",
     "__version__",
     "measure_checkpoints",
+    "per_replica",
+    "replica_loader",
 ]
 
 _HOMES = {
@@ -34,7 +39,11 @@ _HOMES = {
     "AgingTracker": "lightning_glassy.tracker",
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
+    "ReplicaEnsemble": "lightning_glassy.replicas",
+    "ReplicaTraining": "lightning_glassy.replicas",
     "measure_checkpoints": "lightning_glassy.checkpoints",
+    "per_replica": "lightning_glassy.replicas",
+    "replica_loader": "lightning_glassy.replicas",
 }
 
 
