@@ -445,9 +445,9 @@ def _clip(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     with torch.no_grad():
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
-            return torch.zeros(n_replica)
+            return torch.zeros(n_replica, device=parameters[0].device)
         parts = [torch.linalg.vector_norm(gradient.reshape(n_replica, -1), dim=1) for gradient in gradients]
-        norms = torch.linalg.vector_norm(torch.stack([part.to(parts[0]) for part in parts]), dim=0)
+        norms: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0]) for part in parts]), dim=0)
         # The 1e-6 is that of torch.nn.utils.clip_grad_norm_, which this has to equal.
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
