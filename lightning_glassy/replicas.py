@@ -462,6 +462,9 @@ class ReplicaTraining:
     ``Trainer(gradient_clip_val=...)`` then clips the norm of each replica by itself; the norm over all parameters,
     which Lightning would take, couples the replicas. Clipping by value is per coordinate, and left to Lightning.
 
+    Raises:
+        TypeError: from a class definition that names it after ``LightningModule``, where it would do nothing.
+
     Example:
         >>> from lightning.pytorch import LightningModule
         >>> class Net(ReplicaTraining, LightningModule):
@@ -479,35 +482,43 @@ class ReplicaTraining:
         ...         return torch.optim.SGD(self.parameters(), lr=0.1)
     """
 
-    def configure_gradient_clipping(
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        clipping = [base for base in cls.__mro__ if "clip_gradients" in vars(base)]
+        if len(clipping) > 1 and clipping[-1] is ReplicaTraining:
+            raise TypeError(f"class {cls.__name__}: name ReplicaTraining before {clipping[-2].__name__}, not after it")
+
+    def clip_gradients(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip per replica; called by the Trainer.
+        """Clip per replica, by the norm, or leave it to Lightning, by value; arguments as of ``LightningModule``.
+
+        Called by the Trainer, or by hand in manual optimisation.
 
         Raises:
             ValueError: the optimiser has parameters that belong to no ensemble, or to ensembles of several sizes:
                 their norm belongs to no replica.
         """
-        if not gradient_clip_val:
+        trainer = self.trainer  # type: ignore[attr-defined]
+        if (gradient_clip_algorithm or trainer.gradient_clip_algorithm) == "value":
+            super().clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[misc]
             return
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(  # type: ignore[attr-defined]
-                optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
-            )
+        max_norm = trainer.gradient_clip_val if gradient_clip_val is None else gradient_clip_val
+        if not max_norm:
             return
         owners = _owners(self)  # type: ignore[arg-type]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         sizes = {owners.get(parameter) for parameter in parameters}
         if len(sizes) != 1 or None in sizes:
             raise ValueError(
-                f"gradient_clip_val={gradient_clip_val!r} is for the norm of each replica, but the optimiser has "
-                "parameters outside any ReplicaEnsemble, or of several sizes of them: give those an optimiser of their "
-                'own, or set gradient_clip_algorithm="value"'
+                f"gradient_clip_val={max_norm!r} is for the norm of each replica, but the optimiser has parameters "
+                "outside any ReplicaEnsemble, or of several sizes of them: give those an optimiser of their own, or "
+                'set gradient_clip_algorithm="value"'
             )
-        _clip(parameters, gradient_clip_val)
+        _clip(parameters, max_norm)
 
     def log_replicas(self, name: str, values: Tensor, **options: Any) -> None:
         """Log a quantity ``values [n_replica]``: its mean as ``name``, that of replica r as ``name/r``.

@@ -336,6 +336,34 @@ def test_a_norm_that_belongs_to_no_replica_is_refused(tmp_path: Path) -> None:
         quiet_trainer(tmp_path, gradient_clip_val=0.3).fit(module, replica_loader(digits(), 8, range(4)))
 
 
+class ByHand(Replicas):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.automatic_optimization = False
+        self.norms: list[list[float]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        self.clip_gradients(optimizer, gradient_clip_val=1e-3)
+        self.norms.append(self.net.clip_grad_norm_(torch.inf).tolist())
+        optimizer.step()
+
+
+def test_clipping_by_hand_is_per_replica_too(tmp_path: Path) -> None:
+    module = ByHand(ReplicaEnsemble(mlp, 4))
+    quiet_trainer(tmp_path, max_steps=3).fit(module, replica_loader(digits(), 8, range(4)))
+    assert module.norms == [pytest.approx([1e-3] * 4, rel=0.01)] * 3
+
+
+def test_the_order_of_bases_that_would_not_clip_is_refused() -> None:
+    with pytest.raises(TypeError, match="class Net: name ReplicaTraining before LightningModule"):
+
+        class Net(LightningModule, ReplicaTraining):
+            pass
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("make", [mlp, CNN])
 def test_clones_go_on_as_the_one_they_are_clones_of(make: Callable[[], nn.Module], optimizer: str) -> None:
