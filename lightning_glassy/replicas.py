@@ -30,8 +30,9 @@ class ReplicaEnsemble(nn.Module):
     Each parameter is one tensor ``[n_replica, ...]`` under the name it has in the network, after ``network.``. The sum
     of the replicas' losses is what to minimise: its gradient with respect to replica r is that of r's loss alone. An
     optimiser that treats each coordinate by itself (SGD, momentum, Adam, weight decay and most others) then moves
-    each replica as it would move it alone. Those that do not (LBFGS, Adafactor, Muon, LARS, and clipping by the norm of
-    all gradients) couple the replicas; for clipping there are :meth:`clip_grad_norm_` and :class:`ReplicaTraining`.
+    each replica as it would move it alone. Those that do not (LBFGS, Adafactor, Muon, LARS) couple the replicas, and so
+    does the gradient scaler of ``16-mixed``, which leaves out a step for all of them (use ``bf16-mixed``), and clipping
+    by the norm of all gradients: for that there are :meth:`clip_grad_norm_` and :class:`ReplicaTraining`.
 
     Replica r equals the lone run of its seed bit for bit at the start, and up to the rounding of its dtype afterwards:
     a batched matrix product may add in another order. What draws random numbers in the forward pass (dropout) draws
@@ -43,7 +44,8 @@ class ReplicaEnsemble(nn.Module):
         n_replica: number of replicas, at least 1.
         seeds: for each replica the seed from which the function makes it: its weights are those after
             ``torch.manual_seed(seed)``; equal seeds make equal weights. Default ``0 ... n_replica - 1``. The global
-            random state is left as it was. Without meaning for a network that is made already.
+            random state is left as it was. Without meaning for a network that is made already. What is neither
+            parameter nor buffer is that of the first replica.
 
     Attributes:
         network: the network, with stacked parameters; not to be called by itself. A buffer that is the same in all
@@ -61,7 +63,7 @@ class ReplicaEnsemble(nn.Module):
         on its data, that calls ``.item()`` or that writes into its buffers is refused when it is first called. An
         ``nn.Sequential`` of ``Linear``, ``Dropout``, ``Flatten`` and the usual activations is run layer by layer
         instead, with one matrix product for each ``Linear``: the same function, in a third of the time where the
-        layers are small (``benchmarks/results/replicas.md``).
+        layers are small (``benchmarks/results/replicas.md``). Give the ensemble that part of a network, then.
 
     Example:
         >>> make = lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -357,13 +359,13 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: bool) -> Ten
     The transpose of that is what is computed: the gradient of the weights then comes out in their own layout, where
     it would otherwise have to be copied into it.
     """
-    n_replica, n_out, n_in = weight.shape
+    n_replica, n_out, _ = weight.shape
     if shared:
-        shape, rows, columns = x.shape[:-1], weight.flatten(0, 1), x.reshape(-1, n_in).t()
+        shape, rows, columns = x.shape[:-1], weight.flatten(0, 1), x.reshape(-1, x.shape[-1]).t()
         y = rows @ columns if bias is None else torch.addmm(bias.reshape(-1, 1), rows, columns)
         y = y.view(n_replica, n_out, -1)
     else:
-        shape, columns = x.shape[1:-1], x.reshape(n_replica, -1, n_in).mT
+        shape, columns = x.shape[1:-1], x.reshape(n_replica, -1, x.shape[-1]).mT
         y = weight @ columns if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, columns)
     return y.mT.view(n_replica, *shape, n_out)
 

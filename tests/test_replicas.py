@@ -460,6 +460,8 @@ def test_what_vmap_cannot_take_is_refused_at_the_first_forward(make: Callable[[]
 def test_an_error_of_the_network_itself_is_left_as_it_is() -> None:
     with pytest.raises(RuntimeError, match=r"^The size of tensor a \(3\) must match"):
         ReplicaEnsemble(Springs, 2)(torch.randn(7, 5, 4))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        ReplicaEnsemble(mlp, 2)(torch.randn(7, 72))
 
 
 class AnyWidth(nn.Linear):
