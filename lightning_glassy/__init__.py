@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
+    from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
     from lightning_glassy.schedule import LogTimeSchedule
     from lightning_glassy.tracker import AgingTracker
 
@@ -26,8 +27,12 @@ __all__ = [
     "FabricAgingMonitor",
     "LogTimeSchedule",
     "RecordError",
+    "ReplicaEnsemble",
+    "ReplicaTraining",
     "__version__",
     "measure_checkpoints",
+    "per_replica",
+    "replica_loader",
 ]
 
 _HOMES = {
@@ -37,7 +42,11 @@ _HOMES = {
     "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
+    "ReplicaEnsemble": "lightning_glassy.replicas",
+    "ReplicaTraining": "lightning_glassy.replicas",
     "measure_checkpoints": "lightning_glassy.checkpoints",
+    "per_replica": "lightning_glassy.replicas",
+    "replica_loader": "lightning_glassy.replicas",
 }
 
 
