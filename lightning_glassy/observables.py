@@ -183,6 +183,59 @@ def _sampling_error(variance: Array, n: Array, population: Array) -> Array:
     return np.sqrt(np.where(n < population, _ratio(variance, n - 1) * (1 - n / population), 0.0))
 
 
+@_quiet()
+def chi4(values: ArrayLike, n: ArrayLike) -> Array:
+    r"""Dynamical susceptibility :math:`\chi_4 = N\,\mathrm{Var}(Q)`, the variance taken over replicas.
+
+    Of independent Gaussian coordinates it is :math:`\langle w^2\rangle\langle s^2\rangle + C^2` for C, and
+    :math:`Q(1-Q)` for an overlap of coordinates that are near or far independently of each other; it grows with the
+    number of coordinates that move together. The variance is the unbiased one, :math:`1/(R-1)`.
+
+    Args:
+        values: of an overlap or a correlation, ``[n_replica, ...]``.
+        n: number of coordinates N that each is an average over.
+
+    Returns:
+        ``[...]``; NaN where a replica was not measured, or with fewer than two.
+
+    Source: the usual four-point susceptibility of glasses, a fluctuation of the overlap; WJ24 for networks' overlaps.
+    """
+    of_replicas, count = _float64(values, n)
+    if len(of_replicas) < 2:
+        return np.full(of_replicas.shape[1:], np.nan)
+    return np.asarray(count * of_replicas.var(axis=0, ddof=1))
+
+
+@_quiet()
+def chi4_error(values: ArrayLike, n: ArrayLike) -> Array:
+    r"""Standard error of :func:`chi4`, by the jackknife: from leaving out one replica at a time.
+
+    :math:`\sqrt{\frac{R-1}{R}\sum_r (\chi_{(r)} - \bar\chi)^2}`; arguments and shapes as of that, NaN with fewer than
+    three replicas.
+    """
+    of_replicas, count = _float64(values, n)
+    n_replica = len(of_replicas)
+    if n_replica < 3:
+        return np.full(of_replicas.shape[1:], np.nan)
+    # The variances without each replica, from those of all: no copy of what may be many replicas.
+    mean, total = of_replicas.mean(axis=0), ((of_replicas - of_replicas.mean(axis=0)) ** 2).sum(axis=0)
+    without = (total - n_replica / (n_replica - 1) * (of_replicas - mean) ** 2) / (n_replica - 2)
+    spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray(count * np.sqrt((n_replica - 1) / n_replica * spread))
+
+
+def replica_overlap(products: ArrayLike) -> Array:
+    r"""Overlap of replicas :math:`q_{ab} = \sum w_a w_b / \sqrt{\sum w_a^2 \sum w_b^2}`, from the sums of products.
+
+    Args:
+        products: ``[..., n_replica, n_replica]``, the sums of squares on the diagonal.
+    """
+    sums = np.asarray(products, dtype=np.float64)
+    squares = np.diagonal(sums, axis1=-2, axis2=-1)
+    with _quiet():
+        return _ratio(sums, np.sqrt(squares[..., :, None] * squares[..., None, :]))
+
+
 def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
     r"""The thresholds :math:`\epsilon` used when none are given: about a hundredth and a tenth of the weights' spread.
 

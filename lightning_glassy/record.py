@@ -128,6 +128,7 @@ class AgingRecord:
             raise ValueError(f"n_replica={n_replica} must be between 1 and a million")
         self._rows: dict[tuple[int, int], Array] = {}
         self._one_time: dict[str, dict[int, float]] = {}
+        self._between: dict[str, dict[int, Array]] = {}
         self._cache: tuple[NDArray[np.int64], NDArray[np.int64], Array] | None = None
 
     # ------------------------------------------------------------------ filling
@@ -169,6 +170,28 @@ class AgingRecord:
         if not 0 <= operator.index(step) < _LARGEST:
             raise ValueError(f"step={step} lies between 0 and 2**62")
         self._one_time.setdefault(name, {})[operator.index(step)] = float(value)
+
+    def append_between(self, name: str, step: int, values: ArrayLike) -> None:
+        """Add what replicas are to each other at one step (later values for the same step win).
+
+        Args:
+            name: ``"weight_distance"``, the sums of :math:`(w_a - w_b)^2` over the coordinates; ``"weight_product"``,
+                those of :math:`w_a w_b`; or another, such as the ``"prediction_overlap"`` of :class:`ReplicaOverlap`.
+            step: number of completed optimiser updates.
+            values: ``[n_replica, n_replica]``.
+
+        Raises:
+            TypeError: a name that is not a string, or a step that is not an integer.
+            ValueError: a negative step, another shape, or a record without replicas.
+        """
+        matrix = np.array(values, dtype=np.float64)
+        if not isinstance(name, str):
+            raise TypeError(f"name={name!r} must be a string")
+        if self.n_replica is None or matrix.shape != (self.n_replica, self.n_replica):
+            raise ValueError(f"values of shape {matrix.shape} between n_replica={self.n_replica} replicas")
+        if not 0 <= operator.index(step) < _LARGEST:
+            raise ValueError(f"step={step} lies between 0 and 2**62")
+        self._between.setdefault(name, {})[operator.index(step)] = matrix
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -240,6 +263,55 @@ class AgingRecord:
             raise KeyError(f"no one-time series {name!r}; there are {list(self._one_time)}")
         items = sorted(self._one_time[name].items())
         return np.array([s for s, _ in items], dtype=np.int64), np.array([v for _, v in items], dtype=np.float64)
+
+    @property
+    def between_names(self) -> tuple[str, ...]:
+        """Names that :meth:`between` knows."""
+        return tuple(self._between)
+
+    def between(self, name: str) -> tuple[NDArray[np.int64], Array]:
+        """What replicas are to each other, as :meth:`append_between` was given it.
+
+        Returns:
+            Steps (int64 ``[n]``, increasing) and values (float64 ``[n, n_replica, n_replica]``).
+
+        Raises:
+            KeyError: a name the record does not have; the message lists those it has.
+        """
+        if name not in self._between:
+            raise KeyError(f"nothing is known between replicas of {name!r}; there are {list(self._between)}")
+        items = sorted(self._between[name].items())
+        return np.array([s for s, _ in items], dtype=np.int64), np.stack([v for _, v in items])
+
+    def replica_distance(self) -> tuple[NDArray[np.int64], Array]:
+        r"""Mean squared distance between replicas, :math:`d_{ab}(t) = \frac{1}{N}\sum_i [w_{a,i}(t) - w_{b,i}(t)]^2`.
+
+        Of clones (:meth:`ReplicaEnsemble.clone_from`) it grows from 0 with the time since they were made: how far equal
+        states are driven apart by different noise.
+
+        Returns:
+            Steps ``[n]`` and values ``[n, n_replica, n_replica]``.
+
+        Raises:
+            KeyError: the record has not got it: only replicas that are trained together are compared.
+        """
+        steps, sums = self.between("weight_distance")
+        return steps, observables.msd(sums, self._n_sampled["all"])
+
+    def replica_overlap(self) -> tuple[NDArray[np.int64], Array]:
+        r"""Overlap of replicas a and b, :math:`q_{ab}(t) = \sum_i w_{a,i} w_{b,i} / (|w_a| |w_b|)` at the same step.
+
+        Hidden units may be permuted without a change of the function, so that networks that do the same may have an
+        overlap near 0: see :class:`ReplicaOverlap` for that of their predictions.
+
+        Returns:
+            Steps ``[n]`` and values ``[n, n_replica, n_replica]``, 1 on the diagonal.
+
+        Raises:
+            KeyError: as of :meth:`replica_distance`.
+        """
+        steps, products = self.between("weight_product")
+        return steps, observables.replica_overlap(products)
 
     def _arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
         if self._cache is None:
@@ -411,6 +483,47 @@ class AgingRecord:
             raise ValueError(f"name={name!r}: the moments hold the sampling error of 'msd' and 'overlap' only")
         return self._matrix(rows)
 
+    def chi4(
+        self, group: str = "all", *, quantity: Literal["overlap", "correlation"] = "overlap", eps: float | None = None
+    ) -> Array:
+        r"""Dynamical susceptibility :math:`\chi_4(t_w, t_w+t) = N\,\mathrm{Var}_{replicas}(Q)`, of the overlap or C.
+
+        How much replicas differ in how far they have relaxed: of the order of 1 where coordinates move independently of
+        each other, and as large as the number of those that move together. See :func:`observables.chi4`.
+
+        Args:
+            group: name of the group.
+            quantity: ``"overlap"`` for :math:`Q_\epsilon`, ``"correlation"`` for the raw correlation C.
+            eps: threshold of the overlap, as in :meth:`overlap`.
+
+        Returns:
+            float64 ``[n_tw, n_lag]``. N is the number of coordinates that were measured.
+
+        Raises:
+            ValueError: a record of fewer than two replicas, or another quantity.
+        """
+        return observables.chi4(self._of_replicas(group, quantity, eps), self._n_sampled[group])
+
+    def chi4_error(
+        self, group: str = "all", *, quantity: Literal["overlap", "correlation"] = "overlap", eps: float | None = None
+    ) -> Array:
+        """Standard error of :meth:`chi4`, by the jackknife over replicas; arguments, shapes and errors as of that.
+
+        NaN with two replicas: from them a variance can be estimated, but not its error.
+        """
+        return observables.chi4_error(self._of_replicas(group, quantity, eps), self._n_sampled[group])
+
+    def _of_replicas(self, group: str, quantity: str, eps: float | None) -> Array:
+        if self.n_replica is None or self.n_replica < 2:
+            raise ValueError(
+                f"n_replica={self.n_replica}: chi_4 is a variance between replicas, of which two are needed"
+            )
+        if quantity == "overlap":
+            return self.overlap(eps, group)
+        if quantity == "correlation":
+            return self.correlation(group)
+        raise ValueError(f"quantity={quantity!r} is neither 'overlap' nor 'correlation'")
+
     # ------------------------------------------------------------------ from a trajectory
 
     @classmethod
@@ -481,6 +594,7 @@ class AgingRecord:
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. Its metadata is that of the first run, with all
             of them under ``"replicas"``; a one-time series is kept where all runs have the same steps, as their mean.
+            What is known between the replicas of one record is left out.
 
         Raises:
             TypeError: something else than a list of records.
@@ -548,6 +662,9 @@ class AgingRecord:
         for name, values in self._one_time.items():
             kept = {at: value for at, value in values.items() if at < step}
             earlier._one_time |= {name: kept} if kept else {}
+        for name, matrices in self._between.items():
+            known = {at: matrix for at, matrix in matrices.items() if at < step}
+            earlier._between |= {name: known} if known else {}
         return earlier
 
     def is_part_of(self, other: AgingRecord) -> bool:
@@ -598,6 +715,23 @@ class AgingRecord:
             for name, rows in values.items():
                 columns.setdefault(name, []).extend(rows.ravel().tolist())
         return columns
+
+    def mean_table(self, pairs: Sequence[tuple[int, int]] | None = None) -> dict[str, list[Any]]:
+        """As :meth:`table`, with the mean over the replicas in place of a line for each."""
+        table = self.table(pairs)
+        if self.n_replica is None:
+            return table
+        n = len(self if pairs is None else pairs)
+        axes = ("waiting_time", "lag", "step", "group", "n_parameters")
+        # A block of lines for each group, in it one for each replica.
+        shape = (len(self.groups), self.n_replica, n)
+        return {
+            name: (np.array(column, dtype=object).reshape(shape)[:, 0] if name in axes else _mean(column, shape))
+            .ravel()
+            .tolist()
+            for name, column in table.items()
+            if name != "replica"
+        }
 
     def _part(self, pairs: Sequence[tuple[int, int]]) -> AgingRecord:
         part = AgingRecord(
@@ -707,6 +841,7 @@ class AgingRecord:
             "overlap_thresholds": list(self.overlap_thresholds),
             "n_replica": self.n_replica,
             "one_time": list(self._one_time),
+            "between": list(self._between),
             "meta": self.meta,
         }
         arrays: dict[str, NDArray[Any]] = {
@@ -717,6 +852,8 @@ class AgingRecord:
         }
         for i, name in enumerate(self._one_time):
             arrays[f"one_time_{i}_step"], arrays[f"one_time_{i}_value"] = self.one_time(name)
+        for i, name in enumerate(self._between):
+            arrays[f"between_{i}_step"], arrays[f"between_{i}_value"] = self.between(name)
         np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
@@ -771,16 +908,17 @@ class AgingRecord:
                 "upgrade lightning_glassy"
             )
         n_parameters, n_sampled, meta, names = (header[k] for k in ("n_parameters", "n_sampled", "meta", "one_time"))
+        between = header.get("between", [])  # not in the files of the first versions
         sizes = [*n_parameters.values(), *n_sampled.values(), header["n_replica"] or 1]
         numbers = header["overlap_thresholds"]
         if (
             not all(type(size) is int for size in sizes)
-            or not all(type(part) is list for part in (names, numbers))
-            or not all(type(name) is str for name in names)
+            or not all(type(part) is list for part in (names, between, numbers))
+            or not all(type(name) is str for name in (*names, *between))
             or not all(type(number) is float for number in numbers)
         ):
             raise RecordError("its header holds something else where numbers and names are expected")
-        if not isinstance(meta, dict) or len(set(names)) != len(names):
+        if not isinstance(meta, dict) or any(len(set(part)) != len(part) for part in (names, between)):
             raise RecordError("its header holds a repeated name, or no metadata")
         record = cls(
             n_parameters,
@@ -806,6 +944,12 @@ class AgingRecord:
             values = _column(arrays, f"one_time_{i}_value", np.float64)
             for step, value in zip(steps, values, strict=True):
                 record.append_one_time(name, step, value)
+        for i, name in enumerate(between):
+            steps, matrices = _column(arrays, f"between_{i}_step", np.int64), arrays[f"between_{i}_value"]
+            if matrices.dtype != np.float64 or len(matrices) != len(steps):
+                raise RecordError(f"{f'between_{i}_value'!r} is not one float64 matrix for each of its steps")
+            for step, matrix in zip(steps, matrices, strict=True):
+                record.append_between(name, step, matrix)
         return record
 
     # ------------------------------------------------------------------ as a value
@@ -824,6 +968,12 @@ class AgingRecord:
                 np.array_equal(a, b, equal_nan=True)
                 for name in self._one_time
                 for a, b in zip(self.one_time(name), other.one_time(name), strict=True)
+            )
+            and self._between.keys() == other._between.keys()
+            and all(
+                np.array_equal(a, b, equal_nan=True)
+                for name in self._between
+                for a, b in zip(self.between(name), other.between(name), strict=True)
             )
             and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(self._arrays(), other._arrays(), strict=True))
         )
@@ -891,6 +1041,11 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
         raise RecordError("its header names something twice")
     return dict(pairs)
+
+
+def _mean(column: list[float], shape: tuple[int, int, int]) -> Array:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.array(column, dtype=np.float64).reshape(shape).mean(axis=1))
 
 
 def _indices(group: str, member: ArrayLike) -> NDArray[Any]:

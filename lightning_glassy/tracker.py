@@ -20,19 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_glassy.moments import moments_for
-from lightning_glassy.observables import default_overlap_thresholds
+from lightning_glassy.moments.replicas import BetweenReplicas
+from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
 from lightning_glassy.parameters import (
     Groups,
     Selected,
     TrackedParameters,
     as_replicas,
     check_patterns,
+    plain_name,
     select_parameters,
     share_out,
     within_rounding,
 )
 from lightning_glassy.readback import Readback
 from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
+from lightning_glassy.replicas import replica_axes
 from lightning_glassy.schedule import LogTimeSchedule
 from lightning_glassy.snapshots import Snapshot, SnapshotBank, check_memory_options, human_bytes, plan_sample
 from lightning_glassy.state import StateError, describe, pack, restrict, unpack
@@ -52,7 +55,8 @@ class _Measured:
     """What a batch of moments on its way to the host belongs to."""
 
     step: int
-    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it.
+    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it. None where
+    # it is the replicas that were compared with each other.
     snapshots: tuple[Snapshot, ...]
 
 
@@ -104,8 +108,9 @@ class AgingTracker:
         overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth
             and a tenth of the standard deviation of the weights at the start.
         moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
-        n_replica: number of replicas, if the first axis of every parameter is that of replicas
-            (:class:`~lightning_glassy.replicas.ReplicaEnsemble`): each is measured by itself.
+        n_replica: number of replicas, if the first axis of every parameter is that of replicas: each is measured by
+            itself, and they are compared with each other. Of a module it is found out by itself, from the
+            :class:`~lightning_glassy.replicas.ReplicaEnsemble` in it.
         meta: what else the record should know of the run; only what JSON can hold.
         state: what :meth:`state_dict` of an earlier tracker of the same parameters gave: this one goes on where that
             one was, to the bit. Another schedule takes over from there.
@@ -172,6 +177,8 @@ class AgingTracker:
         earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
         if earlier is not None:
             selected, sample = earlier.selected, earlier.sample
+        if n_replica is None and isinstance(named_parameters, nn.Module):
+            n_replica = _ensemble_size(named_parameters, selected)
         if n_replica is not None:
             selected = as_replicas(selected, n_replica)
         selected, self._processes = share_out(selected)
@@ -198,6 +205,7 @@ class AgingTracker:
         self._moments = moments_for(
             self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device
         )
+        self._between = None if n_replica is None else BetweenReplicas(self.parameters)
         self._readback: Readback[_Measured] = Readback()
         self.record = (
             earlier.record
@@ -328,6 +336,8 @@ class AgingTracker:
                 if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
                     more = self.schedule.next_waiting_time(self._captured) is not None
                     self._bank.release(snapshot.waiting_time, reuse=more)
+        if (new or due) and self._between is not None and not self._broken:
+            self._readback.push(_Measured(step, ()), [self._between()])
         if new or due:
             for name, value in one_time.items():
                 self.record.append_one_time(name, step, value)
@@ -492,6 +502,9 @@ class AgingTracker:
                     n = f"{failed:.0f} of {self._processes.size} processes"
                     self.give_up(RuntimeError(f"{n} could not measure, and say why"), measured.step)
                     continue
+            if not measured.snapshots:
+                self._enter_between(measured.step, *buckets[0])
+                continue
             of_groups = self.parameters.by_group(buckets)  # [(n_replica,) n_group, n_snapshot, n_moment]
             for i, snapshot in enumerate(measured.snapshots):
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
@@ -500,6 +513,15 @@ class AgingTracker:
                 self.record.append(*pair, of_groups[..., i, :])
                 self._new.append(pair)
                 self._check(of_groups[..., i, :], *pair)
+
+    def _enter_between(self, step: int, distances: NDArray[np.float64], products: NDArray[np.float64]) -> None:
+        self.record.append_between("weight_distance", step, distances)
+        self.record.append_between("weight_product", step, products)
+        pairs = np.triu_indices(len(distances), 1)
+        if len(pairs[0]):
+            distance = msd(distances[pairs], self.parameters.n_sampled["all"])
+            self.record.append_one_time("replica_distance", step, float(distance.mean()))
+            self.record.append_one_time("replica_overlap", step, float(replica_overlap(products)[pairs].mean()))
 
     def _check(self, moments: NDArray[np.float64], waiting_time: int, lag: int) -> None:
         """Say once, in words, what a curve would not show by itself."""
@@ -534,6 +556,23 @@ class _Before:
     last_step: int
     captured: int
     lags: dict[Snapshot, int]
+
+
+def _ensemble_size(module: nn.Module, selected: Sequence[Selected]) -> int | None:
+    """The number of replicas that the selected parameters of a module have; ``None`` for none.
+
+    Raises:
+        ValueError: parameters with and without replicas, or of several numbers of them; the message names one.
+    """
+    sizes = {plain_name(name): n for name, n in replica_axes(module).items()}
+    found = {parameter.name: sizes.get(parameter.name) for parameter in selected}
+    if len(set(found.values())) > 1:
+        n = max(size for size in found.values() if size)
+        odd = next(name for name, size in found.items() if size != n)
+        raise ValueError(
+            f"the parameter {odd!r} belongs to no ensemble of {n} replicas, as others do: leave it out with exclude=..."
+        )
+    return next(iter(found.values()))
 
 
 class _Earlier:

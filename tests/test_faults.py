@@ -383,9 +383,9 @@ def test_loggers_that_raise_whatever_is_asked_cost_a_warning_each(
         trainer = train(tmp_path, monitor, logger=[*(type(kind, (Nasty,), {})() for kind in kinds), good])
     assert trainer.global_step == 60
     told = [message for message in caplog.messages if "no network" in message]
-    assert len(told) == len(kinds) + 2
+    assert len(told) == len(kinds) + 1
     # The first logger's files would be beside ours: without an answer ours, and snapshots, are where the Trainer's are.
-    assert all("TensorBoardLogger cannot say where its files are (ConnectionError" in message for message in told[:2])
+    assert all("TensorBoardLogger cannot say where its files are (ConnectionError" in message for message in told[:1])
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
     assert pairs(monitor.record) == pairs_until(60)
     assert len((Path(good.log_dir) / "glassy.csv").read_text().splitlines()) == 1 + len(monitor.record)
@@ -619,6 +619,7 @@ def test_a_training_that_ends_early_has_all_until_there(tmp_path: Path, end: str
 
 
 def train_with_signals(root: Path, signals: dict[int, signal.Signals], slurm: bool) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in the background
     if slurm:
         task = {"JOB_ID": "123", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
         os.environ |= {f"SLURM_{key}": value for key, value in task.items()}

@@ -494,6 +494,7 @@ def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) ->
     for lag in (1, 2):
         record.append(1, lag, np.ones((1, 7)))
         sink._write_part(record)
+        writer.flush()
         if lag == 1:
             multiplexer.AddRun(str(tmp_path / "one"), "one")
         multiplexer.Reload()

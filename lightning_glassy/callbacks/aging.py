@@ -23,6 +23,7 @@ from torch import nn
 from lightning_glassy.callbacks.shared import (
     SNAPSHOTS,
     Restored,
+    check_clipping,
     check_name,
     check_parameters,
     check_strategy,
@@ -34,9 +35,9 @@ from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
 from lightning_glassy.shards import reshard, spread
-from lightning_glassy.sinks import Sinks
+from lightning_glassy.sinks import Sink, Sinks
 from lightning_glassy.sinks.files import FileSink
-from lightning_glassy.sinks.loggers import log_directory, sink_for
+from lightning_glassy.sinks.loggers import log_directory, run_of, sink_for
 from lightning_glassy.state import StateError
 from lightning_glassy.tracker import AgingTracker, check_options
 
@@ -81,6 +82,11 @@ class AgingMonitor(Callback):
     ZeRO the float32 weights are measured) each rank keeps and reads its shard, and one small sum over the ranks per
     event makes the record, on all ranks; rank 0 writes and logs it.
 
+    A :class:`~lightning_glassy.ReplicaEnsemble` in the module is measured replica by replica: the record then has that
+    axis, loggers get the mean over the replicas, and how far these are from each other is in the record, too
+    (:meth:`AgingRecord.replica_distance`, :meth:`AgingRecord.replica_overlap`; their means over pairs are the one-time
+    series ``replica_distance`` and ``replica_overlap``).
+
     Checkpoints hold what is needed to go on: ``fit(ckpt_path=...)`` continues the record as if nothing had happened.
     Snapshots that take more than 16 MiB together are in files of their own, in the directory ``glassy_snapshots``
     beside the checkpoints (without a checkpoint callback, beside the record). Each is written once, whatever the number
@@ -111,7 +117,8 @@ class AgingMonitor(Callback):
         TypeError: at construction, an argument of another type.
         ValueError: at construction or at the start of training, an argument out of its range, or nothing to track.
         MemoryError: at the start of training, snapshots that would not fit; the message names the remedies.
-        MisconfigurationException: at the start of training, a strategy whose parameters cannot be measured rightly.
+        MisconfigurationException: at the start of training, a strategy whose parameters cannot be measured rightly, or
+            clipping by a norm over all replicas, which couples them.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -167,6 +174,7 @@ class AgingMonitor(Callback):
         # From a checkpoint, and from the end of the last fit: what to go on from.
         self._restored: Restored | None = None
         self._ended: dict[str, Any] | None = None
+        self._runs: list[str | None] = []
         self._place: Path | None = None
         self._directory: Path | None = None
         self._next_event = _NEVER
@@ -203,6 +211,7 @@ class AgingMonitor(Callback):
         self._next_event, self._n_trainable, self._place = _NEVER, None, self._dirpath
         restored, self._restored = self._restored, None
         reshard(pl_module)
+        check_clipping(trainer, pl_module)
         sharded = spread(_model(trainer, pl_module))
         # Under DDP every rank holds the same weights: one of them measures, and no collective is needed.
         if not (trainer.is_global_zero or sharded):
@@ -221,12 +230,9 @@ class AgingMonitor(Callback):
         directory = self._snapshot_directory(trainer)
         self._directory = trainer.strategy.broadcast(directory) if sharded else directory
         if restored is None or again is None or again.meta.get("id") != self._record.meta.get("id"):
-            self._sinks = self._make_sinks(trainer) if trainer.is_global_zero else Sinks()
-            # What the checkpoint brought is new to these sinks.
-            if len(self._record):
-                self._sinks.update(
-                    self._record, list(zip(*map(np.ndarray.tolist, self._record.pairs), strict=True)), step
-                )
+            self._sinks, new = self._make_sinks(trainer, restored) if trainer.is_global_zero else (Sinks(), Sinks())
+            if len(self._record):  # what the checkpoint brought
+                new.update(self._record, list(zip(*map(np.ndarray.tolist, self._record.pairs), strict=True)), step)
         rank_zero_info(f"AgingMonitor: {self._tracker.description}")
         if step > 0 and not self._tracker.n_snapshots:
             rank_zero_warn(
@@ -266,7 +272,7 @@ class AgingMonitor(Callback):
         state = self._ended
         if self._tracker is not None:
             try:
-                state = self._tracker.state_dict(self._directory)
+                state = self._tracker.state_dict(self._directory) | {"runs": self._runs}
             except Exception as error:
                 log.warning(
                     "AgingMonitor: this checkpoint has no record to go on with (%s: %s)", type(error).__name__, error
@@ -288,7 +294,7 @@ class AgingMonitor(Callback):
         if self._tracker is not None:
             # A checkpoint that is saved after this, and another fit, go on from the record at least.
             with contextlib.suppress(RuntimeError):  # a device that failed
-                self._ended = self._tracker.state_dict(snapshots=False)
+                self._ended = self._tracker.state_dict(snapshots=False) | {"runs": self._runs}
         self._tracker = None
 
     # ------------------------------------------------------------------ inside
@@ -366,14 +372,20 @@ class AgingMonitor(Callback):
             **self._options,
         )
 
-    def _make_sinks(self, trainer: Trainer) -> Sinks:
+    def _make_sinks(self, trainer: Trainer, restored: Restored | None) -> tuple[Sinks, Sinks]:
+        """All sinks; and those to which a record that goes on is new, as its logger's run is another one."""
         prefix, sinks = self._unique_name(trainer), Sinks()
+        new: list[Sink] = []
+        before = () if restored is None else restored.state.get("runs", ())
         # Files first, so that the record is on disk even if a logger hangs.
         if self._save and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             sinks.add("files", lambda: FileSink(self._files(trainer)))
-        for logger in trainer.loggers:
-            sinks.add(type(logger).__name__, partial(sink_for, logger, prefix))
-        return sinks
+        self._runs = [run_of(logger) for logger in trainer.loggers]
+        for logger, run in zip(trainer.loggers, self._runs, strict=True):
+            sink = sinks.add(type(logger).__name__, partial(sink_for, logger, prefix))
+            if sink is not None and (run is None or run not in before):
+                new.append(sink)
+        return sinks, Sinks(new)
 
     def _files(self, trainer: Trainer) -> Path:
         """The directory of our files, found once for a training: what goes wrong with it is said once."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_glassy.parameters import ParametersChangedError
+from lightning_glassy.replicas import ReplicaTraining, replica_axes
 from lightning_glassy.tracker import AgingTracker
 
 SNAPSHOTS = "glassy_snapshots"
@@ -42,6 +43,21 @@ def check_strategy(strategy: object, who: str) -> None:
             f"{who} cannot measure parameters under {type(strategy).__name__}, which may shard them over processes in "
             "its own way: use a single device, or 'ddp', 'fsdp', 'deepspeed' or ModelParallelStrategy (FSDP2, tensor "
             "parallelism)"
+        )
+
+
+def check_clipping(trainer: Any, pl_module: nn.Module) -> None:
+    """Refuse to have the norm of all replicas' gradients clipped: it makes each depend on the others.
+
+    Raises:
+        MisconfigurationException: with what to use instead.
+    """
+    by_norm = trainer.gradient_clip_val and trainer.gradient_clip_algorithm != "value"
+    if by_norm and not isinstance(pl_module, ReplicaTraining) and replica_axes(pl_module):
+        raise MisconfigurationException(
+            f"gradient_clip_val={trainer.gradient_clip_val} clips the norm over all replicas, which couples them: name "
+            "lightning_glassy.ReplicaTraining before LightningModule among the bases of "
+            f"{type(pl_module).__name__}, which clips that of each, or use gradient_clip_algorithm='value'"
         )
 
 

@@ -40,14 +40,15 @@ class Sinks:
         self._sinks = list(sinks)
         self._failed: set[int] = set()
 
-    def add(self, name: str, make: Callable[[], Sink | None]) -> None:
-        """Make one more sink, if there is one to be made; ``name`` is what it is for."""
+    def add(self, name: str, make: Callable[[], Sink | None]) -> Sink | None:
+        """Make one more sink, if there is one to be made, and return it; ``name`` is what it is for."""
         try:
             sink = make()
         except Exception as error:
             _warn(f"the sink for {name}", error)
-        else:
-            self._sinks += [] if sink is None else [sink]
+            return None
+        self._sinks += [] if sink is None else [sink]
+        return sink
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """:meth:`Sink.update` of each."""
@@ -96,9 +97,10 @@ def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
     """What a logger of scalars is given for some pairs: (tag, waiting time, lag, value).
 
     The tag is ``prefix/quantity/tw_<waiting time>``, with the group before the waiting time unless it is ``"all"``;
-    the quantities are the mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap.
+    the quantities are the mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap. Of
+    replicas it is the mean over them.
     """
-    table = record.table(pairs)
+    table = record.mean_table(pairs)
     quantities = ["msd", "decorrelation", "non_gaussian", *(name for name in table if name.startswith("overlap_"))]
     result: list[Scalar] = []
     for i, (waiting_time, lag, group) in enumerate(

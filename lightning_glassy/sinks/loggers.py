@@ -43,6 +43,19 @@ def sink_for(logger: Logger, prefix: str) -> Sink | None:
     return next((_SINKS[name] for name in classes if name in _SINKS), MetricsSink)(logger, prefix)
 
 
+def run_of(logger: Logger) -> str | None:
+    """What tells the run of a logger from others; ``None`` where that is not known, or each sink has a file of its own.
+
+    A training that is resumed in the same run has its curves there already.
+    """
+    try:
+        if any(cls.__name__ == "CSVLogger" for cls in type(logger).__mro__):
+            return None
+        return f"{type(logger).__name__} {logger.save_dir} {logger.name} {logger.version}"
+    except Exception:  # a logger that is down says so elsewhere
+        return None
+
+
 class MetricsSink:
     """Any other Lightning logger, by ``log_metrics``.
 

@@ -1,0 +1,293 @@
+"""Replicas that are trained as one give the record of as many runs: error bars, chi_4, and how far they are apart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    AgingTracker,
+    LogTimeSchedule,
+    ReplicaEnsemble,
+    ReplicaTraining,
+    observables,
+    per_replica,
+)
+from lightning_glassy.moments import EagerMoments, capture
+from lightning_glassy.parameters import TrackedParameters, as_replicas, select_parameters
+from lightning_glassy.sinks import scalars
+from lightning_glassy.snapshots import SnapshotBank
+from tests.helpers import data, quiet_trainer
+from tests.test_aging_monitor import pairs
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+class Ensemble(ReplicaTraining, LightningModule):
+    """R small nets, or a lone one with the seed of one of them."""
+
+    def __init__(self, n_replica: int | None, seeds: list[int]) -> None:
+        super().__init__()
+        torch.manual_seed(seeds[0])
+        self.net: nn.Module = network() if n_replica is None else ReplicaEnsemble(network, n_replica, seeds=seeds)
+        self.lone = n_replica is None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        if self.lone:
+            return nn.functional.cross_entropy(self.net(x), y)
+        return per_replica(nn.functional.cross_entropy)(self.net(x), y).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def train(tmp_path: Path, module: LightningModule, *callbacks: Callback, **options: Any) -> AgingRecord:
+    monitor = AgingMonitor(**({"save": False, "summary": False} | options.pop("monitor", {})))
+    torch.manual_seed(0)
+    fit = {"ckpt_path": options.pop("ckpt_path", None)}
+    quiet_trainer(tmp_path, callbacks=[monitor, *callbacks], **options).fit(module, data(shuffle=False), **fit)
+    return monitor.record
+
+
+@pytest.mark.parametrize("options", [{}, {"groups": "layer"}, {"sample": 30}, {"moments": "msd"}])
+def test_each_replica_has_the_record_of_its_lone_run(tmp_path: Path, options: dict[str, Any]) -> None:
+    thresholds = {"overlap_thresholds": [0.01, 0.1]}
+    together = train(tmp_path, Ensemble(3, [4, 5, 6]), monitor=options | thresholds)
+    alone = [train(tmp_path, Ensemble(None, [seed]), monitor=options | thresholds) for seed in (4, 5, 6)]
+    joined = AgingRecord.concat(alone)
+    assert together.n_replica == 3
+    assert [name.replace("network.", "") for name in together.groups] == list(joined.groups)
+    assert list(together.n_parameters.values()) == list(joined.n_parameters.values())
+    assert list(together.n_sampled.values()) == list(joined.n_sampled.values())
+    assert pairs(together) == pairs(joined)
+    # The batched network adds in another order: trajectories agree to the rounding of their weights.
+    for ours, theirs in zip(together.groups, joined.groups, strict=True):
+        assert np.allclose(together.msd(ours), joined.msd(theirs), rtol=1e-3, equal_nan=True)
+        if not options.get("moments"):
+            assert np.allclose(
+                together.correlation(ours), joined.correlation(theirs), rtol=1e-4, atol=1e-6, equal_nan=True
+            )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sample", [None, 100])
+def test_the_moments_of_replicas_are_those_of_the_trajectories(dtype: torch.dtype, sample: int | None) -> None:
+    generator = torch.Generator().manual_seed(1)
+    parameters = [
+        ("a", nn.Parameter(torch.randn(5, 40, 70, generator=generator).to(dtype))),
+        ("b", nn.Parameter(torch.randn(5, 33, generator=generator).to(dtype))),
+        ("c", nn.Parameter(torch.randn(2, 7, 5, generator=generator).to(dtype).permute(2, 0, 1))),
+    ]
+    with pytest.raises(ValueError, match="'c' does not lie in memory row by row"):
+        TrackedParameters(as_replicas(select_parameters(parameters), 5))
+    parameters[2] = ("c", nn.Parameter(parameters[2][1].detach().contiguous()))
+    selected = as_replicas(select_parameters(parameters, groups={"ab": ["a", "b"], "bc": ["b", "c"]}), 5)
+    tracked = TrackedParameters(selected, sample)
+    moments, bank = EagerMoments(tracked, (0.1, 1.0)), SnapshotBank(tracked)
+    first = capture(bank, 0, moments)
+    before = [p.detach().double().reshape(5, -1).clone() for _, p in parameters]
+    with torch.no_grad():
+        for _, parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype) * 0.5)
+    second = bank.add(1)
+    sums = tracked.by_group([bucket.numpy() for bucket in moments([first], second)])  # [replica, group, 1, moment]
+    after = [p.detach().double().reshape(5, -1) for _, p in parameters]
+    assert sums.shape == (5, 3, 1, 9)
+    if sample is None:
+        s, w = (torch.cat(parts, 1).numpy() for parts in (before, after))
+        members = {"all": np.arange(2847), "ab": np.arange(2833), "bc": np.arange(2800, 2847)}
+        record = AgingRecord.from_trajectory(
+            np.stack([s, w], axis=1), LogTimeSchedule([0], [1]), groups={k: members[k] for k in ("ab", "bc")},
+            overlap_thresholds=[0.1, 1.0],
+        )  # fmt: skip
+        assert tracked.n_parameters == record.n_parameters
+        assert np.allclose(sums[:, :, 0], record.moments[:, 0], rtol=1e-5, atol=1e-3)
+    again = EagerMoments(tracked, (0.1, 1.0))([second])
+    assert all(torch.all(bucket[:, 0, 0] == 0) for bucket in again)
+    assert tracked.n_sampled["all"] == (sample or 2847)
+
+
+def test_what_is_between_replicas_is_that_of_their_weights(tmp_path: Path) -> None:
+    class Weights(Callback):
+        def __init__(self) -> None:
+            self.seen: dict[int, np.ndarray] = {}
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            self.seen[trainer.global_step] = torch.cat(
+                [p.detach().double().flatten(1) for p in module.parameters()], 1
+            ).numpy()
+
+    weights = Weights()
+    record = train(tmp_path, Ensemble(4, [1, 2, 3, 4]), weights)
+    steps, distance = record.replica_distance()
+    assert steps.tolist() == [event.step for event in LogTimeSchedule.logspaced(60).events]
+    overlap = record.replica_overlap()[1]
+    for k, step in enumerate(steps[1:].tolist(), start=1):
+        w = weights.seen[step]
+        assert np.allclose(distance[k], ((w[:, None] - w[None]) ** 2).mean(-1), rtol=1e-6)
+        assert np.allclose(overlap[k], w @ w.T / np.outer(*[np.linalg.norm(w, axis=1)] * 2), atol=1e-7)
+    assert np.allclose(record.one_time("replica_distance")[1], [d[np.triu_indices(4, 1)].mean() for d in distance])
+    path = record.save(tmp_path / "record.npz")
+    assert AgingRecord.load(path) == record
+    assert record.before(10).between_names == ("weight_distance", "weight_product")
+    assert record.before(10).between("weight_distance")[0].max() < 10
+
+
+def test_clones_are_driven_apart_from_nothing(tmp_path: Path) -> None:
+    class Clone(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            if trainer.global_step == 20:
+                module.net.clone_from(1, *trainer.optimizers)
+
+    class Own(Ensemble):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x, y = batch
+            x = x + torch.randn(3, *x.shape)
+            return per_replica(nn.functional.cross_entropy)(self.net(x, shared=False), y).sum()
+
+    schedule = LogTimeSchedule([0, 20], [1, 2, 3, 10, 40])
+    module = Own(3, [0, 1, 2])
+    monitor = AgingMonitor(schedule, save=False, summary=False)
+    quiet_trainer(tmp_path, callbacks=[Clone(), monitor]).fit(module, data(shuffle=False))
+    steps, distance = monitor.record.replica_distance()
+    mean = distance.sum((-1, -2)) / 6
+    after = {step: d for step, d in zip(steps.tolist(), mean, strict=True) if step >= 20}
+    assert after[20] == 0
+    assert 0 < after[21] < after[23] < after[30] < after[60]
+
+
+def test_separate_runs_and_an_ensemble_are_one_for_chi4() -> None:
+    generator = np.random.default_rng(3)
+    walks = np.cumsum(generator.normal(size=(20, 31, 40)), axis=1)
+    schedule = LogTimeSchedule([0, 10], [1, 5, 20])
+    thresholds = [1.0, 4.0]
+    together = AgingRecord.from_trajectory(walks, schedule, overlap_thresholds=thresholds)
+    joined = AgingRecord.concat(
+        [AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=thresholds) for walk in walks]
+    )
+    for quantity in ("overlap", "correlation"):
+        assert np.array_equal(together.chi4(quantity=quantity), joined.chi4(quantity=quantity))
+    q = np.array([[np.mean(np.abs(w[30] - w[10]) <= 4.0) for w in walks]])[0]
+    assert together.chi4(eps=4.0)[1, 2] == pytest.approx(40 * q.var(ddof=1))
+    left_out = [40 * np.delete(q, r).var(ddof=1) for r in range(20)]
+    error = np.sqrt(19 / 20 * np.sum((left_out - np.mean(left_out)) ** 2))
+    assert together.chi4_error(eps=4.0)[1, 2] == pytest.approx(error)
+    with pytest.raises(ValueError, match="n_replica=None: chi_4 is a variance between replicas"):
+        AgingRecord.from_trajectory(walks[0], schedule).chi4()
+    with pytest.raises(ValueError, match="quantity='msd'"):
+        together.chi4(quantity="msd")
+    two = AgingRecord.from_trajectory(walks[:2], schedule)
+    assert np.isfinite(two.chi4()).all()
+    assert np.isnan(two.chi4_error()).all()
+
+
+def test_chi4_of_independent_coordinates_has_its_closed_form() -> None:
+    """N Var(C) = <w^2><s^2> + C^2 for independent Gaussian coordinates: of a random walk from 0, s (s + t) + s^2."""
+    generator = np.random.default_rng(5)
+    n, n_replica = 200, 4000
+    s = generator.normal(size=(n_replica, n)) * np.sqrt(3.0)
+    w = s + generator.normal(size=(n_replica, n)) * np.sqrt(5.0)
+    c = (w * s).mean(-1)
+    z = (observables.chi4(c, n) - (3.0 * 8.0 + 9.0)) / observables.chi4_error(c, n)
+    assert abs(z) < 3
+    q = (np.abs(w - s) <= 2.0).mean(-1)
+    near = math.erf(2.0 / np.sqrt(2 * 5.0))
+    assert abs(observables.chi4(q, n) - near * (1 - near)) / observables.chi4_error(q, n) < 3
+
+
+def test_chi4_of_a_shared_rate_has_its_peak_where_and_as_high_as_it_must() -> None:
+    r"""Each replica relaxes with a rate kappa of its own, Gamma(k, theta): C = (1 + theta h)^-k.
+
+    chi_4 = N [(1 + 2 theta h)^-k - (1 + theta h)^-2k] + 1 + (1 + 2 theta h)^-k, for k = 4, theta = 1/4, N = 1000 with a
+    peak of 31 near h = 1.
+    """
+    k, theta, n, n_replica = 4.0, 0.25, 1000, 2000
+    h = np.array([0.0625, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0])
+    generator = np.random.default_rng(8)
+    rate = generator.gamma(k, theta, size=n_replica)
+    c = np.empty((n_replica, len(h)))
+    for r in range(n_replica):
+        s = generator.normal(size=n)
+        # Each time is compared with the start only: its noise may be drawn by itself.
+        keep = np.exp(-rate[r] * h)[:, None]
+        w = keep * s + np.sqrt(1 - keep**2) * generator.normal(size=(len(h), n))
+        c[r] = (w * s).mean(-1)
+    two, one = (1 + 2 * theta * h) ** -k, (1 + theta * h) ** (-2 * k)
+    exact = n * (two - one) + 1 + two
+    assert np.abs(c.mean(0) - (1 + theta * h) ** -k).max() < 5 * np.sqrt(exact.max() / n / n_replica)
+    found, error = observables.chi4(c, n), observables.chi4_error(c, n)
+    assert np.abs((found - exact) / error).max() < 3
+    assert h[found.argmax()] in (0.5, 1.0, 2.0)
+    assert exact[3] == pytest.approx(31, abs=1)
+
+
+def test_replicas_are_resumed_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 24:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+                trainer.should_stop = True
+
+    for limit in (0, 1 << 30):
+        monkeypatch.setattr("lightning_glassy.state.INLINE_BYTES", limit)
+        whole = train(tmp_path, Ensemble(3, [0, 1, 2]))  # an epoch has 12 steps, in order
+        train(tmp_path, Ensemble(3, [0, 1, 2]), Save())
+        assert train(tmp_path, Ensemble(3, [0, 1, 2]), ckpt_path=tmp_path / "a.ckpt") == whole
+        other = train(tmp_path, Ensemble(3, [0, 1, 2]), monitor={"groups": "layer", "sample": 20})
+        assert other.n_replica == 3
+
+
+def test_loggers_get_the_mean_over_replicas(tmp_path: Path) -> None:
+    loggers = [TensorBoardLogger(tmp_path, name="tb"), CSVLogger(tmp_path, name="csv")]
+    record = train(tmp_path, Ensemble(3, [0, 1, 2]), logger=loggers, monitor={"save": True, "groups": "layer"})
+    found = {tag: value for tag, waiting_time, lag, value in scalars(record, [(10, 20)], "glassy")}
+    i, j = record.waiting_times.tolist().index(10), record.lags.tolist().index(20)
+    assert found["glassy/msd/tw_10"] == pytest.approx(record.msd()[:, i, j].mean(), rel=1e-12)
+    assert found["glassy/msd/net.network.2/tw_10"] == pytest.approx(
+        record.msd("net.network.2")[:, i, j].mean(), rel=1e-12
+    )
+    lines = (Path(loggers[1].log_dir) / "glassy.csv").read_text().splitlines()
+    assert lines[0].startswith("replica,")
+    assert len(lines) == 1 + 3 * 3 * len(record)
+    assert AgingRecord.load(Path(loggers[0].log_dir) / "glassy" / "aging_record.npz") == record
+
+
+def test_the_norm_of_all_replicas_is_not_clipped(tmp_path: Path) -> None:
+    class Plain(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = ReplicaEnsemble(network, 2)
+
+        training_step = Ensemble.training_step
+        configure_optimizers = Ensemble.configure_optimizers
+        lone = False
+
+    with pytest.raises(MisconfigurationException, match=r"which couples them: name lightning_glassy\.ReplicaTraining"):
+        train(tmp_path, Plain(), gradient_clip_val=1.0)
+    train(tmp_path, Plain(), gradient_clip_val=1.0, gradient_clip_algorithm="value", max_steps=2)
+    train(tmp_path, Ensemble(2, [0, 1]), gradient_clip_val=1.0, max_steps=2)
+
+
+def test_parameters_outside_the_ensemble_are_named(tmp_path: Path) -> None:
+    module = nn.ModuleDict({"e": ReplicaEnsemble(network, 8), "head": nn.Linear(3, 8)})
+    with pytest.raises(ValueError, match=r"'head.weight' belongs to no ensemble of 8 replicas.*exclude"):
+        AgingTracker(module)
+    assert AgingTracker(module, exclude="head.*").record.n_replica == 8
+    assert AgingTracker(module, exclude="e.*").record.n_replica is None
+    with pytest.raises(ValueError, match=r"'weight' of shape \(8, 3\) has no axis of n_replica=4"):
+        AgingTracker(module["head"], n_replica=4)
+    assert "8 replicas of 75 parameters" in AgingTracker(module["e"]).description
