@@ -1,9 +1,10 @@
 """Aging of two small networks that learn handwritten digits: the demonstration behind ``make demo``.
 
 An under-parametrised net (64-4-4-10, tanh) and an over-parametrised one (64-128-128-10) learn scikit-learn's 1,797 real
-digits with plain SGD for 20,000 steps each, with one callback added, and a second one of this example that notes the
-loss, the accuracy and the gradient noise. At the end there are a record and a report of each net, a figure of both side
-by side, and the command that shows the curves in TensorBoard.
+digits with plain SGD for 20,000 steps each: eight replicas of each, trained as one, with their own initial weights and
+minibatches, for error bars. One callback is added, and a second one of this example that notes the loss, the accuracy
+and the gradient noise. At the end there are a record and a report of each net, a figure of both side by side, and the
+command that shows the curves in TensorBoard.
 
 Run it with ``python -m examples.digits`` (``--help`` for the options).
 """
@@ -14,6 +15,8 @@ import argparse
 import itertools
 import time
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +27,50 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    LogTimeSchedule,
+    ReplicaEnsemble,
+    ReplicaTraining,
+    per_replica,
+    replica_loader,
+)
 from lightning_glassy.plotting import new_figure, plot_two_time
+from lightning_glassy.replicas import ReplicaBatchSampler
 from lightning_glassy.report import Report, report
 
+N_REPLICA = 8
 N_TRAIN = 1500
 BATCH_SIZE = 32
 LEARNING_RATE = 0.05
 NETS = {"under-parametrised": (64, 4, 4, 10), "over-parametrised": (64, 128, 128, 10)}
 
 
-class DigitNet(LightningModule):
-    """A fully connected tanh network with a softmax cross-entropy loss, trained by plain SGD."""
+cross_entropy = nn.functional.cross_entropy
+
+
+def network(sizes: tuple[int, ...]) -> nn.Sequential:
+    """A fully connected tanh network."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+class DigitNets(ReplicaTraining, LightningModule):
+    """Replicas of a network with a softmax cross-entropy loss, trained by plain SGD."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.Tanh()]
-        self.net = nn.Sequential(*layers[:-1])
+        self.nets = ReplicaEnsemble(partial(network, sizes), N_REPLICA)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of one minibatch."""
+        """The sum of the losses, each of a minibatch of its own: its gradient is that of each alone."""
         x, y = batch
-        return nn.functional.cross_entropy(self.net(x), y)
+        return per_replica(cross_entropy, shared=False)(self.nets(x, shared=False), y).sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD at a constant learning rate, as in the papers."""
@@ -63,36 +84,52 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(x[:N_TRAIN], y[:N_TRAIN]), TensorDataset(x[N_TRAIN:], y[N_TRAIN:])
 
 
-def loader(dataset: TensorDataset, steps: int) -> DataLoader[Any]:
-    """Minibatches from one fresh permutation of the data after another, as one epoch with one progress bar.
+class Passes(Sampler[Tensor]):
+    """One pass over the data after another, each in a new order: as one epoch, with one progress bar."""
 
-    Each is cut out of the tensors at once: collating single digits would take longer than a step.
-    """
-    order = RandomSampler(dataset, num_samples=steps * BATCH_SIZE)
-    return DataLoader(dataset, sampler=BatchSampler(order, BATCH_SIZE, drop_last=False), batch_size=None)
+    def __init__(self, batches: ReplicaBatchSampler, steps: int) -> None:
+        self.batches, self.steps, self.batch_size = batches, steps, batches.batch_size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        passes = (iter(self.batches) for _ in itertools.count())
+        return itertools.islice(itertools.chain.from_iterable(passes), self.steps)
+
+
+def loader(dataset: TensorDataset, steps: int) -> DataLoader[Any]:
+    """Minibatches for each replica, in an order of its own."""
+    one_pass = replica_loader(dataset, BATCH_SIZE, seeds=range(N_REPLICA))
+    return DataLoader(one_pass.dataset, sampler=Passes(one_pass.sampler, steps), batch_size=None)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
-def evaluate(model: DigitNet, dataset: TensorDataset) -> tuple[float, float]:
-    """Loss and accuracy on a whole data set."""
+def evaluate(model: DigitNets, dataset: TensorDataset) -> tuple[float, Tensor]:
+    """Mean loss, and the accuracy of each replica, on a whole data set."""
     x, y = dataset.tensors
-    scores = model.net(x)
-    return float(nn.functional.cross_entropy(scores, y)), float((scores.argmax(1) == y).float().mean())
+    scores = model.nets(x)
+    return float(per_replica(cross_entropy)(scores, y).mean()), (scores.argmax(-1) == y).float().mean(-1)
 
 
-def gradient_noise(model: DigitNet, dataset: TensorDataset, seed: int) -> float:
-    """D: the variance over minibatches of the gradient at fixed weights, summed over the weights.
+def gradient_noise(model: DigitNets, dataset: TensorDataset, seed: int) -> float:
+    """D: the variance over minibatches of the gradient at fixed weights, summed over the weights; mean over replicas.
 
     Over the disjoint minibatches of one permutation, which is not drawn from the generator of the training.
     """
     x, y = dataset.tensors
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    gradients = []
-    for batch in order[: len(x) // BATCH_SIZE * BATCH_SIZE].view(-1, BATCH_SIZE):
-        loss = nn.functional.cross_entropy(model.net(x[batch]), y[batch])
-        parts = torch.autograd.grad(loss, list(model.parameters()))
-        gradients.append(torch.cat([part.flatten() for part in parts]))
-    return float(torch.stack(gradients).var(dim=0).sum())
+    parameters = list(model.parameters())
+    total = [torch.zeros_like(p) for p in parameters]
+    squares, batches = 0.0, order[: len(x) // BATCH_SIZE * BATCH_SIZE].view(-1, BATCH_SIZE)
+    for batch in batches:
+        loss = per_replica(cross_entropy)(model.nets(x[batch]), y[batch]).sum()
+        for sum_of, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+            sum_of += part
+            squares += float(part.square().sum())
+    n = len(batches)
+    mean = sum(float((part / n).square().sum()) for part in total)
+    return (squares / n - mean) * n / (n - 1) / N_REPLICA
 
 
 class Observer(Callback):
@@ -103,12 +140,12 @@ class Observer(Callback):
         self.dataset = dataset
         self.steps = {*LogTimeSchedule.logspaced().until(10**9).waiting_times}
 
-    def note(self, model: DigitNet, step: int) -> None:
+    def note(self, model: DigitNets, step: int) -> None:
         """Append loss, accuracy and noise at one step."""
         loss, accuracy = evaluate(model, self.dataset)
         record = self.monitor.record
         record.append_one_time("train_loss", step, loss)
-        record.append_one_time("train_accuracy", step, accuracy)
+        record.append_one_time("train_accuracy", step, float(accuracy.mean()))
         record.append_one_time("gradient_noise", step, gradient_noise(model, self.dataset, seed=step))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -121,11 +158,11 @@ class Observer(Callback):
         self.note(pl_module, trainer.global_step)
 
 
-def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, float, str]:
-    """Train one net with the callback; returns its record, its accuracy on the test set and where its logs are."""
+def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, Tensor, str]:
+    """Train the replicas of one net; returns their record, their accuracies on the test set and where the logs are."""
     seed_everything(0, verbose=False)
     train_set, test_set = digits()
-    model, monitor = DigitNet(sizes), AgingMonitor(summary=False)  # the summary comes at the end, of both nets
+    model, monitor = DigitNets(sizes), AgingMonitor(summary=False)  # the summary comes at the end, of both nets
     logger = TensorBoardLogger(directory, name=name)
     trainer = Trainer(
         accelerator="cpu",
@@ -154,18 +191,25 @@ def picture(records: dict[str, AgingRecord], path: Path) -> None:
     figure.savefig(path)
 
 
-def in_words(name: str, found: Report, test_accuracy: float) -> str:
+def in_words(name: str, found: Report, test_accuracy: Tensor) -> str:
     """What was measured: the same lag after several waiting times, then the verdict and the exponent."""
     record = found.record
-    msd, waiting_times, lags = record.msd(), record.waiting_times, record.lags
+    of_replicas, waiting_times, lags = record.msd(), record.waiting_times, record.lags
+    msd, error = of_replicas.mean(0), of_replicas.std(0, ddof=1) / np.sqrt(N_REPLICA)
     # The longest lag in the grid that all later waiting times up to a half of the run still have.
     late = [t for t in waiting_times.tolist() if t >= 10 and np.log10(t) % 1 == 0]
     common = np.isfinite(msd[np.isin(waiting_times, late)]).all(axis=0) & (np.log10(np.maximum(lags, 1)) % 1 == 0)
     lag = int(lags[common].max())
-    lines = [f"{name.upper()}: {record.n_parameters['all']:,} parameters, test accuracy {test_accuracy:.1%}", ""]
+    accuracy = f"{float(test_accuracy.mean()):.1%} +- {float(test_accuracy.std()):.1%}"
+    lines = [
+        f"{name.upper()}: {N_REPLICA} replicas of {record.n_parameters['all']:,} parameters, test accuracy {accuracy}"
+    ]
+    lines.append("")
     for t in late:
-        rms = float(np.sqrt(msd[waiting_times == t, lags == lag][0]))
-        lines.append(f"in the {lag:,} steps after step {t:>7,} a weight moves by {rms:.3f} (rms)")
+        at = waiting_times == t, lags == lag
+        rms = float(np.sqrt(msd[at][0]))
+        uncertainty = float(error[at][0]) / (2 * rms)
+        lines.append(f"in the {lag:,} steps after step {t:>7,} a weight moves by {rms:.4f} +- {uncertainty:.4f} (rms)")
     return "\n".join([*lines, "", str(found.verdict), "", str(found.exponent or found.why_not)])
 
 
@@ -186,7 +230,7 @@ def main() -> None:
     torch.set_num_threads(1)
     start, records, words, where = time.perf_counter(), {}, [], []
     for name, sizes in NETS.items():
-        print(f"\n{name}: {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)
+        print(f"\n{name}: {N_REPLICA} x {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)
         records[name], test_accuracy, directory = train(name, sizes, options.steps, options.out)
         found = report(records[name], title=f"{name} net on digits: {'-'.join(map(str, sizes))}")
         found.write(options.out / "report" / name)

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from lightning_glassy.analysis import (
     AgingExponent,
     Diffusion,
+    Heterogeneity,
     NotEnoughDataError,
     Verdict,
     aging_exponent,
     collapse,
     diffusion,
+    heterogeneity,
     reconcile,
     relaxation_curves,
     verdict,
@@ -45,6 +47,7 @@ class Report:
         exponent: the aging exponent; None where none can be estimated.
         why_not: then the reason.
         diffusion: the kinds of motion.
+        heterogeneity: what replicas differ in; None for a single run.
     """
 
     title: str
@@ -56,6 +59,7 @@ class Report:
     exponent: AgingExponent | None
     why_not: str | None
     diffusion: Diffusion
+    heterogeneity: Heterogeneity | None = None
 
     def __str__(self) -> str:
         exponent = str(self.exponent) if self.exponent is not None else f"no aging exponent: {self.why_not}"
@@ -66,7 +70,8 @@ class Report:
             line for line in str(self.verdict).split("\n") if not any(line == f"  ! {doubt}" for doubt in doubts)
         )
         # The names in it are whoever's wrote the record.
-        return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion)]))
+        between = [] if self.heterogeneity is None else [str(self.heterogeneity)]
+        return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion), *between]))
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers and words of the report as plain values, None for what is not a finite number."""
@@ -84,6 +89,7 @@ class Report:
             "diffusion": {
                 key: value for key, value in asdict(self.diffusion).items() if key not in ("waiting_times", "lags")
             },
+            "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
         }
         return plain(content)  # type: ignore[no-any-return]
 
@@ -91,7 +97,8 @@ class Report:
         """The pictures of the report by name, unknown to pyplot.
 
         ``curves``, and where there is an exponent ``collapse`` (the curves beside the collapsed ones) and
-        ``threshold_lags``; ``local_exponent``.
+        ``threshold_lags``; ``local_exponent``. Of replicas ``chi4``, and if they were trained together
+        ``replica_overlap``.
 
         Raises:
             ImportError: matplotlib is missing; the message names the extra.
@@ -117,6 +124,13 @@ class Report:
         figures["local_exponent"] = plotting.new_figure(1)
         plotting.plot_local_exponent(self.diffusion, ax=figures["local_exponent"].axes[0])
         figures["local_exponent"].axes[0].set_title(title, fontsize=10)
+        if self.heterogeneity is not None and self.heterogeneity.chi4 is not None:
+            figures["chi4"] = plotting.new_figure(1)
+            plotting.plot_chi4(self.heterogeneity, ax=figures["chi4"].axes[0]).set_title(title, fontsize=10)
+        if self.heterogeneity is not None and len(self.heterogeneity.steps):
+            figures["replica_overlap"] = plotting.new_figure(2)
+            left, right = figures["replica_overlap"].axes
+            plotting.plot_replica_overlaps(self.heterogeneity, axes=(left, right))
         return figures
 
     def write(self, directory: str | Path) -> list[Path]:
@@ -204,4 +218,6 @@ def report(
         why_not = str(error)
     if exponent is not None:
         judged = reconcile(judged, exponent)
-    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving)
+    several = record.n_replica is not None and record.n_replica > 1
+    between = heterogeneity(record, group=group, eps=eps) if several else None
+    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving, between)

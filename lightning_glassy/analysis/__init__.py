@@ -10,6 +10,7 @@ from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
+from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 
 __all__ = [
@@ -20,14 +21,18 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "Heterogeneity",
     "NotEnoughDataError",
+    "Peak",
     "ThresholdFit",
     "Verdict",
     "aging_exponent",
     "collapse",
     "collapse_quality",
     "diffusion",
+    "heterogeneity",
     "lag_to_threshold",
+    "overlap_distribution",
     "reconcile",
     "relaxation_curves",
     "scaled_lag",

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from lightning_glassy.analysis import Curves
     from lightning_glassy.analysis.collapse import Variable
 
-# Those that analysis.curves.OBSERVABLES can analyse, and the non-Gaussian parameter, which is no relaxation.
-OBSERVABLES = ("msd", "normalised_msd", "decorrelation", "overlap", "non_gaussian")
+# Those that analysis.curves.OBSERVABLES can analyse, and what is no relaxation.
+NO_RELAXATION = ("non_gaussian", "chi4")
+OBSERVABLES = ("msd", "normalised_msd", "decorrelation", "overlap", *NO_RELAXATION)
 
 
 def describe(record: AgingRecord) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def describe(record: AgingRecord) -> dict[str, Any]:
     names = ["msd"]
     if record.meta.get("moments") != "msd":
         names += ["decorrelation", "non_gaussian"]
+        if (record.n_replica or 0) > 1 and record.overlap_thresholds:
+            names.append("chi4")
     noise = [
         group
         for group in record.groups
@@ -54,7 +57,10 @@ def curves(record: AgingRecord, observable: str, group: str, eps: float | None) 
     positive = record.lags > 0  # what has no place on a logarithmic axis
     values = values[..., positive]
     band = None
-    if record.n_replica is not None:
+    if observable == "chi4":
+        error = record.chi4_error(group, eps=eps)[..., positive]
+        band = {"low": values - error, "high": values + error}
+    elif record.n_replica is not None:
         mean = values.mean(axis=0)
         if record.n_replica > 1:
             error = values.std(axis=0, ddof=1) / np.sqrt(record.n_replica)
@@ -66,7 +72,7 @@ def curves(record: AgingRecord, observable: str, group: str, eps: float | None) 
 
 def _matrix(record: AgingRecord, observable: str, group: str, eps: float | None) -> Array:
     """One observable as the record gives it, ``[(n_replica,) n_tw, n_lag]``."""
-    if observable != "overlap" and eps is not None:
+    if observable not in ("overlap", "chi4") and eps is not None:
         raise ValueError(f"eps={eps} belongs to the overlap, not to observable={observable!r}")
     ways: dict[str, Callable[[], Array]] = {
         "msd": lambda: record.msd(group),
@@ -74,6 +80,7 @@ def _matrix(record: AgingRecord, observable: str, group: str, eps: float | None)
         "decorrelation": lambda: record.decorrelation(group),
         "overlap": lambda: record.overlap(eps, group),
         "non_gaussian": lambda: record.non_gaussian(group),
+        "chi4": lambda: record.chi4(group, eps=eps),
     }
     return ways[observable]()
 
@@ -82,8 +89,8 @@ def fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> 
     """The exponent, the verdict and the doubts: the report of ``lightning-glassy report``, as values and as text."""
     from lightning_glassy.report import report
 
-    if observable == "non_gaussian":
-        return {"aging_exponent": None, "why_no_exponent": "the non-Gaussian parameter is no relaxation", "text": ""}
+    if observable in NO_RELAXATION:
+        return {"aging_exponent": None, "why_no_exponent": f"{observable} is no relaxation", "text": ""}
     found = report(record, observable=observable, group=group, eps=eps)  # type: ignore[arg-type]
     content = found.to_dict()
     variable = None if found.exponent is None else found.exponent.variable

@@ -124,7 +124,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             raise QuestionError(f"mu={mu} must be between {_MU[0]:g} and {_MU[1]:g}")
 
         def answer(run: Run, group: str) -> dict[str, Any]:
-            window = None if observable == "non_gaussian" else _window(run, observable, group, eps)
+            window = None if observable in answers.NO_RELAXATION else _window(run, observable, group, eps)
             return answers.scaled(_record(run), window, mu, variable)  # type: ignore[arg-type]
 
         return self._each(request, answer)
@@ -133,8 +133,8 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         _check_names(request, (*_CHOICE, "threshold"))
         observable, eps = _observable(request)
         threshold = _number(request, "threshold")
-        if observable == "non_gaussian":
-            raise QuestionError("observable=non_gaussian is no relaxation: it has no lag to a threshold")
+        if observable in answers.NO_RELAXATION:
+            raise QuestionError(f"observable={observable} is no relaxation: it has no lag to a threshold")
         if not threshold > 0:
             raise QuestionError(f"threshold={threshold} must be positive")
         return self._each(
@@ -241,7 +241,7 @@ def _observable(request: Request) -> tuple[str, float | None]:
     observable = _one(request, "observable", answers.OBSERVABLES)
     if "eps" not in request.args:
         return observable, None
-    if observable != "overlap":
+    if observable not in ("overlap", "chi4"):
         raise QuestionError(f"eps belongs to the overlap, not to observable={observable}")
     return observable, _number(request, "eps")
 

@@ -2,7 +2,7 @@
 
 import {h, integer, segments, short, swatch} from "./dom.js";
 import {runColour} from "./look.js";
-import {chosenGroups, chosenRuns, groupsOf, layoutShown, model, OBSERVABLES, runIndex} from "./model.js";
+import {chosenGroups, chosenRuns, groupsOf, hasEps, layoutShown, model, OBSERVABLES, runIndex} from "./model.js";
 
 const MANY_RUNS = 8; // from here on they are searched
 
@@ -46,7 +46,7 @@ export class Choice {
         ariaLabel: "Observable", "data-key": "observable",
         onchange: (event) => this.choose({observable: event.target.value, threshold: null}),
       }, options),
-      state.observable !== "overlap" ? null : h("select", {
+      !hasEps() ? null : h("select", {
         ariaLabel: "Threshold of the overlap", "data-key": "eps",
         onchange: (event) => this.choose({eps: Number(event.target.value), threshold: null}),
       }, eps.map((value) => h("option", {value, selected: value === state.eps}, `ε = ${short(value)}`))));

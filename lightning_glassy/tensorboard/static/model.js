@@ -30,8 +30,14 @@ export const OBSERVABLES = {
     name: "Non-Gaussian parameter", formula: "α₂(t_w, t_w + t)", log: false, relaxes: false, relaxing: "",
     axis: "α<sub>2</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
   },
+  chi4: {
+    name: "Susceptibility of replicas", formula: "χ₄ = N Var(Q_ε)", log: false, relaxes: false, relaxing: "",
+    axis: "χ<sub>4</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
+  },
 };
 
+// What is made of coordinates that moved by at most ε.
+export const hasEps = () => ["overlap", "chi4"].includes(model.state.observable);
 export const observable = () => OBSERVABLES[model.state.observable];
 export const keyOf = (one) => JSON.stringify([one.run, one.group]);
 export const label = (one) => (one.group === undefined || one.group === "all" ? one.run : `${one.run} · ${one.group}`);
@@ -57,7 +63,7 @@ export function choice(more = {}) {
 }
 export function ofObservable(more = {}) {
   const {observable, eps} = model.state;
-  return choice({observable, eps: observable === "overlap" ? eps : null, ...more});
+  return choice({observable, eps: hasEps() ? eps : null, ...more});
 }
 
 export function layoutShown() {

@@ -9,8 +9,8 @@ import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, commonEps, fitOf, fittedVariable, keyOf, label, model, mu, observable, ofObservable,
-  ofWhat, runIndex, seriesIndex, threshold, together, versionOf, view,
+  choice, chosenGroups, chosenRuns, commonEps, fitOf, fittedVariable, hasEps, keyOf, label, model, mu, observable,
+  ofObservable, ofWhat, runIndex, seriesIndex, threshold, together, versionOf, view,
 } from "./model.js";
 import {fromAddress, toAddress} from "./state.js";
 
@@ -50,7 +50,7 @@ const load = latest(async () => {
   $.page.classList.toggle("empty", !runs.length);
   $.empty.hidden = runs.length > 0;
   if (!runs.length) return $.empty.replaceChildren(...nothing(model.runs.some((run) => !run.error)));
-  if (state.observable === "overlap") state.eps ??= commonEps(runs);
+  if (hasEps()) state.eps ??= commonEps(runs);
   try {
     take((await ask("curves", ofObservable())).series);
   } catch (error) {
@@ -212,7 +212,7 @@ function drawTitle() {
   $.title.textContent = what.name;
   const times = series.flatMap((one) => one.waiting_times.filter((_, i) => one.places?.[i].some((x) => x !== null)));
   const range = (pick) => integer(times.reduce((a, b) => pick(a, b)));
-  $.formula.replaceChildren(...math(what.formula), state.observable === "overlap" ? `, ε = ${short(state.eps)}` : "",
+  $.formula.replaceChildren(...math(what.formula), hasEps() ? `, ε = ${short(state.eps)}` : "",
     ", one curve per waiting time ", ...math("t_w"),
     state.x !== "lag" && times.length ? ` = ${range(Math.min)} … ${range(Math.max)}` : "",
     series.some((one) => one.band) ? "; the bands are one standard error of the mean over replicas" : "");

@@ -2,7 +2,7 @@
 
 const TEXT = {observable: "msd", x: "lag", layout: "auto", colour: "auto"};
 const ALLOWED = {
-  observable: ["msd", "normalised_msd", "decorrelation", "overlap", "non_gaussian"],
+  observable: ["msd", "normalised_msd", "decorrelation", "overlap", "non_gaussian", "chi4"],
   x: ["lag", "plain", "effective"], layout: ["auto", "side", "over", "together"], colour: ["auto", "time", "run"],
 };
 const NUMBERS = ["mu", "threshold", "eps"];

@@ -1,0 +1,163 @@
+r"""What replicas tell that one run cannot: how much moves together (chi_4), and how far realisations are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.analysis.exponents import NotEnoughDataError
+from lightning_glassy.observables import Array
+from lightning_glassy.record import AgingRecord
+
+
+class Peak(NamedTuple):
+    """Where the dynamical susceptibility of one waiting time is greatest.
+
+    Attributes:
+        waiting_time: step of the reference.
+        lag: in steps.
+        height: of chi_4.
+        error: its standard error; NaN with two replicas.
+    """
+
+    waiting_time: int
+    lag: int
+    height: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Heterogeneity:
+    r"""The differences between replicas. Prints as a few lines.
+
+    Attributes:
+        waiting_times: steps, ``[n_tw]``.
+        lags: steps, ``[n_lag]``.
+        chi4: dynamical susceptibility :math:`N\,\mathrm{Var}(Q_\epsilon)`, ``[n_tw, n_lag]``; None without counted
+            overlaps.
+        chi4_error: its standard error, by the jackknife over replicas.
+        eps: threshold of the overlap.
+        peaks: the greatest chi_4 of each waiting time that has one at a lag between its first and its last.
+        n_replica: number of replicas.
+        steps: at which replicas were compared with each other, ``[n_step]``; empty for runs that were trained apart.
+        overlaps: :math:`q_{ab}` of each pair :math:`a < b`, ``[n_step, n_pair]``.
+        distances: :math:`d_{ab}` of each pair, ``[n_step, n_pair]``.
+    """
+
+    waiting_times: NDArray[np.int64]
+    lags: NDArray[np.int64]
+    chi4: Array | None
+    chi4_error: Array | None
+    eps: float | None
+    peaks: tuple[Peak, ...]
+    n_replica: int
+    steps: NDArray[np.int64]
+    overlaps: Array
+    distances: Array
+
+    def __str__(self) -> str:
+        lines = [f"between {self.n_replica} replicas"]
+        if self.chi4 is not None:
+            what = f"chi_4 of the overlap (eps = {self.eps:g})"
+            if self.peaks:
+                lines.append(f"  {what}: of independent weights it would be at most 0.25")
+                lines += [
+                    f"    after step {peak.waiting_time:>9,} at most {peak.height:.3g} +- {peak.error:.2g}, at lag "
+                    f"{peak.lag:,}"
+                    for peak in _spread(self.peaks)
+                ]
+            else:
+                lines.append(f"  {what} has no peak within the lags that were measured")
+        if len(self.steps):
+            q, d = self.overlaps[-1], self.distances[-1]
+            lines.append(
+                f"  at step {self.steps[-1]:,} the weights of two of them have the overlap {q.mean():.3g} +- "
+                f"{_spread_of(q):.1g} (mean and standard deviation over {len(q)} pairs)"
+            )
+            lines.append(f"  and are {np.sqrt(d.mean()):.3g} apart (rms)")
+        return "\n".join(lines)
+
+
+def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None = None) -> Heterogeneity:
+    """What the replicas of a record differ in.
+
+    Args:
+        record: of at least two replicas, trained together or joined by :meth:`AgingRecord.concat`.
+        group: whose parameters, of chi_4; overlaps and distances are those of all.
+        eps: threshold of the overlap; default the first of the record.
+
+    Raises:
+        NotEnoughDataError: fewer than two replicas.
+        KeyError: a group the record does not have.
+        ValueError: a threshold that was not counted.
+    """
+    if record.n_replica is None or record.n_replica < 2:
+        raise NotEnoughDataError(f"n_replica={record.n_replica}: two or more can be compared")
+    counted = record.overlap_thresholds and record.meta.get("moments") != "msd"
+    chi4 = record.chi4(group, eps=eps) if counted else None
+    error = record.chi4_error(group, eps=eps) if counted else None
+    pairs = np.triu_indices(record.n_replica, 1)
+    steps, overlaps, distances = np.array([], np.int64), np.empty((0, len(pairs[0]))), np.empty((0, len(pairs[0])))
+    if {"weight_product", "weight_distance"} <= set(record.between_names):
+        steps, q = record.replica_overlap()
+        overlaps, distances = q[:, pairs[0], pairs[1]], record.replica_distance()[1][:, pairs[0], pairs[1]]
+    peaks = () if chi4 is None or error is None else tuple(_peaks(record, chi4, error))
+    return Heterogeneity(
+        record.waiting_times,
+        record.lags,
+        chi4,
+        error,
+        (record.overlap_thresholds[0] if eps is None else eps) if counted else None,
+        peaks,
+        record.n_replica,
+        steps,
+        overlaps,
+        distances,
+    )
+
+
+def overlap_distribution(overlaps: Array, bins: int = 40) -> tuple[Array, Array]:
+    r"""The distribution P(q) of the overlaps between replicas: a histogram over :math:`[-1, 1]`.
+
+    Args:
+        overlaps: q of each pair, any shape; what is not finite is left out.
+        bins: number of them.
+
+    Returns:
+        Edges ``[bins + 1]`` and density ``[bins]``, whose integral is 1 (0 where there is no overlap).
+
+    Raises:
+        ValueError: fewer than one bin.
+    """
+    if bins < 1:
+        raise ValueError(f"bins={bins} must be at least 1")
+    finite = np.clip(overlaps[np.isfinite(overlaps)], -1.0, 1.0)
+    counts, edges = np.histogram(finite, bins=bins, range=(-1.0, 1.0))
+    return edges, counts / max(counts.sum(), 1) / np.diff(edges)
+
+
+def _peaks(record: AgingRecord, chi4: Array, error: Array) -> list[Peak]:
+    found = []
+    for waiting_time, row, error_row in zip(record.waiting_times.tolist(), chi4, error, strict=True):
+        measured = np.flatnonzero(np.isfinite(row))
+        if len(measured) < 3:
+            continue
+        top = measured[row[measured].argmax()]
+        # At the first or the last lag it may be greater still beyond.
+        if row[top] > 0 and measured[0] < top < measured[-1]:
+            found.append(Peak(waiting_time, int(record.lags[top]), float(row[top]), float(error_row[top])))
+    return found
+
+
+def _spread(peaks: tuple[Peak, ...], most: int = 6) -> list[Peak]:
+    """At most so many, spread evenly, the first and the last among them."""
+    if len(peaks) <= most:
+        return list(peaks)
+    return [peaks[round(k * (len(peaks) - 1) / (most - 1))] for k in range(most)]
+
+
+def _spread_of(values: Array) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
