@@ -59,6 +59,9 @@ class ReplicaEnsemble(nn.Module):
             parameters; layers that keep running statistics or have not got their shape yet.
 
     Note:
+        Under DDP each process can train its part of the replicas (:meth:`split`), so that several GPUs make more of
+        them in the same time; all processes hold all of them.
+
         The forward pass is ``torch.func.vmap`` of ``torch.func.functional_call``. A network whose control flow depends
         on its data, that calls ``.item()`` or that writes into its buffers is refused when it is first called. An
         ``nn.Sequential`` of ``Linear``, ``Dropout``, ``Flatten`` and the usual activations is run layer by layer
@@ -102,6 +105,32 @@ class ReplicaEnsemble(nn.Module):
         _refuse(networks[0])
         self.network = networks[0]
         self._stacked_buffers = _stack(networks)
+        self._part: slice | None = None
+
+    def split(self, rank: int, size: int) -> range:
+        """Have forward passes in training mode be those of a part of the replicas, as one of several processes.
+
+        What belongs to all replicas is then ``[n_here, ...]``: outputs, losses, and of ``shared=False`` the inputs. The
+        gradients of the others are zero here; added up over the processes, which DDP does, they are those of all.
+        :class:`ReplicaTraining` does this under DDP. ``split(0, 1)`` ends it.
+
+        Args:
+            rank: of this process.
+            size: number of processes, at most that of replicas.
+
+        Returns:
+            The replicas of this process.
+
+        Raises:
+            ValueError: more processes than replicas, or no such rank.
+        """
+        if not 0 <= rank < size <= self.n_replica:
+            raise ValueError(
+                f"rank={rank} of size={size} processes cannot share n_replica={self.n_replica} replicas out"
+            )
+        part = range(rank * self.n_replica // size, (rank + 1) * self.n_replica // size)
+        self._part = None if size == 1 else slice(part.start, part.stop)
+        return part
 
     def forward(self, *inputs: Any, shared: bool = True) -> Any:
         """The outputs of all replicas.
@@ -118,13 +147,15 @@ class ReplicaEnsemble(nn.Module):
             ValueError: ``shared=False``, and an input without the axis of the replicas.
             RuntimeError: the network runs alone, but not as a batch of replicas.
         """
+        part = self._part if self.training else None
+        n_here = self.n_replica if part is None else part.stop - part.start
         if not shared:
-            _check_axis(self.n_replica, inputs)
+            _check_axis(n_here, inputs)
         layers = _plain_layers(self.network) if len(inputs) == 1 else None
         if layers is not None:
-            return _run(layers, inputs[0], self.n_replica, shared)
+            return _run(layers, inputs[0], n_here, shared, part)
         try:
-            return self._vmap(inputs, shared)
+            return self._vmap(inputs, shared, part)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -136,9 +167,12 @@ class ReplicaEnsemble(nn.Module):
                 f"{str(error).splitlines()[0]} {_REMEDY}"
             ) from error
 
-    def _vmap(self, inputs: tuple[Any, ...], shared: bool) -> Any:
+    def _vmap(self, inputs: tuple[Any, ...], shared: bool, part: slice | None) -> Any:
         parameters: dict[str, Tensor] = dict(self.network.named_parameters())
         buffers = dict(self.network.named_buffers())
+        if part is not None:
+            parameters = {name: parameter[part] for name, parameter in parameters.items()}
+            buffers = {name: b[part] if name in self._stacked_buffers else b for name, b in buffers.items()}
         versions = {name: buffer._version for name, buffer in buffers.items()}
         assigned: set[str] = set()
 
@@ -340,10 +374,14 @@ def _plain_layers(module: nn.Module) -> list[nn.Module] | None:
     return [module] if plain else None
 
 
-def _run(layers: Sequence[nn.Module], x: Tensor, n_replica: int, shared: bool) -> Tensor:
+def _run(layers: Sequence[nn.Module], x: Tensor, n_replica: int, shared: bool, part: slice | None) -> Tensor:
     for layer in layers:
         if isinstance(layer, nn.Linear):
-            x, shared = _linear(x, layer.weight, layer.bias, shared), False
+            if part is None:
+                x = _linear(x, layer.weight, layer.bias, shared)
+            else:
+                x = _linear(x, layer.weight[part], None if layer.bias is None else layer.bias[part], shared)
+            shared = False
         elif isinstance(layer, nn.Flatten):
             x = x.flatten(layer.start_dim + (not shared), layer.end_dim + (layer.end_dim >= 0 and not shared))
         else:
@@ -464,6 +502,11 @@ class ReplicaTraining:
     ``Trainer(gradient_clip_val=...)`` then clips the norm of each replica by itself; the norm over all parameters,
     which Lightning would take, couples the replicas. Clipping by value is per coordinate, and left to Lightning.
 
+    Under DDP each process trains its part of the replicas; their gradients are exchanged, and all processes hold all
+    replicas, so that the record, and a checkpoint, has them all. Minibatches of their own come from
+    ``replica_loader(..., seeds=self.replicas_here)``, and ``Trainer(use_distributed_sampler=False)`` leaves the loader
+    as it is: otherwise each process, and the replicas of it, would see a part of the data in each epoch.
+
     Raises:
         TypeError: from a class definition that names it after ``LightningModule``, where it would do nothing.
 
@@ -489,6 +532,48 @@ class ReplicaTraining:
         clipping = [base for base in cls.__mro__ if "clip_gradients" in vars(base)]
         if len(clipping) > 1 and clipping[-1] is ReplicaTraining:
             raise TypeError(f"class {cls.__name__}: name ReplicaTraining before {clipping[-2].__name__}, not after it")
+
+    @property
+    def replicas_here(self) -> range:
+        """The numbers of the replicas that this process trains: all of them, except under DDP.
+
+        Raises:
+            ValueError: fewer replicas than processes.
+        """
+        sizes = {module.n_replica for module in self.modules() if isinstance(module, ReplicaEnsemble)}  # type: ignore[attr-defined]
+        if len(sizes) != 1:
+            raise ValueError(f"there is not one number of replicas in this module, but {sorted(sizes)}")
+        n, (rank, size) = sizes.pop(), self._process()
+        if size > n:
+            raise ValueError(f"{size} processes cannot share {n} replicas out")
+        return range(rank * n // size, (rank + 1) * n // size)
+
+    def _process(self) -> tuple[int, int]:
+        """Rank of this process and their number, if they share the replicas out."""
+        trainer = self._trainer  # type: ignore[attr-defined]
+        under_ddp = trainer is not None and any(cls.__name__ == "DDPStrategy" for cls in type(trainer.strategy).__mro__)
+        return (trainer.global_rank, trainer.world_size) if under_ddp else (0, 1)
+
+    def on_fit_start(self) -> None:
+        """Share the replicas out over the processes of DDP. Who overrides this calls it by ``super()``."""
+        super().on_fit_start()  # type: ignore[misc]
+        self._split(*self._process())
+
+    def on_fit_end(self) -> None:
+        """Forward passes are of all replicas again."""
+        super().on_fit_end()  # type: ignore[misc]
+        self._split(0, 1)
+
+    def _split(self, rank: int, size: int) -> None:
+        for module in self.modules():  # type: ignore[attr-defined]
+            if isinstance(module, ReplicaEnsemble):
+                module.split(rank, size)
+
+    def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        """The gradients of the sum of the losses of all replicas: DDP takes the mean over its processes."""
+        split = any(m._part is not None for m in self.modules() if isinstance(m, ReplicaEnsemble))  # type: ignore[attr-defined]
+        size = self._process()[1] if split else 1
+        super().backward(loss * size if size > 1 else loss, *arguments, **options)  # type: ignore[misc]
 
     def clip_gradients(
         self,
@@ -529,7 +614,7 @@ class ReplicaTraining:
         ``LightningModule.log``.
         """
         self.log(name, values.mean(), **options)  # type: ignore[attr-defined]
-        for r, value in enumerate(values):
+        for r, value in enumerate(values, start=self.replicas_here.start if self.training else 0):  # type: ignore[attr-defined]
             self.log(f"{name}/{r}", value, **options)  # type: ignore[attr-defined]
 
 

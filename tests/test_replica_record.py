@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +294,55 @@ def test_parameters_outside_the_ensemble_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'weight' of shape \(8, 3\) has no axis of n_replica=4"):
         AgingTracker(module["head"], n_replica=4)
     assert "8 replicas of 75 parameters" in AgingTracker(module["e"]).description
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from lightning.pytorch import LightningModule
+from lightning_glassy import AgingMonitor, ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
+from tests.helpers import data, quiet_trainer
+from tests.test_replica_record import network
+torch.set_num_threads(1)
+own, devices = sys.argv[2] == "own", int(sys.argv[3])
+class Net(ReplicaTraining, LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = ReplicaEnsemble(lambda: network().double(), 5)
+    def train_dataloader(self):
+        dataset = data().dataset
+        return replica_loader(dataset, 4, seeds=self.replicas_here) if own else data(shuffle=False)
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        losses = per_replica(nn.functional.cross_entropy, shared=not own)(self.net(x.double(), shared=not own), y)
+        assert len(losses) == len(self.replicas_here)
+        self.log_replicas("loss", losses)
+        return losses.sum()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+quiet_trainer(
+    Path(sys.argv[1]), callbacks=[AgingMonitor(summary=False)], devices=devices, use_distributed_sampler=False,
+    strategy="ddp" if devices > 1 else "auto", gradient_clip_val=0.5, max_steps=30,
+).fit(Net())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", ["own", "shared"])
+def test_processes_of_ddp_share_the_replicas_out(tmp_path: Path, batches: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = str(Path(__file__).parent.parent)
+    for devices in ("1", "2"):
+        command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / devices), batches, devices]
+        environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=root, env=environment)
+        assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (AgingRecord.load(tmp_path / n / "glassy" / "aging_record.npz") for n in ("1", "2"))
+    assert two.n_replica == 5
+    assert pairs(one) == pairs(two)
+    assert np.allclose(one.msd(), two.msd(), rtol=1e-9, atol=0, equal_nan=True)
+    if batches == "own":
+        spread = one.msd().std(axis=0)
+        assert (spread[np.isfinite(spread)] > 0).all()
