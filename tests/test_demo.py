@@ -26,9 +26,10 @@ def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
         record = AgingRecord.load(path)
         assert record.n_parameters["all"] == n
         assert record.waiting_times[-1] == 215
-        assert (record.meta["batch_size"], record.meta["sampler"]) == (32, "RandomSampler")
+        assert record.n_replica == 8
+        assert (record.meta["batch_size"], record.meta["sampler"]) == (32, "Passes")
         assert str(path) in printed
-        assert f"{n:,} parameters, test accuracy" in printed
+        assert f"8 replicas of {n:,} parameters, test accuracy" in printed
         assert record.one_time("train_accuracy")[0][-1] == 300
         assert len(record.one_time("gradient_noise")[0]) == len(record.waiting_times) + 1
         assert (tmp_path / "report" / name / "report.html").stat().st_size > 10**6

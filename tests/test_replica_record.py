@@ -27,8 +27,11 @@ from lightning_glassy import (
     observables,
     per_replica,
 )
+from lightning_glassy.analysis import NotEnoughDataError, heterogeneity, overlap_distribution
 from lightning_glassy.moments import EagerMoments, capture
 from lightning_glassy.parameters import TrackedParameters, as_replicas, select_parameters
+from lightning_glassy.plotting import plot_chi4, plot_replica_overlaps
+from lightning_glassy.report import report
 from lightning_glassy.sinks import scalars
 from lightning_glassy.snapshots import SnapshotBank
 from tests.helpers import data, quiet_trainer
@@ -346,3 +349,45 @@ def test_processes_of_ddp_share_the_replicas_out(tmp_path: Path, batches: str) -
     if batches == "own":
         spread = one.msd().std(axis=0)
         assert (spread[np.isfinite(spread)] > 0).all()
+
+
+def test_the_report_says_what_replicas_differ_in(tmp_path: Path) -> None:
+    record = train(tmp_path, Ensemble(4, [0, 1, 2, 3]), max_steps=200)
+    found = heterogeneity(record)
+    q, d = record.replica_overlap()[1], record.replica_distance()[1]
+    assert np.array_equal(found.overlaps[:, 0], q[:, 0, 1])
+    assert np.array_equal(found.distances[:, -1], d[:, 2, 3])
+    assert found.peaks
+    for peak in found.peaks:
+        i, j = record.waiting_times.tolist().index(peak.waiting_time), record.lags.tolist().index(peak.lag)
+        assert peak.height == record.chi4()[i, j] == np.nanmax(record.chi4()[i])
+        assert peak.error == record.chi4_error()[i, j]
+    edges, density = overlap_distribution(found.overlaps[-1], 20)
+    assert density @ np.diff(edges) == pytest.approx(1)
+    assert density[np.digitize(found.overlaps[-1][0], edges) - 1] > 0
+    said = report(record)
+    text = str(said)
+    assert "between 4 replicas" in text
+    assert f"at step 200 the weights of two of them have the overlap {q[-1][np.triu_indices(4, 1)].mean():.3g}" in text
+    assert {"chi4", "replica_overlap"} <= set(said.figures())
+    assert {"chi4.png", "replica_overlap.png"} <= {path.name for path in said.write(tmp_path / "report")}
+    assert said.to_dict()["heterogeneity"]["n_replica"] == 4
+
+
+def test_what_was_not_measured_between_replicas_is_not_told() -> None:
+    walks = np.cumsum(np.random.default_rng(3).normal(size=(3, 101, 20)), axis=1)
+    apart = AgingRecord.from_trajectory(walks, LogTimeSchedule.logspaced(100))
+    found = heterogeneity(apart)
+    assert not len(found.steps)
+    assert "overlap" not in str(found).split("chi_4 of the overlap")[-1]
+    with pytest.raises(ValueError, match="they were not trained together"):
+        plot_replica_overlaps(found)
+    assert "replica_overlap" not in report(apart).figures()
+    without = AgingRecord.from_trajectory(walks, LogTimeSchedule.logspaced(100), overlap_thresholds=[])
+    assert heterogeneity(without).chi4 is None
+    with pytest.raises(ValueError, match=r"there is no chi_4"):
+        plot_chi4(heterogeneity(without))
+    with pytest.raises(NotEnoughDataError, match="n_replica=None"):
+        heterogeneity(AgingRecord.from_trajectory(walks[0], LogTimeSchedule.logspaced(100)))
+    with pytest.raises(ValueError, match="bins=0"):
+        overlap_distribution(np.zeros(3), 0)

@@ -257,6 +257,8 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
         assert same(answer["values"], values[:, positive])
         assert answer["band"] is None
 
+    assert "chi4" not in described["observables"]  # of a single run
+
     choice = {"run": name, "group": "all", "observable": "msd"}
     (fitted,) = page.ask("fits", **choice)["series"]
     found = report(record)
@@ -506,6 +508,26 @@ def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) ->
         assert answer["lags"] == list(range(1, lag + 1))
     writer.close()
     assert versions[0] != versions[1]
+
+
+def test_replicas_have_bands_and_a_susceptibility(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    walks = np.cumsum(np.random.default_rng(2).normal(size=(6, 201, 50)), axis=1)
+    record = AgingRecord.from_trajectory(walks, LogTimeSchedule.logspaced(200))
+    write(tmp_path / "six", record)
+    page = Page(provider(tmp_path))
+    ((name, described),) = page.wait_for(1).items()
+    assert (described["n_replica"], described["observables"][-1]) == (6, "chi4")
+    eps = record.overlap_thresholds[1]
+    choice = {"run": name, "group": "all", "observable": "chi4"}
+    (answer,) = page.ask("curves", **choice, eps=repr(eps))["series"]
+    chi4, error = record.chi4(eps=eps), record.chi4_error(eps=eps)
+    assert same(answer["values"], chi4)
+    assert same(answer["band"]["low"], chi4 - error)
+    assert same(answer["band"]["high"], chi4 + error)
+    (fitted,) = page.ask("fits", **choice)["series"]
+    assert fitted["why_no_exponent"] == "chi4 is no relaxation"
+    (answer,) = page.ask("curves", **(choice | {"observable": "msd"}))["series"]
+    assert same(answer["values"], record.msd().mean(0))
 
 
 # ---------------------------------------------------------------------- crafted data

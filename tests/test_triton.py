@@ -21,7 +21,7 @@ from torch import nn
 
 from lightning_glassy import moments as implementations
 from lightning_glassy.moments import EagerMoments, OffloadedMoments, capture, moments_for
-from lightning_glassy.parameters import ParametersChangedError, TrackedParameters, select_parameters
+from lightning_glassy.parameters import ParametersChangedError, TrackedParameters, as_replicas, select_parameters
 from lightning_glassy.snapshots import Snapshot, SnapshotBank, plan_sample
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -152,6 +152,22 @@ class TestInterpreted:
         # The same bits with and without others that are due: what 1 - C is made of.
         again = capture(bank, 3, ours)
         assert all(torch.equal(*sums) for sums in zip(bank.live[2].own_sums, again.own_sums, strict=True))
+
+    @pytest.mark.parametrize("sample", [None, 700])
+    def test_replicas_are_measured_one_by_one(self, sample: int | None) -> None:
+        parameters = [nn.Parameter(torch.randn(3, n).to(dtype)) for n, dtype in (
+            (1500, torch.float32), (7, torch.float32), (640, torch.bfloat16))]  # fmt: skip
+        named = [(f"layer{i}.w", parameter) for i, parameter in enumerate(parameters)]
+        tracked = TrackedParameters(as_replicas(select_parameters(named, groups="layer"), 3), sample)
+        ours, plain, bank = self.kernels(tracked), EagerMoments(tracked, EPS), SnapshotBank(tracked)
+        due = [capture(bank, step, ours) for step in range(2)]
+        move(parameters, 0.1)
+        self.check(tracked, due)
+        ours(due, bank.add(2))
+        there = capture(SnapshotBank(tracked), 2, plain)
+        assert all(torch.equal(*flats) for flats in zip(bank.live[2].flats, there.flats, strict=True))
+        for sums in zip(bank.live[2].own_sums, there.own_sums, strict=True):
+            assert torch.allclose(*sums, rtol=1e-6, atol=1e-4)
 
     def test_one_launch_takes_all_dtypes_and_up_to_32_snapshots(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from lightning_glassy.moments import triton as module

@@ -215,7 +215,8 @@ function drawTitle() {
   $.formula.replaceChildren(...math(what.formula), hasEps() ? `, ε = ${short(state.eps)}` : "",
     ", one curve per waiting time ", ...math("t_w"),
     state.x !== "lag" && times.length ? ` = ${range(Math.min)} … ${range(Math.max)}` : "",
-    series.some((one) => one.band) ? "; the bands are one standard error of the mean over replicas" : "");
+    !series.some((one) => one.band) ? "" : state.observable === "chi4" ? "; the bands are one standard error"
+      : "; the bands are one standard error of the mean over replicas");
   for (const input of $.axes.querySelectorAll("input")) input.checked = input.value === state.x;
 }
 
