@@ -686,7 +686,7 @@ class TrackedParameters:
         return math.sqrt(variance) if variance > 0 else 0.0 if variance == variance else math.nan
 
 
-def within_rounding(d2: ArrayLike, s2: ArrayLike, resolution: float) -> NDArray[np.bool_]:
+def within_rounding(d2: ArrayLike, s2: ArrayLike, resolution: ArrayLike) -> NDArray[np.bool_]:
     """Whether sums of squared displacements, of weights with sums of squares ``s2``, are of the order of rounding.
 
     Args:
@@ -696,8 +696,8 @@ def within_rounding(d2: ArrayLike, s2: ArrayLike, resolution: float) -> NDArray[
     """
     moved, squares = np.asarray(d2), np.asarray(s2)
     # Weights of 16 bits that do not move at all are as suspect; float32 ones may just have no gradient.
-    suspect = (moved > 0) | (resolution > 1e-9)
-    return np.asarray(suspect & (squares > 0) & (moved <= 4 * resolution * squares))
+    suspect = (moved > 0) | (np.asarray(resolution) > 1e-9)
+    return np.asarray(suspect & (squares > 0) & (moved <= 4 * np.asarray(resolution) * squares))
 
 
 def _sample_coordinates(total: int, n: int) -> Tensor:

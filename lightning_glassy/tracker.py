@@ -512,7 +512,7 @@ class AgingTracker:
                     continue  # entered by a handler of a signal that asked for the state meanwhile
                 self.record.append(*pair, of_groups[..., i, :])
                 self._new.append(pair)
-                self._check(of_groups[..., i, :], *pair)
+            self._check(of_groups, measured)
 
     def _enter_between(self, step: int, distances: NDArray[np.float64], products: NDArray[np.float64]) -> None:
         self.record.append_between("weight_distance", step, distances)
@@ -523,29 +523,29 @@ class AgingTracker:
             self.record.append_one_time("replica_distance", step, float(distance.mean()))
             self.record.append_one_time("replica_overlap", step, float(replica_overlap(products)[pairs].mean()))
 
-    def _check(self, moments: NDArray[np.float64], waiting_time: int, lag: int) -> None:
+    def _check(self, of_groups: NDArray[np.float64], measured: _Measured) -> None:
         """Say once, in words, what a curve would not show by itself."""
-        columns = MOMENTS.index("d2"), MOMENTS.index("s2")
-        for k, group in enumerate(self.parameters.groups):
-            d2, s2 = (np.atleast_1d(moments[..., k, column]) for column in columns)
-            resolution, n = self.parameters.resolution[group], self.parameters.n_sampled[group]
-            where = f"(group {group!r}, waiting time {waiting_time}, lag {lag})"
-            if not np.isfinite(d2).all() and n:
-                if self.parameters.n_replica is not None:
-                    where = f"in replica {np.flatnonzero(~np.isfinite(d2))[0]} {where}"
-                self._warn_once("nan", f"the weights are not finite {where}; recorded as they are")
-            elif lag > 0 and (hidden := within_rounding(d2, s2, resolution)).any():
-                d2, s2 = d2[hidden][0], s2[hidden][0]
-                self._warn_once(
-                    "resolution",
-                    f"the mean squared displacement {d2 / n:.2g} is within the rounding of the weights' own dtype "
-                    f"(about {resolution * s2 / n:.2g}) {where}: a plateau there is not physics",
-                )
-
-    def _warn_once(self, kind: str, message: str) -> None:
-        if kind not in self._warned:
+        d2, s2 = (of_groups[..., MOMENTS.index(name)] for name in ("d2", "s2"))  # [(n_replica,) n_group, n_snapshot]
+        lags = np.array([measured.step - snapshot.waiting_time for snapshot in measured.snapshots])
+        resolution = np.array(list(self.parameters.resolution.values()))[:, None]
+        finite = np.isfinite(d2)
+        hidden = finite & (lags > 0) & within_rounding(d2, s2, resolution)
+        for kind, found in (("nan", ~finite), ("resolution", hidden)):
+            if kind in self._warned or not found.any():
+                continue
+            at = tuple(np.argwhere(found)[0])
+            *replica, k, i = at
+            group, n = self.parameters.groups[k], self.parameters.n_sampled[self.parameters.groups[k]]
+            where = f"(group {group!r}, waiting time {measured.snapshots[i].waiting_time}, lag {lags[i]})"
+            where = f"in replica {replica[0]} {where}" if replica else where
             self._warned.add(kind)
-            log.warning("lightning_glassy: %s", message)
+            log.warning(
+                "lightning_glassy: %s",
+                f"the weights are not finite {where}; recorded as they are"
+                if kind == "nan"
+                else f"the mean squared displacement {d2[at] / n:.2g} is within the rounding of the weights' own dtype "
+                f"(about {resolution[k, 0] * s2[at] / n:.2g}) {where}: a plateau there is not physics",
+            )
 
 
 @dataclass(frozen=True)
