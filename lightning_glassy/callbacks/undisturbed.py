@@ -1,0 +1,119 @@
+"""A look at a network in training that leaves no trace in it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor, nn
+
+
+@contextmanager
+def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
+    """Let the module be run in any mode, with gradients or without, and put everything back as it was, to the bit.
+
+    What is put back: the random numbers of torch (CPU and CUDA), NumPy and Python; of each submodule the training mode,
+    the buffers, and every attribute that is a number, a tensor, a generator of random numbers, a list or a dictionary
+    (the states of torchmetrics are such); ``.grad`` and ``requires_grad`` of each parameter, which has no gradient
+    inside; the loggers. What the module logs inside is logged nowhere. What an attribute of another kind changes in
+    itself is not known here.
+
+    Args:
+        trainer: that of the module.
+        module: what will be run.
+        seed: of the random numbers inside, so that they do not depend on those of the training.
+    """
+    restore = [put_back for part in module.modules() for put_back in _keep_module(part)]
+    gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()]
+    loggers, random_numbers = trainer.loggers, _keep_random_numbers()
+    try:
+        for parameter, _, _ in gradients:
+            parameter.grad = None
+        trainer.loggers = [DummyLogger() for _ in loggers]
+        vars(module).update(log=_log_nowhere, log_dict=_log_nowhere)
+        _seed(seed)
+        yield
+    finally:
+        trainer.loggers = loggers
+        for put_back in restore:
+            put_back()
+        for parameter, gradient, trainable in gradients:
+            parameter.requires_grad_(trainable)
+            parameter.grad = gradient
+        random_numbers()
+
+
+def _log_nowhere(*_: Any, **__: Any) -> None:
+    """In place of ``LightningModule.log``: its results are those of the training, and it refuses to be called here."""
+
+
+def _seed(seed: int) -> None:
+    # Not `torch.manual_seed`: where CUDA is not in use yet, that seeds it for when it will be.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # the numbers that a user's transforms draw
+    random.seed(seed)
+
+
+def _keep_random_numbers() -> Callable[[], None]:
+    ours, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def put_back() -> None:
+        torch.set_rng_state(ours)
+        if of_cuda:
+            torch.cuda.set_rng_state_all(of_cuda)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+
+    return put_back
+
+
+def _keep_module(module: nn.Module) -> Iterator[Callable[[], object]]:
+    """What puts back the attributes of one module, its submodules left out, and what is in them."""
+    # Not by `setattr`, which modules and metrics have ideas of their own about.
+    yield _keep_entries(vars(module))
+    for value in vars(module).values():
+        yield from _keep_content(value)
+    for buffer in module._buffers.values():
+        yield from _keep_content(buffer)
+
+
+def _keep_content(value: Any) -> Iterator[Callable[[], object]]:
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        # One number at several places of a tensor (`expand`) cannot be written to.
+        if all(stride or size == 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
+            copy = value.detach().clone()
+            yield lambda: value.data.copy_(copy)  # by `data`, so that no graph takes it for another version
+    elif isinstance(value, dict):
+        yield _keep_entries(value)
+    elif isinstance(value, list):
+        items = list(value)
+        yield lambda: value.__setitem__(slice(None), items)
+    elif isinstance(value, torch.Generator):
+        state = value.get_state()
+        yield lambda: value.set_state(state)
+    elif isinstance(value, np.random.Generator):
+        numbers = value.bit_generator.state
+        yield lambda: setattr(value.bit_generator, "state", numbers)
+    elif isinstance(value, random.Random):
+        drawn = value.getstate()
+        yield lambda: value.setstate(drawn)
+
+
+def _keep_entries(entries: dict[Any, Any]) -> Callable[[], None]:
+    before = dict(entries)
+
+    def put_back() -> None:
+        for key in entries.keys() - before.keys():
+            del entries[key]
+        entries.update(before)
+
+    return put_back
