@@ -43,9 +43,10 @@ class LogTimeEvaluator(Probe):
     and scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``LogTimeEvaluator`` of the record's
     metadata has the numbers of batches and samples that were *used* of each set, and the time it took.
 
-    The data are those of the data set of a ``DataLoader``, without its sampler (weights of samples do not count), in
-    the order of the data set; in a random one, the same at all steps, where ``max_batches`` leaves some out. Under DDP
-    each process evaluates its part of the batches, and all get the result.
+    The data are those of the data set of a ``DataLoader``, without its sampler and the limits of the Trainer (weights
+    of samples and ``limit_val_batches`` do not count), in the order of the data set; in a random one, the same at all
+    steps, where ``max_batches`` leaves some out. Under DDP each process evaluates its part of the batches, and all get
+    the result.
 
     Args:
         schedule: a :class:`LogTimeSchedule`, whose waiting times are the steps, or the number of steps per decade;

@@ -68,9 +68,10 @@ class GradientNoiseMonitor(Probe):
     and scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``GradientNoiseMonitor`` of the
     record's metadata has B, the number n of batches that were *used*, and the time it took.
 
-    The gradients are summed up on the device in a single pass (Welford's recurrence, in float32 or better), with one
-    copy of the parameters as memory; there are no gradients of single samples. Training is the same, bit for bit, with
-    the callback and without it. Under DDP each process has its part of the batches, and all get the result.
+    The gradients are summed up on the device in a single pass (Welford's recurrence, in float32 or better): it takes
+    memory for the gradient of one batch and for the mean, and there are no gradients of single samples. Training is the
+    same, bit for bit, with the callback and without it. Under DDP each process has its part of the batches, and all get
+    the result.
 
     Args:
         schedule: a :class:`LogTimeSchedule`, whose waiting times are the steps, or the number of steps per decade;
