@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -47,6 +48,7 @@ class Noisy(LightningModule):
         self.net[3].eval()  # a part that is in another mode than the rest
         self.accuracy = MulticlassAccuracy(3)
         self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("wide", torch.zeros(1).expand(4), persistent=False)
         self.average, self.calls, self.losses = torch.zeros(()), 0, []
         self.generator = torch.Generator().manual_seed(3)
         self.rng, self.dice = np.random.default_rng(3), random.Random(3)
@@ -183,6 +185,32 @@ def test_everything_is_put_back_after_a_failure_too(tmp_path: Path) -> None:
     assert "log" not in vars(module)
 
 
+def test_a_checkpoint_in_the_middle_of_a_measurement_is_that_of_before(tmp_path: Path) -> None:
+    before: dict[str, Tensor] = {}
+
+    def loss(module: Any, batch: Any) -> Tensor:
+        """Saves, as a handler of a signal may, when BatchNorm has seen some batches of the measurement."""
+        found = nn.functional.cross_entropy(module(batch[0]), batch[1])
+        if module.global_step == 5 and module.trainer.callbacks[1]._buffers:
+            assert not torch.equal(module.net[1].running_mean, before["net.1.running_mean"])
+            module.trainer.save_checkpoint(tmp_path / "middle.ckpt")
+        return found
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            if trainer.global_step == 5:
+                before.update(copy.deepcopy(pl_module.state_dict()))
+
+    probe = LogTimeEvaluator(mode="train", loss=loss, save=False, summary=False)
+    quiet_trainer(tmp_path, callbacks=[Look(), probe], max_steps=8).fit(Noisy(), data())
+    checkpoint = torch.load(tmp_path / "middle.ckpt", weights_only=True)
+    assert_same(dict(checkpoint["state_dict"]), dict(before))
+    resumed = LogTimeEvaluator(mode="train", save=False, summary=False)
+    trainer = quiet_trainer(tmp_path, callbacks=[resumed], max_steps=8)
+    trainer.fit(Noisy(), data(), ckpt_path=tmp_path / "middle.ckpt")
+    assert resumed.record.one_time("train_loss")[0].tolist() == [0, 1, 2, 3, 5, 7]
+
+
 def test_one_record_holds_the_curves_and_the_series(tmp_path: Path) -> None:
     for order in (1, -1):  # whoever comes first
         monitor, probes, heard = AgingMonitor(groups="layer", summary=False), both(), Heard()
@@ -315,6 +343,40 @@ def test_a_second_fit_goes_on_and_another_training_starts_afresh(tmp_path: Path)
     quiet_trainer(tmp_path, callbacks=probes, max_steps=4).fit(SmallNet(), data())
     assert probes[0].record is not first  # type: ignore[attr-defined]
     assert probes[1].record.one_time("gradient_noise")[0].tolist() == [0, 1, 2, 3]  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore")  # of jsonargparse, on names that its versions have and have no more
+def test_callbacks_can_be_configured_from_a_file() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--callbacks", type=list[Callback])
+    wanted = [
+        {
+            "class_path": "lightning_glassy.LogTimeEvaluator",
+            "init_args": {
+                "schedule": 4,
+                "metrics": {
+                    "accuracy": {
+                        "class_path": "torchmetrics.classification.MulticlassAccuracy",
+                        "init_args": {"num_classes": 3},
+                    }
+                },
+            },
+        },
+        {
+            "class_path": "lightning_glassy.GradientNoiseMonitor",
+            "init_args": {
+                "schedule": {
+                    "class_path": "lightning_glassy.LogTimeSchedule",
+                    "init_args": {"waiting_times": [0, 5], "lags": [1]},
+                },
+                "groups": {"first": "net.0.*"},
+                "max_batches": None,
+            },
+        },
+    ]
+    parsed = parser.instantiate_classes(parser.parse_args(["--callbacks", json.dumps(wanted)])).callbacks
+    assert parsed[0].schedule == LogTimeSchedule.logspaced(waiting_times_per_decade=4)
+    assert parsed[1].schedule == LogTimeSchedule([0, 5], [1])
 
 
 def test_callbacks_can_be_pickled_and_copied(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ class Probe(Callback, ABC):
         self._pending: list[tuple[str, int, float]] = []
         self._n_parameters: dict[str, int] = {}
         self._warned: set[str] = set()
+        self._buffers: dict[str, Tensor] = {}
         self.release()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -321,6 +322,9 @@ class Probe(Callback, ABC):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put in what a resumed training needs to go on with the series: tensors and plain values only."""
+        # A handler of a signal may save in the middle of a measurement, and shall get the buffers of before.
+        weights = checkpoint.get("state_dict", {})
+        weights.update({name: buffer for name, buffer in self._buffers.items() if name in weights})
         checkpoint.setdefault(_KEY, {})[self._state_name()] = {
             "series": {
                 name: {
@@ -379,17 +383,18 @@ class Probe(Callback, ABC):
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what is under way is the training's
         started = time.perf_counter()
-        self._last_step = step
-        self._plan_next()
         measured, failure = None, None
         try:
             # The random numbers are those of the step, in a resumed training, too; each process has its own.
-            with undisturbed(trainer, module, seed=step * trainer.world_size + trainer.global_rank):
+            seed = step * trainer.world_size + trainer.global_rank
+            with undisturbed(trainer, module, seed) as self._buffers:
                 if self._mode == "eval":
                     module.eval()
                 measured = self.measure(trainer, module)
         except Exception as error:
             failure = error
+        finally:
+            self._buffers = {}
         n_failed = _total(trainer, int(failure is not None))
         if n_failed:
             failure = failure or RuntimeError(f"{n_failed} of {trainer.world_size} processes could not, and say why")
@@ -408,6 +413,8 @@ class Probe(Callback, ABC):
                 self._log(trainer, step, values)
         if failure is not None:
             self._warn(f"nothing is measured at step {step}", failure)
+        self._last_step = step
+        self._plan_next()
         self._own_seconds += time.perf_counter() - started
 
     def _warn(self, what: str, error: Exception) -> None:

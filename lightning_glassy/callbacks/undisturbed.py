@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
+def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterator[dict[str, Tensor]]:
     """Let the module be run in any mode, with gradients or without, and put everything back as it was, to the bit.
 
     What is put back: the random numbers of torch (CPU and CUDA), NumPy and Python; of each submodule the training mode,
@@ -28,8 +29,14 @@ def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterato
         trainer: that of the module.
         module: what will be run.
         seed: of the random numbers inside, so that they do not depend on those of the training.
+
+    Yields:
+        The buffers as they were, by name, for who asks for them meanwhile.
     """
+    buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+    # Tensors by their `data`, so that no graph takes them for another version.
     restore = [put_back for part in module.modules() for put_back in _keep_module(part)]
+    restore += [partial(b.data.copy_, buffers[name]) for name, b in module.named_buffers() if _can_be_written(b)]
     gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()]
     loggers, random_numbers = trainer.loggers, _keep_random_numbers()
     try:
@@ -38,7 +45,7 @@ def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterato
         trainer.loggers = [DummyLogger() for _ in loggers]
         vars(module).update(log=_log_nowhere, log_dict=_log_nowhere)
         _seed(seed)
-        yield
+        yield buffers
     finally:
         trainer.loggers = loggers
         for put_back in restore:
@@ -82,16 +89,12 @@ def _keep_module(module: nn.Module) -> Iterator[Callable[[], object]]:
     yield _keep_entries(vars(module))
     for value in vars(module).values():
         yield from _keep_content(value)
-    for buffer in module._buffers.values():
-        yield from _keep_content(buffer)
 
 
 def _keep_content(value: Any) -> Iterator[Callable[[], object]]:
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        # One number at several places of a tensor (`expand`) cannot be written to.
-        if all(stride or size == 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
-            copy = value.detach().clone()
-            yield lambda: value.data.copy_(copy)  # by `data`, so that no graph takes it for another version
+        if _can_be_written(value):
+            yield partial(value.data.copy_, value.detach().clone())
     elif isinstance(value, dict):
         yield _keep_entries(value)
     elif isinstance(value, list):
@@ -106,6 +109,11 @@ def _keep_content(value: Any) -> Iterator[Callable[[], object]]:
     elif isinstance(value, random.Random):
         drawn = value.getstate()
         yield lambda: value.setstate(drawn)
+
+
+def _can_be_written(tensor: Tensor) -> bool:
+    """Whether each number has a place of its own, which those of ``expand`` have not."""
+    return all(stride or size == 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _keep_entries(entries: dict[Any, Any]) -> Callable[[], None]:
