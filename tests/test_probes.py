@@ -26,6 +26,7 @@ from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.probe import Probe
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.cli import main
+from lightning_glassy.replicas import ReplicaEnsemble
 from lightning_glassy.tensorboard import answers
 from tests.helpers import SmallNet, data, quiet_trainer
 
@@ -444,14 +445,10 @@ class Endless(IterableDataset[Any]):
         return iter(data().dataset)  # type: ignore[call-overload]
 
 
-class ReplicaEnsemble(nn.Module):
-    """Not the real one: what counts is its name."""
-
-
 class WithReplicas(SmallNet):
     def __init__(self) -> None:
         super().__init__()
-        self.ensemble = ReplicaEnsemble()
+        self.net = ReplicaEnsemble(nn.Sequential(nn.Linear(8, 3)), 2)  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("i", [0, 1])

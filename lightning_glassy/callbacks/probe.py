@@ -29,6 +29,7 @@ from lightning_glassy.callbacks.shared import check_name
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.parameters import select_parameters
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.replicas import ReplicaEnsemble
 from lightning_glassy.schedule import LogTimeSchedule
 from lightning_glassy.sinks import Sinks
 from lightning_glassy.sinks.files import FileSink
@@ -246,7 +247,7 @@ class Probe(Callback, ABC):
                 f"{who} cannot run the module outside of its training under {type(trainer.strategy).__name__}, which "
                 "spreads the weights over processes: use a single device or 'ddp'"
             )
-        if any(cls.__name__ == "ReplicaEnsemble" for part in pl_module.modules() for cls in type(part).__mro__):
+        if any(isinstance(part, ReplicaEnsemble) for part in pl_module.modules()):
             raise MisconfigurationException(
                 f"{who} cannot measure a ReplicaEnsemble, whose loss is that of all replicas together: train and "
                 "measure a single network"
