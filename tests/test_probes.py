@@ -142,6 +142,42 @@ def test_training_is_the_same_to_the_bit(tmp_path: Path, precision: Any, accumul
     assert callbacks[3].record.one_time("gradient_noise")[1].min() > 0  # type: ignore[attr-defined]
 
 
+def weights_after(tmp_path: Path, callbacks: list[Callback], loader: Any = None, **options: Any) -> list[Tensor]:
+    torch.manual_seed(2)
+    module = SmallNet()
+    quiet_trainer(tmp_path, callbacks=callbacks, max_steps=12, **options).fit(module, loader or data())
+    return [parameter.detach().cpu() for parameter in module.parameters()]
+
+
+def test_workers_of_the_training_are_left_alone(tmp_path: Path) -> None:
+    def loader() -> DataLoader[Any]:
+        return DataLoader(Jittered(), batch_size=4, shuffle=True, num_workers=1, persistent_workers=True)
+
+    callbacks = both(schedule=2)
+    assert_same(weights_after(tmp_path, callbacks, loader()), weights_after(tmp_path, [], loader()))
+    assert len(callbacks[0].record.one_time("train_loss")[0]) == 4  # type: ignore[attr-defined]
+
+
+class Jittered(TensorDataset):
+    """Draws random numbers for each sample, as augmentations do."""
+
+    def __init__(self) -> None:
+        super().__init__(*data().dataset.tensors)  # type: ignore[attr-defined]
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(8) + 0.1 * random.random(), y
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_training_on_a_gpu_is_the_same_to_the_bit(tmp_path: Path, precision: Any) -> None:
+    options: dict[str, Any] = {"accelerator": "gpu", "precision": precision}
+    callbacks = both(schedule=2)
+    assert_same(weights_after(tmp_path, callbacks, **options), weights_after(tmp_path, [], **options))
+    assert len(callbacks[0].record.one_time("train_loss")[0]) == 4  # type: ignore[attr-defined]
+
+
 def assert_same(one: Any, other: Any, where: str = "") -> None:
     assert type(one) is type(other), where
     if isinstance(one, dict):

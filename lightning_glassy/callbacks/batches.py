@@ -19,6 +19,8 @@ _SEED = 20180307  # any number will do; a fixed one makes all steps, runs and pr
 class Batches:
     """Batches of the data set that a loader reads, the same ones at each reading.
 
+    Workers, if there are, are seeded from torch's own random numbers: :func:`undisturbed` gives them back.
+
     Of several loaders (a list or a dictionary, as a Trainer takes them) the batches are combined as in the training.
 
     Args:
@@ -144,5 +146,4 @@ def _reader(loader: DataLoader[Any], plan: list[Any]) -> DataLoader[Any]:
         num_workers=loader.num_workers,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context if loader.num_workers else None,
-        generator=torch.Generator().manual_seed(_SEED),
     )

@@ -25,7 +25,8 @@ class LogTimeEvaluator(Probe):
     r"""Measures the loss, and metrics, on the whole training set and others at log-spaced steps.
 
     The loss on a set is :math:`L = \sum_b B_b \ell_b / \sum_b B_b` over its batches b of :math:`B_b` samples:
-    the mean over the samples, where the loss :math:`\ell_b` of a batch is the mean over its samples. The weights are
+    the mean over the samples, where the loss :math:`\ell_b` of a batch is the mean over its samples. (Of several
+    loaders at once, and of data that come in batches, the batches count the same.) The weights are
     those after the step; step 0 is before the first update. Baity-Jesi et al. 2018 (arXiv 1803.06969) see three regimes
     of the training loss in logarithmic time. Training is the same, bit for bit, with the callback and without it.
 

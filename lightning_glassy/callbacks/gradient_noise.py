@@ -46,6 +46,9 @@ class GradientNoiseMonitor(Probe):
     of the gradients of single samples (of M samples, with M - 1 in its denominator), however many batches are used. The
     gradient of one batch out of an epoch without replacement scatters by :math:`D(1 - B/M)`.
 
+    :math:`\|\langle g_b\rangle\|^2` is that over the batches used: if these are not all the data, it is in the mean by
+    D/n above that of endless data.
+
     :meth:`AgingRecord.msd` with ``normalise="noise"`` is then :math:`\Delta(t_w, t_w+t)/D(t_w)`.
 
     ==================================  ========================================================================

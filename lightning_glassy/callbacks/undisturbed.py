@@ -37,6 +37,8 @@ def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterato
     # Tensors by their `data`, so that no graph takes them for another version.
     restore = [put_back for part in module.modules() for put_back in _keep_module(part)]
     restore += [partial(b.data.copy_, buffers[name]) for name, b in module.named_buffers() if _can_be_written(b)]
+    # Of a scripted module the mode is no attribute.
+    restore += [partial(setattr, part, "training", part.training) for part in module.modules()]
     gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()]
     loggers, random_numbers = trainer.loggers, _keep_random_numbers()
     try:
