@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
+    from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
     from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
     from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
@@ -25,6 +27,8 @@ __all__ = [
     "AgingRecord",
     "AgingTracker",
     "FabricAgingMonitor",
+    "GradientNoiseMonitor",
+    "LogTimeEvaluator",
     "LogTimeSchedule",
     "RecordError",
     "ReplicaEnsemble",
@@ -40,6 +44,8 @@ _HOMES = {
     "AgingRecord": "lightning_glassy.record",
     "AgingTracker": "lightning_glassy.tracker",
     "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
+    "GradientNoiseMonitor": "lightning_glassy.callbacks.gradient_noise",
+    "LogTimeEvaluator": "lightning_glassy.callbacks.evaluation",
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
     "ReplicaEnsemble": "lightning_glassy.replicas",

@@ -137,14 +137,22 @@ def _report(options: argparse.Namespace) -> None:
         raise _WrongInputError(f"--out {options.out} is a file: name a directory")
     paths = find_records(options.paths)
     records = [AgingRecord.load(path) for path in paths]
+    told: list[dict[str, Any]] = []
     for source, record in zip(paths, records, strict=True):
-        if not len(record):
+        if len(record):
+            continue
+        if not record.one_time_names:
             raise _WrongInputError(f"{source}: the record is empty: no pair of times was measured")
+        # Of a training without AgingMonitor: there is nothing to be analysed, only to be shown.
+        told.append(_content(source, record))
+        if not options.json:
+            _print(_as_text(source, record))
+    measured = [i for i, record in enumerate(records) if len(record)]
+    paths, records = [paths[i] for i in measured], [records[i] for i in measured]
     paths, records = _without_earlier_parts(paths, records)
     parts: list[tuple[Path | None, AgingRecord]] = list(zip(paths, records, strict=True))
     if len(parts) > 1 and not options.separate:
         parts = [(None, _as_replicas(paths, records))]
-    told = []
     for i, (path, record) in enumerate(parts):
         found = report(
             record,
@@ -241,24 +249,34 @@ def _show(options: argparse.Namespace) -> None:
         names = "".join(f"\n  {path}" for path in paths)
         raise _WrongInputError(f"{options.path} holds {len(paths)} records, name one:{names}")
     record = AgingRecord.load(paths[0])
-    series = {name: record.one_time(name) for name in record.one_time_names}
     if options.json:
-        content = {
-            "path": str(paths[0]),
-            "pairs": len(record),
-            "waiting_times": record.waiting_times,
-            "lags": record.lags,
-            "n_replica": record.n_replica,
-            "n_parameters": record.n_parameters,
-            "n_sampled": record.n_sampled,
-            "overlap_thresholds": record.overlap_thresholds,
-            "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
-            "meta": record.meta,
-        }
-        print(json.dumps(plain(content), indent=1, allow_nan=False))
-        return
+        print(json.dumps(_content(paths[0], record), indent=1, allow_nan=False))
+    else:
+        _print(_as_text(paths[0], record))
+
+
+def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
+    """What is in a record, as plain values."""
+    series = {name: record.one_time(name) for name in record.one_time_names}
+    content = {
+        "path": str(path),
+        "pairs": len(record),
+        "waiting_times": record.waiting_times,
+        "lags": record.lags,
+        "n_replica": record.n_replica,
+        "n_parameters": record.n_parameters,
+        "n_sampled": record.n_sampled,
+        "overlap_thresholds": record.overlap_thresholds,
+        "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
+        "meta": record.meta,
+    }
+    return plain(content)  # type: ignore[no-any-return]
+
+
+def _as_text(path: Path, record: AgingRecord) -> str:
+    """What is in a record, for a person."""
     lines = [
-        f"{paths[0]}",
+        f"{path}",
         f"  {len(record):,} pairs of times" + ("" if record.n_replica is None else f", {record.n_replica} replicas"),
         f"  waiting times   {_range(record.waiting_times)}",
         f"  lags            {_range(record.lags)}",
@@ -270,13 +288,14 @@ def _show(options: argparse.Namespace) -> None:
         )
     if record.overlap_thresholds:
         lines.append(f"  overlaps        eps = {', '.join(f'{eps:.3g}' for eps in record.overlap_thresholds)}")
-    for name, (steps, values) in series.items():
+    for name in record.one_time_names:
+        steps, values = record.one_time(name)
         ends = f", {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}" if len(steps) else ""
         lines.append(f"  series          {name!r}: {len(steps):,} values{ends}")
     for key, value in record.meta.items():
         text = json.dumps(value)
         lines.append(f"  meta            {key}: {text if len(text) <= 100 else text[:97] + '...'}")
-    _print(*lines)
+    return "\n".join(lines)
 
 
 def _range(steps: NDArray[np.int64]) -> str:

@@ -38,6 +38,9 @@ def describe(record: AgingRecord) -> dict[str, Any]:
     ]
     module = record.meta.get("module")
     waiting_times, lags = record.pairs
+    steps = waiting_times + lags
+    if not len(record):  # of a training without AgingMonitor
+        steps = np.concatenate([steps, *(record.one_time(name)[0] for name in record.one_time_names)])
     return {
         "groups": [{"name": group, "n_parameters": n} for group, n in record.n_parameters.items()],
         "observables": names,
@@ -46,7 +49,7 @@ def describe(record: AgingRecord) -> dict[str, Any]:
         "series": list(record.one_time_names),
         "n_replica": record.n_replica,
         "n_pairs": len(record),
-        "last_step": int((waiting_times + lags).max(initial=0)),
+        "last_step": int(steps.max(initial=0)),
         "module": module if isinstance(module, str) else None,
     }
 

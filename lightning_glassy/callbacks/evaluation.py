@@ -1,0 +1,219 @@
+"""The loss on whole data sets, in logarithmic time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics import Metric, MetricCollection
+
+from lightning_glassy.callbacks.batches import Batches
+from lightning_glassy.callbacks.probe import Loss, Probe, add_up
+from lightning_glassy.schedule import LogTimeSchedule
+
+Predict = Callable[[LightningModule, Any], tuple[Any, Any]]
+"""What a module predicts for a batch, and the truth: what metrics are updated with."""
+
+
+class LogTimeEvaluator(Probe):
+    r"""Measures the loss, and metrics, on the whole training set and others at log-spaced steps.
+
+    The loss on a set is :math:`L = \sum_b B_b \ell_b / \sum_b B_b` over its batches b of :math:`B_b` samples:
+    the mean over the samples, where the loss :math:`\ell_b` of a batch is the mean over its samples. (Of several
+    loaders at once, and of data that come in batches, the batches count the same.) The weights are
+    those after the step; step 0 is before the first update. Baity-Jesi et al. 2018 (arXiv 1803.06969) see three regimes
+    of the training loss in logarithmic time. Training is the same, bit for bit, with the callback and without it.
+
+    ========================  ==================================================================================
+    key                       what is logged
+    ========================  ==================================================================================
+    ``train_loss``            loss on the training set
+    ``train_accuracy``        fraction of it that is classified rightly (see ``metrics``)
+    ``val_loss``, ...         the same on the validation set of the fit; of several ``val_0_loss``, ``val_1_loss``
+    ``<set>_loss``            the same on a set of ``loaders``, such as ``test``
+    ``<set>_<metric>``        a metric of ``metrics`` on a set, in place of the accuracy
+    ========================  ==================================================================================
+
+    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or else of one of its own,
+    and scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``LogTimeEvaluator`` of the record's
+    metadata has the numbers of batches and samples that were *used* of each set, and the time it took.
+
+    The data are those of the data set of a ``DataLoader``, without its sampler and the limits of the Trainer (weights
+    of samples and ``limit_val_batches`` do not count), in the order of the data set; in a random one, the same at all
+    steps, where ``max_batches`` leaves some out. Under DDP each process evaluates its part of the batches, and all get
+    the result.
+
+    Args:
+        schedule: a :class:`LogTimeSchedule`, whose waiting times are the steps, or the number of steps per decade;
+            default 6.
+        loaders: more sets by name, each a ``DataLoader``, or a function that gives one when training starts
+            (``{"test": datamodule.test_dataloader}``). ``"train"`` takes the place of the training set.
+        metrics: a torchmetrics ``Metric``, a ``MetricCollection`` or a mapping of names to metrics. ``"auto"``: the
+            accuracy, where a batch is a pair (x, y) of inputs and integer classes ``[B]``, and ``module(x)`` gives
+            scores ``[B, C]``. None: the loss alone.
+        predict: what metrics are updated with, from the module and a batch; default ``module(x), y`` of a pair (x, y).
+        mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
+        max_batches: most batches of each set; default all.
+        batch_size: number of samples in a batch; default that of each loader.
+        loss: gives the loss of a module on a batch; default what ``training_step`` returns.
+        name: of the :class:`AgingMonitor` whose record it shares, else the prefix of the keys and of the directory.
+        dirpath: where the files go if there is no such monitor; default the directory ``name`` beside the logger's.
+        save: whether to write these files.
+        summary: whether to print a line at the end on the time it took.
+
+    Raises:
+        TypeError: at construction, an argument of another type.
+        ValueError: at construction, an argument out of its range.
+        MisconfigurationException: at the start of training, no usable loss or data; the message names the remedy.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[LogTimeEvaluator(max_batches=100)], logger=False)
+    """
+
+    def __init__(
+        self,
+        schedule: LogTimeSchedule | int | None = None,
+        *,
+        loaders: Mapping[str, DataLoader[Any] | Callable[[], Any]] | None = None,
+        metrics: Metric | MetricCollection | Mapping[str, Metric] | Literal["auto"] | None = "auto",
+        predict: Predict | None = None,
+        mode: Literal["train", "eval"] = "eval",
+        max_batches: int | None = None,
+        batch_size: int | None = None,
+        loss: Loss | None = None,
+        name: str = "glassy",
+        dirpath: str | os.PathLike[str] | None = None,
+        save: bool = True,
+        summary: bool = True,
+    ) -> None:
+        super().__init__(
+            schedule,
+            mode=mode,
+            max_batches=max_batches,
+            batch_size=batch_size,
+            loss=loss,
+            name=name,
+            dirpath=dirpath,
+            save=save,
+            summary=summary,
+        )
+        if loaders is not None and (not isinstance(loaders, Mapping) or not all(isinstance(k, str) for k in loaders)):
+            raise TypeError(f"loaders={loaders!r} is not a mapping of names to loaders")
+        if isinstance(metrics, Mapping) and not isinstance(metrics, MetricCollection):
+            metrics = MetricCollection(dict(metrics))
+        elif isinstance(metrics, Metric):
+            metrics = MetricCollection(metrics)
+        if not isinstance(metrics, MetricCollection) and metrics not in ("auto", None):
+            raise TypeError(f"metrics={metrics!r} is not a Metric, a MetricCollection, a mapping, 'auto' or None")
+        if predict is not None and not callable(predict):
+            raise TypeError(f"predict={predict!r} is not a function of a module and a batch")
+        self._loaders = dict(loaders or {})
+        self._metrics = metrics
+        self._predict = predict
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find the sets."""
+        loaders: dict[str, Any] = {"train": None}
+        validation = trainer.val_dataloaders
+        if isinstance(validation, (list, tuple)) and len(validation) > 1:
+            loaders |= {f"val_{i}": loader for i, loader in enumerate(validation)}
+        elif isinstance(validation, Mapping):
+            loaders |= {f"val_{key}": loader for key, loader in validation.items()}
+        elif isinstance(validation, DataLoader) or validation:
+            loaders["val"] = validation if isinstance(validation, DataLoader) else validation[0]
+        for name, given in self._loaders.items():
+            loaders[name] = given if isinstance(given, DataLoader) or not callable(given) else given()
+        for name, loader in loaders.items():
+            found = self.batches(trainer, loader, f"LogTimeEvaluator: the loader of {name!r}", shuffled=False)
+            if found.used < found.available:
+                found = self.batches(trainer, loader, f"LogTimeEvaluator: the loader of {name!r}", shuffled=True)
+            self._sets[name] = found
+
+    def release(self) -> None:
+        """Let go of the sets."""
+        self._sets: dict[str, Batches] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """How much of each set is used."""
+        return {
+            "sets": {
+                name: {"batches": found.used, "batches_available": found.available, "samples": found.samples}
+                for name, found in self._sets.items()
+            }
+        }
+
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, tuple[Tensor, MetricCollection | None]]:
+        """The sums of the loss and of the right answers over this process's part of each set, and its metrics."""
+        with torch.no_grad():
+            return {name: self._evaluate(trainer, module, found) for name, found in self._sets.items()}
+
+    def combine(
+        self, trainer: Trainer, measured: dict[str, tuple[Tensor, MetricCollection | None]]
+    ) -> dict[str, float]:
+        """The means over each set."""
+        values: dict[str, float] = {}
+        for name, (sums, metrics) in measured.items():
+            loss, n, right, n_judged = add_up(trainer, sums).tolist()
+            values[f"{name}_loss"] = loss / n
+            if n_judged:
+                values[f"{name}_accuracy"] = right / n_judged
+            for key, value in ({} if metrics is None else metrics.compute()).items():
+                if torch.numel(torch.as_tensor(value)) != 1:
+                    raise ValueError(f"metrics: {key!r} is not a single number: {value!r}")
+                values[f"{name}_{key}"] = float(value)
+        return values
+
+    def _evaluate(
+        self, trainer: Trainer, module: LightningModule, data: Batches
+    ) -> tuple[Tensor, MetricCollection | None]:
+        device = trainer.strategy.root_device
+        # On the device, read once at the end: loss, its weight, right answers, answers.
+        sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        metrics = None
+        if isinstance(self._metrics, MetricCollection):
+            metrics = self._metrics.clone().to(device)
+            metrics.reset()
+        for i, (batch, size) in enumerate(data.of(trainer, module)):
+            sums[0] += size * self.loss_of(trainer, module, batch, i).detach()
+            sums[1] += size
+            with trainer.precision_plugin.forward_context():
+                if metrics is not None:
+                    metrics.update(*self._predictions(module, batch))
+                elif self._metrics == "auto" and (judged := self._judge(module, batch)) is not None:
+                    sums[2] += judged.sum()
+                    sums[3] += judged.numel()
+        return sums, metrics
+
+    def _predictions(self, module: LightningModule, batch: Any) -> tuple[Any, Any]:
+        if self._predict is not None:
+            return self._predict(module, batch)
+        if not isinstance(batch, (list, tuple)) or len(batch) != 2:
+            raise ValueError(
+                f"a batch is a {type(batch).__name__}, not a pair (x, y): give LogTimeEvaluator(predict=...) a "
+                "function of the module and a batch that returns predictions and truth"
+            )
+        return module(batch[0]), batch[1]
+
+    def _judge(self, module: LightningModule, batch: Any) -> Tensor | None:
+        """Which samples are classified rightly, bool ``[B]``; None where it is no classification."""
+        if self._predict is None:
+            pair = isinstance(batch, (list, tuple)) and len(batch) == 2
+            if not pair or not _is_classes(batch[1]) or not is_overridden("forward", module):
+                return None
+        scores, truth = self._predictions(module, batch)
+        if not _is_classes(truth) or not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(truth):
+            return None
+        return torch.eq(scores.argmax(dim=1), truth)
+
+
+def _is_classes(truth: Any) -> bool:
+    return (
+        isinstance(truth, Tensor) and truth.dim() == 1 and not truth.is_floating_point() and truth.dtype != torch.bool
+    )
