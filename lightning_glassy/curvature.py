@@ -39,9 +39,8 @@ _RESOLUTION = 50  # the width of a density is its range over this where the spec
 class CurvatureOperator(ABC):
     """A symmetric matrix of second derivatives with respect to parameters, known by its products with vectors.
 
-    Global random numbers are put back after a product, and each product sees those of the moment at which the operator
-    was made, so that dropout is the same in all of them. ``.grad`` is not touched. The mode of a module and its buffers
-    (BatchNorm in training mode) are the caller's.
+    Global random numbers (CPU, CUDA) are put back after a product, so that dropout is the same in the next, and
+    ``.grad`` is not touched. The mode of a module and its buffers (BatchNorm in training mode) are the caller's.
 
     Attributes:
         n_parameters: number of coordinates, N.
@@ -74,7 +73,6 @@ class CurvatureOperator(ABC):
         self.n_parameters = sum(self._sizes)
         self.n_products = 0
         self._cuda = sorted({p.device.index for p in self._parameters if p.device.type == "cuda"})
-        self._rng = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self._cuda]
 
     def product(self, vector: Array) -> Array:
         """The matrix times a vector, ``[N]`` to ``[N]``, float64; computed in the dtype of the parameters.
@@ -89,9 +87,6 @@ class CurvatureOperator(ABC):
         weight = 0
         # Fused attention has no second derivative; the plain one has.
         with torch.random.fork_rng(devices=self._cuda), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            torch.set_rng_state(self._rng[0])
-            for device, state in zip(self._cuda, self._rng[1], strict=True):
-                torch.cuda.set_rng_state(state, device)
             for batch in self._batches:
                 size = 1 if self._reduction == "sum" else _batch_size(batch)
                 weight += size

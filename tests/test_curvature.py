@@ -133,6 +133,20 @@ def test_no_more_products_are_made_than_allowed_and_nothing_wrong_is_claimed(max
             assert f"leading: at least {high:.4g} (did not converge)" in str(spectrum)
 
 
+def test_what_the_quadrature_does_not_resolve_is_in_the_error() -> None:
+    """A threshold in the middle of an even spectrum, where a few nodes more or less are a few percent."""
+    truth = np.linspace(-1, 2, N)
+    for seed in range(6):
+        for eps in (0.03, 0.1, 0.3):
+            spectrum = measure_spectrum(quadratic(truth), eps=eps, seed=seed)
+            for estimate, exact in [
+                (spectrum.flat_fraction, (np.abs(truth) < eps).mean()),
+                (spectrum.index, (truth < -eps).mean()),
+            ]:
+                assert abs(estimate.value - exact) < 3 * estimate.error
+                assert estimate.error < 0.04
+
+
 def test_of_a_degenerate_end_only_what_is_certain_is_claimed() -> None:
     """Fewer samples than weights: all but 30 directions are flat, and ARPACK sees few of the zeros."""
     truth = np.concatenate([np.linspace(0.5, 2, 30), np.zeros(N - 30)])
