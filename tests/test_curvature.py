@@ -15,7 +15,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 
 from lightning_glassy.curvature import CurvatureOperator, GaussNewtonOperator, HessianOperator, measure_spectrum
-from tests.helpers import SmallNet
+from tests.helpers import SmallNet, data
 
 # Forward-mode derivatives of torch.func, the reference of these tests, make torch 2.14 warn of itself.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
@@ -265,12 +265,12 @@ def test_uneven_batches_are_one_large_batch(criterion: Criterion, reduction: Any
 
 def test_nothing_of_the_training_is_touched() -> None:
     """Random numbers, gradients and weights stay, and dropout is the same in each product."""
-    module, (x, y) = SmallNet(), (torch.randn(10, 8), torch.randint(3, (10,)))
-    module.training_step((x, y), 0).backward()
+    module, loader = SmallNet(), data(10, batch_size=4, shuffle=True)
+    module.training_step(next(iter(loader)), 0).backward()
     before = [(p.detach().clone(), p.grad.clone()) for p in module.parameters()]
     random, np_random = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     with torch.no_grad():
-        operator = HessianOperator(lambda batch: module.training_step(batch, 0), module, [(x, y)])
+        operator = HessianOperator(lambda batch: module.training_step(batch, 0), module, loader)
         dense = matrix(operator)
         measure_spectrum(operator, n_eigenvalues=1, n_probes=1, n_nodes=10, max_products=100)
     assert torch.equal(torch.get_rng_state(), random)
@@ -332,7 +332,7 @@ def test_attention_has_a_curvature() -> None:
 
 def test_the_result_prints_readably() -> None:
     lines = str(measure_spectrum(quadratic(glassy_spectrum()))).splitlines()
-    assert lines[0].startswith("curvature of 3,000 parameters (4 probes, ")
+    assert lines[0].startswith("curvature of 3,000 parameters (2 probes, ")
     assert lines[1] == "  leading: 40, 25, 15, 9, 6"
     assert lines[2] == "  lowest: -3.5, -2.5, -1.8, -1.3, -1"
     assert all(" +- " in line for line in lines[3:])
@@ -386,6 +386,8 @@ def test_bad_input_to_an_operator_is_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             hessian(**options)
+    with pytest.raises(ValueError, match=r"vector has the shape \(3,\): give one of shape \(2,\)"):
+        HessianOperator(lambda b: (b * w**2).sum(), [w], [ONE]).product(np.ones(3))
     with pytest.raises(ValueError, match="outputs gave a tuple"):
         GaussNewtonOperator(lambda b: (w, w), lambda f, b: f[0].sum(), [w], [ONE]).product(np.ones(2))
     with pytest.raises(ValueError, match="width=0 must be positive"):
