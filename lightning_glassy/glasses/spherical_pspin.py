@@ -80,13 +80,18 @@ class SphericalPSpin:
             steps: of the finer grid, even.
 
         Raises:
-            ValueError: ``t_max`` not positive, or ``steps`` odd or below 2.
+            ValueError: ``t_max`` not positive, ``steps`` odd or below 2, or so few that the method diverges.
         """
         if not t_max > 0:
             raise ValueError(f"t_max={t_max} must be positive")
         if steps < 2 or steps % 2:
             raise ValueError(f"steps={steps} must be an even number, 2 or more")
-        fine, coarse = self._integrate(t_max, steps), self._integrate(t_max, steps // 2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            fine, coarse = self._integrate(t_max, steps), self._integrate(t_max, steps // 2)
+        if not (np.isfinite(fine[2]).all() and np.isfinite(coarse[2]).all()):
+            raise ValueError(
+                f"steps={steps} diverged, steps of {t_max / steps:g} are too long: take {2 * steps} or more"
+            )
         c, r, energy = ((4 * a[(slice(None, None, 2),) * a.ndim] - b) / 3 for a, b in zip(fine, coarse, strict=True))
         error = max(float(np.abs(c - fine[0][::2, ::2]).max()), float(np.abs(energy - fine[2][::2]).max()))
         return TwoTimeSolution(np.linspace(0, t_max, len(energy)), c, r, energy, error)
