@@ -235,19 +235,32 @@ def test_the_formulas_of_the_clocks() -> None:
 # ---------------------------------------------------------------------- the spherical p-spin model in a Trainer
 
 
-def test_the_trained_pspin_is_what_it_says() -> None:
-    module = SphericalPSpinModule(SphericalPSpin(p=3), n=9, steps=1, learning_rate=0.1, n_replica=5, seed=4)
+@pytest.mark.parametrize("p", [2, 3, 4])
+def test_the_trained_pspin_has_the_energy_and_the_couplings_of_its_definition(p: int) -> None:
+    n = 16
+    module = SphericalPSpinModule(SphericalPSpin(p), n, steps=1, learning_rate=0.1, n_replica=5, seed=4)
     w, couplings = module.w.detach(), module.couplings
-    assert torch.allclose(w.square().sum(1), torch.full((5,), 9.0))
-    assert torch.allclose(module.energy(), -torch.einsum("ijk,ri,rj,rk->r", couplings, w, w, w) / 9, atol=1e-5)
-    # Energies of one set of couplings at two points covary as N C^p / 2.
-    draws = 4000
-    many = SphericalPSpinModule(SphericalPSpin(p=2), n=9, steps=1, learning_rate=0.1, n_replica=2)
-    a, b = many.w.detach()
-    tensor = torch.randn(draws, 9, 9) * many.couplings.std()
-    first, second = (torch.einsum("dij,i,j->d", tensor, v, v) for v in (a, b))
-    assert float((first * first).mean()) == pytest.approx(9 / 2, rel=0.3)
-    assert float((first * second).mean()) == pytest.approx(9 / 2 * float(a @ b / 9) ** 2, abs=0.3)
+    assert torch.allclose(w.square().sum(1), torch.full((5,), float(n)))
+    # A full tensor: no symmetry and no zeros on the diagonals, each entry of variance 1/(2 N^(p-1)).
+    assert couplings.shape == (n,) * p
+    variance = float(couplings.double().square().mean()) * 2 * n ** (p - 1)
+    assert abs(variance - 1) < 4 * (2 / couplings.numel()) ** 0.5
+    for replica in range(5):
+        contracted = couplings
+        for _ in range(p):
+            contracted = contracted @ w[replica]
+        assert float(module.energy()[replica].detach()) == pytest.approx(-float(contracted) / n, abs=1e-5)
+
+
+def test_a_step_of_the_trained_pspin_is_a_step_of_descent_back_to_the_sphere(tmp_path: Path) -> None:
+    module = SphericalPSpinModule(SphericalPSpin(3), n=9, steps=1, learning_rate=0.1, n_replica=2, seed=4)
+    w = module.w.detach().clone()
+    gradient = -sum(
+        torch.einsum(term, module.couplings, w, w) for term in ("ijk,rj,rk->ri", "jik,rj,rk->ri", "jki,rj,rk->ri")
+    )
+    expected = w - 0.1 * gradient
+    quiet_trainer(tmp_path, max_steps=1).fit(module)
+    assert torch.allclose(module.w, expected * 3 / expected.norm(dim=1, keepdim=True), atol=1e-5)
 
 
 @pytest.mark.parametrize(
