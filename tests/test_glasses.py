@@ -10,11 +10,14 @@ import torch
 from scipy.special import ive
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy.analysis import aging_exponent
 from lightning_glassy.glasses import (
+    BetaDescent,
     BouchaudTrap,
     FractionalBrownianMotion,
     LogClock,
     ScaledBrownianMotion,
+    SGDQuadratic,
     SphericalP2,
     SphericalPSpin,
 )
@@ -157,6 +160,9 @@ def test_wrong_arguments_of_the_glasses_are_named() -> None:
         (lambda: FractionalBrownianMotion(0.5, 0.0), "coefficient=0.0"),
         (lambda: ScaledBrownianMotion(0.0), "alpha=0.0"),
         (lambda: LogClock(tau0=-1.0), "tau0=-1.0"),
+        (lambda: BetaDescent(a=0.0), "a=0.0 must be positive"),
+        (lambda: SGDQuadratic(0.0, 1.0, 1.0), "learning_rate=0.0 must be positive"),
+        (lambda: SGDQuadratic(0.1, 1.0, 1.0, momentum=1.0), "momentum=1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -194,6 +200,17 @@ def test_persistence_in_traps_tends_to_the_arcsine_law_of_the_ratio_of_times(x: 
 # ---------------------------------------------------------------------- clocks
 
 
+def motion(glass, steps: int, n: int) -> np.ndarray:
+    """Independent coordinates, ``[steps + 1, n]``."""
+    rng, times = np.random.default_rng(5), np.arange(1, steps + 1)
+    if isinstance(glass, FractionalBrownianMotion):  # correlated increments: from the whole covariance
+        path = np.linalg.cholesky(glass.covariance(times[:, None], times)) @ rng.normal(size=(steps, n))
+    else:  # independent increments, each of the variance by which the clock advances
+        variance = 2 * glass.coefficient * np.diff(glass.clock([0, *times]))
+        path = np.cumsum(np.sqrt(variance)[:, None] * rng.normal(size=(steps, n)), axis=0)
+    return np.vstack([np.zeros(n), path])
+
+
 @pytest.mark.parametrize(
     "glass",
     [
@@ -205,13 +222,7 @@ def test_persistence_in_traps_tends_to_the_arcsine_law_of_the_ratio_of_times(x: 
 )
 def test_motions_with_a_clock_have_their_exact_msd(glass) -> None:
     n, steps = 20_000, 60
-    times = np.arange(1, steps + 1)
-    if isinstance(glass, FractionalBrownianMotion):  # correlated increments: from the whole covariance
-        factor = np.linalg.cholesky(glass.covariance(times[:, None], times))
-    else:  # independent increments, each of the variance that the clock advances
-        factor = np.tril(np.ones((steps, steps))) * np.sqrt(2 * glass.coefficient * np.diff(glass.clock([0, *times])))
-    path = np.vstack([np.zeros(n), factor @ np.random.default_rng(5).normal(size=(steps, n))])
-    record = AgingRecord.from_trajectory(path, LogTimeSchedule.logspaced(steps, lags_per_decade=5))
+    record = AgingRecord.from_trajectory(motion(glass, steps, n), LogTimeSchedule.logspaced(steps, lags_per_decade=5))
     waiting_times, lags = record.pairs
     errors = glass.msd_covariance(waiting_times, lags, n)
     assert_plausible(rows(record, record.msd()), glass.msd(waiting_times, lags), errors)
@@ -230,6 +241,21 @@ def test_the_formulas_of_the_clocks() -> None:
         lag = glass.lag_to_msd(1e-2, t_w)
         assert np.allclose(glass.msd(t_w, lag), 1e-2, rtol=1e-9)
         assert np.log10(lag[1] / lag[0]) == pytest.approx(mu, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("glass", "origin", "mu"),
+    [
+        pytest.param(FractionalBrownianMotion(hurst=0.3), 0.0, 0.0, id="fractional: the negative control"),
+        pytest.param(ScaledBrownianMotion(alpha=0.4), 0.0, 0.6, id="scaled"),
+        pytest.param(LogClock(tau0=1.0), 1.0, 1.0, id="logarithmic"),
+    ],
+)
+def test_the_exponent_of_a_clock_is_found_in_a_measurement_of_it(glass, origin: float, mu: float) -> None:
+    n_replica, n = 8, 1000
+    path = motion(glass, 1000, n_replica * n).reshape(1001, n_replica, n).swapaxes(0, 1)
+    record = AgingRecord.from_trajectory(path, LogTimeSchedule.logspaced(1000))
+    assert aging_exponent(record, t0=origin).estimates["collapse, effective time"] == pytest.approx(mu, abs=0.015)
 
 
 # ---------------------------------------------------------------------- the spherical p-spin model in a Trainer
@@ -273,7 +299,7 @@ def test_a_step_of_the_trained_pspin_is_a_step_of_descent_back_to_the_sphere(tmp
 )
 def test_a_glass_in_a_trainer_follows_the_equations_of_its_infinite_size(glass, n: int, tmp_path: Path) -> None:
     """Within the scatter of samples: errors of first order in 1/N and in the step cancel, as both are halved."""
-    times, t_max, n_seed = ([1.0, 2.0], [1.0, 2.0]), 4.0, 20
+    times, t_max, n_seed = ([1.0, 2.0], [1.0, 2.0]), 4.0, 12
 
     def measure(n: int, step: float) -> np.ndarray:
         """Correlations at the pairs of times and the last energy, ``[n_seed, 5]``."""
@@ -293,5 +319,5 @@ def test_a_glass_in_a_trainer_follows_the_equations_of_its_infinite_size(glass, 
     small, large = measure(n, 0.04), measure(2 * n, 0.02)
     extrapolated = 2 * large.mean(0) - small.mean(0)
     error = np.sqrt(4 * large.var(0, ddof=1) + small.var(0, ddof=1)) / n_seed**0.5
-    assert error.max() < 0.015
+    assert error.max() < 0.02
     assert np.abs((extrapolated - expected) / error).max() < 4

@@ -30,6 +30,9 @@ class SGDQuadratic(GaussianGlass):
         momentum: :math:`\beta`.
         initial_variance: :math:`S_0`.
 
+    Raises:
+        ValueError: ``learning_rate`` not positive, or ``momentum`` outside of 0 ... 1.
+
     Example:
         >>> glass = SGDQuadratic(learning_rate=0.1, curvature=1.0, noise=1.0)
         >>> round(float(glass.covariance(1000, 1000)), 9) == round(0.1 / 1.9, 9)  # stationary
@@ -41,6 +44,12 @@ class SGDQuadratic(GaussianGlass):
     noise: float
     momentum: float = 0.0
     initial_variance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must be between 0 and 1, 1 excluded")
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
         """Exact at every step, by iterating the second moments up to the earlier of the two."""
