@@ -97,6 +97,8 @@ def test_spherical_p3_has_its_known_numbers() -> None:
     assert np.allclose(solution.energy[at([1, 10])], [-0.782508, -1.081598], rtol=0, atol=3e-6)
     assert solution.msd(5, [3, 5])[1] == pytest.approx(2 * (1 - 0.904516), abs=6e-6)
     assert SphericalPSpin(p=3).threshold == pytest.approx(-1.154701, abs=5e-7)
+    assert SphericalPSpin(p=3).transition == pytest.approx(0.612372, abs=5e-7)
+    assert SphericalPSpin(p=2).transition == 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.5])
