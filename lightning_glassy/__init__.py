@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
+    from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap
     from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
     from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
@@ -32,6 +33,7 @@ __all__ = [
     "LogTimeSchedule",
     "RecordError",
     "ReplicaEnsemble",
+    "ReplicaOverlap",
     "ReplicaTraining",
     "__version__",
     "measure_checkpoints",
@@ -49,6 +51,7 @@ _HOMES = {
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
     "ReplicaEnsemble": "lightning_glassy.replicas",
+    "ReplicaOverlap": "lightning_glassy.callbacks.replica_overlap",
     "ReplicaTraining": "lightning_glassy.replicas",
     "measure_checkpoints": "lightning_glassy.checkpoints",
     "per_replica": "lightning_glassy.replicas",

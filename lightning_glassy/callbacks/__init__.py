@@ -4,5 +4,6 @@ from lightning_glassy.callbacks.aging import AgingMonitor
 from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
 from lightning_glassy.callbacks.fabric import FabricAgingMonitor
 from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
+from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap
 
-__all__ = ["AgingMonitor", "FabricAgingMonitor", "GradientNoiseMonitor", "LogTimeEvaluator"]
+__all__ = ["AgingMonitor", "FabricAgingMonitor", "GradientNoiseMonitor", "LogTimeEvaluator", "ReplicaOverlap"]
