@@ -85,10 +85,8 @@ class Heterogeneity:
             lines.append(f"  and are {np.sqrt(d.mean()):.3g} apart (rms)")
         if len(self.predictions):
             agree = f", and they agree on {self.agreements.mean():.1%} of the samples" if len(self.agreements) else ""
-            lines.append(
-                f"  their predictions have the overlap {self.predictions.mean():.3g} +- {_spread_of(self.predictions):.1g}"
-                f"{agree}"
-            )
+            spread = _spread_of(self.predictions)
+            lines.append(f"  their predictions have the overlap {self.predictions.mean():.3g} +- {spread:.1g}{agree}")
         return "\n".join(lines)
 
 
