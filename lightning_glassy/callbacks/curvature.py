@@ -70,14 +70,16 @@ class CurvatureMonitor(Probe):
     metadata says of which data they are, how many products with vectors were allowed and made, and the time it took.
     :attr:`spectrum` has the whole of the last measurement, with its density.
 
-    Cost: a measurement takes at most ``max_products`` products (exactly N of them, and no estimate, where N is no
-    larger), each about two training steps for each batch. So the default of 200 products with 8 batches is worth some
-    thousands of steps, and right for long trainings; ``max_batches`` and ``schedule`` make it cheaper.
+    Cost: a measurement takes at most ``max_products`` products, each about two training steps for each batch. So the
+    default of 200 products with 8 batches is worth some thousands of steps, and right for long trainings;
+    ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the whole spectrum exactly:
+    allow ``max_products=2000`` for small networks.
 
     What to doubt: of the Hessian on M samples with C outputs each no more than MC directions are steep through the
     Gauss-Newton part, whatever the full data say: the flat fraction is that of the part of the data which is used. It
-    depends on ε, too. The nodes of a quadrature are about the width of the bulk over ``n_nodes`` apart; what an ε far
-    below that does not resolve, the errors do not show.
+    depends on ε, too. The nodes of a quadrature are about the width of the bulk over ``n_nodes`` apart; of an ε far
+    below that the flat fraction scatters from step to step by its large error, which may itself be missed (0 +- 0 where
+    no node is within ε).
 
     Training is the same, bit for bit, with the callback and without it. The probe vectors come from a generator of
     their own. What is random in the module (dropout in mode ``"train"``) is the same in all products and at all steps.
@@ -97,7 +99,8 @@ class CurvatureMonitor(Probe):
         criterion: gives the loss of the outputs of the module and a batch: then the matrix is that of Gauss and Newton.
         outputs: with ``criterion`` only, gives the outputs of a module for a batch, one tensor; default ``module(x)``
             of a pair (x, y).
-        eps: ε, below which a direction is flat, in units of the loss per weight squared.
+        eps: ε, below which a direction is flat, in units of the loss per weight squared; default about what 40 nodes
+            resolve in a bulk of width one.
         n_eigenvalues: how many leading, and how many lowest, eigenvalues to look for.
         n_probes: random vectors of the spectral density; its errors fall with their square root.
         n_nodes: products for each of them, and nodes of its quadrature.
@@ -120,7 +123,7 @@ class CurvatureMonitor(Probe):
 
     Example:
         >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[CurvatureMonitor(max_batches=4, eps=1e-2)], logger=False)
+        >>> trainer = Trainer(callbacks=[CurvatureMonitor(max_batches=4, eps=1e-3)], logger=False)
     """
 
     _data: Batches | None
@@ -136,7 +139,7 @@ class CurvatureMonitor(Probe):
         loss: Loss | None = None,
         criterion: Criterion | None = None,
         outputs: Loss | None = None,
-        eps: float = 1e-3,
+        eps: float = 1e-2,
         n_eigenvalues: int = 3,
         n_probes: int = 2,
         n_nodes: int = 40,
