@@ -31,7 +31,7 @@ from lightning_glassy.schedule import LogTimeSchedule
 Criterion = Callable[[Tensor, Any], Tensor]
 """The loss of the outputs of a module for a batch, a tensor of one number."""
 
-# Far fewer than the other callbacks: one measurement takes as long as hundreds of training steps.
+# Fewer than the other callbacks take: a measurement is hundreds of passes over its data.
 _PER_DECADE = 2
 
 _LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -60,7 +60,8 @@ class CurvatureMonitor(Probe):
     ``<key>_error``             error of ``hessian_max``, ``hessian_min`` (there is an eigenvalue within it), the
                                 trace, the flat fraction and the index (one standard deviation); 0 where exact
     ``hessian_q01``, ...        the spectral density, as its quantiles at 1, 5, 25, 50, 75, 95 and 99 %: that part
-                                of the directions has a smaller :math:`\lambda`, to within a node of the quadrature
+                                of the directions has no larger :math:`\lambda`, to within a node of the quadrature
+                                and the scatter of the probes
     ==========================  ================================================================================
 
     For the Gauss-Newton matrix the keys begin with ``gauss_newton`` instead of ``hessian``.
@@ -70,10 +71,10 @@ class CurvatureMonitor(Probe):
     metadata says of which data they are, how many products with vectors were allowed and made, and the time it took.
     :attr:`spectrum` has the whole of the last measurement, with its density.
 
-    Cost: a measurement takes at most ``max_products`` products, each about two training steps for each batch. So the
-    default of 200 products with 8 batches is worth some thousands of steps, and right for long trainings;
-    ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the whole spectrum exactly:
-    allow ``max_products=2000`` for small networks.
+    Cost: a measurement takes at most ``max_products`` products, each a forward and two backward passes over the fixed
+    part of the data: by default 200 times 8 batches, longer than a thousand training steps, and right for long
+    trainings; ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the whole
+    spectrum exactly: allow ``max_products=2000`` for small networks.
 
     What to doubt: of the Hessian on M samples with C outputs each no more than MC directions are steep through the
     Gauss-Newton part, whatever the full data say: the flat fraction is that of the part of the data which is used. It
