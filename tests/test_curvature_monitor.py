@@ -378,5 +378,5 @@ def test_what_would_wait_for_other_processes_is_refused() -> None:
 
     module = SmallNet()
     module.net[2] = nn.SyncBatchNorm(16)
-    with pytest.raises(MisconfigurationException, match="rank 0 measures alone.*use mode='eval'"):
+    with pytest.raises(MisconfigurationException, match=r"rank 0 measures alone.*use mode='eval'"):
         monitor(mode="train").prepare(OfTwo(), module)  # type: ignore[arg-type]

@@ -119,13 +119,15 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     x = np.log(steps.astype(np.float64))
     n_places = min(_PER_INTERVAL * (len(x) - 1) + 1, _PLACES)
     places = np.interp(np.linspace(0, len(x) - 1, n_places), np.arange(len(x)), x)
+    unit = float(np.abs(loss).max()) or 1.0  # squares of what is far from 1 would overflow
+    loss = loss / unit
     squares, highs, drops = _fits(x, loss, places)
     first, second = np.unravel_index(int(np.argmin(squares)), squares.shape)
     best, constant = float(squares[first, second]), float(((loss - loss.mean()) ** 2).sum())
     high, drop = float(highs[first, second]), float(drops[first, second])
     # A constant has rounding for squares.
-    if not drop > 1e-9 * np.abs(loss).max() or best > _FALLS * constant:
-        mean = float(loss.mean())
+    if not drop > 1e-9 or best > _FALLS * constant:
+        mean = unit * float(loss.mean())
         level = np.full(len(loss), mean)
         return LossRegimes(series, steps, level, mean, mean, None, None, None, None, np.nan, warnings)
 
@@ -141,7 +143,8 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
         bottom_from, bottom_interval = float(np.exp(places[second])), _interval(squares.min(axis=0), places, allowed)
         start, end = float(loss[bottom][0]), float(loss[bottom][-1])
         if 0 < end < start / 2:
-            warnings.append(f"at the bottom the loss still falls, from {start:.2g} to {end:.2g}: slowly on this scale")
+            words = f"from {unit * start:.2g} to {unit * end:.2g}"
+            warnings.append(f"at the bottom the loss still falls, {words}: slowly on this scale")
     if deviation > _ODD:
         warnings.append(f"the loss deviates from three straight pieces by {deviation:.0%} of its fall: several falls?")
     rise = loss - np.minimum.accumulate(loss)
@@ -152,9 +155,9 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     return LossRegimes(
         series,
         steps,
-        fitted,
-        high,
-        high - drop,
+        unit * fitted,
+        unit * high,
+        unit * (high - drop),
         falls_from,
         bottom_from,
         falls_interval,
