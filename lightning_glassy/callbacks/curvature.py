@@ -73,9 +73,9 @@ class CurvatureMonitor(Probe):
 
     Cost: a measurement takes at most ``max_products`` products over the fixed part of the data, each worth three
     gradients of it (measured on one CPU core with 301,066 parameters; eight with 1,482, where the loop counts). By
-    default that is 200 products with 4 batches, or some 2,400 gradients of a batch: right for long trainings, and
-    ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the whole spectrum exactly:
-    allow ``max_products=2000`` for small networks.
+    default that is 200 products with 4 batches, or some 2,400 gradients of a batch: right for long trainings;
+    ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the whole spectrum
+    exactly: allow ``max_products=2000`` for small networks.
 
     What to doubt: of the Hessian on M samples with C outputs each no more than MC directions are steep through the
     Gauss-Newton part, whatever the full data say: the flat fraction is that of the part of the data which is used. It
