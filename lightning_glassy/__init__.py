@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.callbacks.curvature import CurvatureMonitor
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
@@ -27,6 +28,7 @@ __all__ = [
     "AgingMonitor",
     "AgingRecord",
     "AgingTracker",
+    "CurvatureMonitor",
     "FabricAgingMonitor",
     "GradientNoiseMonitor",
     "LogTimeEvaluator",
@@ -45,6 +47,7 @@ _HOMES = {
     "AgingMonitor": "lightning_glassy.callbacks.aging",
     "AgingRecord": "lightning_glassy.record",
     "AgingTracker": "lightning_glassy.tracker",
+    "CurvatureMonitor": "lightning_glassy.callbacks.curvature",
     "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
     "GradientNoiseMonitor": "lightning_glassy.callbacks.gradient_noise",
     "LogTimeEvaluator": "lightning_glassy.callbacks.evaluation",
