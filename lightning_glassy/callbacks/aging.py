@@ -22,6 +22,7 @@ from torch import nn
 
 from lightning_glassy.callbacks.shared import (
     SNAPSHOTS,
+    Follower,
     Restored,
     check_clipping,
     check_name,
@@ -225,6 +226,11 @@ class AgingMonitor(Callback):
             rank_zero_warn(f"AgingMonitor: the record of the checkpoint cannot go on: {error}")
             restored = None
             self._tracker = self._make_tracker(trainer, pl_module, max_step, None)
+        self._tracker.listeners = {
+            type(callback).__name__: partial(callback.follow, trainer, pl_module)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, Follower) and callback.name == self._unique_name(trainer)
+        }
         again, self._record = self._record, self._tracker.record
         self._fitted = None if trainer.fast_dev_run else (weakref.ref(trainer), weakref.ref(pl_module))  # type: ignore[attr-defined]
         directory = self._snapshot_directory(trainer)
