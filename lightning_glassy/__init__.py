@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.callbacks.barrier import BarrierMonitor
+    from lightning_glassy.callbacks.distribution import DisplacementDistribution
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
@@ -26,6 +28,8 @@ __all__ = [
     "AgingMonitor",
     "AgingRecord",
     "AgingTracker",
+    "BarrierMonitor",
+    "DisplacementDistribution",
     "FabricAgingMonitor",
     "GradientNoiseMonitor",
     "LogTimeEvaluator",
@@ -43,6 +47,8 @@ _HOMES = {
     "AgingMonitor": "lightning_glassy.callbacks.aging",
     "AgingRecord": "lightning_glassy.record",
     "AgingTracker": "lightning_glassy.tracker",
+    "BarrierMonitor": "lightning_glassy.callbacks.barrier",
+    "DisplacementDistribution": "lightning_glassy.callbacks.distribution",
     "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
     "GradientNoiseMonitor": "lightning_glassy.callbacks.gradient_noise",
     "LogTimeEvaluator": "lightning_glassy.callbacks.evaluation",
