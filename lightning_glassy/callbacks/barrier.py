@@ -232,15 +232,18 @@ class BarrierMonitor(Follower, Probe):
         """The loss at the weights that the module has."""
         assert self._data is not None
         total, n = 0.0, 0
-        with undisturbed(trainer, module, seed=self._last_step), torch.no_grad():
-            module.eval()
-            for part in module.modules():
-                if isinstance(part, _NormBase):
-                    # The statistics of the batch, without a trace in the running ones.
-                    part.training, part.track_running_stats = True, False
-            for i, (batch, size) in enumerate(self._data.of(trainer, module)):
-                total += size * float(self.loss_of(trainer, module, batch, i))
-                n += size
+        try:
+            with undisturbed(trainer, module, seed=self._last_step) as self._buffers, torch.no_grad():
+                module.eval()
+                for part in module.modules():
+                    if isinstance(part, _NormBase):
+                        # The statistics of the batch, without a trace in the running ones.
+                        part.training, part.track_running_stats = True, False
+                for i, (batch, size) in enumerate(self._data.of(trainer, module)):
+                    total += size * float(self.loss_of(trainer, module, batch, i))
+                    n += size
+        finally:
+            self._buffers = {}
         return total / n
 
     def combine(self, trainer: Trainer, measured: Tensor) -> dict[str, float]:
