@@ -447,7 +447,7 @@ class AgingTracker:
                     self._readback.push(_Found(found, event.due), [finding.values for finding in found])
             except Exception as error:
                 words = f"{name} failed ({type(error).__name__}: {error})"
-                self._warn_once(words, f"{words} at step {event.step}; training goes on")
+                self._warn_once(words, f"at step {event.step}; training goes on")
 
     def _sums_shape(self, n_snapshot: int) -> tuple[int, int, int]:
         return self.parameters.n_cells, n_snapshot, self.record.row_shape[-1]
@@ -567,7 +567,7 @@ class AgingTracker:
                     try:
                         self.record.append_profile(name, waiting_time, lag, grid, values)
                     except ValueError as error:  # another grid than before a run was resumed
-                        self._warn_once(name, f"the record cannot take more of {name!r}: {error}")
+                        self._warn_once(f"the record cannot take more: {error}", f"(from step {waiting_time + lag} on)")
                 continue
             if self._processes is not None:
                 failed, shape = buckets[0][-1], self._sums_shape(len(measured.snapshots))
@@ -587,6 +587,11 @@ class AgingTracker:
                 self.record.append(*pair, of_groups[..., i, :])
                 self._new.append(pair)
             self._check(of_groups, measured)
+
+    def _warn_once(self, what: str, where: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("lightning_glassy: %s %s", what, where)
 
     def _enter_between(self, step: int, distances: NDArray[np.float64], products: NDArray[np.float64]) -> None:
         self.record.append_between("weight_distance", step, distances)
