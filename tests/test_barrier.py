@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -308,6 +312,11 @@ def test_what_cannot_be_measured_is_refused_before_the_training(
     assert trainer.global_step == 0
 
 
+def test_what_would_wait_for_other_processes_is_refused() -> None:
+    with pytest.raises(MisconfigurationException, match="SyncBatchNorm"):
+        BarrierMonitor().prepare(SimpleNamespace(world_size=2), nn.Sequential(nn.SyncBatchNorm(3)))  # type: ignore[arg-type]
+
+
 def test_bad_arguments_are_named() -> None:
     for points in (2, 1001, 3.0, True):
         with pytest.raises(ValueError, match="points="):
@@ -358,3 +367,25 @@ def test_data_that_a_batch_norm_cannot_do_with_are_left_out(tmp_path: Path) -> N
     barrier = BarrierMonitor(LogTimeSchedule([0], [1]), points=3, max_batches=None, **QUIET)
     quiet_trainer(tmp_path, callbacks=[barrier], max_steps=2).fit(Noisy(), loader)
     assert barrier.record.meta["BarrierMonitor"]["samples"] == 8
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_measures_what_a_single_one_does(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    for n in ("1", "2"):
+        run = subprocess.run(
+            [sys.executable, str(root / "tests" / "followers_in_parallel.py"), str(tmp_path / n), n],
+            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert run.returncode == 0, run.stderr[-5000:]
+    single, double = (AgingRecord.load(tmp_path / n / "measured" / "glassy" / "aging_record.npz") for n in "12")
+    assert set(single.profile_names) == {"weights", "displacement", "loss_path"}
+    for name in single.profile_names:
+        for ours, theirs in zip(double.profile(name), single.profile(name), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-9), name
+    for rank in range(2):
+        measured, alone = (torch.load(tmp_path / "2" / way / f"weights{rank}.pt") for way in ("measured", "alone"))
+        assert all(torch.equal(measured[key], alone[key]) for key in alone)
