@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import time
@@ -22,7 +23,7 @@ from lightning_glassy.callbacks.following import Choice, bring_monitor, pairs_of
 from lightning_glassy.callbacks.probe import Loss, Probe, monitor_of
 from lightning_glassy.callbacks.shared import Follower
 from lightning_glassy.callbacks.undisturbed import undisturbed
-from lightning_glassy.observables import barrier_height
+from lightning_glassy.observables import Array, barrier_height
 from lightning_glassy.parameters import TrackedParameters
 from lightning_glassy.schedule import LogTimeSchedule
 from lightning_glassy.snapshots import Snapshot
@@ -60,11 +61,12 @@ class BarrierMonitor(Follower, Probe):
     gradients: with the defaults 21 pairs, and fewer than 1900 batches, in 10,000 steps. It takes one copy of the
     weights as memory.
 
-    Evaluation is in evaluation mode, but with the statistics of each batch in BatchNorm: the running ones belong to
-    the weights of now. Random numbers, if a loss draws any, are the same along the line. The weights, and all else, are
-    put back to the bit, also after a failure: training is the same with the callback and without it. A checkpoint that
-    the handler of a signal saves in between gets the weights of the training, and the line is given up. Under DDP rank
-    0 measures while the others wait: a loss that talks to other processes cannot be used.
+    Evaluation is in evaluation mode, but with the statistics of each batch in a BatchNorm that is in training: the
+    running ones belong to the weights of now. Random numbers, if a loss draws any, are the same along a line, and the
+    data are read once for all lines of a step. The weights, and all else, are put back to the bit, also after a failure:
+    training is the same with the callback and without it. A checkpoint that the handler of a signal saves in between
+    gets the weights of the training, and the lines of that step are given up. Under DDP rank 0 measures while the others
+    wait: a loss that talks to other processes cannot be used.
 
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, or the number of waiting times and of lags per decade;
@@ -92,7 +94,7 @@ class BarrierMonitor(Follower, Probe):
     """
 
     _data: Batches | None
-    _line: _Line | None
+    _lines: _Lines | None
     _choice: Choice | None
 
     def __init__(
@@ -150,8 +152,8 @@ class BarrierMonitor(Follower, Probe):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """As that of all probes; of a checkpoint that is saved in the middle of a line, the weights are put back."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._line is not None:
-            self._line.give_up()
+        if self._lines is not None:
+            self._lines.give_up()
 
     # ------------------------------------------------------------------ measuring
 
@@ -178,7 +180,7 @@ class BarrierMonitor(Follower, Probe):
 
     def release(self) -> None:
         """Let go of the data."""
-        self._data = self._line = self._choice = None
+        self._data = self._lines = self._choice = None
 
     def describe(self) -> dict[str, Any]:
         """How much was evaluated."""
@@ -207,19 +209,13 @@ class BarrierMonitor(Follower, Probe):
         started = time.perf_counter()
         self._last_step, found = event.step, []
         try:
-            with _Line(event.parameters) as self._line:
-                end = self.measure(trainer, module)
-                for snapshot in pairs:
-                    losses = []
-                    for alpha in self._alphas[:-1].tolist():
-                        self._line.go(snapshot, alpha)
-                        losses.append(self.measure(trainer, module))
-                    self._line.check()
-                    path = torch.tensor([*losses, end], dtype=torch.float64)
+            with _Lines(event.parameters, pairs) as self._lines:
+                for snapshot, losses in zip(pairs, self.measure(trainer, module), strict=True):
                     lag = event.step - snapshot.waiting_time
+                    path = torch.from_numpy(losses)
                     found.append(Finding("loss_path", snapshot.waiting_time, lag, self._alphas, path))
         finally:
-            self._line = None
+            self._lines = None
             self._n_measured += len(found)
             self._own_seconds += time.perf_counter() - started
             event.record.meta["BarrierMonitor"] = self._meta()
@@ -228,23 +224,36 @@ class BarrierMonitor(Follower, Probe):
             self._log(trainer, event.step, {f"{key}/tw_{finding.waiting_time}": v for key, v in values.items()})
         return found
 
-    def measure(self, trainer: Trainer, module: LightningModule) -> float:
-        """The loss at the weights that the module has."""
+    def measure(self, trainer: Trainer, module: LightningModule) -> Array:
+        """The losses along the lines, ``[n_pair, n_point]``; the data are read once."""
+        lines = self._lines
+        assert lines is not None
         assert self._data is not None
-        total, n = 0.0, 0
+        sums, n = np.zeros((len(lines.snapshots), len(self._alphas))), 0
         try:
             with undisturbed(trainer, module, seed=self._last_step) as self._buffers, torch.no_grad():
+                normalising = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
                 module.eval()
-                for part in module.modules():
-                    if isinstance(part, _NormBase):
-                        # The statistics of the batch, without a trace in the running ones.
-                        part.training, part.track_running_stats = True, False
+                for part in normalising:
+                    # The statistics of the batch, without a trace in the running ones.
+                    part.training, part.track_running_stats = True, False
                 for i, (batch, size) in enumerate(self._data.of(trainer, module)):
-                    total += size * float(self.loss_of(trainer, module, batch, i))
+                    lines.put_back()  # all lines have this end
+                    sums[:, -1] += size * self._loss_here(trainer, module, batch, i)
+                    for row, snapshot in zip(sums, lines.snapshots, strict=True):
+                        for k, alpha in enumerate(self._alphas[:-1].tolist()):
+                            lines.go(snapshot, alpha)
+                            row[k] += size * self._loss_here(trainer, module, batch, i)
                     n += size
+                lines.check()
         finally:
             self._buffers = {}
-        return total / n
+        return sums / n
+
+    def _loss_here(self, trainer: Trainer, module: LightningModule, batch: Any, i: int) -> float:
+        """The loss at the weights there are: of these alone, whatever it draws, counts, or does to a batch."""
+        with undisturbed(trainer, module, seed=self._last_step):
+            return float(self.loss_of(trainer, module, copy.deepcopy(batch), i))
 
     def combine(self, trainer: Trainer, measured: Tensor) -> dict[str, float]:
         """The height of the barrier, and the difference of the losses at the ends, of the losses along a line."""
@@ -257,15 +266,16 @@ class BarrierMonitor(Follower, Probe):
         self._next_event = sys.maxsize  # the events are those of the monitor
 
 
-class _Line:
-    """The straight line from earlier weights to those of now, which are put back in the end."""
+class _Lines:
+    """The straight lines from earlier weights to those of now, which are put back in the end."""
 
-    def __init__(self, parameters: TrackedParameters) -> None:
+    def __init__(self, parameters: TrackedParameters, snapshots: list[Snapshot]) -> None:
+        self.snapshots = snapshots
         self._buckets = parameters.buckets
         self._given_up = False
 
     @torch.no_grad()
-    def __enter__(self) -> _Line:
+    def __enter__(self) -> _Lines:
         self._now = [torch.empty(b.shape, dtype=b.dtype, device=b.device) for b in self._buckets]
         for bucket, flat in zip(self._buckets, self._now, strict=True):
             bucket.copy_to(flat)
@@ -274,25 +284,26 @@ class _Line:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._put_back()
+        self.put_back()
 
     def go(self, snapshot: Snapshot, alpha: float) -> None:
-        """Set the weights to those at a point of the line."""
+        """Set the weights to those at a point of a line."""
         self.check()
         self._put(snapshot.flats, alpha)
 
+    def put_back(self) -> None:
+        """Set the weights to those of now."""
+        self._put(self._now, 1.0)
+
     def give_up(self) -> None:
-        """Put the weights of now back before the end; what is being measured is good for nothing."""
+        """Put the weights back before the end; what is being measured is good for nothing."""
         self._given_up = True
-        self._put_back()
+        self.put_back()
 
     def check(self) -> None:
-        """Raise a RuntimeError if it was given up."""
+        """Raise a RuntimeError if they were given up."""
         if self._given_up:
             raise RuntimeError("a checkpoint was saved in the middle of a line, which is given up")
-
-    def _put_back(self) -> None:
-        self._put(self._now, 1.0)
 
     @torch.no_grad()
     def _put(self, flats: list[Tensor], alpha: float) -> None:
