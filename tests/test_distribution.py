@@ -25,6 +25,7 @@ from lightning_glassy import (
     ReplicaEnsemble,
 )
 from lightning_glassy import observables as obs
+from lightning_glassy.callbacks import distribution
 from lightning_glassy.callbacks.distribution import DISPLACEMENT_EDGES, WEIGHT_EDGES
 from lightning_glassy.record import Profile
 from tests.helpers import SmallNet, data, quiet_trainer
@@ -204,7 +205,7 @@ def test_a_failure_costs_a_warning_and_neither_training_nor_curves(
     def fail(*_: Any) -> Tensor:
         raise RuntimeError("no memory today")
 
-    monkeypatch.setattr(DisplacementDistribution, "_count", fail)
+    monkeypatch.setattr(distribution, "_count", fail)
     monitor = AgingMonitor(save=False, summary=False)
     with caplog.at_level(logging.WARNING, "lightning_glassy"):
         trainer = quiet_trainer(tmp_path, callbacks=[monitor, DisplacementDistribution(summary=False)])

@@ -63,10 +63,10 @@ class BarrierMonitor(Follower, Probe):
 
     Evaluation is in evaluation mode, but with the statistics of each batch in a BatchNorm that is in training: the
     running ones belong to the weights of now. Random numbers, if a loss draws any, are the same along a line, and the
-    data are read once for all lines of a step. The weights, and all else, are put back to the bit, also after a failure:
-    training is the same with the callback and without it. A checkpoint that the handler of a signal saves in between
-    gets the weights of the training, and the lines of that step are given up. Under DDP rank 0 measures while the others
-    wait: a loss that talks to other processes cannot be used.
+    data are read once for all lines of a step. The weights, and all else, are put back to the bit, also after a
+    failure: training is the same with the callback and without it. A checkpoint that the handler of a signal saves in
+    between gets the weights of the training, and the lines of that step are given up. Under DDP rank 0 measures while
+    the others wait: a loss that talks to other processes cannot be used.
 
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, or the number of waiting times and of lags per decade;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from typing import Any
@@ -25,9 +26,13 @@ from lightning_glassy.tracker import Finding, TrackerEvent
 _TILE = 1 << 18
 
 
+# Bins per decade, on either side of 0.
+_DENSITY = 10
+
+
 def _edges(first: int, last: int) -> Array:
-    """Ten bins per decade on either side of 0, and one around it."""
-    positive = 10.0 ** (np.arange(10 * first, 10 * last + 1) / 10)
+    """Those of bins from 10**first to 10**last, and of as many negative ones."""
+    positive = 10.0 ** (np.arange(_DENSITY * first, _DENSITY * last + 1) / _DENSITY)
     return np.concatenate([-positive[::-1], positive])
 
 
@@ -106,7 +111,6 @@ class DisplacementDistribution(Follower, Callback):
 
     def _forget(self) -> None:
         self._choice: Choice | None = None
-        self._bounds: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self._seconds = 0.0
 
     @property
@@ -125,7 +129,7 @@ class DisplacementDistribution(Follower, Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: the settings and the record."""
-        return self.__dict__ | {"_choice": None, "_bounds": {}}
+        return self.__dict__ | {"_choice": None}
 
     # ------------------------------------------------------------------ hooks
 
@@ -149,13 +153,13 @@ class DisplacementDistribution(Follower, Callback):
             self._record, self._choice = event.record, Choice(self.schedule, event.record, "displacement")
         parameters, found = event.parameters, []
         if event.captured is not None:
-            counts = self._count(parameters, "weights", WEIGHT_EDGES)
+            counts = _count(parameters, WEIGHT_EDGES)
             found.append(Finding("weights", event.step, 0, WEIGHT_EDGES, counts))
         for i, snapshot in enumerate(event.due):
             lag = event.step - snapshot.waiting_time
             if self._choice.takes(snapshot.waiting_time, lag):
                 scale = _inverse_rms([sums[:, i, 0] for sums in event.sums], parameters.n_sampled["all"])
-                counts = self._count(parameters, "displacement", DISPLACEMENT_EDGES, snapshot.flats, scale)
+                counts = _count(parameters, DISPLACEMENT_EDGES, snapshot.flats, scale)
                 found.append(Finding("displacement", snapshot.waiting_time, lag, DISPLACEMENT_EDGES, counts))
         self._seconds += time.perf_counter() - started
         if found:
@@ -181,36 +185,41 @@ class DisplacementDistribution(Follower, Callback):
             "fraction_of_training": round(self._seconds / seconds, 6) if seconds else 0.0,
         }
 
-    def _count(
-        self,
-        parameters: TrackedParameters,
-        name: str,
-        edges: Array,
-        earlier: list[Tensor] | None = None,
-        scale: Tensor | None = None,
-    ) -> Tensor:
-        """The counts of the weights, or of their differences from earlier ones times a scale, ``[n_edge + 1]``."""
-        total: Tensor | None = None
-        for index, bucket in enumerate(parameters.buckets):
-            dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
-            key = (name, bucket.device, dtype)
-            if key not in self._bounds:
-                self._bounds[key] = torch.tensor(edges, dtype=dtype, device=bucket.device)
-            counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=bucket.device)
-            scratch = torch.empty(min(_TILE, bucket.numel), dtype=dtype, device=bucket.device)
-            ones = torch.ones(len(scratch), dtype=torch.int64, device=bucket.device)
-            factor = None if scale is None else scale.to(bucket.device)
-            for tile in bucket.tiles(_TILE):
-                values = bucket.read(tile, scratch)
-                if earlier is not None and factor is not None:
-                    there = earlier[index][tile.start : tile.stop].to(bucket.device, non_blocking=True)
-                    values = (values - there.to(dtype)) * factor.to(dtype)
-                bins = torch.bucketize(values, self._bounds[key], right=True)
-                # Not `bincount`, for which CUDA is waited for.
-                counts.scatter_add_(0, bins, ones[: len(bins)])
-            total = counts if total is None else total + counts.to(total.device)
-        assert total is not None  # nothing to track is refused
-        return total
+
+def _count(
+    parameters: TrackedParameters, edges: Array, earlier: list[Tensor] | None = None, scale: Tensor | None = None
+) -> Tensor:
+    """The counts of the weights, or of their differences from earlier ones times a scale, ``[n_edge + 1]``."""
+    total: Tensor | None = None
+    for index, bucket in enumerate(parameters.buckets):
+        dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
+        counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=bucket.device)
+        scratch = torch.empty(min(_TILE, bucket.numel), dtype=dtype, device=bucket.device)
+        ones = torch.ones(len(scratch), dtype=torch.int64, device=bucket.device)
+        factor = None if scale is None else scale.to(bucket.device, dtype)
+        for tile in bucket.tiles(_TILE):
+            values = bucket.read(tile, scratch)
+            if earlier is not None and factor is not None:
+                there = earlier[index][tile.start : tile.stop].to(bucket.device, non_blocking=True)
+                values = (values - there.to(dtype)) * factor
+            bins = _bins(values, edges)
+            # Not `bincount`, for which CUDA is waited for.
+            counts.scatter_add_(0, bins, ones[: len(bins)])
+        total = counts if total is None else total + counts.to(total.device)
+    assert total is not None  # nothing to track is refused
+    return total
+
+
+def _bins(values: Tensor, edges: Array) -> Tensor:
+    """The place of each value in the counts.
+
+    By its logarithm, in a quarter of the time that `bucketize` takes; a value next to an edge, by a part in 1e5, may be
+    counted on the other side.
+    """
+    n = len(edges) // 2
+    place = values.abs().log10_().sub_(math.log10(edges[n])).mul_(_DENSITY).floor_().add_(1)
+    place = place.clamp_(0, n).nan_to_num_(nan=n)
+    return torch.where(values < 0, n - place, n + place).long()
 
 
 def check_whole_weights(trainer: Trainer, module: LightningModule, who: str) -> None:
