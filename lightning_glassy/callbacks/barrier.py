@@ -55,11 +55,11 @@ class BarrierMonitor(Follower, Probe):
     took.
 
     The snapshots are those of the :class:`AgingMonitor` of the same ``name`` in the same Trainer, which must not be a
-    sample (``sample=None``); without one it brings an AgingMonitor of its own schedule. Pairs are the first that the
-    monitor measures at or after each pair of ``schedule``. Parameters that it does not track stay as they are. With P
-    pairs due at a step the loss is evaluated on :math:`[1 + (points - 1) P]` times ``max_batches`` batches, without
-    gradients: with the defaults 21 pairs, and fewer than 1900 batches, in 10,000 steps. It takes one copy of the
-    weights as memory.
+    sample (``sample=None``); without one it brings an AgingMonitor of its own schedule, which others then share. Pairs
+    are the first that the monitor measures at or after each pair of ``schedule``. Parameters that it does not track
+    stay as they are. With P pairs due at a step the loss is evaluated on :math:`[1 + (points - 1) P]` times
+    ``max_batches`` batches, without gradients: with the defaults 21 pairs, and fewer than 1900 batches, in 10,000
+    steps. It takes one copy of the weights as memory.
 
     Evaluation is in evaluation mode, but with the statistics of each batch in a BatchNorm that is in training: the
     running ones belong to the weights of now. Random numbers, if a loss draws any, are the same along a line, and the

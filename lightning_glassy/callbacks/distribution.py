@@ -67,9 +67,10 @@ class DisplacementDistribution(Follower, Callback):
     counted in the bin around 0; those that are not numbers from the last edge on. Nothing is told to loggers.
 
     The snapshots are those of the :class:`AgingMonitor` of the same ``name`` in the same Trainer; without one it brings
-    an AgingMonitor of its own schedule. Pairs are the first that the monitor measures at or after each pair of
-    ``schedule``; all parameters that it tracks (or a sample, if it does) are counted, on their device, whose counts are
-    not waited for. Training is the same, bit for bit, with the callback and without it. Under DDP rank 0 measures.
+    an AgingMonitor of its own schedule, which others then share. Pairs are the first that the monitor measures at or
+    after each pair of ``schedule``; all parameters that it tracks (or a sample, if it does) are counted, on their
+    device, whose counts are not waited for. Training is the same, bit for bit, with the callback and without it. Under
+    DDP rank 0 measures.
 
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, or the number of waiting times and of lags per decade;

@@ -53,10 +53,6 @@ class Choice:
             # Sorted by lag: the last one wins.
             self._last_lags = dict(zip(profile.waiting_times.tolist(), profile.lags.tolist(), strict=True))
 
-    def __len__(self) -> int:
-        """Number of waiting times so far."""
-        return len(self._last_lags)
-
     def takes(self, waiting_time: int, lag: int) -> bool:
         """Whether this pair, the next one of its waiting time, is looked at."""
         if waiting_time not in self._last_lags:
