@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from lightning_glassy.shards import Block, Processes, Shard, block_of, shards_of
+from lightning_glassy.shards import Block, ParametersChangedError, Processes, Shard, block_of, shards_of
 
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
 
@@ -225,10 +225,6 @@ def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[s
 
 def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-class ParametersChangedError(RuntimeError):
-    """The tracked parameters are no longer those that the snapshots are of."""
 
 
 class _Source:

@@ -7,7 +7,6 @@ needs neither torch nor lightning.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -15,7 +14,6 @@ import json
 import math
 import operator
 import os
-import secrets
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy import observables
+from lightning_glassy.atomic import write_atomically
 from lightning_glassy.observables import Array, CorrelationKind
 from lightning_glassy.plain import csv_cell
 
@@ -1154,24 +1153,6 @@ def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic])
     if column.ndim != 1 or column.dtype != dtype:
         raise RecordError(f"{name!r} is {column.dtype} of shape {column.shape}, not a column of {dtype.__name__}")
     return column
-
-
-def write_atomically(path: Path, write: Any) -> Path:
-    """Let ``write(file)`` fill a temporary neighbour of ``path``, then put it in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not from `tempfile`, whose files are private: this one gets the rights of any other new file.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    return path
 
 
 class _TextOver:

@@ -20,6 +20,10 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 
+class ParametersChangedError(RuntimeError):
+    """The tracked parameters are no longer those that the snapshots are of."""
+
+
 class UnmeasurableError(ValueError):
     """Parameters are spread over processes in a way that cannot be measured rightly."""
 
@@ -87,8 +91,8 @@ class Shard:
 
     def __init__(self, parameter: Tensor, shape: Sequence[int], block: Block, read: Callable[[], Tensor]) -> None:
         self.parameter, self.shape, self.block, self._read = parameter, tuple(shape), block, read
-        held = self.held()
-        self.dtype, self.device = held.dtype, held.device
+        held = self._now()
+        self.dtype, self.device, self._held_shape = held.dtype, held.device, held.shape
         if block.numel != held.numel() * (2 if held.is_complex() else 1):
             raise UnmeasurableError(
                 f"a parameter of shape {self.shape} should have {block.numel} coordinates in this process and has "
@@ -98,8 +102,20 @@ class Shard:
     def held(self) -> Tensor:
         """What is here, as a plain tensor that autograd does not see.
 
+        Raises:
+            ParametersChangedError: it has another shape, dtype or device than at first.
+
         To be asked for at each event: the shard may be put elsewhere in memory, as by FSDP2 in the first forward pass.
         """
+        held = self._now()
+        if (held.shape, held.dtype, held.device) != (self._held_shape, self.dtype, self.device):
+            raise ParametersChangedError(
+                f"a shard of a parameter of shape {self.shape} was {tuple(self._held_shape)} {self.dtype} on "
+                f"{self.device} at first and is {tuple(held.shape)} {held.dtype} on {held.device} now"
+            )
+        return held
+
+    def _now(self) -> Tensor:
         with torch.no_grad():
             return self._read().detach()
 
@@ -154,11 +170,12 @@ def shards_of(module: nn.Module | None, named_parameters: Iterable[tuple[str, Te
 
 def spread(module: nn.Module) -> bool:
     """Whether parameters of a module are spread over processes, so that all of them have to measure."""
+    if not torch.distributed.is_available():
+        return False
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    if torch.distributed.is_available() and FullyShardedDataParallel.fsdp_modules(module):
-        return True
-    return any(hasattr(p, "placements") or hasattr(p, "ds_id") or _masters(p) for p in module.parameters())
+    wrapped = bool(FullyShardedDataParallel.fsdp_modules(module))
+    return wrapped or any(hasattr(p, "placements") or hasattr(p, "ds_id") or _masters(p) for p in module.parameters())
 
 
 def _dtensor(parameter: Tensor) -> Shard | None:
@@ -262,12 +279,21 @@ class Processes:
             )
         self.rank = torch.distributed.get_rank()
         self.size = torch.distributed.get_world_size()
+        # A group of its own: in the one of the training, its next collective would wait for our sums.
+        self._group: Any = torch.distributed.new_group()
 
     def gather(self, thing: T) -> list[T]:
         """What each process has given, by rank. Waits for all: for the start of a run and for checkpoints."""
         everything: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(everything, thing)
+        torch.distributed.all_gather_object(everything, thing, group=self._group)
         return everything
+
+    def place(self, devices: Iterable[torch.device]) -> torch.device:
+        """Where to add up what is on some devices: NCCL alone adds nothing that is on a CPU."""
+        found = max(devices, key=lambda device: (device.type == "cuda", str(device)))
+        if found.type == "cpu" and torch.distributed.get_backend(self._group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return found
 
     def together(self, make: Callable[[], T]) -> T:
         """``make()``, unless it fails in any of the processes: then in all of them, so that none waits for another.
@@ -292,7 +318,7 @@ class Processes:
 
     def start_sum(self, vector: Tensor) -> torch.distributed.Work:
         """Begin to add up a vector over all processes, in place; the training does not wait for it."""
-        work = torch.distributed.all_reduce(vector, async_op=True)
+        work = torch.distributed.all_reduce(vector, group=self._group, async_op=True)
         assert work is not None
         return work
 

@@ -9,18 +9,19 @@ that one process holds, one dtype after the other.
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_glassy.record import write_atomically
+from lightning_glassy.atomic import remove_left, write_atomically
 
 _NAME = re.compile(r"tw_\d+-rank_\d+-[0-9a-f]{16}\.npy")
 _PIECE = 64 << 20
@@ -48,24 +49,37 @@ def write_snapshot(directory: Path, waiting_time: int, rank: int, flats: Sequenc
     Raises:
         OSError: the file cannot be written.
     """
-    hosts = [flat.detach().cpu().view(torch.uint8).numpy() for flat in flats]
+    hosts = [flat.detach().cpu().reshape(-1).view(torch.uint8).numpy() for flat in flats]
     digest = hashlib.sha256()
     for part in _pieces(hosts):
         digest.update(part)
     stored = Stored(f"tw_{waiting_time}-rank_{rank}-{digest.hexdigest()[:16]}.npy", digest.hexdigest())
     path = directory / stored.name
-    size = sum(host.nbytes for host in hosts)
+    header, size = _header(hosts), sum(host.nbytes for host in hosts)
 
-    def write(file: object) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (size,)}
-        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+    def write(file: BinaryIO) -> None:
+        file.write(header)
         for part in _pieces(hosts):
-            file.write(part)  # type: ignore[attr-defined]
+            file.write(part)
 
-    # A file of this name and more bytes than that was written whole: see `write_atomically`.
-    if not (path.is_file() and path.stat().st_size > size):
+    # A file of this name and length was written whole: see `write_atomically`.
+    if not is_stored(directory, stored) or path.stat().st_size != len(header) + size:
+        remove_left(directory, r"tw_\d+-rank_\d+-[0-9a-f]*(\.npy|\.np|\.n|\.)?")  # of names that were cut
         write_atomically(path, write)
     return stored
+
+
+def is_stored(directory: Path, stored: Stored) -> bool:
+    """Whether a directory has the file of a snapshot."""
+    return (directory / stored.name).is_file()
+
+
+def _header(arrays: Sequence[NDArray[np.uint8]] | Sequence[int]) -> bytes:
+    """The beginning of a file in NumPy's format that holds so many bytes."""
+    file = io.BytesIO()
+    size = sum(array if isinstance(array, int) else array.nbytes for array in arrays)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
+    return file.getvalue()
 
 
 def read_snapshot(directories: Sequence[Path], stored: Stored, sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
@@ -84,12 +98,12 @@ def read_snapshot(directories: Sequence[Path], stored: Stored, sizes: Sequence[i
     path = next((found for where in directories if (found := where / stored.name).is_file()), None)
     if path is None:
         raise SnapshotFileError(f"there is no {stored.name} in {' or '.join(map(str, dict.fromkeys(directories)))}")
-    try:
-        content = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise SnapshotFileError(f"{path} is damaged: {error}") from error
-    if content.dtype != np.uint8 or content.shape != (sum(sizes),):
-        raise SnapshotFileError(f"{path} has {content.shape} of {content.dtype} where {sum(sizes)} bytes are expected")
+    # What is read is what is written, byte by byte: no parser sees the file.
+    header = _header(sizes)
+    with path.open("rb") as file:
+        if path.stat().st_size != len(header) + sum(sizes) or file.read(len(header)) != header:
+            raise SnapshotFileError(f"{path} is damaged, or of other weights: {sum(sizes)} bytes of them are expected")
+    content = np.memmap(path, np.uint8, mode="r", offset=len(header))
     digest = hashlib.sha256()
     for part in _pieces([content]):
         digest.update(part)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_glassy.parameters import Selected, TrackedParameters
 from lightning_glassy.shards import Processes
+from lightning_glassy.snapshot_files import Stored
 
 SAFE_FRACTION = 0.1
 """Part of a device's free memory that the snapshots may take when nobody said how much."""
@@ -26,6 +27,7 @@ class Snapshot:
         flats: per bucket a tensor of its shape: ``[numel]``, or a row for each replica.
         own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``: taken once, as it never changes.
         last_lag: the lag at which it was last measured; -1 before the first.
+        stored: the file that holds it, once there is one.
     """
 
     def __init__(self, waiting_time: int, flats: list[Tensor], own_sums: list[Tensor]) -> None:
@@ -33,12 +35,7 @@ class Snapshot:
         self.flats = flats
         self.own_sums = own_sums
         self.last_lag = -1
-
-    def at(self, last_lag: int) -> Snapshot:
-        """The same snapshot, last measured at another lag."""
-        other = Snapshot(self.waiting_time, self.flats, self.own_sums)
-        other.last_lag = last_lag
-        return other
+        self.stored: Stored | None = None
 
 
 class SnapshotBank:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_glassy.moments import moments_for
-from lightning_glassy.moments.replicas import BetweenReplicas
+from lightning_glassy.moments.replicas import BetweenReplicas, as_matrices
 from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
 from lightning_glassy.parameters import (
     Groups,
@@ -38,7 +38,7 @@ from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.replicas import replica_axes
 from lightning_glassy.schedule import LogTimeSchedule
 from lightning_glassy.snapshots import Snapshot, SnapshotBank, check_memory_options, human_bytes, plan_sample
-from lightning_glassy.state import StateError, describe, pack, restrict, unpack
+from lightning_glassy.state import StateError, check_parts, describe, pack, restrict, unpack
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class _Measured:
     """What a batch of moments on its way to the host belongs to."""
 
     step: int
-    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it. None where
+    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it. Empty where
     # it is the replicas that were compared with each other.
     snapshots: tuple[Snapshot, ...]
 
@@ -222,36 +222,33 @@ class AgingTracker:
         endless = self.schedule.open_ended and max_step is None
         capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
         selected = select_parameters(named_parameters, groups=groups, include=include, exclude=exclude)
-        earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
-        if earlier is not None:
-            selected, sample = earlier.selected, earlier.sample
         if n_replica is None and isinstance(named_parameters, nn.Module):
             n_replica = _ensemble_size(named_parameters, selected)
         if n_replica is not None:
             selected = as_replicas(selected, n_replica)
+        earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
+        if earlier is not None:
+            selected, sample = earlier.selected, earlier.sample
         selected, self._processes = share_out(selected)
         n, n_bytes = plan_sample(
             selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory, processes=self._processes
         )
 
-        self.parameters = TrackedParameters(selected, n)
+        # Where memory is taken: if one of several processes has none left, all must know.
+        self.parameters = self._together(lambda: TrackedParameters(selected, n))
         self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
         devices = {parameter.tensor.device for parameter in selected}
-        # Sums of all processes are added up here. A CUDA device where there is one: not every backend adds on a CPU.
-        self._device = max(devices, key=lambda device: (device.type == "cuda", str(device)))
+        self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
         self.description = self._describe(n, n_bytes, capacity, snapshot_device)
         self._bank = SnapshotBank(self.parameters, snapshot_device)
-        if not endless:
-            # What will be needed is taken now: a run must not find out in the middle that it does not fit.
-            self._together(lambda: self._bank.reserve(capacity))
         if earlier is not None:
             thresholds = earlier.record.overlap_thresholds
         elif isinstance(overlap_thresholds, str):
             thresholds = self._default_thresholds()
         else:
             thresholds = check_thresholds(overlap_thresholds)
-        self._moments = moments_for(
-            self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device
+        self._moments = self._together(
+            lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device)
         )
         self._between = None if n_replica is None else BetweenReplicas(self.parameters)
         self._readback: Readback[_Measured | _Found] = Readback()
@@ -286,6 +283,9 @@ class AgingTracker:
         self.lost: dict[int, str] = {}
         if earlier is not None:
             self._go_on(earlier, directory)
+        if not endless:
+            # What will be needed is taken now: a run must not find out in the middle that it does not fit.
+            self._together(lambda: self._bank.reserve(capacity))
 
     def _together(self, make: Callable[[], T]) -> T:
         return make() if self._processes is None else self._processes.together(make)
@@ -314,7 +314,11 @@ class AgingTracker:
             )
         self.last_step, self._captured = earlier.last_step, earlier.captured
         places = [Path(place) for place in (directory, earlier.directory) if place is not None]
-        self.lost = unpack(earlier.parts, self.parameters, self._bank, places, self._processes)
+
+        def wanted(waiting_time: int, last_lag: int) -> bool:
+            return self.schedule.next_lag(last_lag, waiting_time) is not None
+
+        self.lost = unpack(earlier.parts, self.parameters, self._bank, places, self._processes, wanted)
         for waiting_time, why in self.lost.items():
             log.warning("lightning_glassy: the snapshot of step %d is lost: %s", waiting_time, why)
         if earlier.schedule != repr(self.schedule):
@@ -358,10 +362,14 @@ class AgingTracker:
         # A handler of a signal may ask for the state in the middle of this, and shall get that of before.
         self._before = self._now(step)
         try:
-            return self._handle(step, one_time or {})
-        finally:
+            handled = self._handle(step, one_time or {})
+        except Exception:
             self._before = None
-            self._enter(self._readback.landed())
+            raise
+        # After Ctrl-C in the middle it stays: what was captured may be incomplete, and is left out of a checkpoint.
+        self._before = None
+        self._enter(self._readback.landed())
+        return handled
 
     def _now(self, step: int) -> _Before:
         lags = {snapshot: snapshot.last_lag for snapshot in self._bank.live.values()}
@@ -378,7 +386,12 @@ class AgingTracker:
         ]
         sums = self._measure(due, new)
         if due:
-            self._send(_Measured(step, tuple(due)), sums)
+            try:
+                self._send(_Measured(step, tuple(due)), sums)
+            except Exception as error:
+                if self._processes is None:
+                    raise
+                self.give_up(error, step)
         if (new or due) and self.listeners and not self._broken:
             self._tell(TrackerEvent(step, tuple(due), new, self.parameters, sums, self.record))
         for snapshot in due:
@@ -541,13 +554,23 @@ class AgingTracker:
         """
         if directory is None and snapshots and self._processes is not None and self._processes.size > 1:
             raise ValueError("directory=None: the snapshots of several processes need files: name a directory")
-        before, record = self._before, self.record
-        if before is None:
+        before, record, usable = self._before, self.record, snapshots and not self._broken
+        try:
             self.drain()
+            for stream in self._moments.streams.values():
+                stream.synchronize()  # a snapshot may still be on its way to the host
+        except RuntimeError as error:  # a device that failed
+            if self._processes is None:
+                raise
+            self.give_up(error, self._seen)
+            usable = False
+        if before is None:
             before = self._now(self._seen)
         else:
             record = record.before(before.step)
-        kept = [snapshot.at(lag) for snapshot, lag in before.lags.items() if snapshots and not self._broken]
+        if snapshots and self._processes is not None:
+            usable = all(self._processes.gather(usable))  # the others may not know yet that one has given up
+        kept = list(before.lags.items()) if usable else []
         place = None if directory is None else Path(directory)
         return {
             "version": _STATE_VERSION,
@@ -577,7 +600,7 @@ class AgingTracker:
                     self.give_up(RuntimeError(f"{n} could not measure, and say why"), measured.step)
                     continue
             if not measured.snapshots:
-                self._enter_between(measured.step, *buckets[0])
+                self._enter_between(measured.step, *as_matrices(buckets[0], self.record.n_replica or 1))
                 continue
             of_groups = self.parameters.by_group(buckets)  # [(n_replica,) n_group, n_snapshot, n_moment]
             for i, snapshot in enumerate(measured.snapshots):
@@ -674,7 +697,8 @@ class _Earlier:
                 raise StateError(f"the state is of version {state['version']}, this package reads {_STATE_VERSION}")
             self.record = AgingRecord.from_bytes(bytes(state["record"].numpy()))
             self.selected = restrict(selected, state["parameters"])
-            self.schedule, self.directory, self.parts = str(state["schedule"]), state["directory"], state["parts"]
+            self.schedule, self.parts = str(state["schedule"]), check_parts(state["parts"], state["parameters"])
+            self.directory = None if state["directory"] is None else Path(state["directory"])
             self.last_step, self.captured = operator.index(state["last_step"]), operator.index(state["captured"])
             before = state["sample"]
             total = sum(parameter.numel for parameter in self.selected)

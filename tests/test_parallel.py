@@ -14,7 +14,7 @@ import torch
 
 from lightning_glassy import AgingRecord
 from lightning_glassy.parameters import Selected, TrackedParameters, share_out
-from lightning_glassy.shards import Block, Processes, Shard, UnmeasurableError
+from lightning_glassy.shards import Block, ParametersChangedError, Processes, Shard, UnmeasurableError
 from lightning_glassy.snapshots import plan_sample
 
 NAMES = ("glassy", "sampled", "displacement")
@@ -201,6 +201,16 @@ def test_shards_sample_the_same_coordinates_as_the_whole() -> None:
         parts.append(torch.empty(tracked.buckets[0].numel))
         tracked.buckets[0].copy_to(parts[-1])
     assert torch.equal(torch.cat(parts), values)
+
+
+def test_a_shard_that_has_changed_is_noticed() -> None:
+    part = [torch.zeros(3, 2)]
+    shard = Shard(part[0], (6, 2), Block((6, 2), (0, 0), (3, 2)), lambda: part[0])
+    assert shard.held().shape == (3, 2)
+    for other in (torch.zeros(6, 2), torch.zeros(3, 2).double()):
+        part[0] = other
+        with pytest.raises(ParametersChangedError, match=r"was \(3, 2\) torch.float32 .* at first and is"):
+            shard.held()
 
 
 def test_parameters_of_one_process_need_no_other() -> None:

@@ -145,7 +145,7 @@ def test_what_is_between_replicas_is_that_of_their_weights(tmp_path: Path) -> No
     for k, step in enumerate(steps[1:].tolist(), start=1):
         w = weights.seen[step]
         assert np.allclose(distance[k], ((w[:, None] - w[None]) ** 2).mean(-1), rtol=1e-6)
-        assert np.allclose(overlap[k], w @ w.T / np.outer(*[np.linalg.norm(w, axis=1)] * 2), atol=1e-7)
+        assert np.allclose(overlap[k], w @ w.T / np.outer(*[np.linalg.norm(w, axis=1)] * 2), atol=1e-6)
     assert np.allclose(record.one_time("replica_distance")[1], [d[np.triu_indices(4, 1)].mean() for d in distance])
     path = record.save(tmp_path / "record.npz")
     assert AgingRecord.load(path) == record
@@ -255,6 +255,11 @@ def test_replicas_are_resumed_to_the_bit(tmp_path: Path, monkeypatch: pytest.Mon
         assert train(tmp_path, Ensemble(3, [0, 1, 2]), ckpt_path=tmp_path / "a.ckpt") == whole
         other = train(tmp_path, Ensemble(3, [0, 1, 2]), monitor={"groups": "layer", "sample": 20})
         assert other.n_replica == 3
+
+
+def test_a_sample_larger_than_a_replica_is_resumed(tmp_path: Path) -> None:
+    state = AgingTracker(ReplicaEnsemble(network, 4), sample=80).state_dict()  # of 75 parameters each
+    assert AgingTracker(ReplicaEnsemble(network, 4), sample=80, state=state).record.n_sampled == {"all": 75}
 
 
 def test_loggers_get_the_mean_over_replicas(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, AgingTracker, LogTimeSchedule
+from lightning_glassy.sinks.loggers import MetricsSink
+from lightning_glassy.snapshots import SnapshotBank
+from lightning_glassy.state import StateError
 from tests.helpers import SmallNet, data, quiet_trainer
 
 # Lightning's own, on loaders without a state and on checkpoint callbacks; and ours, where a test does not ask for it.
@@ -221,6 +224,130 @@ def test_a_checkpoint_in_the_middle_of_an_event_is_complete(
     assert train(tmp_path, monitor(schedule=schedule), ckpt_path=path) == whole
 
 
+@pytest.mark.filterwarnings("ignore:.*fit\\(ckpt_path=")
+def test_ctrl_c_in_the_middle_of_a_capture_leaves_nothing_unfilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, add = train(tmp_path, monitor()), SnapshotBank.add
+
+    def interrupted(bank: SnapshotBank, step: int) -> Any:
+        snapshot = add(bank, step)
+        if step == 10:
+            for flat in snapshot.flats:
+                flat.fill_(1e3)
+            raise KeyboardInterrupt
+        return snapshot
+
+    class Keep(OnExceptionCheckpoint):
+        def teardown(self, *_: Any, **__: Any) -> None:
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SnapshotBank, "add", interrupted)
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            train(tmp_path, monitor(), Keep(tmp_path), enable_checkpointing=True)
+    assert train(tmp_path, monitor(), ckpt_path=tmp_path / "on_exception.ckpt") == whole
+
+
+def test_what_is_still_on_its_way_is_in_a_state_that_is_asked_for_in_an_event() -> None:
+    """On CUDA measurements land later; a handler of a signal may come in the middle of the next event."""
+    path = torch.cumsum(torch.randn(31, 20, generator=torch.Generator().manual_seed(3)), 0)
+
+    def run(steps: range, **options: Any) -> AgingTracker:
+        parameter = nn.Parameter(path[steps[0]].clone())
+        tracker = AgingTracker([("w", parameter)], LogTimeSchedule([0, 5], [1, 2, 3, 4, 20]), **options)
+        tracker._readback.landed = lambda: iter(())  # type: ignore[method-assign]
+        measure = tracker._moments.__call__
+        for step in steps:
+            parameter.data.copy_(path[step])
+            if step == 4 and not options:
+                tracker._moments = lambda *a: (states.append(tracker.state_dict()), measure(*a))[1]  # type: ignore
+                tracker._moments.streams = {}  # type: ignore[attr-defined]
+            tracker.update(step)
+        tracker.drain()
+        return tracker
+
+    states: list[Any] = []
+    whole = run(range(31))
+    again = run(range(4, 31), state=states[0])
+    assert again.record == whole.record
+
+
+def test_snapshots_are_written_once_for_all_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_glassy import state as module
+
+    write, written = module.write_snapshot, []
+    monkeypatch.setattr(module, "INLINE_BYTES", 0)
+    monkeypatch.setattr(module, "write_snapshot", lambda *a: (written.append(a[1]), write(*a))[1])
+    tracker = AgingTracker(Repeatable(), LogTimeSchedule([0, 2, 4], [1, 100]))
+    for step in range(6):
+        tracker.update(step)
+        state = tracker.state_dict(tmp_path)
+    assert written == [0, 2, 4]
+    again = AgingTracker(Repeatable(), LogTimeSchedule([0, 2, 4, 7], [1, 100]), state=state, directory=tmp_path)
+    again.update(7)
+    again.state_dict(tmp_path)
+    assert written == [0, 2, 4, 7]
+    # Those that the schedule has no more lag for are not kept.
+    other = AgingTracker(Repeatable(), LogTimeSchedule([20], [1]), state=state)
+    assert other.n_snapshots == 0
+    left = tmp_path / f".{next(tmp_path.glob('tw_0*')).name[:40]}.0123456789ab"
+    left.touch()
+    os.utime(left, (0, 0))
+    again.update(8)
+    for file in tmp_path.glob("tw_7*"):
+        file.unlink()
+    again.state_dict(tmp_path)
+    assert not left.exists()
+
+
+def test_another_trainer_or_an_earlier_checkpoint_never_gets_the_sinks_of_before(tmp_path: Path) -> None:
+    mine = monitor(save=True)
+    first = train(tmp_path / "a", mine, At(24, tmp_path / "a.ckpt"), logger=CSVLogger(tmp_path / "a"))
+    lines = (tmp_path / "a" / "lightning_logs" / "version_0" / "glassy.csv").read_text()
+    second = train(tmp_path / "b", mine, logger=CSVLogger(tmp_path / "b"), ckpt_path=tmp_path / "a.ckpt")
+    assert (tmp_path / "a" / "lightning_logs" / "version_0" / "glassy.csv").read_text() == lines
+    table = (tmp_path / "b" / "lightning_logs" / "version_0" / "glassy.csv").read_text().splitlines()
+    assert len(table) == len(set(table)) == 1 + len(second)
+    (there,) = (tmp_path / "a").rglob("aging_record.npz")
+    assert AgingRecord.load(there) == first
+    (there,) = (tmp_path / "b").rglob("aging_record.npz")
+    assert AgingRecord.load(there) == second
+
+
+def test_a_checkpoint_never_has_the_state_of_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = monitor()
+    train(tmp_path, mine, max_steps=24)
+    with monkeypatch.context() as patch:
+        patch.setattr(AgingTracker, "state_dict", lambda *_, **__: 1 / 0)
+        train(tmp_path, mine, At(10, tmp_path / "a.ckpt"))
+    assert "lightning_glassy" not in torch.load(tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_metadata_that_cannot_be_saved_does_not_end_the_training(tmp_path: Path) -> None:
+    class Spoil(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            mine.record.meta["tensor"] = torch.ones(3)
+
+    mine = monitor()
+    assert len(train(tmp_path, mine, Spoil())) == 97
+
+
+def test_a_new_logger_is_told_of_the_earlier_steps_in_their_order(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    class Unknown(CSVLogger):
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            if any("glassy" in name for name in metrics):
+                steps.append(step or 0)
+
+    train(tmp_path, monitor(), At(24, tmp_path / "a.ckpt"))
+    sink = MetricsSink(Unknown(tmp_path), "glassy")
+    record = train(tmp_path, monitor(), ckpt_path=tmp_path / "a.ckpt")
+    sink.update(record, sorted(pairs(record)), 60)
+    assert steps == sorted(steps)
+
+
 def test_a_longer_training_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path) -> None:
     # A waiting time at the end of the shorter one, and a lag longer than what it had left.
     schedule = LogTimeSchedule([0, 20, 30, 35], [5, 25])
@@ -375,6 +502,56 @@ def test_what_has_changed_is_named_and_a_new_record_starts(
     with pytest.warns(UserWarning, match=f"the record of the checkpoint cannot go on: .*{message}"):
         record = train(tmp_path, monitor(**(options | change)), ckpt_path=tmp_path / "a.ckpt")
     assert record.waiting_times[0] == 24
+
+
+CRAFTED = {
+    "no list": lambda parts: 5,
+    "no part": lambda parts: [{}],
+    "a waiting time in words": lambda parts: parts[0]["snapshots"][0].update(waiting_time="one"),
+    "no last lag": lambda parts: parts[0]["snapshots"][0].update(last_lag=None),
+    "no tensors": lambda parts: parts[0]["snapshots"][0].update(flats=[1, 2]),
+    "twice the same": lambda parts: parts[0]["snapshots"][0].update(waiting_time=1),
+    "another parameter": lambda parts: parts[0]["layout"][0][0].__setitem__(0, "else"),
+    "a block beyond it": lambda parts: parts[0]["layout"][0][0].__setitem__(2, [10**9, 10**9]),
+    "an order out of range": lambda parts: parts[0]["layout"][0][0].__setitem__(3, [0, 7]),
+    "a dtype that is none": lambda parts: parts[0]["dtypes"].__setitem__(0, "torch.nn"),
+    "a number of replicas": lambda parts: parts[0].update(n_replica=10**12),
+}
+
+
+@pytest.mark.parametrize("change", CRAFTED.values(), ids=CRAFTED)
+def test_snapshots_that_somebody_made_up_are_refused(change: Any) -> None:
+    tracker = AgingTracker(Repeatable())
+    for step in range(3):
+        tracker.update(step)
+    state = tracker.state_dict()
+    state["parts"] = change(state["parts"]) or state["parts"]
+    with pytest.raises(StateError):
+        AgingTracker(Repeatable(), state=state)
+
+
+def test_whatever_a_file_of_a_snapshot_holds_it_costs_its_own_curve(tmp_path: Path) -> None:
+    tracker = AgingTracker(Repeatable())
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("lightning_glassy.state.INLINE_BYTES", 0)
+    for step in range(3):
+        tracker.update(step)
+    state = tracker.state_dict(tmp_path)
+    monkey.undo()
+    [file] = tmp_path.glob("tw_1-*")
+    content, generator = file.read_bytes(), np.random.default_rng(4)
+    broken = [b"", b"PK\x03\x04" + content[4:], content[: len(content) // 2], content + b"0"]
+    for _ in range(200):
+        harmed = bytearray(content)
+        for place in generator.integers(128 if generator.random() < 0.9 else len(content), size=3):
+            harmed[place] ^= 1 << generator.integers(8)
+        broken.append(bytes(harmed))
+    for harmed in broken:
+        if harmed != content:
+            file.write_bytes(harmed)
+            again = AgingTracker(Repeatable(), state=state)
+            assert list(again.lost) == [1]
+            assert again.n_snapshots == 2
 
 
 @pytest.mark.parametrize(

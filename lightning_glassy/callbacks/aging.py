@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
@@ -29,13 +30,12 @@ from lightning_glassy.callbacks.shared import (
     check_parameters,
     check_strategy,
     describe_optimizers,
+    is_plain,
     learning_rates,
-    plain,
 )
-from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
-from lightning_glassy.shards import reshard, spread
+from lightning_glassy.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.sinks import Sink, Sinks
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory, run_of, sink_for
@@ -210,7 +210,7 @@ class AgingMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan and allocate; go on from a checkpoint; measure the state before the first update."""
         self._next_event, self._n_trainable, self._place = _NEVER, None, self._dirpath
-        restored, self._restored = self._restored, None
+        restored, self._restored, self._tracker = self._restored, None, None
         reshard(pl_module)
         check_clipping(trainer, pl_module)
         sharded = spread(_model(trainer, pl_module))
@@ -218,24 +218,25 @@ class AgingMonitor(Callback):
         if not (trainer.is_global_zero or sharded):
             return
         step, max_step = trainer.global_step, _max_step(trainer, pl_module)
-        if restored is None and self._ended is not None and self._continues(trainer, pl_module):
+        goes_on = restored is None and self._ended is not None and self._continues(trainer, pl_module)
+        if goes_on and self._ended is not None:
             restored = Restored(self._ended, None)
         try:
             self._tracker = self._make_tracker(trainer, pl_module, max_step, restored)
         except StateError as error:
             rank_zero_warn(f"AgingMonitor: the record of the checkpoint cannot go on: {error}")
-            restored = None
+            restored, goes_on = None, False
             self._tracker = self._make_tracker(trainer, pl_module, max_step, None)
         self._tracker.listeners = {
             type(callback).__name__: partial(callback.follow, trainer, pl_module)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(callback, Follower) and callback.name == self._unique_name(trainer)
         }
-        again, self._record = self._record, self._tracker.record
+        self._record, self._ended = self._tracker.record, None
         self._fitted = None if trainer.fast_dev_run else (weakref.ref(trainer), weakref.ref(pl_module))  # type: ignore[attr-defined]
         directory = self._snapshot_directory(trainer)
         self._directory = trainer.strategy.broadcast(directory) if sharded else directory
-        if restored is None or again is None or again.meta.get("id") != self._record.meta.get("id"):
+        if not goes_on:
             self._sinks, new = self._make_sinks(trainer, restored) if trainer.is_global_zero else (Sinks(), Sinks())
             if len(self._record):  # what the checkpoint brought
                 new.update(self._record, list(zip(*map(np.ndarray.tolist, self._record.pairs), strict=True)), step)
@@ -269,8 +270,9 @@ class AgingMonitor(Callback):
         """Keep what was measured: after this, neither ``on_train_end`` nor ``teardown`` may come."""
         # Other processes may have stopped before they added their part to a sum.
         self._finish(timeout=10.0)
-        saves = (getattr(callback, "save_on_exception", None) for callback in trainer.checkpoint_callbacks)
-        if not any(save is not False for save in saves):
+        # An older ModelCheckpoint does not know of it; an OnExceptionCheckpoint is there for nothing else.
+        callbacks = trainer.checkpoint_callbacks
+        if not any(getattr(c, "save_on_exception", not isinstance(c, ModelCheckpoint)) for c in callbacks):
             self._tracker = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -299,8 +301,10 @@ class AgingMonitor(Callback):
         self._next_event = _NEVER
         if self._tracker is not None:
             # A checkpoint that is saved after this, and another fit, go on from the record at least.
-            with contextlib.suppress(RuntimeError):  # a device that failed
+            try:
                 self._ended = self._tracker.state_dict(snapshots=False) | {"runs": self._runs}
+            except Exception as error:
+                log.warning("AgingMonitor: another fit cannot go on (%s: %s)", type(error).__name__, error)
         self._tracker = None
 
     # ------------------------------------------------------------------ inside
@@ -310,7 +314,9 @@ class AgingMonitor(Callback):
         assert tracker is not None  # no event is ever due without one
         # Parameters that have changed, or out of memory: better a record that ends here than a training that does.
         try:
-            self._check_parameters(tracker, pl_module)
+            # At events alone, which all processes have at the same steps: FSDP2 may be made to gather anew.
+            if step >= tracker.next_event:
+                self._check_parameters(tracker, pl_module)
         except ParametersChangedError as error:
             tracker.give_up(error, step)
         rates: dict[str, float] = {}
@@ -450,7 +456,7 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
         return found
 
     def value(thing: Any) -> Any:
-        return thing if plain(thing) else repr(thing)
+        return thing if is_plain(thing) else repr(thing)
 
     loader = trainer.train_dataloader
     # Whole batches of indices come from `batch_sampler`, or, where the data set takes them itself, from `sampler`.
@@ -463,7 +469,7 @@ def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any
         "module": type(pl_module).__qualname__,
         "optimizers": describe_optimizers(trainer.optimizers),
         "lr_schedulers": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
-        "batch_size": size if plain(size) else None,
+        "batch_size": size if is_plain(size) else None,
         "sampler": None if sampler is None else type(sampler).__name__,
         "accumulate_grad_batches": value(trainer.accumulate_grad_batches),
         "gradient_clip_val": value(trainer.gradient_clip_val),

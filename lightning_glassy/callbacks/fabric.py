@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -23,10 +24,9 @@ from lightning_glassy.callbacks.shared import (
     describe_optimizers,
     learning_rates,
 )
-from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.shards import reshard, spread
+from lightning_glassy.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.sinks import Sinks
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory, sink_for
@@ -128,6 +128,7 @@ class FabricAgingMonitor:
         self._record: AgingRecord | None = None
         self._sinks = Sinks()
         self._restored: Mapping[str, Any] | None = None
+        self._ended: dict[str, Any] = {}
         self._directory: Path | None = None
         self._forget()
 
@@ -202,7 +203,7 @@ class FabricAgingMonitor:
         )
         self._module, self._optimizers = whole, inner
         self._step = step if step is not None else 0 if restored is None else restored["step"]
-        self._record = self._tracker.record
+        self._record, self._ended = self._tracker.record, {}
         self._sinks = Sinks()
         directory = self._dirpath or log_directory(fabric.loggers, ".") / self.name
         self._directory = fabric.broadcast(directory / SNAPSHOTS) if spread(held) else directory / SNAPSHOTS
@@ -231,9 +232,17 @@ class FabricAgingMonitor:
 
         Large snapshots are in files beside the record: keep them as long as the checkpoint.
         """
-        if self._tracker is None:
-            return {}
-        return {"step": self._step, "tracker": self._tracker.state_dict(self._directory)}
+        if self._tracker is not None:
+            try:
+                return {"step": self._step, "tracker": self._tracker.state_dict(self._directory)}
+            except Exception as error:
+                log.warning(
+                    "FabricAgingMonitor: this checkpoint has no record to go on with (%s: %s)",
+                    type(error).__name__,
+                    error,
+                )
+                return {}
+        return self._ended
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next :meth:`start` go on from there."""
@@ -253,6 +262,9 @@ class FabricAgingMonitor:
                 log.warning("FabricAgingMonitor: the last measurements could not be read from the device: %s", error)
             self._hand_over(tracker)
             self._sinks.close(tracker.record)
+            # What is saved after this goes on from the record at least.
+            with contextlib.suppress(RuntimeError, TypeError):  # a device that failed, metadata that is no JSON
+                self._ended = {"step": self._step, "tracker": tracker.state_dict(snapshots=False)}
         self._forget()
 
     # ------------------------------------------------------------------ inside
@@ -263,7 +275,8 @@ class FabricAgingMonitor:
         assert self._module is not None
         # Parameters that have changed, or out of memory: better a record that ends here than a training that does.
         try:
-            check_parameters(tracker, self._module)
+            if self._step >= tracker.next_event:  # the same for all processes
+                check_parameters(tracker, self._module)
         except ParametersChangedError as error:
             tracker.give_up(error, self._step)
         try:

@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_glassy.parameters import ParametersChangedError
 from lightning_glassy.replicas import ReplicaTraining, replica_axes
+from lightning_glassy.shards import ParametersChangedError, reshard
 from lightning_glassy.tracker import AgingTracker, Finding, TrackerEvent
 
 SNAPSHOTS = "glassy_snapshots"
@@ -90,7 +90,13 @@ def check_parameters(tracker: AgingTracker, module: nn.Module) -> int:
         ParametersChangedError: with the name of the parameter.
     """
     now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
-    gone = [name for name, tensor in tracker.parameters.tensors.items() if id(tensor) not in now]
+    tracked = tracker.parameters.tensors
+    gone = [name for name, tensor in tracked.items() if id(tensor) not in now]
+    if gone:
+        # FSDP2 may have left buffers in place of the parameters, after a forward pass without a backward pass.
+        reshard(module)
+        now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
+        gone = [name for name, tensor in tracked.items() if id(tensor) not in now]
     if gone:
         raise ParametersChangedError(f"the parameter {gone[0]!r} of the module has been replaced by another object")
     return sum(now.values())
@@ -108,10 +114,10 @@ def learning_rates(i: int, optimizer: Optimizer) -> dict[str, float]:
     return rates
 
 
-def plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether JSON can hold a value."""
     if isinstance(value, (tuple, list)):
-        return all(map(plain, value))
+        return all(map(is_plain, value))
     return isinstance(value, (bool, int, float, str, type(None)))
 
 
@@ -121,7 +127,7 @@ def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]
         {
             "name": type(optimizer).__name__,
             "parameter_groups": [
-                {key: value for key, value in group.items() if key != "params" and plain(value)}
+                {key: value for key, value in group.items() if key != "params" and is_plain(value)}
                 for group in optimizer.param_groups
             ],
         }

@@ -1,13 +1,46 @@
 """Reference systems with known answers: exact two-time functions to compare a measurement with.
 
-One file per system, NumPy only. :mod:`lightning_glassy.glasses.modules` has the same systems as LightningModules, which
-a Trainer trains and a callback measures like any network.
+One file per system, NumPy (and SciPy) only. :mod:`lightning_glassy.glasses.modules` has those that can be trained as
+LightningModules, which a Trainer trains and a callback measures like any network.
+
+=================================  ========================================  ==========================
+system                             what it is                                aging
+=================================  ========================================  ==========================
+:class:`RandomWalk`                free diffusion                            none
+:class:`FractionalBrownianMotion`  anomalous diffusion                       none
+:class:`SGDQuadratic`              SGD in a quadratic valley, with momentum  stops at relaxation
+:class:`SubagingClock`             relaxation on a slowing clock             any exponent 0 ... 1
+:class:`ScaledBrownianMotion`      diffusion on a slowing clock              1 - alpha, by threshold
+:class:`LogClock`                  diffusion on a logarithmic clock          full
+:class:`BetaDescent`               descent into ever flatter directions      full
+:class:`BouchaudTrap`              traps with sojourns of infinite mean      full
+:class:`SphericalP2`               a quench without barriers, exactly        full, below its transition
+:class:`SphericalPSpin`            a quench into a glass, numerically        full, below its transition
+=================================  ========================================  ==========================
 """
 
 from lightning_glassy.glasses.beta_descent import BetaDescent
+from lightning_glassy.glasses.fractional_brownian import FractionalBrownianMotion
 from lightning_glassy.glasses.gaussian import GaussianGlass
 from lightning_glassy.glasses.random_walk import RandomWalk
+from lightning_glassy.glasses.scaled_brownian import LogClock, ScaledBrownianMotion
 from lightning_glassy.glasses.sgd_quadratic import SGDQuadratic
+from lightning_glassy.glasses.spherical_p2 import SphericalP2
+from lightning_glassy.glasses.spherical_pspin import SphericalPSpin, TwoTimeSolution
 from lightning_glassy.glasses.subaging_clock import SubagingClock
+from lightning_glassy.glasses.trap import BouchaudTrap
 
-__all__ = ["BetaDescent", "GaussianGlass", "RandomWalk", "SGDQuadratic", "SubagingClock"]
+__all__ = [
+    "BetaDescent",
+    "BouchaudTrap",
+    "FractionalBrownianMotion",
+    "GaussianGlass",
+    "LogClock",
+    "RandomWalk",
+    "SGDQuadratic",
+    "ScaledBrownianMotion",
+    "SphericalP2",
+    "SphericalPSpin",
+    "SubagingClock",
+    "TwoTimeSolution",
+]

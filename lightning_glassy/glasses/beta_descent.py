@@ -19,12 +19,15 @@ class BetaDescent:
     :math:`\lambda^{a-1}`; :math:`w_n = u^n w_0`, :math:`w_0 \sim N(0, S_0)`. With :math:`K(m) = B(b+m, a)/B(b, a)`:
     :math:`\Delta(i, j) = S_0[K(2i) + K(2j) - 2K(i+j)]`. The cosine overlap tends to :math:`[4r/(1+r)^2]^{a/2}`,
     :math:`r = j/i`: full aging, :math:`\mu = 1`. It is the picture of "more and more flat directions" of Baity-Jesi
-    et al. 2018 with an exact answer.
+    et al. 2018 (arXiv 1803.06969) with an exact answer; at a = 3/2 the exponent is that of the spherical p = 2 model.
 
     Args:
         a: exponent of the flat directions, positive: small a, many of them.
         b: shape at the steep end, positive.
         initial_variance: :math:`S_0`.
+
+    Raises:
+        ValueError: ``a`` or ``b`` not positive.
 
     Example:
         >>> glass = BetaDescent(a=1.0, b=1.0)
@@ -35,6 +38,11 @@ class BetaDescent:
     a: float
     b: float = 1.0
     initial_variance: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("a", "b"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
 
     def moment(self, m: ArrayLike) -> Array:
         r""":math:`K(m) = \langle u^m\rangle = B(b+m, a)/B(b, a)`."""

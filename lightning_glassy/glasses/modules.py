@@ -1,7 +1,8 @@
 """The reference systems as LightningModules: trained by a Trainer, measured like any network.
 
-Each has its weights as one float32 parameter ``w`` of N independent coordinates, and its noise from a generator of its
-own, so that a run is determined by its seed. They need no data: :meth:`GlassModule.train_dataloader` counts steps.
+Each has its weights as one float32 parameter ``w``, of N independent coordinates but for the p-spin model, and its
+noise from a generator of its own, so that a run is determined by its seed. They need no data:
+:meth:`GlassModule.train_dataloader` counts steps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from lightning_glassy.glasses.beta_descent import BetaDescent
 from lightning_glassy.glasses.random_walk import RandomWalk
 from lightning_glassy.glasses.sgd_quadratic import SGDQuadratic
+from lightning_glassy.glasses.spherical_pspin import SphericalPSpin
 from lightning_glassy.glasses.subaging_clock import SubagingClock
 
 
@@ -23,20 +25,20 @@ class GlassModule(LightningModule):
     """What the trainable reference systems share.
 
     Args:
-        n: number of coordinates N.
+        n: number of coordinates N, or the shape of the weights.
         steps: number of updates in an epoch.
         initial_variance: variance of the initial weights.
         seed: of the initial weights and of the noise.
     """
 
-    def __init__(self, n: int, steps: int, initial_variance: float, seed: int = 0) -> None:
+    def __init__(self, n: int | tuple[int, ...], steps: int, initial_variance: float, seed: int = 0) -> None:
         super().__init__()
         self.steps = steps
         self.generator = torch.Generator().manual_seed(seed)
         self.w = torch.nn.Parameter(initial_variance**0.5 * self.noise(n))
 
-    def noise(self, n: int) -> Tensor:
-        """Fresh independent normal numbers, ``[n]``."""
+    def noise(self, n: int | tuple[int, ...]) -> Tensor:
+        """Fresh independent normal numbers, ``[n]`` or of that shape."""
         return torch.randn(n, generator=self.generator)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -119,3 +121,67 @@ class BetaDescentModule(GlassModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD with unit learning rate."""
         return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+class SphericalPSpinModule(GlassModule):
+    r"""The spherical p-spin model at finite N: descent, or Langevin dynamics, projected on the sphere at each step.
+
+    SGD with learning rate :math:`\eta` on :math:`H - \sqrt{2T/\eta}\,\xi\cdot w`, then :math:`w \leftarrow
+    w\sqrt{N}/|w|`: n steps are the time :math:`t = n\eta` of :class:`~lightning_glassy.glasses.SphericalPSpin`. The
+    energy :math:`H = -\sum_{i_1 \ldots i_p} J_{i_1 \ldots i_p} w_{i_1}\cdots w_{i_p}` sums over all indices, with the
+    full Gaussian tensor of variance :math:`1/(2N^{p-1})` an entry, so that :math:`\langle H(w)H(w')\rangle =
+    \frac{N}{2}C^p` exactly. Replicas share the couplings, and differ in initial weights and noise: averages over the
+    couplings need several seeds. Finite size changes the averages by :math:`O(1/N)`: for p = 3 and T = 0 the energy at
+    t = 10 was 0.034 too high at N = 100, 0.016 at N = 200 (8 seeds, errors 0.005, 0.004). The projected step does by
+    :math:`O(\eta)`: for p = 2, T = 0.5 and :math:`\eta = 0.02` the correlation :math:`C(10, 11)` is 0.008 too large.
+
+    Args:
+        glass: p and the temperature; 0 is gradient descent.
+        n: number of weights N of a replica. The couplings take :math:`4N^p` bytes.
+        steps: number of updates in an epoch.
+        learning_rate: :math:`\eta`, the length of a step in the units of time of the model.
+        n_replica: number of replicas; ``w`` is ``[n_replica, n]``.
+        seed: of the couplings, the initial weights and the noise.
+    """
+
+    couplings: Tensor
+
+    def __init__(
+        self, glass: SphericalPSpin, n: int, steps: int, learning_rate: float, n_replica: int = 1, seed: int = 0
+    ) -> None:
+        super().__init__((n_replica, n), steps, initial_variance=1.0, seed=seed)
+        self.glass, self.learning_rate = glass, learning_rate
+        couplings = self.noise((n,) * glass.p).mul_((2 * float(n) ** (glass.p - 1)) ** -0.5)
+        # Drawn again from the seed: a checkpoint would be huge with them.
+        self.register_buffer("couplings", couplings, persistent=False)
+        self.project()
+
+    def energy(self) -> Tensor:
+        """Energy per weight of each replica, ``[n_replica]``."""
+        n_replica, n = self.w.shape
+        rest = self.w @ self.couplings.view(n, -1)
+        for _ in range(self.glass.p - 1):
+            rest = torch.einsum("ri,rij->rj", self.w, rest.view(n_replica, n, -1))
+        return -rest.squeeze(1) / n
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring each replica back to the sphere."""
+        self.w.mul_(self.w.shape[1] ** 0.5 / torch.linalg.vector_norm(self.w, dim=1, keepdim=True))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The energy, tilted anew at each step if there is a temperature."""
+        loss = self.w.shape[1] * self.energy().sum()
+        if self.glass.temperature:
+            strength = (2 * self.glass.temperature / self.learning_rate) ** 0.5
+            loss = loss - strength * (self.noise(tuple(self.w.shape)).to(self.w) * self.w).sum()
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The update, and the projection: part of the same step for whoever looks at the weights after it."""
+        super().optimizer_step(*args, **kwargs)
+        self.project()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD."""
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)

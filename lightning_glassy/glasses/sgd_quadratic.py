@@ -17,9 +17,11 @@ class SGDQuadratic(GaussianGlass):
 
     :math:`g = \lambda w + \sigma\xi`, :math:`v' = \beta v + g`, :math:`w' = w - \eta v'`, :math:`w_0 \sim N(0, S_0)`,
     :math:`v_0 = 0`. With :math:`A = ((1-\eta\lambda, -\eta\beta), (\lambda, \beta))` and :math:`B = \sigma(-\eta,
-    1)^T` the second moments follow :math:`P' = APA^T + BB^T`, and :math:`C(n, n+m) = (A^m P_n)_{ww}`. Without
-    momentum :math:`a = 1-\eta\lambda`, :math:`S_n = a^{2n}S_0 + S_\infty(1-a^{2n})`, :math:`S_\infty =
-    \eta\sigma^2/(\lambda(2-\eta\lambda))`.
+    1)^T` the second moments follow :math:`P' = APA^T + BB^T`, and :math:`C(n, n+m) = (A^m P_n)_{ww}`. The variance of
+    the weights ends at :math:`S_\infty = \eta\sigma^2(1+\beta)/[\lambda(1-\beta)(2(1+\beta)-\eta\lambda)]`. Without
+    momentum :math:`S_n = a^{2n}S_0 + S_\infty(1-a^{2n})` and :math:`\Delta = (1-a^m)^2S_n + S_\infty(1-a^{2m})`,
+    :math:`a = 1-\eta\lambda`. Source: a linear recursion, solved here; in continuous time it is the picture of Mandt,
+    Hoffman and Blei 2017, "Stochastic gradient descent as approximate Bayesian inference", JMLR 18, 134.
 
     Args:
         learning_rate: :math:`\eta`.
@@ -27,6 +29,9 @@ class SGDQuadratic(GaussianGlass):
         noise: :math:`\sigma`, standard deviation of the gradient noise.
         momentum: :math:`\beta`.
         initial_variance: :math:`S_0`.
+
+    Raises:
+        ValueError: ``learning_rate`` not positive, or ``momentum`` outside of 0 ... 1.
 
     Example:
         >>> glass = SGDQuadratic(learning_rate=0.1, curvature=1.0, noise=1.0)
@@ -39,6 +44,12 @@ class SGDQuadratic(GaussianGlass):
     noise: float
     momentum: float = 0.0
     initial_variance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must be between 0 and 1, 1 excluded")
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
         """Exact at every step, by iterating the second moments up to the earlier of the two."""

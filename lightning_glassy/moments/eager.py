@@ -79,6 +79,20 @@ class EagerMoments:
             capture.own_sums[index].copy_(own)
         return self._columns(pair, own, [snapshot.own_sums[index] for snapshot in snapshots])
 
+    @torch.no_grad()
+    def own_sums(self) -> list[Tensor]:
+        """The sums of w^2 and of w alone, as a snapshot has them: per bucket ``[n_cell, 2]``."""
+        n_replica, found = self._parameters.n_replica or 1, []
+        for plan in self._plans:
+            own = self._zeros(plan.bucket, 2)
+            rows = own.unflatten(0, (-1, n_replica))
+            tiles, scratch = self._walk(plan)
+            for tile in tiles:
+                w = plan.bucket.read(tile, scratch[-1])
+                rows[tile.cell] += _own_sums(w, plan.bucket.rows(scratch[0], tile.stop - tile.start))
+            found.append(own)
+        return found
+
     def _pair_sums(self, w: Tensor, s: Tensor, x: Tensor, y: Tensor, zero: Tensor) -> list[Tensor]:
         # One pass for (w - s)^2: `torch.nn.functional.mse_loss` has no `out=`, and would allocate a tile each time.
         d2 = torch.ops.aten.mse_loss.out(w, s, 0, out=y)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import secrets
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_glassy.atomic import remove_left
 from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.sinks import Pairs
 
@@ -21,18 +21,14 @@ RECORD_NAME = "aging_record"
 _GROWTH = 1.1
 _SECONDS = 30.0
 
-# What a process that was killed in the middle of a write has left: no write takes an hour.
-_LEFT = re.compile(rf"\.+{RECORD_NAME}(-\d+)?(\.npz|\.csv)?(\.[0-9a-f]{{12}}){{1,2}}")
-_DEAD = 3600.0
-
 
 class FileSink:
     """Writes ``aging_record.npz`` during the run, at log-spaced moments, and ``aging_record.csv`` at its end.
 
     Every write is atomic, the first one, too: a killed run keeps what it had, and there is never an empty file. A file
-    that is there already is somebody's record: the name gets a number then. Only an earlier part of the same record,
-    which a resumed training goes on with, is written over. What the writes of killed runs have left there, more than an
-    hour ago, is removed.
+    that is there already is somebody's record: the name gets a number then. Only what is left of the same record by a
+    training that was interrupted is written over by the one that is resumed. What the writes of killed runs have left
+    there, more than an hour ago, is removed.
 
     Args:
         directory: where to write; it is made when the first file is.
@@ -69,7 +65,7 @@ class FileSink:
             self._path = next((path for path in candidates if _is_earlier(path, record)), None)
         if self._path is not None:
             return record.save(self._path)
-        _remove_left(self._directory)
+        remove_left(self._directory, rf"{RECORD_NAME}(-\d+)?(\.npz|\.csv)?")
         written = record.save(self._directory / f".{RECORD_NAME}.{secrets.token_hex(6)}")
         try:
             self._path = reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv", content=written)
@@ -117,15 +113,6 @@ def _make(path: Path, content: Path | None) -> None:
             content.replace(path)
     else:
         path.touch(exist_ok=False)
-
-
-def _remove_left(directory: Path) -> None:
-    with contextlib.suppress(OSError):
-        for path in list(directory.iterdir()):
-            if _LEFT.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # another run removes them, too
-                    if path.lstat().st_mtime < time.time() - _DEAD:
-                        path.unlink()
 
 
 @contextlib.contextmanager

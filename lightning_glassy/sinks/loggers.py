@@ -72,7 +72,7 @@ class MetricsSink:
         by_step: dict[int, dict[str, float]] = {}
         for tag, waiting_time, lag, value in scalars(record, pairs, self._prefix):
             by_step.setdefault(waiting_time + lag, {})[tag] = value
-        for realised, metrics in by_step.items():
+        for realised, metrics in sorted(by_step.items()):
             self._logger.log_metrics(metrics, step=realised)
 
     def close(self, record: AgingRecord) -> None:

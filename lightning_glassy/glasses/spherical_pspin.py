@@ -1,0 +1,180 @@
+"""The spherical p-spin model after a quench: the equations of Cugliandolo and Kurchan, solved step by step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy.observables import Array
+
+
+@dataclass(frozen=True)
+class SphericalPSpin:
+    r"""Langevin dynamics of the energy :math:`-\sum_{i<j<\ldots} J_{ij\ldots}w_iw_j\ldots` on :math:`|w|^2 = N`.
+
+    The couplings J of p different weights are Gaussian with variance :math:`p!/(2N^{p-1})`; :math:`\dot w = -\nabla E
+    - \mu(t)w + \xi`, :math:`\langle\xi_i(t)\xi_j(t')\rangle = 2T\delta_{ij}\delta(t-t')`, the multiplier :math:`\mu(t)`
+    keeps the length, and the weights start anywhere on the sphere. Times are real numbers (a descent with learning rate
+    :math:`\eta` reaches :math:`t = n\eta` in n steps). For :math:`N \to \infty`, at :math:`t > t'`, the correlation C
+    and the response R follow
+
+    .. math::
+        \partial_t C(t,t') &= -\mu C + \tfrac{p(p-1)}{2}\int_0^t R(t,s)C^{p-2}(t,s)C(s,t')\,ds
+            + \tfrac{p}{2}\int_0^{t'} C^{p-1}(t,s)R(t',s)\,ds
+
+        \partial_t R(t,t') &= -\mu R + \tfrac{p(p-1)}{2}\int_{t'}^t R(t,s)C^{p-2}(t,s)R(s,t')\,ds
+
+        \mu(t) &= T + \tfrac{p^2}{2}\int_0^t C^{p-1}(t,s)R(t,s)\,ds, \qquad C(t,t) = R(t,t^-) = 1
+
+    and the energy per weight is :math:`E = (T-\mu)/p`. For p > 2 the dynamics after a quench below the
+    :attr:`transition` never equilibrates: it ages, and at T = 0 its energy sinks towards the :attr:`threshold`, as
+    :math:`t^{-2/3}`, and not to the bottom. p = 2 is :class:`~lightning_glassy.glasses.SphericalP2`.
+
+    Reproduces for p = 3 and T = 0, within 3 in the last digit: :math:`C(1,2) = .935271`, :math:`C(5,10) = .904516`,
+    :math:`C(2,8) = .745067`, :math:`E(1) = -.782508`, :math:`E(10) = -1.081598`. Source: Cugliandolo and Kurchan 1993,
+    "Analytical solution of the off-equilibrium dynamics of a long-range spin-glass model", Phys. Rev. Lett. 71, 173.
+
+    Args:
+        p: number of weights that interact, 2 or more.
+        temperature: T, in units of the energy per weight; 0 is gradient descent.
+
+    Raises:
+        ValueError: p below 2, or a negative temperature.
+
+    Example:
+        >>> solution = SphericalPSpin(p=3).solve(t_max=1.0, steps=64)
+        >>> round(float(solution.energy[-1]), 4)
+        -0.7825
+    """
+
+    p: int = 3
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.p < 2:
+            raise ValueError(f"p={self.p} must be 2 or more")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature={self.temperature} must not be negative")
+
+    @property
+    def threshold(self) -> float:
+        r""":math:`E_{th} = -\sqrt{2(p-1)/p}`, the energy at which the stationary points of p > 2 stop being saddles."""
+        return -float(np.sqrt(2 * (self.p - 1) / self.p))
+
+    @property
+    def transition(self) -> float:
+        r""":math:`T_d = \sqrt{p(p-2)^{p-2}/[2(p-1)^{p-1}]}`, below which it ages: 0.612372 for p = 3, 1 for p = 2."""
+        p = self.p
+        return float(np.sqrt(p * (p - 2) ** (p - 2) / (2 * (p - 1) ** (p - 1))))
+
+    def solve(self, t_max: float, steps: int) -> TwoTimeSolution:
+        r"""Both functions at all pairs of times :math:`0, h, 2h, \ldots, t_{max}` with :math:`h = 2t_{max}/steps`.
+
+        Heun's method with the trapezoidal rule, an error of :math:`h^2`, is run with ``steps`` and with half as many
+        steps, and extrapolated (Richardson) to the times of the latter. A step that is too long does not only cost
+        digits: it fakes an energy below the threshold. :attr:`TwoTimeSolution.error` tells.
+
+        Cost: about :math:`5\,steps^3` floating-point operations, bound by memory, and 33 bytes times
+        :math:`steps^2`. On one core (AMD EPYC) 800 steps took 0.2 s, 1600 steps 1.6 s, 4096 steps 40 s and 0.5 GB:
+        twice the time at the same step costs eight times as much.
+
+        Args:
+            t_max: the last time.
+            steps: of the finer grid, even.
+
+        Raises:
+            ValueError: ``t_max`` not positive, ``steps`` odd or below 2, or so few that the method diverges.
+        """
+        if not t_max > 0:
+            raise ValueError(f"t_max={t_max} must be positive")
+        if steps < 2 or steps % 2:
+            raise ValueError(f"steps={steps} must be an even number, 2 or more")
+        with np.errstate(over="ignore", invalid="ignore"):
+            fine, coarse = self._integrate(t_max, steps), self._integrate(t_max, steps // 2)
+        if not (np.isfinite(fine[2]).all() and np.isfinite(coarse[2]).all()):
+            raise ValueError(
+                f"steps={steps} diverged, steps of {t_max / steps:g} are too long: take {2 * steps} or more"
+            )
+        c, r, energy = ((4 * a[(slice(None, None, 2),) * a.ndim] - b) / 3 for a, b in zip(fine, coarse, strict=True))
+        error = max(float(np.abs(c - fine[0][::2, ::2]).max()), float(np.abs(energy - fine[2][::2]).max()))
+        return TwoTimeSolution(np.linspace(0, t_max, len(energy)), c, r, energy, error)
+
+    def _integrate(self, t_max: float, steps: int) -> tuple[Array, Array, Array]:
+        """C (symmetric), R (zero above the diagonal) and E on a grid, by Heun's method."""
+        h, p = t_max / steps, self.p
+        c, r, multiplier = np.zeros((steps + 1, steps + 1)), np.zeros((steps + 1, steps + 1)), np.zeros(steps + 1)
+        c[0, 0] = r[0, 0] = 1.0
+
+        def slopes(n: int, m: int) -> tuple[Array, Array, float]:
+            """Derivatives of C(n, j) and R(n, j) by the first time for j < m, and the multiplier at time n."""
+            past = slice(0, n + 1)
+            weights = np.full(n + 1, h)
+            weights[[0, n]] = h / 2 if n else 0.0
+            memory = p * (p - 1) / 2 * r[n, past] * c[n, past] ** (p - 2)
+            noise = p / 2 * h * c[n, :m] ** (p - 1)
+            mu = self.temperature + p**2 / 2 * float(weights @ (c[n, past] ** (p - 1) * r[n, past]))
+            slope_c = -mu * c[n, :m] + (weights * memory) @ c[past, :m]
+            # The trapezoidal rule takes half of the two ends of an integral, here of 0 ... j; r[j, j] = 1.
+            slope_c += r[:m, :m] @ noise - (noise + r[:m, 0] * noise[0]) / 2
+            # And of j ... n, below which r is zero.
+            slope_r = -mu * r[n, :m] + h * (memory @ r[past, :m] - (memory[:m] + memory[n] * r[n, :m]) / 2)
+            return slope_c, slope_r, mu
+
+        for n in range(steps):
+            m = n + 1
+            slope_c, slope_r, multiplier[n] = slopes(n, m)
+            c[m, m] = r[m, m] = 1.0
+            c[m, :m] = c[:m, m] = c[n, :m] + h * slope_c
+            r[m, :m] = r[n, :m] + h * slope_r
+            next_c, next_r, _ = slopes(m, m)
+            c[m, :m] = c[:m, m] = c[n, :m] + h / 2 * (slope_c + next_c)
+            r[m, :m] = r[n, :m] + h / 2 * (slope_r + next_r)
+        multiplier[steps] = slopes(steps, steps)[2]
+        return c, r, (self.temperature - multiplier) / self.p
+
+
+@dataclass(frozen=True)
+class TwoTimeSolution:
+    r"""Two-time functions on a grid of times :math:`0, h, 2h, \ldots, t_{max}`.
+
+    Args:
+        times: ``[n]``.
+        correlation: :math:`C(t,t')`, ``[n, n]``, symmetric.
+        response: :math:`R(t,t')`, ``[n, n]``, 0 for :math:`t < t'`.
+        energy: per weight, ``[n]``.
+        error: largest change of C and E by the extrapolation, which is more than its own error.
+    """
+
+    times: Array
+    correlation: Array
+    response: Array
+    energy: Array
+    error: float
+
+    def msd(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
+        r"""Mean squared displacement :math:`\Delta(t_w, t_w+t) = 2(1-C)`, at times of the grid.
+
+        Raises:
+            ValueError: a time that is not on the grid.
+        """
+        start = np.asarray(waiting_time, dtype=np.float64)
+        return 2 * (1 - self.correlation[self.index(start), self.index(start + np.asarray(lag))])
+
+    def index(self, time: ArrayLike) -> NDArray[np.int64]:
+        """Positions of times on the grid.
+
+        Raises:
+            ValueError: a time that is not on the grid.
+        """
+        step = self.times[1]
+        position = np.asarray(time, dtype=np.float64) / step
+        nearest = np.asarray(np.rint(position), dtype=np.int64)
+        off = (np.abs(position - nearest) > 1e-6) | (nearest < 0) | (nearest >= len(self.times))
+        if np.any(off):
+            raise ValueError(
+                f"time={np.asarray(time)[off].flat[0]} is not on the grid of steps of {step:g} up to "
+                f"{self.times[-1]:g}: choose t_max and steps of solve() so that it is"
+            )
+        return nearest
