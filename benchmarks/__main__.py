@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-NAMES = ("growth", "hook", "event", "moments", "scaling", "training", "replicas", "tab")
+NAMES = ("growth", "hook", "event", "histogram", "moments", "scaling", "training", "replicas", "tab")
 
 
 def main() -> None:

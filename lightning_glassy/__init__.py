@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
+    from lightning_glassy.callbacks.barrier import BarrierMonitor
     from lightning_glassy.callbacks.curvature import CurvatureMonitor
+    from lightning_glassy.callbacks.distribution import DisplacementDistribution
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
@@ -28,7 +30,9 @@ __all__ = [
     "AgingMonitor",
     "AgingRecord",
     "AgingTracker",
+    "BarrierMonitor",
     "CurvatureMonitor",
+    "DisplacementDistribution",
     "FabricAgingMonitor",
     "GradientNoiseMonitor",
     "LogTimeEvaluator",
@@ -47,7 +51,9 @@ _HOMES = {
     "AgingMonitor": "lightning_glassy.callbacks.aging",
     "AgingRecord": "lightning_glassy.record",
     "AgingTracker": "lightning_glassy.tracker",
+    "BarrierMonitor": "lightning_glassy.callbacks.barrier",
     "CurvatureMonitor": "lightning_glassy.callbacks.curvature",
+    "DisplacementDistribution": "lightning_glassy.callbacks.distribution",
     "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
     "GradientNoiseMonitor": "lightning_glassy.callbacks.gradient_noise",
     "LogTimeEvaluator": "lightning_glassy.callbacks.evaluation",

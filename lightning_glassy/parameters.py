@@ -310,6 +310,12 @@ class _Source:
             return torch.index_select(flat, -1, indices, out=out)
         return flat.index_select(-1, indices)
 
+    def write(self, values: Tensor) -> None:
+        """Set all coordinates to those of a flat copy."""
+        tensor = self.held().data
+        ordered = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).permute(self.order)
+        ordered.copy_(values.view(ordered.shape))
+
     def _scatter(self, indices: Tensor) -> Tensor:
         """Where coordinates lie, in elements from the first: by whole numbers alone, which no device is waited for."""
         real = self._real()
@@ -510,6 +516,26 @@ class Bucket:
             return
         for piece in self.pieces:
             _put(piece, piece.start, piece.stop, flat[..., piece.start : piece.stop])
+
+    def put_between(self, first: Tensor, last: Tensor, alpha: float) -> None:
+        r"""Set the weights to :math:`(1 - \alpha)\,first + \alpha\,last`: to the bit to one of them at 0 and 1.
+
+        Args:
+            first: a flat copy of the weights, of this shape, on any device.
+            last: another one.
+            alpha: between 0 and 1.
+
+        Raises:
+            ValueError: a sample is tracked, and no copy of all weights.
+        """
+        if any(piece.indices is not None for piece in self.pieces):
+            raise ValueError("a sample of the weights is tracked: what the others were is not known (sample=None)")
+        for piece in self.pieces:
+            a, b = (flat[..., piece.start : piece.stop].to(self.device) for flat in (first, last))
+            if 0 < alpha < 1:
+                wide = torch.promote_types(self.dtype, torch.float32)
+                a = torch.lerp(a.to(wide), b.to(wide), alpha)
+            piece.source.write(b if alpha == 1 else a)
 
 
 def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:

@@ -18,7 +18,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,6 +62,23 @@ FORMAT_VERSION = 1
 
 class RecordError(ValueError):
     """A file that is not a readable record: truncated, foreign, written by a newer version, or malformed."""
+
+
+class Profile(NamedTuple):
+    """What was measured as a function at several pairs of times: a histogram, or the loss along a line.
+
+    Attributes:
+        waiting_times: steps, int64 ``[n]``.
+        lags: steps, int64 ``[n]``; 0 for what belongs to the waiting time alone.
+        grid: where the function is known, increasing, float64 ``[n_point]``: of a histogram the edges of its bins.
+        values: float64 ``[n, n_value]``. Of a histogram the counts, ``n_value = n_point + 1``: those below the first
+            edge, in each bin (its lower edge belongs to it), and from the last edge on.
+    """
+
+    waiting_times: NDArray[np.int64]
+    lags: NDArray[np.int64]
+    grid: Array
+    values: Array
 
 
 class AgingRecord:
@@ -128,6 +145,7 @@ class AgingRecord:
         self._rows: dict[tuple[int, int], Array] = {}
         self._one_time: dict[str, dict[int, float]] = {}
         self._between: dict[str, dict[int, Array]] = {}
+        self._profiles: dict[str, tuple[Array, dict[tuple[int, int], Array]]] = {}
         self._cache: tuple[NDArray[np.int64], NDArray[np.int64], Array] | None = None
 
     # ------------------------------------------------------------------ filling
@@ -191,6 +209,38 @@ class AgingRecord:
         if not 0 <= operator.index(step) < _LARGEST:
             raise ValueError(f"step={step} lies between 0 and 2**62")
         self._between.setdefault(name, {})[operator.index(step)] = matrix
+
+    def append_profile(self, name: str, waiting_time: int, lag: int, grid: ArrayLike, values: ArrayLike) -> None:
+        """Add what was measured as a function at one pair of times (later values for the same pair win).
+
+        Args:
+            name: ``"displacement"`` or ``"weights"``, the histograms of :class:`DisplacementDistribution`;
+                ``"loss_path"``, the losses of :class:`BarrierMonitor`; or another.
+            waiting_time: step of the reference.
+            lag: steps elapsed since; 0 for what belongs to the waiting time alone.
+            grid: where the function is known, ``[n_point]``, the same for all pairs.
+            values: ``[n_value]``, as many for all pairs; see :class:`Profile`.
+
+        Raises:
+            TypeError: a name that is not a string, or a step that is not an integer.
+            ValueError: a negative step, a grid that is not finite and increasing, or another grid or number of values
+                than before.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name={name!r} must be a string")
+        pair = (operator.index(waiting_time), operator.index(lag))
+        if not (0 <= pair[0] < _LARGEST and 0 <= pair[1] < _LARGEST):
+            raise ValueError(f"waiting_time={waiting_time}, lag={lag}: steps lie between 0 and 2**62")
+        points, row = np.array(grid, dtype=np.float64), np.array(values, dtype=np.float64)
+        if points.ndim != 1 or not len(points) or not np.isfinite(points).all() or (np.diff(points) <= 0).any():
+            raise ValueError(f"grid of profile {name!r} is not a list of finite numbers that increase")
+        if row.ndim != 1 or not len(row):
+            raise ValueError(f"values of shape {row.shape} of profile {name!r} are not a list of numbers")
+        first, rows = self._profiles.get(name, (points, {pair: row}))
+        if not np.array_equal(first, points) or len(next(iter(rows.values()))) != len(row):
+            raise ValueError(f"profile {name!r} has another grid, or number of values: use another name for these")
+        rows[pair] = row
+        self._profiles[name] = (first, rows)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -281,6 +331,24 @@ class AgingRecord:
             raise KeyError(f"nothing is known between replicas of {name!r}; there are {list(self._between)}")
         items = sorted(self._between[name].items())
         return np.array([s for s, _ in items], dtype=np.int64), np.stack([v for _, v in items])
+
+    @property
+    def profile_names(self) -> tuple[str, ...]:
+        """Names that :meth:`profile` knows."""
+        return tuple(self._profiles)
+
+    def profile(self, name: str) -> Profile:
+        """What was measured as a function at pairs of times, sorted by waiting time, then lag.
+
+        Raises:
+            KeyError: a name the record does not have; the message lists those it has.
+        """
+        if name not in self._profiles:
+            raise KeyError(f"no profile {name!r}; there are {list(self._profiles)}")
+        grid, rows = self._profiles[name]
+        pairs = sorted(rows)
+        times = np.array(pairs, dtype=np.int64)
+        return Profile(times[:, 0], times[:, 1], grid.copy(), np.stack([rows[pair] for pair in pairs]))
 
     def replica_distance(self) -> tuple[NDArray[np.int64], Array]:
         r"""Mean squared distance between replicas, :math:`d_{ab}(t) = \frac{1}{N}\sum_i [w_{a,i}(t) - w_{b,i}(t)]^2`.
@@ -593,7 +661,7 @@ class AgingRecord:
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. Its metadata is that of the first run, with all
             of them under ``"replicas"``; a one-time series is kept where all runs have the same steps, as their mean.
-            What is known between the replicas of one record is left out.
+            What is known between the replicas of one record, and profiles, are left out.
 
         Raises:
             TypeError: something else than a list of records.
@@ -664,6 +732,9 @@ class AgingRecord:
         for name, matrices in self._between.items():
             known = {at: matrix for at, matrix in matrices.items() if at < step}
             earlier._between |= {name: known} if known else {}
+        for name, (grid, rows) in self._profiles.items():
+            measured = {pair: row for pair, row in rows.items() if sum(pair) < step}
+            earlier._profiles |= {name: (grid, measured)} if measured else {}
         return earlier
 
     def is_part_of(self, other: AgingRecord) -> bool:
@@ -841,6 +912,7 @@ class AgingRecord:
             "n_replica": self.n_replica,
             "one_time": list(self._one_time),
             "between": list(self._between),
+            "profiles": list(self._profiles),
             "meta": self.meta,
         }
         arrays: dict[str, NDArray[Any]] = {
@@ -853,6 +925,14 @@ class AgingRecord:
             arrays[f"one_time_{i}_step"], arrays[f"one_time_{i}_value"] = self.one_time(name)
         for i, name in enumerate(self._between):
             arrays[f"between_{i}_step"], arrays[f"between_{i}_value"] = self.between(name)
+        for i, name in enumerate(self._profiles):
+            profile = self.profile(name)
+            arrays |= {
+                f"profile_{i}_waiting_time": profile.waiting_times,
+                f"profile_{i}_lag": profile.lags,
+                f"profile_{i}_grid": profile.grid,
+                f"profile_{i}_value": profile.values,
+            }
         np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
@@ -907,17 +987,18 @@ class AgingRecord:
                 "upgrade lightning_glassy"
             )
         n_parameters, n_sampled, meta, names = (header[k] for k in ("n_parameters", "n_sampled", "meta", "one_time"))
-        between = header.get("between", [])  # not in the files of the first versions
+        # Not in the files of the first versions.
+        between, profiles = header.get("between", []), header.get("profiles", [])
         sizes = [*n_parameters.values(), *n_sampled.values(), header["n_replica"] or 1]
         numbers = header["overlap_thresholds"]
         if (
             not all(type(size) is int for size in sizes)
-            or not all(type(part) is list for part in (names, between, numbers))
-            or not all(type(name) is str for name in (*names, *between))
+            or not all(type(part) is list for part in (names, between, profiles, numbers))
+            or not all(type(name) is str for name in (*names, *between, *profiles))
             or not all(type(number) is float for number in numbers)
         ):
             raise RecordError("its header holds something else where numbers and names are expected")
-        if not isinstance(meta, dict) or any(len(set(part)) != len(part) for part in (names, between)):
+        if not isinstance(meta, dict) or any(len(set(part)) != len(part) for part in (names, between, profiles)):
             raise RecordError("its header holds a repeated name, or no metadata")
         record = cls(
             n_parameters,
@@ -949,6 +1030,13 @@ class AgingRecord:
                 raise RecordError(f"{f'between_{i}_value'!r} is not one float64 matrix for each of its steps")
             for step, matrix in zip(steps, matrices, strict=True):
                 record.append_between(name, step, matrix)
+        for i, name in enumerate(profiles):
+            times = [_column(arrays, f"profile_{i}_{axis}", np.int64) for axis in ("waiting_time", "lag")]
+            grid, profile = _column(arrays, f"profile_{i}_grid", np.float64), arrays[f"profile_{i}_value"]
+            if profile.dtype != np.float64 or profile.ndim != 2:
+                raise RecordError(f"{f'profile_{i}_value'!r} is not one row of float64 for each of its pairs")
+            for waiting_time, lag, row in zip(*times, profile, strict=True):
+                record.append_profile(name, waiting_time, lag, grid, row)
         return record
 
     # ------------------------------------------------------------------ as a value
@@ -973,6 +1061,12 @@ class AgingRecord:
                 np.array_equal(a, b, equal_nan=True)
                 for name in self._between
                 for a, b in zip(self.between(name), other.between(name), strict=True)
+            )
+            and self._profiles.keys() == other._profiles.keys()
+            and all(
+                np.array_equal(a, b, equal_nan=True)
+                for name in self._profiles
+                for a, b in zip(self.profile(name), other.profile(name), strict=True)
             )
             and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(self._arrays(), other._arrays(), strict=True))
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +58,52 @@ class _Measured:
     # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it. Empty where
     # it is the replicas that were compared with each other.
     snapshots: tuple[Snapshot, ...]
+
+
+class TrackerEvent(NamedTuple):
+    """What a listener may look at, right after it was measured; the weights are those of the step.
+
+    Attributes:
+        step: number of completed updates.
+        due: the snapshots that were measured against the weights; they may be gone after this.
+        captured: the snapshot of these weights, if the step is a waiting time.
+        parameters: the tracked coordinates.
+        sums: the moments on the device, per bucket ``[n_cell, n_due, n_moment]``.
+        record: which has what has landed on the host so far.
+    """
+
+    step: int
+    due: tuple[Snapshot, ...]
+    captured: Snapshot | None
+    parameters: TrackedParameters
+    sums: list[Tensor]
+    record: AgingRecord
+
+
+class Finding(NamedTuple):
+    """What a listener has measured at a pair of times, for :meth:`AgingRecord.append_profile`.
+
+    Attributes:
+        name: of the profile.
+        waiting_time: in steps.
+        lag: in steps.
+        grid: on the host, ``[n_point]``.
+        values: on any device, ``[n_value]``; not written to after this.
+    """
+
+    name: str
+    waiting_time: int
+    lag: int
+    grid: NDArray[np.float64]
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a batch of values of listeners belongs to."""
+
+    findings: tuple[Finding, ...]
+    snapshots: tuple[Snapshot, ...]  # as of _Measured
 
 
 def check_options(
@@ -124,6 +170,8 @@ class AgingTracker:
         last_step: the last event; -1 before the first.
         next_event: the first step at which :meth:`update` has something to do.
         description: one line on what is tracked, and the memory its snapshots take.
+        listeners: functions, by names for messages, that are told of each event and may add profiles to the record.
+            What is raised in one costs a warning. They see the sums, and the weights, of this process alone.
 
     Raises:
         ValueError: nothing to track, or an argument out of its range.
@@ -203,7 +251,8 @@ class AgingTracker:
             lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device)
         )
         self._between = None if n_replica is None else BetweenReplicas(self.parameters)
-        self._readback: Readback[_Measured] = Readback()
+        self._readback: Readback[_Measured | _Found] = Readback()
+        self.listeners: Mapping[str, Callable[[TrackerEvent], Iterable[Finding]]] = {}
         self.record = (
             earlier.record
             if earlier is not None
@@ -343,12 +392,14 @@ class AgingTracker:
                 if self._processes is None:
                     raise
                 self.give_up(error, step)
-            for snapshot in due:
-                # Lags that were passed together are measured once, at the lag that was realised.
-                snapshot.last_lag = step - snapshot.waiting_time
-                if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
-                    more = self.schedule.next_waiting_time(self._captured) is not None
-                    self._bank.release(snapshot.waiting_time, reuse=more)
+        if (new or due) and self.listeners and not self._broken:
+            self._tell(TrackerEvent(step, tuple(due), new, self.parameters, sums, self.record))
+        for snapshot in due:
+            # Lags that were passed together are measured once, at the lag that was realised.
+            snapshot.last_lag = step - snapshot.waiting_time
+            if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
+                more = self.schedule.next_waiting_time(self._captured) is not None
+                self._bank.release(snapshot.waiting_time, reuse=more)
         if (new or due) and self._between is not None and not self._broken:
             self._readback.push(_Measured(step, ()), [self._between()])
         if new or due:
@@ -394,6 +445,22 @@ class AgingTracker:
                     vector[:-1] += of_bucket.to(vector, non_blocking=True).view(-1)
             work = self._processes.start_sum(vector)
         self._readback.push(measured, [vector], self._moments.streams, work)
+
+    def _tell(self, event: TrackerEvent) -> None:
+        """Let the listeners look, on the stream of the training; what they find goes to the host as the moments do."""
+        for device, side in self._moments.streams.items():
+            torch.cuda.current_stream(device).wait_stream(side)
+        for tensor in event.sums:
+            if tensor.is_cuda:  # made on another stream, perhaps: not to be used again before it has been read on this
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        for name, listener in self.listeners.items():
+            try:
+                found = tuple(listener(event))
+                if found:
+                    self._readback.push(_Found(found, event.due), [finding.values for finding in found])
+            except Exception as error:
+                words = f"{name} failed ({type(error).__name__}: {error})"
+                self._warn_once(words, f"at step {event.step}; training goes on")
 
     def _sums_shape(self, n_snapshot: int) -> tuple[int, int, int]:
         return self.parameters.n_cells, n_snapshot, self.record.row_shape[-1]
@@ -516,8 +583,15 @@ class AgingTracker:
             **self._options,
         }
 
-    def _enter(self, batches: Iterable[tuple[_Measured, list[NDArray[np.float64]]]]) -> None:
+    def _enter(self, batches: Iterable[tuple[_Measured | _Found, list[NDArray[np.float64]]]]) -> None:
         for measured, buckets in batches:
+            if isinstance(measured, _Found):
+                for (name, waiting_time, lag, grid, _), values in zip(measured.findings, buckets, strict=True):
+                    try:
+                        self.record.append_profile(name, waiting_time, lag, grid, values)
+                    except ValueError as error:  # another grid than before a run was resumed
+                        self._warn_once(f"the record cannot take more: {error}", f"(from step {waiting_time + lag} on)")
+                continue
             if self._processes is not None:
                 failed, shape = buckets[0][-1], self._sums_shape(len(measured.snapshots))
                 buckets = [buckets[0][:-1].reshape(shape)]
@@ -536,6 +610,11 @@ class AgingTracker:
                 self.record.append(*pair, of_groups[..., i, :])
                 self._new.append(pair)
             self._check(of_groups, measured)
+
+    def _warn_once(self, what: str, where: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("lightning_glassy: %s %s", what, where)
 
     def _enter_between(self, step: int, distances: NDArray[np.float64], products: NDArray[np.float64]) -> None:
         self.record.append_between("weight_distance", step, distances)

@@ -31,6 +31,8 @@ def real_record(n_replica: int | None) -> AgingRecord:
     )
     record.append_one_time("learning_rate", 0, 0.1)
     record.append_one_time("learning_rate", 4, 0.05)
+    record.append_profile("displacement", 1, 2, [-1.0, 1.0], [0, 3, 1])
+    record.append_profile("displacement", 4, 4, [-1.0, 1.0], [1, 2, 1])
     return record
 
 
@@ -133,6 +135,7 @@ entries = {
     "overlap_thresholds": st.lists(numbers, max_size=3) | st.just([1e-18, 1e18]) | values,
     "n_replica": st.none() | numbers,
     "one_time": st.lists(names, max_size=3) | values,
+    "profiles": st.lists(names | st.just("displacement"), max_size=3) | values,
     "meta": values | st.dictionaries(names, values),
 }
 headers = st.lists(
@@ -222,4 +225,10 @@ def test_many_parts_and_many_names_take_little_memory(directory: Path) -> None:
         check_file(record.save(directory / "many.npz").read_bytes(), directory)
     for name in many:
         record.append_one_time(name, 0, 1.0)
+    check_file(record.save(directory / "many.npz").read_bytes(), directory)
+    record = AgingRecord({"all": 3})
+    for i, name in enumerate(many):
+        record.append_profile(name, 0, 0, [0.0], [1.0])
+        for lag in range(10 * i, 10 * (i + 1)):
+            record.append_profile("short", 0, lag, [0.0], [1.0])
     check_file(record.save(directory / "many.npz").read_bytes(), directory)

@@ -488,3 +488,73 @@ def test_the_displacement_over_the_gradient_noise() -> None:
     silent = AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]))
     silent.append_one_time("gradient_noise", 0, 0.0)
     assert np.isnan(silent.msd(normalise="noise")).all()
+
+
+def test_functions_at_pairs_of_times_are_kept_sorted_and_saved(record: AgingRecord, tmp_path: Path) -> None:
+    grid = [-1.0, 0.0, 1.0]
+    for waiting_time, lag, counts in ((10, 5, [1, 2, 3, 4]), (0, 50, [4, 3, 2, 1]), (10, 1, [9, 9, 9, 9])):
+        record.append_profile("displacement", waiting_time, lag, grid, counts)
+    record.append_profile("displacement", 10, 1, grid, [0, 5, 5, 0])  # the later one wins
+    record.append_profile("loss_path", 0, 50, [0.0, 0.5, 1.0], [3.0, np.nan, 1.0])
+    again = AgingRecord.load(record.save(tmp_path / "record.npz"))
+    assert again == record
+    assert again.profile_names == ("displacement", "loss_path")
+    waiting_times, lags, edges, counts = again.profile("displacement")
+    assert (waiting_times.tolist(), lags.tolist()) == ([0, 10, 10], [50, 1, 5])
+    assert edges.tolist() == grid
+    assert counts.tolist() == [[4, 3, 2, 1], [0, 5, 5, 0], [1, 2, 3, 4]]
+    # What is in one record alone makes two of them.
+    again.append_profile("loss_path", 10, 1, [0.0, 0.5, 1.0], [3.0, 2.0, 1.0])
+    assert again != record
+    # Before the event at a step there is what was measured earlier.
+    earlier = again.before(15)
+    assert [pair for name in earlier.profile_names for pair in zip(*earlier.profile(name)[:2], strict=True)] == [
+        (10, 1),
+        (10, 1),
+    ]
+    assert again.before(11).profile_names == ()
+    with pytest.raises(KeyError, match="there are \\['displacement', 'loss_path'\\]"):
+        record.profile("weights")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("displacement", -1, 0, [0.0], [1.0]), "waiting_time=-1"),
+        (("displacement", 0, 2**62, [0.0], [1.0]), "steps lie between"),
+        (("displacement", 0, 1, [0.0, 0.0], [1.0]), "finite numbers that increase"),
+        (("displacement", 0, 1, [0.0, np.inf], [1.0]), "finite numbers that increase"),
+        (("displacement", 0, 1, [], [1.0]), "finite numbers that increase"),
+        (("displacement", 0, 1, [0.0, 1.0], [[1.0]]), r"values of shape \(1, 1\)"),
+        (("displacement", 0, 1, [0.0, 1.0], []), r"values of shape \(0,\)"),
+        (("there", 0, 2, [0.0, 1.0], [1.0, 2.0, 3.0]), "another grid, or number of values"),
+        (("there", 0, 2, [0.0, 2.0], [1.0, 2.0]), "another grid, or number of values"),
+    ],
+)
+def test_functions_that_could_not_be_read_again_are_refused(
+    record: AgingRecord, arguments: tuple, message: str
+) -> None:
+    record.append_profile("there", 0, 1, [0.0, 1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match=message):
+        record.append_profile(*arguments)
+    assert record.profile_names == ("there",)
+    assert len(record.profile("there").values) == 1
+
+
+def test_hostile_functions_are_errors(record: AgingRecord, tmp_path: Path) -> None:
+    record.append_profile("displacement", 0, 1, [0.0, 1.0], [1.0, 2.0, 3.0])
+    for name, array in (
+        ("profile_0_value", np.zeros(3)),
+        ("profile_0_value", np.zeros((2, 3))),
+        ("profile_0_value", np.zeros((1, 0))),
+        ("profile_0_value", np.zeros((1, 3), dtype=np.float32)),
+        ("profile_0_grid", np.array([1.0, 0.0])),
+        ("profile_0_grid", np.zeros((1, 2))),
+        ("profile_0_lag", np.array([-1])),
+        ("profile_0_lag", np.array([1.0])),
+    ):
+        with pytest.raises(RecordError):
+            AgingRecord.load(hostile(tmp_path, record, **{name: npy(array)}))
+    for names in (["displacement"] * 2, ["displacement", "other"], [1], "displacement", None):
+        with pytest.raises(RecordError):
+            AgingRecord.load(hostile(tmp_path, record, header={"profiles": names}))

@@ -23,6 +23,7 @@ from torch import nn
 
 from lightning_glassy.callbacks.shared import (
     SNAPSHOTS,
+    Follower,
     Restored,
     check_clipping,
     check_name,
@@ -226,6 +227,11 @@ class AgingMonitor(Callback):
             rank_zero_warn(f"AgingMonitor: the record of the checkpoint cannot go on: {error}")
             restored, goes_on = None, False
             self._tracker = self._make_tracker(trainer, pl_module, max_step, None)
+        self._tracker.listeners = {
+            type(callback).__name__: partial(callback.follow, trainer, pl_module)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, Follower) and callback.name == self._unique_name(trainer)
+        }
         self._record, self._ended = self._tracker.record, None
         self._fitted = None if trainer.fast_dev_run else (weakref.ref(trainer), weakref.ref(pl_module))  # type: ignore[attr-defined]
         directory = self._snapshot_directory(trainer)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_glassy.replicas import ReplicaTraining, replica_axes
 from lightning_glassy.shards import ParametersChangedError, reshard
-from lightning_glassy.tracker import AgingTracker
+from lightning_glassy.tracker import AgingTracker, Finding, TrackerEvent
 
 SNAPSHOTS = "glassy_snapshots"
 """The directory of large snapshots, beside the checkpoints that refer to them."""
 
 # All that measure on a single device or know how the weights lie in others; DeepSpeed's is a DDPStrategy.
 _STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy", "FSDPStrategy", "DeepSpeedStrategy"}
+
+
+class Follower(ABC):
+    """A callback that looks at the weights and the snapshots of the AgingMonitor of its name, at the events of that."""
+
+    name: str
+
+    @abstractmethod
+    def follow(self, trainer: Trainer, module: LightningModule, event: TrackerEvent) -> Iterable[Finding]:
+        """Look, and say what was found. Called in the process that measures; a failure costs a warning."""
 
 
 def check_name(name: object) -> str:
