@@ -3,8 +3,9 @@
 An under-parametrised net (64-4-4-10, tanh) and an over-parametrised one (64-128-128-10) learn scikit-learn's 1,797 real
 digits with plain SGD for 20,000 steps each: eight replicas of each, trained as one, with their own initial weights and
 minibatches, for error bars. One callback is added, and a second one of this example that notes the loss, the accuracy
-and the gradient noise. At the end there are a record and a report of each net, a figure of both side by side, and the
-command that shows the curves in TensorBoard.
+and the gradient noise. Then one of each is trained alone, with callbacks that look at the landscape: the loss in
+logarithmic time, how many directions are flat, and whether barriers are crossed. At the end there are a record and a
+report of each net, a figure of both side by side, and the command that shows the curves in TensorBoard.
 
 Run it with ``python -m examples.digits`` (``--help`` for the options).
 """
@@ -32,6 +33,10 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
+    BarrierMonitor,
+    CurvatureMonitor,
+    GradientNoiseMonitor,
+    LogTimeEvaluator,
     LogTimeSchedule,
     ReplicaEnsemble,
     ReplicaOverlap,
@@ -39,6 +44,8 @@ from lightning_glassy import (
     per_replica,
     replica_loader,
 )
+from lightning_glassy.analysis import NotEnoughDataError, loss_regimes
+from lightning_glassy.observables import barrier_height
 from lightning_glassy.plotting import new_figure, plot_two_time
 from lightning_glassy.replicas import ReplicaBatchSampler
 from lightning_glassy.report import Report, report
@@ -85,6 +92,26 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(x[:N_TRAIN], y[:N_TRAIN]), TensorDataset(x[N_TRAIN:], y[N_TRAIN:])
 
 
+class DigitNet(LightningModule):
+    """One such network, alone."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.net = network(sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of the ten digits."""
+        scores: Tensor = self.net(x)
+        return scores
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of one minibatch."""
+        x, y = batch
+        return cross_entropy(self(x), y)
+
+    configure_optimizers = DigitNets.configure_optimizers
+
+
 class Passes(Sampler[Tensor]):
     """One pass over the data after another, each in a new order: as one epoch, with one progress bar."""
 
@@ -99,9 +126,9 @@ class Passes(Sampler[Tensor]):
         return itertools.islice(itertools.chain.from_iterable(passes), self.steps)
 
 
-def loader(dataset: TensorDataset, steps: int) -> DataLoader[Any]:
-    """Minibatches for each replica, in an order of its own."""
-    one_pass = replica_loader(dataset, BATCH_SIZE, seeds=range(N_REPLICA))
+def loader(dataset: TensorDataset, steps: int, seeds: int | range = range(N_REPLICA)) -> DataLoader[Any]:
+    """Minibatches for each replica, in an order of its own; or for a net alone."""
+    one_pass = replica_loader(dataset, BATCH_SIZE, seeds=seeds)
     return DataLoader(one_pass.dataset, sampler=Passes(one_pass.sampler, steps), batch_size=None)  # type: ignore[arg-type]
 
 
@@ -183,6 +210,60 @@ def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tup
     return monitor.record, evaluate(model, test_set)[1], logger.log_dir
 
 
+def look_around(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, str]:
+    """Train one net alone, with callbacks that look at its landscape; returns its record and where the logs are."""
+    seed_everything(0, verbose=False)
+    train_set, test_set = digits()
+    some, logger = DataLoader(train_set, batch_size=300), TensorBoardLogger(directory, name=f"{name}-alone")
+    sets = {"train": DataLoader(train_set, batch_size=N_TRAIN), "test": DataLoader(test_set, batch_size=len(test_set))}
+    quiet: dict[str, Any] = {"summary": False}
+    monitor = AgingMonitor(**quiet)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=1,
+        logger=logger,
+        callbacks=[
+            monitor,
+            LogTimeEvaluator(loaders=sets, **quiet),
+            GradientNoiseMonitor(loader=DataLoader(train_set, batch_size=BATCH_SIZE), **quiet),
+            # Of the small net all eigenvalues, exactly.
+            CurvatureMonitor(
+                LogTimeSchedule([0, steps // 200, steps // 20, steps // 2, steps], [0]), loader=some, max_batches=1,
+                max_products=330 if name.startswith("under") else 200, n_eigenvalues=1, **quiet,
+            ),
+            BarrierMonitor(loader=some, max_batches=2, **quiet),
+            TQDMProgressBar(refresh_rate=200),
+        ],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(DigitNet(sizes), loader(train_set, steps, seeds=0))
+    return monitor.record, logger.log_dir
+
+
+def landscape(name: str, record: AgingRecord) -> str:
+    """What was seen of the landscape: regimes of the loss, flat directions, barriers."""
+    lines = [f"THE LANDSCAPE OF ONE {name.upper()} NET", ""]
+    try:
+        lines += [str(loss_regimes(record)), ""]
+    except NotEnoughDataError as error:
+        lines += [f"no regimes of the loss: {error}", ""]
+    steps, flat = record.one_time("flat_fraction")
+    errors = record.one_time("flat_fraction_error")[1]
+    eps = record.meta["CurvatureMonitor"]["eps"]
+    lines.append(f"flat directions (|curvature| < {eps:g}) on 300 digits")
+    for step, fraction, error in zip(steps, flat, errors, strict=True):
+        lines.append(f"    at step {step:>7,} {fraction:>6.1%}{f' +- {error:.1%}' if error else ', exactly'}")
+    paths = record.profile("loss_path")
+    heights = barrier_height(paths.values)
+    k = int(heights.argmax())
+    lines += ["", f"barriers on the straight line between the weights at {len(heights)} pairs of times, on 600 digits"]
+    lines.append(f"    {int((heights > 1e-3).sum())} higher than 0.001; the highest {heights[k]:.3g}, from step")
+    lines[-1] += f" {paths.waiting_times[k]:,} to {paths.waiting_times[k] + paths.lags[k]:,}"
+    return "\n".join(lines)
+
+
 def picture(records: dict[str, AgingRecord], path: Path) -> None:
     """The two-time curves of the nets side by side, on the same axes."""
     figure = new_figure(len(records))
@@ -244,6 +325,12 @@ def main() -> None:
         words.append(in_words(name, found, test_accuracy))
         where.append(f"record       {directory}/glassy/aging_record.npz")
         where.append(f"report       {options.out / 'report' / name / 'report.html'}")
+    for name, sizes in NETS.items():
+        print(f"\n{name}, alone: what its landscape is like", flush=True)
+        record, directory = look_around(name, sizes, options.steps, options.out)
+        report(record, title=f"{name} net on digits, alone").write(options.out / "report" / f"{name}-alone")
+        words.append(landscape(name, record))
+        where.append(f"landscape    {options.out / 'report' / f'{name}-alone' / 'report.html'}")
     figure = options.out / "aging.png"
     picture(records, figure)
     print(f"\n{'=' * 100}\nWhat was measured ({time.perf_counter() - start:.0f} s)\n")
