@@ -34,6 +34,7 @@ from lightning_glassy import (
     AgingRecord,
     LogTimeSchedule,
     ReplicaEnsemble,
+    ReplicaOverlap,
     ReplicaTraining,
     per_replica,
     replica_loader,
@@ -169,7 +170,12 @@ def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tup
         max_steps=steps,
         max_epochs=1,
         logger=logger,
-        callbacks=[Observer(monitor, train_set), monitor, TQDMProgressBar(refresh_rate=200)],
+        callbacks=[
+            Observer(monitor, train_set),
+            ReplicaOverlap(test_set.tensors[0]),
+            monitor,
+            TQDMProgressBar(refresh_rate=200),
+        ],
         enable_checkpointing=False,
         enable_model_summary=False,
     )
@@ -210,7 +216,8 @@ def in_words(name: str, found: Report, test_accuracy: Tensor) -> str:
         rms = float(np.sqrt(msd[at][0]))
         uncertainty = float(error[at][0]) / (2 * rms)
         lines.append(f"in the {lag:,} steps after step {t:>7,} a weight moves by {rms:.4f} +- {uncertainty:.4f} (rms)")
-    return "\n".join([*lines, "", str(found.verdict), "", str(found.exponent or found.why_not)])
+    parts = [found.verdict, found.exponent or found.why_not, found.heterogeneity]
+    return "\n\n".join(["\n".join(lines), *map(str, parts)])
 
 
 def main() -> None:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_glassy.callbacks.aging import AgingMonitor
     from lightning_glassy.callbacks.barrier import BarrierMonitor
+    from lightning_glassy.callbacks.curvature import CurvatureMonitor
     from lightning_glassy.callbacks.distribution import DisplacementDistribution
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
+    from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap
     from lightning_glassy.checkpoints import measure_checkpoints
     from lightning_glassy.record import AgingRecord, RecordError
     from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
@@ -29,6 +31,7 @@ __all__ = [
     "AgingRecord",
     "AgingTracker",
     "BarrierMonitor",
+    "CurvatureMonitor",
     "DisplacementDistribution",
     "FabricAgingMonitor",
     "GradientNoiseMonitor",
@@ -36,6 +39,7 @@ __all__ = [
     "LogTimeSchedule",
     "RecordError",
     "ReplicaEnsemble",
+    "ReplicaOverlap",
     "ReplicaTraining",
     "__version__",
     "measure_checkpoints",
@@ -48,6 +52,7 @@ _HOMES = {
     "AgingRecord": "lightning_glassy.record",
     "AgingTracker": "lightning_glassy.tracker",
     "BarrierMonitor": "lightning_glassy.callbacks.barrier",
+    "CurvatureMonitor": "lightning_glassy.callbacks.curvature",
     "DisplacementDistribution": "lightning_glassy.callbacks.distribution",
     "FabricAgingMonitor": "lightning_glassy.callbacks.fabric",
     "GradientNoiseMonitor": "lightning_glassy.callbacks.gradient_noise",
@@ -55,6 +60,7 @@ _HOMES = {
     "LogTimeSchedule": "lightning_glassy.schedule",
     "RecordError": "lightning_glassy.record",
     "ReplicaEnsemble": "lightning_glassy.replicas",
+    "ReplicaOverlap": "lightning_glassy.callbacks.replica_overlap",
     "ReplicaTraining": "lightning_glassy.replicas",
     "measure_checkpoints": "lightning_glassy.checkpoints",
     "per_replica": "lightning_glassy.replicas",

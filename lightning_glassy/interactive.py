@@ -63,6 +63,8 @@ def _data(report: Report) -> dict[str, Any]:
     ):
         if value is not None:
             answers.append([format(value, form), name])
+    if report.regimes is not None and report.regimes.bottom_from is not None:
+        answers.append([f"step {report.regimes.bottom_from:,.0f}", "from which on the training loss is at the bottom"])
     positive = report.diffusion.waiting_times > 0
     data: dict[str, Any] = {
         "title": report.title,

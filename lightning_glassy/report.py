@@ -5,6 +5,7 @@ It needs the extra ``report`` (scipy; for the files also matplotlib and plotly).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,12 +16,14 @@ from lightning_glassy.analysis import (
     AgingExponent,
     Diffusion,
     Heterogeneity,
+    LossRegimes,
     NotEnoughDataError,
     Verdict,
     aging_exponent,
     collapse,
     diffusion,
     heterogeneity,
+    loss_regimes,
     reconcile,
     relaxation_curves,
     verdict,
@@ -48,6 +51,7 @@ class Report:
         why_not: then the reason.
         diffusion: the kinds of motion.
         heterogeneity: what replicas differ in; None for a single run.
+        regimes: of the training loss; None where it is not in the record, or too seldom.
     """
 
     title: str
@@ -60,6 +64,7 @@ class Report:
     why_not: str | None
     diffusion: Diffusion
     heterogeneity: Heterogeneity | None = None
+    regimes: LossRegimes | None = None
 
     def __str__(self) -> str:
         exponent = str(self.exponent) if self.exponent is not None else f"no aging exponent: {self.why_not}"
@@ -70,8 +75,8 @@ class Report:
             line for line in str(self.verdict).split("\n") if not any(line == f"  ! {doubt}" for doubt in doubts)
         )
         # The names in it are whoever's wrote the record.
-        between = [] if self.heterogeneity is None else [str(self.heterogeneity)]
-        return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion), *between]))
+        more = [str(part) for part in (self.heterogeneity, self.regimes) if part is not None]
+        return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion), *more]))
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers and words of the report as plain values, None for what is not a finite number."""
@@ -90,6 +95,7 @@ class Report:
                 key: value for key, value in asdict(self.diffusion).items() if key not in ("waiting_times", "lags")
             },
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
+            "loss_regimes": None if self.regimes is None else asdict(self.regimes),
         }
         return plain(content)  # type: ignore[no-any-return]
 
@@ -98,7 +104,9 @@ class Report:
 
         ``curves``, and where there is an exponent ``collapse`` (the curves beside the collapsed ones) and
         ``threshold_lags``; ``local_exponent``. Of replicas ``chi4``, and if they were trained together
-        ``replica_overlap``.
+        ``replica_overlap``. Where the record has such series, ``loss`` in logarithmic time with its three regimes,
+        ``gradient_noise`` of the group and ``displacement_over_noise`` (the displacement, and beside it over D), and
+        ``curvature``.
 
         Raises:
             ImportError: matplotlib is missing; the message names the extra.
@@ -131,6 +139,31 @@ class Report:
             figures["replica_overlap"] = plotting.new_figure(2)
             left, right = figures["replica_overlap"].axes
             plotting.plot_replica_overlaps(self.heterogeneity, axes=(left, right))
+        return figures | self._figures_of_series()
+
+    def _figures_of_series(self) -> dict[str, Figure]:
+        """The pictures of what was measured along the run."""
+        from lightning_glassy import plotting
+
+        there, figures = self.record.one_time_names, {}
+        if any(name.endswith("_loss") for name in there):
+            figures["loss"] = plotting.new_figure(1)
+            plotting.plot_loss(self.record, self.regimes, ax=figures["loss"].axes[0])
+        if ("gradient_noise" if self.group == "all" else f"gradient_noise/{self.group}") in there:
+            title = plotting.title_of(self.record, self.group)
+            figures["gradient_noise"] = plotting.new_figure(1)
+            axes = plotting.plot_gradient_noise(self.record, group=self.group, ax=figures["gradient_noise"].axes[0])
+            axes.set_title(title, fontsize=10)
+            figures["displacement_over_noise"] = plotting.new_figure(2)
+            names: tuple[Observable, Observable] = ("msd", "normalised_msd")
+            for name, axes in zip(names, figures["displacement_over_noise"].axes, strict=True):
+                plotting.plot_curves(relaxation_curves(self.record, name, group=self.group), ax=axes)
+                axes.set_ylabel(OBSERVABLES[name])
+                axes.set_title(title, fontsize=10)
+        if "flat_fraction" in there:
+            figures["curvature"] = plotting.new_figure(2)
+            left, right = figures["curvature"].axes
+            plotting.plot_curvature(self.record, axes=(left, right))
         return figures
 
     def write(self, directory: str | Path) -> list[Path]:
@@ -220,4 +253,8 @@ def report(
         judged = reconcile(judged, exponent)
     several = record.n_replica is not None and record.n_replica > 1
     between = heterogeneity(record, group=group, eps=eps) if several else None
-    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving, between)
+    regimes = None
+    if "train_loss" in record.one_time_names:
+        with contextlib.suppress(NotEnoughDataError):
+            regimes = loss_regimes(record)
+    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes)

@@ -23,6 +23,7 @@ from lightning_glassy import (
     AgingTracker,
     LogTimeSchedule,
     ReplicaEnsemble,
+    ReplicaOverlap,
     ReplicaTraining,
     observables,
     per_replica,
@@ -396,3 +397,65 @@ def test_what_was_not_measured_between_replicas_is_not_told() -> None:
         heterogeneity(AgingRecord.from_trajectory(walks[0], LogTimeSchedule.logspaced(100)))
     with pytest.raises(ValueError, match="bins=0"):
         overlap_distribution(np.zeros(3), 0)
+
+
+def test_the_overlap_of_predictions_does_not_care_how_units_are_numbered(tmp_path: Path) -> None:
+    class Permuted(Ensemble):
+        """Replica 1 is replica 0 with its hidden units in another order."""
+
+        def on_fit_start(self) -> None:
+            super().on_fit_start()
+            order = torch.tensor([3, 0, 5, 1, 4, 2])
+            first, last = self.net.network[0], self.net.network[2]
+            with torch.no_grad():
+                first.weight[1], first.bias[1] = first.weight[0][order], first.bias[0][order]
+                last.weight[1], last.bias[1] = last.weight[0][:, order], last.bias[0]
+
+    inputs = data().dataset.tensors[0]
+    schedule = LogTimeSchedule([0, 5, 60], [0])
+    for callback_first in (True, False):
+        monitor, overlap = AgingMonitor(save=False, summary=False), ReplicaOverlap(inputs, schedule)
+        module = Permuted(3, [0, 1, 2])
+        callbacks = [overlap, monitor] if callback_first else [monitor, overlap]
+        quiet_trainer(tmp_path, callbacks=callbacks).fit(module, data(shuffle=False))
+        record = monitor.record
+        steps, q = record.between("prediction_overlap")
+        assert steps.tolist() == [0, 5, 60]
+        # Shared minibatches: they stay the same function, with the weights of 0 far from those of 1.
+        assert np.allclose(q[:, 0, 1], 1, atol=1e-5)
+        assert record.replica_overlap()[1][-1][0, 1] < 0.9
+        assert (np.abs(q[:, 0, 2]) < 0.999).all()
+        agreement = record.between("prediction_agreement")[1]
+        outputs = module.net(inputs).detach()
+        assert agreement[-1][0, 2] == pytest.approx(
+            (outputs[0].argmax(-1) == outputs[2].argmax(-1)).float().mean().item()
+        )
+        assert record.one_time("prediction_overlap")[1][-1] == pytest.approx(q[-1][np.triu_indices(3, 1)].mean())
+    f = (outputs - outputs.mean(1, keepdim=True)).double().flatten(1).numpy()
+    assert q[-1][0, 2] == pytest.approx(np.corrcoef(f)[0, 2], abs=1e-5)
+
+
+def test_training_with_the_overlap_of_predictions_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    def run(*callbacks: Callback) -> list[Tensor]:
+        module = Ensemble(2, [0, 1])
+        torch.manual_seed(3)
+        quiet_trainer(tmp_path, callbacks=[*callbacks], max_steps=20).fit(module, data())
+        return list(module.state_dict().values())
+
+    inputs = data().dataset.tensors[0]
+    monitor = AgingMonitor(save=False, summary=False)
+    assert all(torch.equal(a, b) for a, b in zip(run(ReplicaOverlap(inputs), monitor), run(), strict=True))
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(TypeError, match="inputs=int"):
+        ReplicaOverlap(3)
+    with pytest.raises(ValueError, match=r"shape \(1, 8\) are no batch of two"):
+        ReplicaOverlap(torch.zeros(1, 8))
+    with pytest.raises(MisconfigurationException, match="no AgingMonitor"):
+        quiet_trainer(tmp_path, callbacks=[ReplicaOverlap(torch.zeros(2, 8))]).fit(Ensemble(2, [0, 1]), data())
+    with pytest.raises(MisconfigurationException, match="has 0 ReplicaEnsembles"):
+        train(tmp_path, Ensemble(None, [0]), ReplicaOverlap(torch.zeros(2, 8)))
+    record = train(tmp_path, Ensemble(2, [0, 1]), ReplicaOverlap(torch.zeros(2, 9)))
+    assert "not compared from step 0 on" in caplog.text
+    assert len(record) == 97

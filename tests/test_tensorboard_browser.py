@@ -291,6 +291,25 @@ class Pause(Callback):
             assert self.gates[trainer.global_step].wait(120)
 
 
+def test_the_error_of_a_series_is_drawn_with_it(browser: Any, tmp_path: Path) -> None:
+    record = record_of()
+    for step in (0, 1, 10, 100):
+        record.append_one_time("flat_fraction", step, 0.5 + step / 1000)
+    for step in (1, 10):
+        record.append_one_time("flat_fraction_error", step, step / 100)
+    record.append_one_time("alone_error", 10, 1.0)
+    write(tmp_path / "run", record)
+    with browsing.tensorboard(tmp_path) as address:
+        tab = Tab(browser, address)
+        tab.open(runs=json.dumps(["run"]))
+        names = "return [...document.querySelectorAll('.along figure')].map((one) => one.dataset.name)"
+        assert wait_for(lambda: tab.run(names)) == ["flat_fraction", "alone_error"]
+        drawn = "return document.querySelector(`.along figure[data-name='flat_fraction'] .plot`)?.data?.[0]"
+        line = wait_for(lambda: tab.run(drawn))
+        assert line["y"] == [0.501, 0.51, 0.6]  # after step 0
+        assert line["error_y"]["array"] == [0.01, 0.1, 0]
+
+
 def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From an empty page, with TensorBoard's slow loading; by the page's own refresh and by the Reload button."""
     monkeypatch.setattr(sink_module, "_SECONDS", 0.0)

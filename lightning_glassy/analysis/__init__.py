@@ -12,6 +12,7 @@ from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
+from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
 
 __all__ = [
     "AgingExponent",
@@ -22,6 +23,7 @@ __all__ = [
     "Curves",
     "Diffusion",
     "Heterogeneity",
+    "LossRegimes",
     "NotEnoughDataError",
     "Peak",
     "ThresholdFit",
@@ -32,6 +34,7 @@ __all__ = [
     "diffusion",
     "heterogeneity",
     "lag_to_threshold",
+    "loss_regimes",
     "overlap_distribution",
     "reconcile",
     "relaxation_curves",

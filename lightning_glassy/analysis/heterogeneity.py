@@ -45,6 +45,9 @@ class Heterogeneity:
         steps: at which replicas were compared with each other, ``[n_step]``; empty for runs that were trained apart.
         overlaps: :math:`q_{ab}` of each pair :math:`a < b`, ``[n_step, n_pair]``.
         distances: :math:`d_{ab}` of each pair, ``[n_step, n_pair]``.
+        predictions: overlap of the predictions of each pair when they were compared last, ``[n_pair]``; empty where
+            there was no :class:`ReplicaOverlap`.
+        agreements: fraction of the samples on which they agree, as ``predictions``.
     """
 
     waiting_times: NDArray[np.int64]
@@ -57,6 +60,8 @@ class Heterogeneity:
     steps: NDArray[np.int64]
     overlaps: Array
     distances: Array
+    predictions: Array
+    agreements: Array
 
     def __str__(self) -> str:
         lines = [f"between {self.n_replica} replicas"]
@@ -78,6 +83,10 @@ class Heterogeneity:
                 f"{_spread_of(q):.1g} (mean and standard deviation over {len(q)} pairs)"
             )
             lines.append(f"  and are {np.sqrt(d.mean()):.3g} apart (rms)")
+        if len(self.predictions):
+            agree = f", and they agree on {self.agreements.mean():.1%} of the samples" if len(self.agreements) else ""
+            spread = _spread_of(self.predictions)
+            lines.append(f"  their predictions have the overlap {self.predictions.mean():.3g} +- {spread:.1g}{agree}")
         return "\n".join(lines)
 
 
@@ -116,6 +125,10 @@ def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None 
         steps,
         overlaps,
         distances,
+        *(
+            record.between(name)[1][-1][pairs] if name in record.between_names else np.array([])
+            for name in ("prediction_overlap", "prediction_agreement")
+        ),
     )
 
 

@@ -378,7 +378,7 @@ class AgingMonitor(Callback):
             _model(trainer, pl_module),
             schedule,
             max_step=max_step,
-            meta=_describe_run(trainer, pl_module),
+            meta=describe_run(trainer, pl_module),
             state=None if restored is None else restored.state,
             directory=None if restored is None else restored.directory,
             **self._options,
@@ -443,7 +443,7 @@ def _max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
     return known
 
 
-def _describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """What a reader of the record will want to know of the run: plain values that JSON can hold."""
 
     def versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from lightning_glassy.callbacks.aging import AgingMonitor, _describe_run
+from lightning_glassy.callbacks.aging import AgingMonitor, describe_run
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.shared import check_name
 from lightning_glassy.callbacks.undisturbed import undisturbed
@@ -460,7 +460,7 @@ class Probe(Callback, ABC):
             for probe in _probes(trainer):
                 sizes |= probe._n_parameters if probe.name == self.name else {}
             resumed = {"resumed": self._resumed} if self._resumed else {}
-            self._record = AgingRecord(sizes, meta={"id": self._id, **_describe_run(trainer, module), **resumed})
+            self._record = AgingRecord(sizes, meta={"id": self._id, **describe_run(trainer, module), **resumed})
             self._sinks = Sinks()
             if self._save and not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 place = self._dirpath or log_directory(trainer.loggers, trainer.default_root_dir) / self.name

@@ -164,10 +164,13 @@ export function drawSeries(element, name, runs) {
   for (const one of runs) {
     const {steps, values} = one.one_time[name], colour = runs.length > 1 ? runColour(one.index) : accent();
     const kept = [...steps.keys()].filter((i) => steps[i] > 0 && values[i] !== null), y = kept.map((i) => values[i]);
+    const error = one.one_time[`${name}_error`];
+    const errors = error && new Map(error.steps.map((step, i) => [step, error.values[i]]));
     all = all.concat(y);
     traces.push({
       type: "scatter", mode: kept.length > 300 ? "lines" : "lines+markers", line: {width: 1.5, color: colour},
       marker: {size: 3.5}, x: kept.map((i) => steps[i]), y, hovertemplate: STEP_HOVER,
+      error_y: {visible: Boolean(errors), array: kept.map((i) => errors?.get(steps[i]) ?? 0), thickness: 1, width: 2},
       customdata: kept.map((i) => [escaped(one.run), integer(steps[i])]),
     });
   }

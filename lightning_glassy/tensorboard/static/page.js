@@ -163,7 +163,9 @@ async function along() {
   if (model.series !== series) return;
   const list = answers.map((one) => ({...one, index: runIndex(one.run)}));
   $.alongCard.shown = list;
-  const names = [...new Set(list.flatMap((one) => Object.keys(one.one_time)))];
+  const all = new Set(list.flatMap((one) => Object.keys(one.one_time)));
+  // The error of a series is drawn with it.
+  const names = [...all].filter((name) => !(name.endsWith("_error") && all.has(name.slice(0, -"_error".length))));
   $.alongCard.hidden = !names.length;
   const there = new Map([...$.multiples.children].map((child) => [child.dataset.name, child]));
   for (const [name, child] of there) if (!names.includes(name)) child.remove();
