@@ -214,13 +214,12 @@ def _count(
 def _bins(values: Tensor, edges: Array) -> Tensor:
     """The place of each value in the counts.
 
-    By its logarithm, in a quarter of the time that `bucketize` takes; a value next to an edge, by a part in 1e5, may be
-    counted on the other side.
+    By its logarithm, which takes less time than `bucketize` (``benchmarks/histogram.py``); a value next to an edge, by
+    a part in 1e5, may be counted on the other side.
     """
     n = len(edges) // 2
-    place = values.abs().log10_().sub_(math.log10(edges[n])).mul_(_DENSITY).floor_().add_(1)
-    place = place.clamp_(0, n).nan_to_num_(nan=n)
-    return torch.where(values < 0, n - place, n + place).long()
+    place = values.abs().log10_().sub_(math.log10(edges[n])).mul_(_DENSITY).floor_().add_(1).clamp_(0, n)
+    return place.copysign_(values).add_(n).nan_to_num_(nan=2 * n).long()
 
 
 def check_whole_weights(trainer: Trainer, module: LightningModule, who: str) -> None:
