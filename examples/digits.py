@@ -35,6 +35,7 @@ from lightning_glassy import (
     AgingRecord,
     BarrierMonitor,
     CurvatureMonitor,
+    DisplacementDistribution,
     GradientNoiseMonitor,
     LogTimeEvaluator,
     LogTimeSchedule,
@@ -233,6 +234,7 @@ def look_around(name: str, sizes: tuple[int, ...], steps: int, directory: Path) 
                 max_products=330 if name.startswith("under") else 200, n_eigenvalues=1, **quiet,
             ),
             BarrierMonitor(loader=some, max_batches=2, **quiet),
+            DisplacementDistribution(),
             TQDMProgressBar(refresh_rate=200),
         ],
         enable_checkpointing=False,
@@ -259,8 +261,10 @@ def landscape(name: str, record: AgingRecord) -> str:
     heights = barrier_height(paths.values)
     k = int(heights.argmax())
     lines += ["", f"barriers on the straight line between the weights at {len(heights)} pairs of times, on 600 digits"]
-    lines.append(f"    {int((heights > 1e-3).sum())} higher than 0.001; the highest {heights[k]:.3g}, from step")
-    lines[-1] += f" {paths.waiting_times[k]:,} to {paths.waiting_times[k] + paths.lags[k]:,}"
+    lines.append(f"    {int((heights > 0).sum())} have a barrier")
+    if heights[k] > 0:
+        first, last = int(paths.waiting_times[k]), int(paths.waiting_times[k] + paths.lags[k])
+        lines[-1] += f", the highest of {heights[k]:.3g}, from step {first:,} to step {last:,}"
     return "\n".join(lines)
 
 

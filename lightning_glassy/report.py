@@ -105,7 +105,8 @@ class Report:
         ``curves``, and where there is an exponent ``collapse`` (the curves beside the collapsed ones) and
         ``threshold_lags``; ``local_exponent``. Of replicas ``chi4``, and if they were trained together
         ``replica_overlap``. Where the record has such series, ``loss`` in logarithmic time with its three regimes,
-        ``gradient_noise`` of the group and ``displacement_over_noise`` (the displacement, and beside it over D), and
+        ``gradient_noise`` of the group, ``displacement_over_noise`` (the displacement, and beside it over D),
+        ``noise_clock`` (the displacement against the noise that has acted), ``barriers``, ``distributions``, and
         ``curvature``.
 
         Raises:
@@ -160,6 +161,14 @@ class Report:
                 plotting.plot_curves(relaxation_curves(self.record, name, group=self.group), ax=axes)
                 axes.set_ylabel(OBSERVABLES[name])
                 axes.set_title(title, fontsize=10)
+            figures["noise_clock"] = plotting.new_figure(1)
+            plotting.plot_noise_clock(self.record, group=self.group, ax=figures["noise_clock"].axes[0])
+        profiles = {"loss_path": plotting.plot_barriers, "displacement": plotting.plot_displacement_distribution}
+        for (profile, plot), picture in zip(profiles.items(), ("barriers", "distributions"), strict=True):
+            if profile in self.record.profile_names:
+                figures[picture] = plotting.new_figure(2)
+                left, right = figures[picture].axes
+                plot(self.record, axes=(left, right))
         if "flat_fraction" in there:
             figures["curvature"] = plotting.new_figure(2)
             left, right = figures["curvature"].axes

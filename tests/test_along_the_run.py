@@ -16,13 +16,16 @@ from torch import nn
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
+    BarrierMonitor,
     CurvatureMonitor,
+    DisplacementDistribution,
     GradientNoiseMonitor,
     LogTimeEvaluator,
     LogTimeSchedule,
+    observables,
     plotting,
 )
-from lightning_glassy.analysis import NotEnoughDataError, loss_regimes
+from lightning_glassy.analysis import NotEnoughDataError, loss_regimes, noise_clock
 from lightning_glassy.report import Report, report
 from tests.helpers import SmallNet, data, quiet_trainer
 
@@ -214,3 +217,58 @@ def test_pictures_draw_on_given_axes(trained: AgingRecord) -> None:
     assert plotting.plot_curvature(trained, axes=(axes[2], axes[3])) == (axes[2], axes[3])
     with pytest.raises(KeyError, match=r"no one-time series 'gradient_noise/net.1'"):
         plotting.plot_gradient_noise(trained, group="net.1")
+
+
+# ---------------------------------------------------------------------- noise as a clock, barriers, distributions
+
+
+def test_the_noise_clock_is_the_integral_of_the_noise() -> None:
+    schedule = LogTimeSchedule([0, 1, 10, 100, 1000], [1, 10, 100, 5000])
+    record = AgingRecord.from_trajectory(np.zeros((6001, 2)), schedule)
+    for step in LogTimeSchedule.logspaced(6100, waiting_times_per_decade=12).waiting_times:
+        record.append_one_time("gradient_noise", step, 3.0 / (1 + step))
+    found = noise_clock(record)
+    for i, waiting_time in enumerate(record.waiting_times.tolist()):
+        for j, lag in enumerate(record.lags.tolist()):
+            if waiting_time + lag <= 5400:
+                exact = 3 * np.log((1 + waiting_time + lag) / (1 + waiting_time))
+                # The trapezoidal rule at whole steps, where D falls by half from the first to the second.
+                assert found[i, j] == pytest.approx(exact, rel=1e-3 if waiting_time >= 10 else 0.1), (waiting_time, lag)
+            elif waiting_time + lag > 6100:
+                assert np.isnan(found[i, j])
+    with pytest.raises(KeyError, match="gradient_noise"):
+        noise_clock(AgingRecord.from_trajectory(np.zeros((11, 2)), LogTimeSchedule([0], [5])))
+
+
+def test_a_walk_driven_by_the_noise_is_one_line_against_its_clock() -> None:
+    generator = np.random.default_rng(5)
+    noise = 1 / (1 + np.arange(3000) / 100)
+    walk = np.concatenate(
+        [np.zeros((1, 400)), np.cumsum(generator.normal(size=(3000, 400)) * np.sqrt(noise)[:, None], 0)]
+    )
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0, 100, 1000, 2000], [10, 100, 900]))
+    for step in range(0, 3000, 20):
+        record.append_one_time("gradient_noise", step, noise[step])
+    ratio = record.msd() / noise_clock(record)
+    measured = np.isfinite(ratio)
+    # The displacement of N coordinates scatters by sqrt(2/N).
+    assert measured.sum() >= 11
+    assert np.abs(ratio[measured] - 1).max() < 4 * np.sqrt(2 / 400)
+
+
+def test_barriers_and_distributions_have_their_pictures(tmp_path: Path) -> None:
+    monitor, quiet = AgingMonitor(save=False, summary=False), {"save": False, "summary": False}
+    probes = [GradientNoiseMonitor(**quiet), BarrierMonitor(**quiet), DisplacementDistribution()]
+    quiet_trainer(tmp_path, callbacks=[monitor, *probes], max_steps=120).fit(SmallNet(), data())
+    figures = report(monitor.record).figures()
+    assert {"noise_clock", "barriers", "distributions", "displacement_over_noise"} <= set(figures)
+    left, right = figures["barriers"].axes[:2]
+    paths = monitor.record.profile("loss_path")
+    assert len(left.get_lines()) == len(paths.values)
+    drawn = np.concatenate([line.get_ydata() for line in right.get_lines()])
+    assert sorted(drawn) == sorted(observables.barrier_height(paths.values))
+    left, right = figures["distributions"].axes[:2]
+    assert len(left.get_lines()) == len(monitor.record.profile("displacement").values) + 1
+    gaussian = left.get_lines()[-1]
+    assert gaussian.get_ydata()[0] == pytest.approx(np.sqrt(2 / np.pi), rel=1e-4)
+    assert len(figures["noise_clock"].axes[0].get_lines()) == len(monitor.record.waiting_times)

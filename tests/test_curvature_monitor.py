@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
+    BarrierMonitor,
     CurvatureMonitor,
+    DisplacementDistribution,
     GradientNoiseMonitor,
     LogTimeEvaluator,
     LogTimeSchedule,
@@ -190,9 +192,11 @@ def test_training_is_the_same_to_the_bit_with_all_callbacks(tmp_path: Path, prec
     without = train([])
     cheap = {"n_nodes": 8, "n_probes": 1, "max_batches": 2}
     probes = [monitor(**cheap), monitor(**cheap, mode="train", name="other")]
-    more = [LogTimeEvaluator(save=False, summary=False), GradientNoiseMonitor(save=False, summary=False)]
-    assert_same(train([*probes, *more, AgingMonitor(summary=False, save=False)]), without)
+    quiet: dict[str, Any] = {"save": False, "summary": False}
+    more = [LogTimeEvaluator(**quiet), GradientNoiseMonitor(**quiet), BarrierMonitor(max_batches=2, **quiet)]
+    assert_same(train([*probes, *more, DisplacementDistribution(), AgingMonitor(**quiet)]), without)
     record = probes[0].record
+    assert {"loss_path", "displacement", "weights"} <= set(record.profile_names)
     assert {"hessian_trace", "train_loss", "gradient_noise"} <= set(record.one_time_names)
     assert len(record) > 0
 

@@ -35,6 +35,16 @@ def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
         assert (tmp_path / "report" / name / "report.html").stat().st_size > 10**6
         assert str(tmp_path / "report" / name / "report.html") in printed
         assert list(path.parent.parent.glob("events.out.tfevents.*"))
+        (alone,) = (tmp_path / f"{name}-alone").rglob("aging_record.npz")
+        record = AgingRecord.load(alone)
+        assert {"train_loss", "test_accuracy", "gradient_noise", "flat_fraction"} <= set(record.one_time_names)
+        assert record.one_time("flat_fraction")[0].tolist() == [0, 1, 15, 150, 300]
+        assert {"loss_path", "displacement"} <= set(record.profile_names)
+        report = tmp_path / "report" / f"{name}-alone"
+        assert {"barriers.png", "curvature.png", "loss.png"} <= {path.name for path in report.iterdir()}
+        assert f"THE LANDSCAPE OF ONE {name.upper()} NET" in printed
+    assert printed.count("directions (|curvature| < 0.01) on 300 digits") == 2
+    assert printed.count("barriers on the straight line between the weights at") == 2
     assert (tmp_path / "aging.png").stat().st_size > 20_000
     assert f"lightning-glassy tensorboard {tmp_path}" in printed
     assert printed.count("verdict: ") == printed.count("aging exponent mu = ") == 2

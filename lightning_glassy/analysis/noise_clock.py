@@ -1,0 +1,53 @@
+r"""The gradient noise as a clock: where it changes over the lag, the time it counts is :math:`\int D\,dt'`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightning_glassy.observables import Array
+from lightning_glassy.record import AgingRecord
+
+_PER_DECADE = 200  # points of the quadrature
+
+
+def noise_clock(record: AgingRecord, group: str = "all") -> Array:
+    r"""The noise that has acted over each pair of times, :math:`\int_{t_w}^{t_w+t} D(t')\,dt'`.
+
+    A network that diffuses at the bottom of its landscape moves as far as the noise lets it: against this clock its
+    curves of all waiting times fall on one straight line, also where D changes over the lag, so that
+    :math:`\Delta/D(t_w)` does not collapse (Baity-Jesi et al. 2018, arXiv 1803.06969).
+
+    Between the steps at which it was measured D is interpolated as :meth:`AgingRecord.gradient_noise` does; the
+    integral is by the trapezoidal rule at 200 points per decade of 1 + step and at all steps below 1000.
+
+    Args:
+        record: with the one-time series ``gradient_noise`` of the group.
+        group: name of the group of parameters.
+
+    Returns:
+        float64 ``[n_tw, n_lag]``; NaN where D is not known over the whole lag.
+
+    Raises:
+        KeyError: the record has no such series, or no such group.
+
+    Example:
+        >>> from lightning_glassy import LogTimeSchedule
+        >>> record = AgingRecord.from_trajectory(np.zeros((101, 3)), LogTimeSchedule([0, 10], [5, 90]))
+        >>> for step in (0, 100):
+        ...     record.append_one_time("gradient_noise", step, 2.0)
+        >>> noise_clock(record).round(6).tolist()
+        [[10.0, 180.0], [10.0, 180.0]]
+    """
+    ends = record.waiting_times[:, None] + record.lags
+    last = int(ends.max(initial=1))
+    decades = np.log10(1 + last)
+    fine = np.concatenate(
+        [np.arange(min(last, 1000) + 1), np.geomspace(1, 1 + last, int(_PER_DECADE * decades) + 2) - 1]
+    )
+    steps = np.unique(np.concatenate([fine, record.waiting_times, ends.ravel()]))
+    noise = record.gradient_noise(steps, group)
+    known = np.isfinite(noise)
+    pieces = np.diff(steps) * (np.where(known, noise, 0.0)[1:] + np.where(known, noise, 0.0)[:-1]) / 2
+    # Beyond the steps at which it was measured, at either end, it is not known.
+    elapsed = np.where(known, np.concatenate([[0.0], np.cumsum(pieces)]), np.nan)
+    return np.asarray(np.interp(ends, steps, elapsed) - np.interp(record.waiting_times, steps, elapsed)[:, None])
