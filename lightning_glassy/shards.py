@@ -288,6 +288,12 @@ class Processes:
         torch.distributed.all_gather_object(everything, thing, group=self._group)
         return everything
 
+    def close(self) -> None:
+        """Give up the group, whose threads should not outlive a training; all that was begun must have ended."""
+        if self._group is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group(self._group)
+        self._group = None
+
     def place(self, devices: Iterable[torch.device]) -> torch.device:
         """Where to add up what is on some devices: NCCL alone adds nothing that is on a CPU."""
         found = max(devices, key=lambda device: (device.type == "cuda", str(device)))

@@ -511,6 +511,13 @@ class AgingTracker:
         """
         self._enter(self._readback.drain(timeout))
 
+    def close(self) -> None:
+        """Free all snapshots, and the connection to other processes; nothing can be measured after this."""
+        self._bank.clear()
+        self._broken, self.next_event = True, sys.maxsize
+        if self._processes is not None:
+            self._processes.close()
+
     def new_pairs(self) -> list[tuple[int, int]]:
         """The (waiting time, lag) entered into the record since the last call, in the order of measurement."""
         pairs, self._new = self._new, []

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 
 from lightning_glassy import CurvatureMonitor
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import SmallNet, data, end_processes, quiet_trainer
 
 
 def fit(root: Path, devices: int, *callbacks: Callback) -> None:
@@ -30,3 +30,4 @@ if __name__ == "__main__":
         (place / name).mkdir(parents=True, exist_ok=True)
         seed_everything(1)
         fit(place / name, devices, *callbacks)
+    end_processes()

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, seed_everything
 from torch import Tensor, nn
 
 from lightning_glassy import BarrierMonitor, DisplacementDistribution
-from tests.helpers import data, quiet_trainer
+from tests.helpers import data, end_processes, quiet_trainer
 from tests.parallel import Net
 
 
@@ -37,7 +37,4 @@ if __name__ == "__main__":
     place, devices = Path(sys.argv[1]), int(sys.argv[2])
     fit(place / "measured", DisplacementDistribution(), BarrierMonitor(loss=loss))
     fit(place / "alone")
-    if torch.distributed.is_initialized():
-        # Without an end of its own torch now and then aborts in the exit of the process that is done first.
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    end_processes()

@@ -63,3 +63,10 @@ def quiet_trainer(tmp_path: Path, **options: Any) -> Trainer:
         "log_every_n_steps": 1,
     }
     return Trainer(**(defaults | options))
+
+
+def end_processes() -> None:
+    """End what the processes of a script share: else torch now and then aborts in the exit of the first of them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from lightning_glassy import AgingMonitor
 from lightning_glassy.snapshots import Snapshot, SnapshotBank
-from tests.helpers import data, quiet_trainer
+from tests.helpers import data, end_processes, quiet_trainer
 
 STEPS = 40
 
@@ -247,3 +247,4 @@ if __name__ == "__main__":
             fit(kind, place / kind / "broken", BreakRank1(), Save(place / kind / "broken.ckpt", stop=False))
         else:
             fit(kind, place / kind / task, ckpt_path=place / task.removeprefix("from_") / "at23.ckpt")
+    end_processes()

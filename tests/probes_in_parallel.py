@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_glassy import AgingMonitor, GradientNoiseMonitor, LogTimeEvaluator
-from tests.helpers import data, quiet_trainer
+from tests.helpers import data, end_processes, quiet_trainer
 from tests.parallel import Net
 
 
@@ -61,3 +61,4 @@ if __name__ == "__main__":
     fit(place / "alone", devices)
     if devices > 1:
         fit(place / "broken", devices, *callbacks(broken))
+    end_processes()

@@ -312,7 +312,7 @@ import torch
 from torch import nn
 from lightning.pytorch import LightningModule
 from lightning_glassy import AgingMonitor, ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
-from tests.helpers import data, quiet_trainer
+from tests.helpers import data, end_processes, quiet_trainer
 from tests.test_replica_record import network
 torch.set_num_threads(1)
 own, devices = sys.argv[2] == "own", int(sys.argv[3])
@@ -335,6 +335,7 @@ quiet_trainer(
     Path(sys.argv[1]), callbacks=[AgingMonitor(summary=False)], devices=devices, use_distributed_sampler=False,
     strategy="ddp" if devices > 1 else "auto", gradient_clip_val=0.5, max_steps=30,
 ).fit(Net())
+end_processes()
 """
 
 

@@ -305,6 +305,8 @@ class AgingMonitor(Callback):
                 self._ended = self._tracker.state_dict(snapshots=False) | {"runs": self._runs}
             except Exception as error:
                 log.warning("AgingMonitor: another fit cannot go on (%s: %s)", type(error).__name__, error)
+            with contextlib.suppress(RuntimeError):  # a connection that has failed already
+                self._tracker.close()
         self._tracker = None
 
     # ------------------------------------------------------------------ inside

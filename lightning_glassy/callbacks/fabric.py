@@ -265,6 +265,8 @@ class FabricAgingMonitor:
             # What is saved after this goes on from the record at least.
             with contextlib.suppress(RuntimeError, TypeError):  # a device that failed, metadata that is no JSON
                 self._ended = {"step": self._step, "tracker": tracker.state_dict(snapshots=False)}
+            with contextlib.suppress(RuntimeError):  # a connection that has failed already
+                tracker.close()
         self._forget()
 
     # ------------------------------------------------------------------ inside
