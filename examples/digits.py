@@ -13,10 +13,7 @@ Run it with ``python -m examples.digits`` (``--help`` for the options).
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
-import warnings
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
+from examples.common import Observer, Replicas, cross_entropy, fully_connected, loader, quiet
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
@@ -39,16 +37,11 @@ from lightning_glassy import (
     GradientNoiseMonitor,
     LogTimeEvaluator,
     LogTimeSchedule,
-    ReplicaEnsemble,
     ReplicaOverlap,
-    ReplicaTraining,
-    per_replica,
-    replica_loader,
 )
 from lightning_glassy.analysis import NotEnoughDataError, loss_regimes
 from lightning_glassy.observables import barrier_height
 from lightning_glassy.plotting import new_figure, plot_two_time
-from lightning_glassy.replicas import ReplicaBatchSampler
 from lightning_glassy.report import Report, report
 
 N_REPLICA = 8
@@ -56,34 +49,6 @@ N_TRAIN = 1500
 BATCH_SIZE = 32
 LEARNING_RATE = 0.05
 NETS = {"under-parametrised": (64, 4, 4, 10), "over-parametrised": (64, 128, 128, 10)}
-
-
-cross_entropy = nn.functional.cross_entropy
-
-
-def network(sizes: tuple[int, ...]) -> nn.Sequential:
-    """A fully connected tanh network."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in itertools.pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
-
-
-class DigitNets(ReplicaTraining, LightningModule):
-    """Replicas of a network with a softmax cross-entropy loss, trained by plain SGD."""
-
-    def __init__(self, sizes: tuple[int, ...]) -> None:
-        super().__init__()
-        self.nets = ReplicaEnsemble(partial(network, sizes), N_REPLICA)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The sum of the losses, each of a minibatch of its own: its gradient is that of each alone."""
-        x, y = batch
-        return per_replica(cross_entropy, shared=False)(self.nets(x, shared=False), y).sum()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD at a constant learning rate, as in the papers."""
-        return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:
@@ -98,7 +63,7 @@ class DigitNet(LightningModule):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.net = network(sizes)
+        self.net = fully_connected(sizes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of the ten digits."""
@@ -110,88 +75,17 @@ class DigitNet(LightningModule):
         x, y = batch
         return cross_entropy(self(x), y)
 
-    configure_optimizers = DigitNets.configure_optimizers
-
-
-class Passes(Sampler[Tensor]):
-    """One pass over the data after another, each in a new order: as one epoch, with one progress bar."""
-
-    def __init__(self, batches: ReplicaBatchSampler, steps: int) -> None:
-        self.batches, self.steps, self.batch_size = batches, steps, batches.batch_size
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Tensor]:
-        passes = (iter(self.batches) for _ in itertools.count())
-        return itertools.islice(itertools.chain.from_iterable(passes), self.steps)
-
-
-def loader(dataset: TensorDataset, steps: int, seeds: int | range = range(N_REPLICA)) -> DataLoader[Any]:
-    """Minibatches for each replica, in an order of its own; or for a net alone."""
-    one_pass = replica_loader(dataset, BATCH_SIZE, seeds=seeds)
-    return DataLoader(one_pass.dataset, sampler=Passes(one_pass.sampler, steps), batch_size=None)  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def evaluate(model: DigitNets, dataset: TensorDataset) -> tuple[float, Tensor]:
-    """Mean loss, and the accuracy of each replica, on a whole data set."""
-    x, y = dataset.tensors
-    scores = model.nets(x)
-    return float(per_replica(cross_entropy)(scores, y).mean()), (scores.argmax(-1) == y).float().mean(-1)
-
-
-def gradient_noise(model: DigitNets, dataset: TensorDataset, seed: int) -> float:
-    """D: the variance over minibatches of the gradient at fixed weights, summed over the weights; mean over replicas.
-
-    Over the disjoint minibatches of one permutation, which is not drawn from the generator of the training.
-    """
-    x, y = dataset.tensors
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    parameters = list(model.parameters())
-    total = [torch.zeros_like(p) for p in parameters]
-    squares, batches = 0.0, order[: len(x) // BATCH_SIZE * BATCH_SIZE].view(-1, BATCH_SIZE)
-    for batch in batches:
-        loss = per_replica(cross_entropy)(model.nets(x[batch]), y[batch]).sum()
-        for sum_of, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
-            sum_of += part
-            squares += float(part.square().sum())
-    n = len(batches)
-    mean = sum(float((part / n).square().sum()) for part in total)
-    return (squares / n - mean) * n / (n - 1) / N_REPLICA
-
-
-class Observer(Callback):
-    """Adds to a monitor's record, at its waiting times and at the end, what the verdict looks at."""
-
-    def __init__(self, monitor: AgingMonitor, dataset: TensorDataset) -> None:
-        self.monitor = monitor
-        self.dataset = dataset
-        self.steps = {*LogTimeSchedule.logspaced().until(10**9).waiting_times}
-
-    def note(self, model: DigitNets, step: int) -> None:
-        """Append loss, accuracy and noise at one step."""
-        loss, accuracy = evaluate(model, self.dataset)
-        record = self.monitor.record
-        record.append_one_time("train_loss", step, loss)
-        record.append_one_time("train_accuracy", step, float(accuracy.mean()))
-        record.append_one_time("gradient_noise", step, gradient_noise(model, self.dataset, seed=step))
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """At a waiting time: so many updates are done when this batch begins."""
-        if trainer.global_step in self.steps:
-            self.note(pl_module, trainer.global_step)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """At the end, before the monitor writes its record."""
-        self.note(pl_module, trainer.global_step)
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD at a constant learning rate, as in the papers."""
+        return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
 
 def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, Tensor, str]:
     """Train the replicas of one net; returns their record, their accuracies on the test set and where the logs are."""
     seed_everything(0, verbose=False)
     train_set, test_set = digits()
-    model, monitor = DigitNets(sizes), AgingMonitor(summary=False)  # the summary comes at the end, of both nets
+    model = Replicas(partial(fully_connected, sizes), N_REPLICA, learning_rate=LEARNING_RATE)
+    monitor = AgingMonitor(summary=False)  # the summary comes at the end, of both nets
     logger = TensorBoardLogger(directory, name=name)
     trainer = Trainer(
         accelerator="cpu",
@@ -199,7 +93,7 @@ def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tup
         max_epochs=1,
         logger=logger,
         callbacks=[
-            Observer(monitor, train_set),
+            Observer(monitor, train_set, BATCH_SIZE, LogTimeSchedule.logspaced().until(10**9).waiting_times),
             ReplicaOverlap(test_set.tensors[0]),
             monitor,
             TQDMProgressBar(refresh_rate=200),
@@ -207,8 +101,8 @@ def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tup
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, loader(train_set, steps))
-    return monitor.record, evaluate(model, test_set)[1], logger.log_dir
+    trainer.fit(model, loader(train_set, steps, BATCH_SIZE, range(N_REPLICA)))
+    return monitor.record, model.evaluate(test_set)[1], logger.log_dir
 
 
 def look_around(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, str]:
@@ -240,7 +134,7 @@ def look_around(name: str, sizes: tuple[int, ...], steps: int, directory: Path) 
         enable_checkpointing=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(DigitNet(sizes), loader(train_set, steps, seeds=0))
+    trainer.fit(DigitNet(sizes), loader(train_set, steps, BATCH_SIZE, seeds=0))
     return monitor.record, logger.log_dir
 
 
@@ -315,11 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps < 200:
         parser.error(f"--steps {options.steps} is too short to see anything: at least 200")
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
-
-    # Nets this small gain nothing from a second thread, and lose tenfold where another process wants the core.
-    torch.set_num_threads(1)
+    quiet()
     start, records, words, where = time.perf_counter(), {}, [], []
     for name, sizes in NETS.items():
         print(f"\n{name}: {N_REPLICA} x {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)

@@ -1,0 +1,276 @@
+"""What the examples share: replicas of a network, what is noted of them on the way, real data, and where results go."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from lightning_glassy import AgingMonitor, ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent / "RESULTS.md"
+
+cross_entropy = nn.functional.cross_entropy
+
+
+def fully_connected(
+    sizes: Sequence[int], activation: Callable[[], nn.Module] = nn.Tanh, *, glorot: bool = False
+) -> nn.Sequential:
+    """A fully connected network; ``glorot``: uniform Glorot weights and biases of zero, instead of torch's own."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layer = nn.Linear(n_in, n_out)
+        if glorot:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        layers += [layer, activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Replicas(ReplicaTraining, LightningModule):
+    """Replicas of a classifier with a softmax cross-entropy loss, trained by plain SGD at a constant learning rate.
+
+    Args:
+        make: makes one network.
+        n_replica: number of replicas.
+        learning_rate: of SGD.
+        own_minibatches: whether each replica has minibatches of its own, or all have the same.
+        l2: strength of a term ``l2 * |w|^2`` of the loss, over weights and biases.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], nn.Module],
+        n_replica: int,
+        *,
+        learning_rate: float,
+        own_minibatches: bool = True,
+        l2: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.nets = ReplicaEnsemble(make, n_replica)
+        self.learning_rate, self.l2, self.shared = learning_rate, l2, not own_minibatches
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The sum of the losses of the replicas: its gradient is that of each alone."""
+        x, y = batch
+        return per_replica(cross_entropy, shared=self.shared)(self.nets(x, shared=self.shared), y).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD. The gradient of ``l2 * |w|^2`` is ``2 * l2 * w``: what torch calls a weight decay of 2 l2."""
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, weight_decay=2 * self.l2)
+
+    @torch.no_grad()
+    def evaluate(self, dataset: TensorDataset, batch_size: int = 10_000) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and accuracy of each replica on a whole data set, ``[n_replica]`` each."""
+        loss, right = torch.zeros(self.nets.n_replica), torch.zeros(self.nets.n_replica)
+        for x, y in zip(*(tensor.split(batch_size) for tensor in dataset.tensors), strict=True):
+            scores = self.nets(x)
+            loss += per_replica(cross_entropy)(scores, y) * len(x)
+            right += torch.eq(scores.argmax(-1), y).sum(-1)
+        return loss / len(dataset), right / len(dataset)
+
+    def gradient_noise(self, dataset: TensorDataset, batch_size: int, seed: int, most: int | None = None) -> float:
+        """D: the variance over minibatches of the gradient at fixed weights, summed over these; mean over replicas.
+
+        Over the disjoint minibatches of one permutation (the first ``most`` of them), which is not drawn from the
+        generator of the training. The term of ``l2`` is the same in all of them.
+        """
+        x, y = dataset.tensors
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        parameters = list(self.parameters())
+        total = [torch.zeros_like(p) for p in parameters]
+        squares, batches = 0.0, order[: len(x) // batch_size * batch_size].view(-1, batch_size)[:most]
+        for batch in batches:
+            loss = per_replica(cross_entropy)(self.nets(x[batch]), y[batch]).sum()
+            for sum_of, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+                sum_of += part
+                squares += float(part.square().sum())
+        n = len(batches)
+        mean = sum(float((part / n).square().sum()) for part in total)
+        return (squares / n - mean) * n / (n - 1) / self.nets.n_replica
+
+
+class Observer(Callback):
+    """Adds to a monitor's record the loss and the accuracy of :class:`Replicas`, and the noise of their gradient.
+
+    The series are means over the replicas: ``train_loss``, ``train_accuracy``, ``gradient_noise``; and the standard
+    errors ``train_loss_error`` and ``train_accuracy_error`` of the first two.
+
+    Args:
+        monitor: whose record.
+        dataset: the training set.
+        batch_size: of the training, whose noise it is.
+        steps: at which loss and accuracy are noted.
+        noise_steps: at which the noise is; default the same.
+        most: minibatches for the noise; default all.
+    """
+
+    def __init__(
+        self,
+        monitor: AgingMonitor,
+        dataset: TensorDataset,
+        batch_size: int,
+        steps: Iterable[int],
+        noise_steps: Iterable[int] | None = None,
+        most: int | None = None,
+    ) -> None:
+        self.monitor, self.dataset, self.batch_size, self.most = monitor, dataset, batch_size, most
+        self.steps = set(steps)
+        self.noise_steps = self.steps if noise_steps is None else set(noise_steps)
+
+    def note(self, model: Replicas, step: int, last: bool = False) -> None:
+        """Append what is due at one step; all of it at the last."""
+        record = self.monitor.record
+        if last or step in self.steps:
+            for name, values in zip(("train_loss", "train_accuracy"), model.evaluate(self.dataset), strict=True):
+                record.append_one_time(name, step, float(values.mean()))
+                record.append_one_time(f"{name}_error", step, float(values.std() / len(values) ** 0.5))
+        if last or step in self.noise_steps:
+            noise = model.gradient_noise(self.dataset, self.batch_size, seed=step, most=self.most)
+            record.append_one_time("gradient_noise", step, noise)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """So many updates are done when this batch begins."""
+        self.note(pl_module, trainer.global_step)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """At the end, before the monitor writes its record."""
+        self.note(pl_module, trainer.global_step, last=True)
+
+
+class Progress(Callback):
+    """A line for each tenth of a training: what several of them can write at once."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.start = name, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Say how far it is."""
+        if trainer.global_step % max(1, trainer.max_steps // 10) == 0:
+            seconds = time.perf_counter() - self.start
+            print(f"{self.name}: step {trainer.global_step:,} of {trainer.max_steps:,}, {seconds:.0f} s", flush=True)
+
+
+# ------------------------------------------------------------------ data
+
+
+class FileOrder(Sampler[Tensor]):
+    """Minibatches in the order of the data set, the same in each pass."""
+
+    def __init__(self, n_samples: int, batch_size: int) -> None:
+        self.n_samples, self.batch_size = n_samples, batch_size
+
+    def __len__(self) -> int:
+        return -(-self.n_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.arange(self.n_samples).split(self.batch_size))
+
+
+class Passes(Sampler[Tensor]):
+    """One pass over the data after another as one epoch, with one progress bar."""
+
+    def __init__(self, batches: Sampler[Tensor], steps: int) -> None:
+        self.batches, self.steps = batches, steps
+        self.batch_size = batches.batch_size  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        passes = (iter(self.batches) for _ in itertools.count())
+        return itertools.islice(itertools.chain.from_iterable(passes), self.steps)
+
+
+def loader(
+    dataset: TensorDataset, steps: int, batch_size: int, seeds: int | Iterable[int] | None = None
+) -> DataLoader[Any]:
+    """Minibatches for each replica, or a net alone, reshuffled in every pass.
+
+    Without seeds they are the same for all, in the order of the data set.
+    """
+    one_pass = replica_loader(dataset, batch_size, seeds=0 if seeds is None else seeds)
+    batches = FileOrder(len(dataset), batch_size) if seeds is None else one_pass.sampler
+    return DataLoader(one_pass.dataset, sampler=Passes(batches, steps), batch_size=None)  # type: ignore[arg-type]
+
+
+def mnist(data_dir: Path, *, train: bool = True) -> TensorDataset:
+    """MNIST in memory, pixels ``[N, 784]`` in [0, 1]; torchvision downloads it if it is not there."""
+    from torchvision.datasets import MNIST
+
+    found = MNIST(root=data_dir, train=train, download=True)
+    return TensorDataset(found.data.view(len(found.data), -1).float() / 255, found.targets)
+
+
+# ------------------------------------------------------------------ running and reporting
+
+
+def quiet() -> None:
+    """None of Lightning's hints, and one thread.
+
+    Small nets gain nothing from a second, and lose tenfold where another process wants the core.
+    """
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+
+
+def publish(name: str, result: dict[str, Any], text: str) -> None:
+    """Commit a result: ``results/<name>.json``, and the tables of the page ``RESULTS.md`` that belong to it."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(as_json(result))
+    PAGE.write_text(with_block(PAGE.read_text(), name, text))
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result as it is committed."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def as_json(result: dict[str, Any]) -> str:
+    """Small JSON: numbers to five digits, lists of numbers on one line, null for what is not finite."""
+    text = json.dumps(_rounded(result), indent=1, allow_nan=False)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _rounded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_rounded(part) for part in value]
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.5g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def with_block(page: str, name: str, text: str) -> str:
+    """A page with another text between the marks of a name.
+
+    Raises:
+        ValueError: a page without these marks.
+    """
+    begin, end = marks(name)
+    if begin not in page or end not in page:
+        raise ValueError(f"{PAGE.name} has no lines {begin!r} and {end!r} to write the tables between")
+    before, rest = page.split(begin, 1)
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end, 1)[1]}"
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after the tables of a name."""
+    return f"<!-- {name}: written by python -m examples.{name} -->", f"<!-- {name}: end -->"
