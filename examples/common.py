@@ -1,4 +1,4 @@
-"""What the examples share: replicas of a network, what is noted of them on the way, real data, and where results go."""
+"""What the examples share: replicas of a network, real data, and where results go."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from lightning_glassy import AgingMonitor, ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
+from lightning_glassy import LogTimeSchedule, ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "RESULTS.md"
@@ -73,83 +73,21 @@ class Replicas(ReplicaTraining, LightningModule):
         """Plain SGD. The gradient of ``l2 * |w|^2`` is ``2 * l2 * w``: what torch calls a weight decay of 2 l2."""
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate, weight_decay=2 * self.l2)
 
-    @torch.no_grad()
-    def evaluate(self, dataset: TensorDataset, batch_size: int = 10_000) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and accuracy of each replica on a whole data set, ``[n_replica]`` each."""
-        loss, right = torch.zeros(self.nets.n_replica), torch.zeros(self.nets.n_replica)
-        for x, y in zip(*(tensor.split(batch_size) for tensor in dataset.tensors), strict=True):
-            scores = self.nets(x)
-            loss += per_replica(cross_entropy)(scores, y) * len(x)
-            right += torch.eq(scores.argmax(-1), y).sum(-1)
-        return loss / len(dataset), right / len(dataset)
-
-    def gradient_noise(self, dataset: TensorDataset, batch_size: int, seed: int, most: int | None = None) -> float:
-        """D: the variance over minibatches of the gradient at fixed weights, summed over these; mean over replicas.
-
-        Over the disjoint minibatches of one permutation (the first ``most`` of them), which is not drawn from the
-        generator of the training. The term of ``l2`` is the same in all of them.
-        """
-        x, y = dataset.tensors
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-        parameters = list(self.parameters())
-        total = [torch.zeros_like(p) for p in parameters]
-        squares, batches = 0.0, order[: len(x) // batch_size * batch_size].view(-1, batch_size)[:most]
-        for batch in batches:
-            loss = per_replica(cross_entropy)(self.nets(x[batch]), y[batch]).sum()
-            for sum_of, part in zip(total, torch.autograd.grad(loss, parameters), strict=True):
-                sum_of += part
-                squares += float(part.square().sum())
-        n = len(batches)
-        mean = sum(float((part / n).square().sum()) for part in total)
-        return (squares / n - mean) * n / (n - 1) / self.nets.n_replica
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of all replicas for the same inputs, ``[n_replica, B, class]``."""
+        scores: Tensor = self.nets(x)
+        return scores
 
 
-class Observer(Callback):
-    """Adds to a monitor's record the loss and the accuracy of :class:`Replicas`, and the noise of their gradient.
+def losses(module: LightningModule, batch: Any) -> Tensor:
+    """The loss of each replica on the same batch, without the term of ``l2``: for the callbacks that measure it."""
+    x, y = batch
+    return per_replica(cross_entropy)(module(x), y)
 
-    The series are means over the replicas: ``train_loss``, ``train_accuracy``, ``gradient_noise``; and the standard
-    errors ``train_loss_error`` and ``train_accuracy_error`` of the first two.
 
-    Args:
-        monitor: whose record.
-        dataset: the training set.
-        batch_size: of the training, whose noise it is.
-        steps: at which loss and accuracy are noted.
-        noise_steps: at which the noise is; default the same.
-        most: minibatches for the noise; default all.
-    """
-
-    def __init__(
-        self,
-        monitor: AgingMonitor,
-        dataset: TensorDataset,
-        batch_size: int,
-        steps: Iterable[int],
-        noise_steps: Iterable[int] | None = None,
-        most: int | None = None,
-    ) -> None:
-        self.monitor, self.dataset, self.batch_size, self.most = monitor, dataset, batch_size, most
-        self.steps = set(steps)
-        self.noise_steps = self.steps if noise_steps is None else set(noise_steps)
-
-    def note(self, model: Replicas, step: int, last: bool = False) -> None:
-        """Append what is due at one step; all of it at the last."""
-        record = self.monitor.record
-        if last or step in self.steps:
-            for name, values in zip(("train_loss", "train_accuracy"), model.evaluate(self.dataset), strict=True):
-                record.append_one_time(name, step, float(values.mean()))
-                record.append_one_time(f"{name}_error", step, float(values.std() / len(values) ** 0.5))
-        if last or step in self.noise_steps:
-            noise = model.gradient_noise(self.dataset, self.batch_size, seed=step, most=self.most)
-            record.append_one_time("gradient_noise", step, noise)
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """So many updates are done when this batch begins."""
-        self.note(pl_module, trainer.global_step)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """At the end, before the monitor writes its record."""
-        self.note(pl_module, trainer.global_step, last=True)
+def at_steps(*steps: int) -> LogTimeSchedule:
+    """Of callbacks that measure at steps, not at pairs of them."""
+    return LogTimeSchedule(sorted(set(steps)), [0])
 
 
 class Progress(Callback):

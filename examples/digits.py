@@ -2,10 +2,10 @@
 
 An under-parametrised net (64-4-4-10, tanh) and an over-parametrised one (64-128-128-10) learn scikit-learn's 1,797 real
 digits with plain SGD for 20,000 steps each: eight replicas of each, trained as one, with their own initial weights and
-minibatches, for error bars. One callback is added, and a second one of this example that notes the loss, the accuracy
-and the gradient noise. Then one of each is trained alone, with callbacks that look at the landscape: the loss in
-logarithmic time, how many directions are flat, and whether barriers are crossed. At the end there are a record and a
-report of each net, a figure of both side by side, and the command that shows the curves in TensorBoard.
+minibatches, for error bars, with callbacks for the aging, the loss, the accuracy and the gradient noise. Then one of
+each is trained alone, with callbacks that look at the landscape: the loss in logarithmic time, how many directions are
+flat, and whether barriers are crossed. At the end there are a record and a report of each net, a figure of both side by
+side, and the command that shows the curves in TensorBoard.
 
 Run it with ``python -m examples.digits`` (``--help`` for the options).
 """
@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.common import Observer, Replicas, cross_entropy, fully_connected, loader, quiet
+from examples.common import Replicas, at_steps, cross_entropy, fully_connected, loader, losses, quiet
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
@@ -80,12 +80,14 @@ class DigitNet(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
 
-def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, Tensor, str]:
-    """Train the replicas of one net; returns their record, their accuracies on the test set and where the logs are."""
+def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, str]:
+    """Train the replicas of one net; returns their record, and where the logs are."""
     seed_everything(0, verbose=False)
     train_set, test_set = digits()
     model = Replicas(partial(fully_connected, sizes), N_REPLICA, learning_rate=LEARNING_RATE)
     monitor = AgingMonitor(summary=False)  # the summary comes at the end, of both nets
+    when = at_steps(*LogTimeSchedule.logspaced().until(steps).waiting_times, steps)
+    whole = DataLoader(test_set, batch_size=len(test_set))
     logger = TensorBoardLogger(directory, name=name)
     trainer = Trainer(
         accelerator="cpu",
@@ -93,16 +95,17 @@ def train(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tup
         max_epochs=1,
         logger=logger,
         callbacks=[
-            Observer(monitor, train_set, BATCH_SIZE, LogTimeSchedule.logspaced().until(10**9).waiting_times),
-            ReplicaOverlap(test_set.tensors[0]),
             monitor,
+            LogTimeEvaluator(when, loaders={"test": whole}, batch_size=N_TRAIN, loss=losses, summary=False),
+            GradientNoiseMonitor(when, loss=losses, summary=False),
+            ReplicaOverlap(test_set.tensors[0]),
             TQDMProgressBar(refresh_rate=200),
         ],
         enable_checkpointing=False,
         enable_model_summary=False,
     )
     trainer.fit(model, loader(train_set, steps, BATCH_SIZE, range(N_REPLICA)))
-    return monitor.record, model.evaluate(test_set)[1], logger.log_dir
+    return monitor.record, logger.log_dir
 
 
 def look_around(name: str, sizes: tuple[int, ...], steps: int, directory: Path) -> tuple[AgingRecord, str]:
@@ -176,7 +179,7 @@ def picture(records: dict[str, AgingRecord], path: Path) -> None:
     figure.savefig(path)
 
 
-def in_words(name: str, found: Report, test_accuracy: Tensor) -> str:
+def in_words(name: str, found: Report) -> str:
     """What was measured: the same lag after several waiting times, then the verdict and the exponent."""
     record = found.record
     of_replicas, waiting_times, lags = record.msd(), record.waiting_times, record.lags
@@ -185,10 +188,9 @@ def in_words(name: str, found: Report, test_accuracy: Tensor) -> str:
     late = [t for t in waiting_times.tolist() if t >= 10 and np.log10(t) % 1 == 0]
     common = np.isfinite(msd[np.isin(waiting_times, late)]).all(axis=0) & (np.log10(np.maximum(lags, 1)) % 1 == 0)
     lag = int(lags[common].max())
-    accuracy = f"{float(test_accuracy.mean()):.1%} +- {float(test_accuracy.std()):.1%}"
-    lines = [
-        f"{name.upper()}: {N_REPLICA} replicas of {record.n_parameters['all']:,} parameters, test accuracy {accuracy}"
-    ]
+    accuracy, scatter = (record.one_time(f"test_accuracy{what}")[1][-1] for what in ("", "_error"))
+    nets = f"{name.upper()}: {N_REPLICA} replicas of {record.n_parameters['all']:,} parameters"
+    lines = [f"{nets}, test accuracy {accuracy:.1%} +- {scatter:.1%}"]
     lines.append("")
     for t in late:
         at = waiting_times == t, lags == lag
@@ -213,10 +215,10 @@ def main() -> None:
     start, records, words, where = time.perf_counter(), {}, [], []
     for name, sizes in NETS.items():
         print(f"\n{name}: {N_REPLICA} x {'-'.join(map(str, sizes))}, {options.steps:,} steps of SGD", flush=True)
-        records[name], test_accuracy, directory = train(name, sizes, options.steps, options.out)
+        records[name], directory = train(name, sizes, options.steps, options.out)
         found = report(records[name], title=f"{name} net on digits: {'-'.join(map(str, sizes))}")
         found.write(options.out / "report" / name)
-        words.append(in_words(name, found, test_accuracy))
+        words.append(in_words(name, found))
         where.append(f"record       {directory}/glassy/aging_record.npz")
         where.append(f"report       {options.out / 'report' / name / 'report.html'}")
     for name, sizes in NETS.items():

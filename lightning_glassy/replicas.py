@@ -683,12 +683,16 @@ class ReplicaBatchSampler(Sampler[Tensor]):
 
 
 class _ByIndices(Dataset[Any]):
-    """A data set whose items are whole batches, by tensors of indices of any shape."""
+    """A data set whose items are whole batches, by tensors of indices of any shape; its length is that of samples."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, indices: Tensor) -> Any:
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, indices: Tensor | list[int]) -> Any:
+        indices = torch.as_tensor(indices)
         if type(self.dataset) is TensorDataset:
             # A third of the time of tensor[indices].
             flat, shape = indices.flatten(), indices.shape

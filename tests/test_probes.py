@@ -26,7 +26,7 @@ from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.probe import Probe
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.cli import main
-from lightning_glassy.replicas import ReplicaEnsemble
+from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
 from lightning_glassy.tensorboard import answers
 from tests.helpers import SmallNet, data, quiet_trainer
 
@@ -496,7 +496,7 @@ class WithReplicas(SmallNet):
         (Manual, data(), r"Manual optimises manually.*give \w+\(loss=...\)"),
         (SmallNet, DataLoader(Endless(), batch_size=4), "reads a Endless, which has no length"),
         (SmallNet, [(torch.zeros(4, 8), torch.zeros(4, dtype=torch.int64))] * 8, "is a (list|tuple|Tensor)"),
-        (WithReplicas, data(), "cannot measure a ReplicaEnsemble"),
+        (WithReplicas, data(), r"give \w+\(loss=...\) a function .* that returns the loss of each, \[n_replica\]"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_training(
@@ -506,6 +506,90 @@ def test_what_cannot_be_measured_is_refused_before_the_training(
     with pytest.raises(MisconfigurationException, match=message):
         trainer.fit(module(), loader)
     assert trainer.global_step == 0
+
+
+def losses(module: Any, batch: Any) -> Tensor:
+    """Of each replica."""
+    return per_replica(nn.functional.cross_entropy)(module(batch[0]), batch[1])
+
+
+class Ensemble(ReplicaTraining, LightningModule):
+    """Replicas with minibatches of their own, or a lone one."""
+
+    def __init__(self, n_replica: int = 3, seeds: list[int] | None = None) -> None:
+        super().__init__()
+        make = lambda: nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))  # noqa: E731
+        self.nets = ReplicaEnsemble(make, n_replica, seeds=seeds)
+
+    def forward(self, x: Tensor, shared: bool = True) -> Tensor:
+        return self.nets(x, shared=shared)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return per_replica(nn.functional.cross_entropy, shared=False)(self(batch[0], shared=False), batch[1]).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    configure_optimizers = SmallNet.configure_optimizers
+    lr = 0.1
+
+
+def trained_replicas(path: Path, seeds: list[int], **options: Any) -> tuple[AgingRecord, dict[str, Tensor]]:
+    """Their record, if they are measured, and weights."""
+    module, monitor = Ensemble(len(seeds), seeds), AgingMonitor(save=False, summary=False)
+    loader = replica_loader(data().dataset, 4, seeds)
+    measuring = both(**options) if options else []
+    trainer = quiet_trainer(path, callbacks=[monitor, *measuring], max_steps=20)
+    trainer.fit(module, loader, DataLoader(data(24).dataset, batch_size=10))
+    return monitor.record, module.state_dict()
+
+
+def test_of_replicas_it_is_the_mean_of_what_each_alone_has_with_its_error(tmp_path: Path) -> None:
+    seeds = [5, 2, 9]
+    record, weights = trained_replicas(tmp_path, seeds, loss=losses)
+    assert_same(weights, trained_replicas(tmp_path, seeds)[1])  # the training does not know
+    alone = [trained_replicas(tmp_path, [seed], loss=losses)[0] for seed in seeds]
+    assert {"train_loss_error", "val_accuracy_error"} <= set(record.one_time_names)
+    assert "train_loss_error" not in alone[0].one_time_names
+    for name in ("train_loss", "train_accuracy", "val_loss", "gradient_noise", "gradient_norm2", "noise_temperature"):
+        steps, values = record.one_time(name)
+        lone = np.array([each.one_time(name)[1] for each in alone])
+        assert steps.tolist() == alone[0].one_time(name)[0].tolist()
+        assert values == pytest.approx(lone.mean(axis=0), rel=1e-4)
+        if name in ("train_loss", "val_loss"):
+            assert record.one_time(f"{name}_error")[1] == pytest.approx(lone.std(axis=0, ddof=1) / 3**0.5, rel=1e-3)
+    assert record.n_parameters["all"] == alone[0].n_parameters["all"] == 195
+    assert record.msd(normalise="noise").shape[0] == 3
+
+
+def test_the_probes_alone_count_the_parameters_of_one_replica(tmp_path: Path) -> None:
+    noise = GradientNoiseMonitor(loss=losses, save=False, summary=False)
+    quiet_trainer(tmp_path, callbacks=[noise], max_steps=3).fit(Ensemble(), replica_loader(data().dataset, 4, range(3)))
+    assert noise.record.n_parameters == {"all": 195}
+
+
+class TwoSizes(Ensemble):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = ReplicaEnsemble(nn.Linear(2, 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "callback", "message"),
+    [
+        (TwoSizes, LogTimeEvaluator(loss=losses), r"cannot measure ensembles of \[2, 3\] replicas"),
+        (Ensemble, LogTimeEvaluator(loss=lambda *_: torch.zeros(())), r"instead of the losses of the replicas.*\[3\]"),
+        (Ensemble, GradientNoiseMonitor(loss=lambda *_: torch.zeros(4)), r"shape \(4,\) instead of the losses"),
+        (
+            Ensemble,
+            LogTimeEvaluator(loss=losses, metrics=MulticlassAccuracy(3)),
+            r"metrics=\['MulticlassAccuracy'\] cannot take replicas",
+        ),
+    ],
+)
+def test_what_is_wrong_with_replicas_is_said(tmp_path: Path, module: Any, callback: Callback, message: str) -> None:
+    trainer = quiet_trainer(tmp_path, callbacks=[callback], max_steps=3)
+    with pytest.raises(MisconfigurationException, match=message):
+        trainer.fit(module(), replica_loader(data().dataset, 4, range(3)))
 
 
 @pytest.mark.parametrize("make", [LogTimeEvaluator, GradientNoiseMonitor])

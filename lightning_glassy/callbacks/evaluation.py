@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -38,6 +39,7 @@ class LogTimeEvaluator(Probe):
     ``val_loss``, ...         the same on the validation set of the fit; of several ``val_0_loss``, ``val_1_loss``
     ``<set>_loss``            the same on a set of ``loaders``, such as ``test``
     ``<set>_<metric>``        a metric of ``metrics`` on a set, in place of the accuracy
+    ``<key>_error``           of replicas: the standard error of the mean over them that ``<key>`` is
     ========================  ==================================================================================
 
     They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or else of one of its own,
@@ -61,7 +63,9 @@ class LogTimeEvaluator(Probe):
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
         max_batches: most batches of each set; default all.
         batch_size: number of samples in a batch; default that of each loader.
-        loss: gives the loss of a module on a batch; default what ``training_step`` returns.
+        loss: gives the loss of a module on a batch; default what ``training_step`` returns. Of a
+            :class:`ReplicaEnsemble` it is needed, and gives the loss of each replica, ``[n_replica]``, on a batch that
+            is the same for all; ``module(x)`` then gives ``[n_replica, B, C]``, and there are no other metrics.
         name: of the :class:`AgingMonitor` whose record it shares, else the prefix of the keys and of the directory.
         dirpath: where the files go if there is no such monitor; default the directory ``name`` beside the logger's.
         save: whether to write these files.
@@ -76,6 +80,8 @@ class LogTimeEvaluator(Probe):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[LogTimeEvaluator(max_batches=100)], logger=False)
     """
+
+    takes_replicas = True
 
     def __init__(
         self,
@@ -120,6 +126,11 @@ class LogTimeEvaluator(Probe):
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the sets."""
+        if self._n_replica is not None and isinstance(self._metrics, MetricCollection):
+            raise MisconfigurationException(
+                f"LogTimeEvaluator: metrics={list(self._metrics)} cannot take replicas: the accuracy (metrics='auto') "
+                "and the loss can"
+            )
         loaders: dict[str, Any] = {"train": None}
         validation = trainer.val_dataloaders
         if isinstance(validation, (list, tuple)) and len(validation) > 1:
@@ -160,10 +171,14 @@ class LogTimeEvaluator(Probe):
         """The means over each set."""
         values: dict[str, float] = {}
         for name, (sums, metrics) in measured.items():
-            loss, n, right, n_judged = add_up(trainer, sums).tolist()
-            values[f"{name}_loss"] = loss / n
-            if n_judged:
-                values[f"{name}_accuracy"] = right / n_judged
+            loss, n, right, n_judged = add_up(trainer, sums).cpu()
+            means = {f"{name}_loss": loss / n}
+            if n_judged.any():
+                means[f"{name}_accuracy"] = right / n_judged
+            for key, of_replicas in means.items():
+                values[key] = float(of_replicas.mean())
+                if len(of_replicas) > 1:
+                    values[f"{key}_error"] = float(of_replicas.std() / len(of_replicas) ** 0.5)
             for key, value in ({} if metrics is None else metrics.compute()).items():
                 if torch.numel(torch.as_tensor(value)) != 1:
                     raise ValueError(f"metrics: {key!r} is not a single number: {value!r}")
@@ -174,8 +189,10 @@ class LogTimeEvaluator(Probe):
         self, trainer: Trainer, module: LightningModule, data: Batches
     ) -> tuple[Tensor, MetricCollection | None]:
         device = trainer.strategy.root_device
-        # On the device, read once at the end: loss, its weight, right answers, answers.
-        sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        # On the device, read once at the end: loss, its weight, right answers, answers; of each replica.
+        sums = torch.zeros(
+            4, self._n_replica or 1, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
+        )
         metrics = None
         if isinstance(self._metrics, MetricCollection):
             metrics = self._metrics.clone().to(device)
@@ -187,8 +204,8 @@ class LogTimeEvaluator(Probe):
                 if metrics is not None:
                     metrics.update(*self._predictions(module, batch))
                 elif self._metrics == "auto" and (judged := self._judge(module, batch)) is not None:
-                    sums[2] += judged.sum()
-                    sums[3] += judged.numel()
+                    sums[2] += judged.sum(-1)
+                    sums[3] += judged.shape[-1]
         return sums, metrics
 
     def _predictions(self, module: LightningModule, batch: Any) -> tuple[Any, Any]:
@@ -202,15 +219,16 @@ class LogTimeEvaluator(Probe):
         return module(batch[0]), batch[1]
 
     def _judge(self, module: LightningModule, batch: Any) -> Tensor | None:
-        """Which samples are classified rightly, bool ``[B]``; None where it is no classification."""
+        """Which samples are classified rightly, bool ``[B]`` or ``[n_replica, B]``; None for no classification."""
         if self._predict is None:
             pair = isinstance(batch, (list, tuple)) and len(batch) == 2
             if not pair or not _is_classes(batch[1]) or not is_overridden("forward", module):
                 return None
         scores, truth = self._predictions(module, batch)
-        if not _is_classes(truth) or not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(truth):
+        if not _is_classes(truth) or not isinstance(scores, Tensor):
             return None
-        return torch.eq(scores.argmax(dim=1), truth)
+        expected = (len(truth),) if self._n_replica is None else (self._n_replica, len(truth))
+        return torch.eq(scores.argmax(dim=-1), truth) if scores.dim() > 1 and scores.shape[:-1] == expected else None
 
 
 def _is_classes(truth: Any) -> bool:

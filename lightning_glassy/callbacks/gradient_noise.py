@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.probe import Loss, Probe, add_up, monitor_of
-from lightning_glassy.parameters import Groups, Selected, check_patterns, select_parameters
+from lightning_glassy.parameters import Groups, Selected, check_patterns
 from lightning_glassy.schedule import LogTimeSchedule
 
 
@@ -89,7 +89,9 @@ class GradientNoiseMonitor(Probe):
             ``"eval"``.
         max_batches: most batches to use; None for all.
         batch_size: B; default that of the training (in each process).
-        loss: gives the loss of a module on a batch; default what ``training_step`` returns.
+        loss: gives the loss of a module on a batch; default what ``training_step`` returns. Of a
+            :class:`ReplicaEnsemble` it is needed, and gives the loss of each replica, ``[n_replica]``, on a batch that
+            is the same for all; D and the squared norm are then the means over the replicas.
         name: of the :class:`AgingMonitor` whose record it shares, else the prefix of the keys and of the directory.
         dirpath: where the files go if there is no such monitor; default the directory ``name`` beside the logger's.
         save: whether to write these files.
@@ -105,6 +107,8 @@ class GradientNoiseMonitor(Probe):
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=[GradientNoiseMonitor(max_batches=50)], logger=False)
     """
+
+    takes_replicas = True
 
     _data: Batches | None
     _parameters: list[Selected]
@@ -153,7 +157,7 @@ class GradientNoiseMonitor(Probe):
         selection, monitor = self._selection, monitor_of(trainer, self.name)
         if selection is None and monitor is not None:
             selection = {key: monitor._options[key] for key in ("groups", "include", "exclude")}
-        self._parameters = select_parameters(module, **(selection or {}))
+        self._parameters = self.parameters_of(module, **(selection or {}))
         names = dict.fromkeys(["all", *(group for parameter in self._parameters for group in parameter.groups)])
         self._groups = {
             name: [i for i, parameter in enumerate(self._parameters) if name in ("all", *parameter.groups)]
@@ -206,7 +210,7 @@ class GradientNoiseMonitor(Probe):
         n = 0
         for batch, _ in self._data.of(trainer, module):
             with torch.enable_grad():
-                loss = self.loss_of(trainer, module, batch, n)
+                loss = self.loss_of(trainer, module, batch, n).sum()  # of replicas: each has its own gradient of it
                 # Not `backward`: nobody's hooks on gradients, nor DDP, are told.
                 found = torch.autograd.grad(loss * scale, [tensors[i] for i in live], allow_unused=True)
             n += 1
@@ -227,7 +231,8 @@ class GradientNoiseMonitor(Probe):
         noise, signal = (squares / (n - 1)).tolist(), norms.tolist()
         values: dict[str, float] = {}
         for group, members in self._groups.items():
-            d, norm2 = sum(noise[i] for i in members), sum(signal[i] for i in members)
+            # Of replicas the mean of what are sums over them.
+            d, norm2 = (sum(of[i] for i in members) / (self._n_replica or 1) for of in (noise, signal))
             of_group = {
                 "gradient_noise": d,
                 "gradient_norm2": norm2,

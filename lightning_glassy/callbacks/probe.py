@@ -27,7 +27,7 @@ from lightning_glassy.callbacks.aging import AgingMonitor, describe_run
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.shared import check_name
 from lightning_glassy.callbacks.undisturbed import undisturbed
-from lightning_glassy.parameters import select_parameters
+from lightning_glassy.parameters import Selected, as_replicas, select_parameters
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.replicas import ReplicaEnsemble
 from lightning_glassy.schedule import LogTimeSchedule
@@ -46,7 +46,7 @@ _KEY = "lightning_glassy"
 _PER_DECADE = 6
 
 Loss = Callable[[LightningModule, Any], Tensor]
-"""The loss of a module on a batch, a tensor of one number."""
+"""The loss of a module on a batch, a tensor of one number; of a ReplicaEnsemble, one for each replica."""
 
 
 class Probe(Callback, ABC):
@@ -63,7 +63,8 @@ class Probe(Callback, ABC):
         mode: ``"train"`` leaves the modes of all submodules as the training has them; ``"eval"`` is that of evaluation.
         max_batches: most batches to use; default all.
         batch_size: number of samples in a batch; default that of the training.
-        loss: gives the loss of a module on a batch; default what ``training_step`` returns.
+        loss: gives the loss of a module on a batch; default what ``training_step`` returns. Of a
+            :class:`ReplicaEnsemble` it is needed, and gives the loss of each replica, ``[n_replica]``.
         name: of the :class:`AgingMonitor` whose record it shares, else the prefix of the keys and of the directory.
         dirpath: where the files go if there is no such monitor; default the directory ``name`` beside the logger's.
         save: whether to write these files.
@@ -73,6 +74,9 @@ class Probe(Callback, ABC):
         TypeError: an argument of another type.
         ValueError: an argument out of its range.
     """
+
+    takes_replicas = False
+    """Whether it can measure a :class:`ReplicaEnsemble`, with ``loss`` given."""
 
     def __init__(
         self,
@@ -111,6 +115,7 @@ class Probe(Callback, ABC):
         self._dirpath = None if dirpath is None else Path(dirpath).expanduser()
         self._save = save
         self._summary = summary
+        self._n_replica: int | None = None
         self._record: AgingRecord | None = None
         self._restored: Mapping[str, Any] | None = None
         self._forget()
@@ -207,8 +212,15 @@ class Probe(Callback, ABC):
             equal=self._mode == "train",
         )
 
+    def parameters_of(self, module: LightningModule, **selection: Any) -> list[Selected]:
+        """The parameters that are trained, or those selected; of replicas with their axis."""
+        selected = select_parameters(module, **selection)
+        return selected if self._n_replica is None else as_replicas(selected, self._n_replica)
+
     def loss_of(self, trainer: Trainer, module: LightningModule, batch: Any, i: int) -> Tensor:
         """The loss on a batch, in the precision of the training; with its graph where gradients are on.
+
+        One number; of replicas ``[n_replica]``.
 
         Raises:
             MisconfigurationException: there is no number to be had.
@@ -221,12 +233,17 @@ class Probe(Callback, ABC):
             else:
                 found = module.training_step(batch)
         loss = found.get("loss") if isinstance(found, Mapping) else found
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
+        if self._n_replica is not None and isinstance(loss, Tensor) and loss.shape == (self._n_replica,):
+            return loss
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or self._n_replica is not None:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)[:60]
             what += " under 'loss'" if isinstance(found, Mapping) else ""
             source = "training_step" if self._loss is None else "loss"
+            expected = "a loss, a tensor of one number"
+            if self._n_replica is not None:
+                expected = f"the losses of the replicas, a tensor [{self._n_replica}]"
             raise MisconfigurationException(
-                f"{type(self).__name__}: {source} has returned {what} instead of a loss, a tensor of one number: give "
+                f"{type(self).__name__}: {source} has returned {what} instead of {expected}: give "
                 f"{type(self).__name__}(loss=...) a function of a module and a batch that does"
             )
         return loss.reshape(())
@@ -247,11 +264,7 @@ class Probe(Callback, ABC):
                 f"{who} cannot run the module outside of its training under {type(trainer.strategy).__name__}, which "
                 "spreads the weights over processes: use a single device or 'ddp'"
             )
-        if any(isinstance(part, ReplicaEnsemble) for part in pl_module.modules()):
-            raise MisconfigurationException(
-                f"{who} cannot measure a ReplicaEnsemble, whose loss is that of all replicas together: train and "
-                "measure a single network"
-            )
+        self._n_replica = self._find_replicas(trainer, pl_module)
         if self._loss is None:
             why = None
             if not pl_module.automatic_optimization:
@@ -266,6 +279,28 @@ class Probe(Callback, ABC):
                     "that returns the loss"
                 )
 
+    def _find_replicas(self, trainer: Trainer, module: LightningModule) -> int | None:
+        """The number of replicas of the module; None if it has none."""
+        who = type(self).__name__
+        sizes = {part.n_replica for part in module.modules() if isinstance(part, ReplicaEnsemble)}
+        if not sizes:
+            return None
+        if not self.takes_replicas:
+            raise MisconfigurationException(
+                f"{who} cannot measure a ReplicaEnsemble, whose loss is that of all replicas together: train and "
+                "measure a single network"
+            )
+        if len(sizes) > 1 or trainer.world_size > 1:
+            what = f"ensembles of {sorted(sizes)} replicas" if len(sizes) > 1 else "replicas in several processes"
+            raise MisconfigurationException(f"{who} cannot measure {what}: leave it out, or measure one ensemble alone")
+        if self._loss is None:
+            raise MisconfigurationException(
+                f"{who}: the loss of a ReplicaEnsemble is that of all replicas together: give {who}(loss=...) a "
+                "function of the module and a batch, the same one for all replicas, that returns the loss of each, "
+                "[n_replica]"
+            )
+        return sizes.pop()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, find the data, and measure the state before the first update."""
         step, restored = trainer.global_step, self._restored
@@ -277,7 +312,7 @@ class Probe(Callback, ABC):
             self._start_afresh()
         self._fitted = (weakref.ref(trainer), weakref.ref(pl_module))
         self._started = time.perf_counter()
-        self._n_parameters = {"all": sum(p.numel for p in select_parameters(pl_module))}
+        self._n_parameters = {"all": sum(p.numel for p in self.parameters_of(pl_module))}
         with undisturbed(trainer, pl_module, seed=0):
             self.prepare(trainer, pl_module)
         # In the record that is made now, what was measured before is not.
