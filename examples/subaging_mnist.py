@@ -56,8 +56,8 @@ BATCH_SIZE, LEARNING_RATE, L2 = 50, 0.05, 1e-4
 THRESHOLD = 1e-3
 AUTHORS = (5, 5, 5)
 """Hidden layers of the network of the paper: 4,045 parameters."""
-SAME_SIZE = (AUTHORS, (5,), (5,) * 6, (4, 24, 24))
-"""Depths 1, 3 and 6, and a wide one: within 5 % of as many parameters."""
+SAME_SIZE = (AUTHORS, (5,), (5,) * 6, (5, 10, 10), (4, 24, 24))
+"""Depths 1, 3 and 6, and wider ones: within 5 % of as many parameters."""
 SIZES = (AUTHORS, (3,) * 3, (10,) * 3, (20,) * 3)
 
 
