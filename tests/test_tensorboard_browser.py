@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import threading
@@ -101,6 +102,16 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
     resize(browser, 1280, 800)
     yield Tab(browser, address)
     assert complaints(browser) == []
+
+
+@contextlib.contextmanager
+def own_tab(browser: Any, *arguments: object) -> Iterator[Tab]:
+    """The tab of a TensorBoard of its own."""
+    browser.get_log("browser")
+    with browsing.tensorboard(*arguments) as address:
+        yield Tab(browser, address)
+        assert complaints(browser) == []
+        browser.get("about:blank")  # so that nothing is asked of a server that has been stopped
 
 
 def complaints(browser: Any) -> list[str]:
@@ -299,8 +310,7 @@ def test_the_error_of_a_series_is_drawn_with_it(browser: Any, tmp_path: Path) ->
         record.append_one_time("flat_fraction_error", step, step / 100)
     record.append_one_time("alone_error", 10, 1.0)
     write(tmp_path / "run", record)
-    with browsing.tensorboard(tmp_path) as address:
-        tab = Tab(browser, address)
+    with own_tab(browser, tmp_path) as tab:
         tab.open(runs=json.dumps(["run"]))
         names = "return [...document.querySelectorAll('.along figure')].map((one) => one.dataset.name)"
         assert wait_for(lambda: tab.run(names)) == ["flat_fraction", "alone_error"]
@@ -318,8 +328,7 @@ def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monk
         target=lambda: records.append(trained(tmp_path, max_steps=600, callbacks=[pause])[0]), daemon=True
     )
     options = ("--load_fast", "false", "--reload_interval", "1")
-    with browsing.tensorboard(tmp_path, *options) as address:
-        tab = Tab(browser, address)
+    with own_tab(browser, tmp_path, *options) as tab:
         tab.open()
         assert "No aging curves here yet" in tab.find(".nothing").text
         assert "AgingMonitor()" in tab.find(".nothing pre").text
@@ -349,4 +358,3 @@ def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monk
         # Again until all of it is there: the server may have read a part when it was first asked.
         wait_for(reloaded)
         assert_curves(tab, record, record.msd())
-        assert complaints(browser) == []
