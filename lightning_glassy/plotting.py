@@ -280,7 +280,7 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
 
 
 def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
-    """All losses of a record (series called ``<set>_loss``) against the logarithm of the step.
+    """All losses of a record (series called ``<set>_loss``) against the logarithm of the step, of replicas with errors.
 
     Args:
         record: what to draw.
@@ -296,7 +296,7 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
     for name in record.one_time_names:
         if name.endswith("_loss"):
             words = printable(name.replace("\n", " ").replace("_", " "))  # what begins with "_" has no legend
-            _plot_series(ax, record, name, label=words[-40:].replace("$", r"\$"))
+            _plot_series(ax, record, name, label=words[-40:].replace("$", r"\$"), error=f"{name}_error")
     if regimes is not None and regimes.falls:
         ax.plot(regimes.steps, regimes.fitted, color="0.4", linestyle="--", linewidth=1, label="three regimes")
         for at, interval in (

@@ -104,15 +104,13 @@ class Report:
 
         ``curves``, and where there is an exponent ``collapse`` (the curves beside the collapsed ones) and
         ``threshold_lags``; ``local_exponent``. Of replicas ``chi4``, and if they were trained together
-        ``replica_overlap``. Where the record has such series, ``loss`` in logarithmic time with its three regimes,
-        ``gradient_noise`` of the group, ``displacement_over_noise`` (the displacement, and beside it over D),
-        ``noise_clock`` (the displacement against the noise that has acted), ``barriers``, ``distributions``, and
-        ``curvature``.
+        ``replica_overlap``. And those of :func:`~lightning_glassy.panels.panels`, where the record has the data.
 
         Raises:
             ImportError: matplotlib is missing; the message names the extra.
         """
         from lightning_glassy import plotting
+        from lightning_glassy.panels import panels
 
         title = plotting.title_of(self.record, self.group)
         label = OBSERVABLES[self.observable]
@@ -140,40 +138,8 @@ class Report:
             figures["replica_overlap"] = plotting.new_figure(2)
             left, right = figures["replica_overlap"].axes
             plotting.plot_replica_overlaps(self.heterogeneity, axes=(left, right))
-        return figures | self._figures_of_series()
-
-    def _figures_of_series(self) -> dict[str, Figure]:
-        """The pictures of what was measured along the run."""
-        from lightning_glassy import plotting
-
-        there, figures = self.record.one_time_names, {}
-        if any(name.endswith("_loss") for name in there):
-            figures["loss"] = plotting.new_figure(1)
-            plotting.plot_loss(self.record, self.regimes, ax=figures["loss"].axes[0])
-        if ("gradient_noise" if self.group == "all" else f"gradient_noise/{self.group}") in there:
-            title = plotting.title_of(self.record, self.group)
-            figures["gradient_noise"] = plotting.new_figure(1)
-            axes = plotting.plot_gradient_noise(self.record, group=self.group, ax=figures["gradient_noise"].axes[0])
-            axes.set_title(title, fontsize=10)
-            figures["displacement_over_noise"] = plotting.new_figure(2)
-            names: tuple[Observable, Observable] = ("msd", "normalised_msd")
-            for name, axes in zip(names, figures["displacement_over_noise"].axes, strict=True):
-                plotting.plot_curves(relaxation_curves(self.record, name, group=self.group), ax=axes)
-                axes.set_ylabel(OBSERVABLES[name])
-                axes.set_title(title, fontsize=10)
-            figures["noise_clock"] = plotting.new_figure(1)
-            plotting.plot_noise_clock(self.record, group=self.group, ax=figures["noise_clock"].axes[0])
-        profiles = {"loss_path": plotting.plot_barriers, "displacement": plotting.plot_displacement_distribution}
-        for (profile, plot), picture in zip(profiles.items(), ("barriers", "distributions"), strict=True):
-            if profile in self.record.profile_names:
-                figures[picture] = plotting.new_figure(2)
-                left, right = figures[picture].axes
-                plot(self.record, axes=(left, right))
-        if "flat_fraction" in there:
-            figures["curvature"] = plotting.new_figure(2)
-            left, right = figures["curvature"].axes
-            plotting.plot_curvature(self.record, axes=(left, right))
-        return figures
+        found = panels(self.record, group=self.group, regimes=self.regimes)
+        return figures | {name: draw() for name, draw in found.items()}
 
     def write(self, directory: str | Path) -> list[Path]:
         """Write ``report.html``, ``report.txt``, ``report.json`` and one PNG per figure; returns their paths.

@@ -16,8 +16,19 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    BarrierMonitor,
+    CurvatureMonitor,
+    DisplacementDistribution,
+    GradientNoiseMonitor,
+    LogTimeEvaluator,
+    LogTimeSchedule,
+    plotting,
+)
 from lightning_glassy.plotting import plot_two_time, two_time_figure
+from lightning_glassy.sinks.figures import Figures
 from lightning_glassy.sinks.files import FileSink
 from lightning_glassy.sinks.loggers import log_directory
 from lightning_glassy.sinks.tensorboard import TensorBoardSink
@@ -112,6 +123,54 @@ def test_figures_are_drawn_at_every_decade_and_at_the_end(record: AgingRecord) -
     assert 1000 <= first < 1100  # the first event from there on
     assert 10_000 <= second < 12_000
     assert last == events[-1].step
+
+
+def test_tensorboard_shows_what_other_callbacks_have_measured(tmp_path: Path) -> None:
+    logger, options = TensorBoardLogger(tmp_path), {"save": False, "summary": False}
+    probes = [
+        LogTimeEvaluator(loaders={"test": data(n=24, shuffle=False)}, **options),
+        GradientNoiseMonitor(**options),
+        BarrierMonitor(**options),
+        DisplacementDistribution(**options),
+        CurvatureMonitor(n_nodes=8, **options),
+    ]
+    callbacks = [AgingMonitor(groups="layer", **options), *probes]
+    quiet_trainer(tmp_path, callbacks=callbacks, logger=logger, max_steps=60).fit(SmallNet(), data())
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()["images"]
+    wanted = {"loss", "gradient_noise", "displacement_over_noise", "noise_clock"}
+    wanted |= {"barriers", "distributions", "curvature"}
+    assert wanted == {tag.removeprefix("glassy_figures/") for tag in tags} - {
+        *("msd", "non_gaussian"),
+        *(f"overlap_{eps:.6g}" for eps in callbacks[0].record.overlap_thresholds),
+    }
+
+
+def test_a_figure_that_cannot_be_drawn_is_said_once_and_leaves_the_others(
+    record: AgingRecord, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 10, 100):
+        record.append_one_time("train_loss", step, 1 / step)
+        record.append_one_time("gradient_noise", step, 1 / step)
+    figures = Figures("TensorBoard")
+    every = [name for name, _ in figures.draw(record)]
+    assert every[:2] == ["msd", "non_gaussian"]
+    assert every[-4:] == ["loss", "gradient_noise", "displacement_over_noise", "noise_clock"]
+    monkeypatch.setattr(plotting, "plot_gradient_noise", lambda *_, **__: 1 / 0)
+    for _ in range(2):
+        assert [name for name, _ in figures.draw(record)] == [name for name in every if name != "gradient_noise"]
+    assert caplog.messages == ["lightning_glassy: no figure 'gradient_noise' in TensorBoard: division by zero"]
+
+
+def test_losses_alone_have_a_figure_without_pairs_and_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = AgingRecord({"all": 1}, meta={})
+    assert list(Figures("TensorBoard").draw(alone)) == []
+    for step in range(1, 40):
+        alone.append_one_time("train_loss", step, 1 / step)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    ((name, figure),) = Figures("TensorBoard").draw(alone)
+    assert name == "loss"
+    assert len(figure.axes[0].get_lines()[0].get_xdata()) == 39
 
 
 def test_what_never_moved_can_be_drawn() -> None:

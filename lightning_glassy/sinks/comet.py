@@ -31,6 +31,8 @@ class CometSink(CurveSink):
     ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
     figure ``glassy_figures/<quantity>``     all curves of group ``"all"`` on logarithmic axes, drawn
                                              anew at steps 1000, 10,000, ... and at the end
+    figure ``glassy_figures/<panel>``        the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.panels.panels` names them
     asset ``glassy/aging_record.npz``        the record, at the end
     asset ``glassy/aging_record.csv``        the same as a table
     =======================================  ========================================================

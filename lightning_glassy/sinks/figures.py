@@ -1,10 +1,11 @@
-"""The log-log figures of a growing record that loggers show: which, and when they are drawn."""
+"""The figures of a growing record that loggers show: which, and when they are drawn."""
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,16 +21,18 @@ _FIRST, _GROWTH = 1000, 10
 
 
 class Figures:
-    """All curves of group ``"all"`` against the logarithm of the lag, at steps 1000, 10,000, ... and at the end.
+    """All curves of group ``"all"`` against the logarithm of the lag, and what other callbacks have measured.
+
+    At steps 1000, 10,000, ... and at the end.
 
     Args:
-        place: where they are shown, for the one warning if matplotlib is missing.
+        place: where they are shown, for the one warning if matplotlib is missing, or a figure cannot be drawn.
     """
 
     def __init__(self, place: str) -> None:
         self._place = place
         self._next = _FIRST
-        self._can_draw = True
+        self._warned: set[str] = set()
 
     def due(self, step: int) -> bool:
         """Whether it is time to draw; says so once per decade."""
@@ -39,23 +42,35 @@ class Figures:
         return True
 
     def draw(self, record: AgingRecord) -> Iterator[tuple[str, Figure]]:
-        """The name of each quantity and its figure: ``msd``, ``non_gaussian``, ``overlap_<eps>``."""
-        if not self._can_draw or not len(record):
-            return
-        quantities: list[tuple[str, Quantity, float | None]] = [("msd", "msd", None)]
-        if record.meta.get("moments") != "msd":
-            quantities.append(("non_gaussian", "non_gaussian", None))
-            quantities += [(f"overlap_{eps:.6g}", "overlap", eps) for eps in record.overlap_thresholds]
-        for name, quantity, eps in quantities:
+        """Name and figure: ``msd``, ``non_gaussian``, ``overlap_<eps>``, and those of :func:`panels`."""
+        for name, draw in _drawings(record).items():
             try:
-                from lightning_glassy.plotting import two_time_figure
-
-                figure = two_time_figure(record, quantity, eps=eps)
-            except ImportError as error:
-                self._can_draw = False
-                log.warning("lightning_glassy: no figures in %s: %s", self._place, error)
-                return
+                figure = draw()
+            except Exception as error:
+                # The others, and the record, are worth more. What is missing is missing for all of them.
+                what = "figures" if isinstance(error, ImportError) else f"figure {name!r}"
+                self._warn(f"no {what} in {self._place}: {error}")
+                continue
             yield name, figure
+
+    def _warn(self, words: str) -> None:
+        if words not in self._warned:
+            self._warned.add(words)
+            log.warning("lightning_glassy: %s", words)
+
+
+def _drawings(record: AgingRecord) -> dict[str, Callable[[], Figure]]:
+    from lightning_glassy.panels import panels
+    from lightning_glassy.plotting import two_time_figure
+
+    quantities: list[tuple[str, Quantity, float | None]] = [("msd", "msd", None)]
+    if record.meta.get("moments") != "msd":
+        quantities.append(("non_gaussian", "non_gaussian", None))
+        quantities += [(f"overlap_{eps:.6g}", "overlap", eps) for eps in record.overlap_thresholds]
+    curves: dict[str, Callable[[], Figure]] = {
+        name: partial(two_time_figure, record, quantity, eps=eps) for name, quantity, eps in quantities if len(record)
+    }
+    return curves | panels(record)
 
 
 def png(figure: Figure) -> io.BytesIO:

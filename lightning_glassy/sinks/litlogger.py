@@ -30,6 +30,8 @@ class LitLoggerSink(CurveSink):
     ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
     ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at
                                              steps 1000, 10,000, ... and at the end
+    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.panels.panels` names them
     ``glassy/aging_record.npz``              the record, at the end
     ``glassy/aging_record.csv``              the same as a table
     =======================================  ========================================================

@@ -33,6 +33,8 @@ class MLflowSink(CurveSink):
     ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
     artifact ``glassy/<quantity>.png``       all curves of group ``"all"`` on logarithmic axes, drawn
                                              anew at steps 1000, 10,000, ... and at the end
+    artifact ``glassy/<panel>.png``          the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.panels.panels` names them
     artifact ``glassy/aging_record.npz``     the record, at the end
     artifact ``glassy/aging_record.csv``     the same as a table
     =======================================  ========================================================

@@ -37,6 +37,8 @@ class TensorBoardSink:
     ``glassy_figures/<quantity>``            all curves of group ``"all"`` against the logarithm of
                                              the lag, at steps 1000, 10,000, ... and at the
                                              end; the step is the training step
+    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.panels.panels` names them
     =======================================  ========================================================
 
     One tag per waiting time: within a tag the lag must grow, as TensorBoard drops points before one whose step goes

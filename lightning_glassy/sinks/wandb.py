@@ -33,6 +33,8 @@ class WandbSink(CurveSink):
     ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
     ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at
                                              steps 1000, 10,000, ... and at the end
+    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.panels.panels` names them
     ``glassy_table``                         at the end, every pair of group ``"all"`` with every
                                              observable
     artifact ``glassy-<run id>``             at the end, ``aging_record.npz`` and ``.csv``; its type
