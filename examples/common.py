@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import logging
+import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +23,20 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from lightning_glassy import LogTimeSchedule, ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
+from benchmarks.report import machine
+from lightning_glassy import (
+    AgingRecord,
+    LogTimeSchedule,
+    ReplicaEnsemble,
+    ReplicaTraining,
+    per_replica,
+    replica_loader,
+)
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "RESULTS.md"
+SPENT = "seconds.json"
+"""Beside the records: how long they took."""
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -150,11 +165,121 @@ def mnist(data_dir: Path, *, train: bool = True) -> TensorDataset:
     """MNIST in memory, pixels ``[N, 784]`` in [0, 1]; torchvision downloads it if it is not there."""
     from torchvision.datasets import MNIST
 
-    found = MNIST(root=data_dir, train=train, download=True)
+    try:
+        found = MNIST(root=data_dir, train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise SystemExit(not_there("MNIST", data_dir, error)) from None
     return TensorDataset(found.data.view(len(found.data), -1).float() / 255, found.targets)
 
 
+def not_there(name: str, data_dir: Path, error: Exception) -> str:
+    """What is said where data cannot be had."""
+    return f"{name} is not in {data_dir} and cannot be downloaded ({error}): say where it is with --data-dir"
+
+
 # ------------------------------------------------------------------ running and reporting
+
+
+def options_of(name: str, description: str | None, quick: str, *, data: str | None = None) -> argparse.Namespace:
+    """The options that all studies have: ``quick``, ``data_dir`` where there are data, ``out``, ``jobs``, ``analyse``.
+
+    Args:
+        name: of the study.
+        description: its first line is shown.
+        quick: what ``--quick`` does.
+        data: what lies in ``--data-dir``.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=(description or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help=quick)
+    if data is not None:
+        parser.add_argument(
+            "--data-dir", type=Path, default=Path("data"), help=f"of {data}, downloaded if it is not there"
+        )
+    parser.add_argument("--out", type=Path, help=f"for the records (default runs/{name}, or runs/{name}-quick)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on one core (default 2)")
+    parser.add_argument("--analyse", action="store_true", help="do not train: the records are in --out")
+    options = parser.parse_args()
+    options.out = options.out or Path("runs", f"{name}-quick" if options.quick else name)
+    if options.analyse and not (options.out / SPENT).exists():
+        parser.error(f"no finished run in {options.out}: run without --analyse first")
+    return options
+
+
+def record_of(name: str, out: Path) -> Path:
+    """Where the record of one training is."""
+    return out / name / "aging_record.npz"
+
+
+def place_for(name: str, out: Path) -> Path:
+    """The directory for the record of one training, without those of earlier ones, which are not overwritten."""
+    directory = record_of(name, out).parent
+    for path in directory.glob("aging_record*"):
+        path.unlink()
+    return directory
+
+
+def load_record(name: str, out: Path) -> AgingRecord:
+    """The record of one training that was completed.
+
+    Raises:
+        SystemExit: it was not.
+    """
+    record = AgingRecord.load(record_of(name, out))
+    if record.meta.get("completed") != record.meta.get("max_step"):
+        raise SystemExit(
+            f"{record_of(name, out)} ends at step {record.meta.get('completed')} of {record.meta.get('max_step')}: run "
+            "without --analyse"
+        )
+    return record
+
+
+def several(tasks: Mapping[str, Callable[[], float]], options: argparse.Namespace) -> dict[str, Any]:
+    """Run tasks, so many at a time, each in a process with one thread; not with ``--analyse``.
+
+    They are started in their order: with the longest first, none is left over at the end.
+
+    Returns:
+        How long it took, as it is noted in the directory for the records: ``"runs"``, what each task returned, by its
+        name; ``"seconds"`` for all; ``"jobs"``, so many at a time; and the ``"machine"``.
+    """
+    path = options.out / SPENT
+    if not options.analyse:
+        path.unlink(missing_ok=True)
+        start = time.perf_counter()
+        # Read when a new process imports NumPy. For small matrices a second thread waits more than it works.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            submitted = {pool.submit(run): name for name, run in tasks.items()}
+            runs = {submitted[done]: done.result() for done in as_completed(submitted)}
+        seconds = time.perf_counter() - start
+        spent = {"runs": runs, "seconds": seconds, "jobs": options.jobs, "machine": machine()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(spent))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def conclude(
+    name: str,
+    found: dict[str, Any],
+    options: argparse.Namespace,
+    tables: Callable[[dict[str, Any]], str],
+    draw: Callable[[dict[str, Any], Path], Sequence[Path]],
+) -> None:
+    """Write numbers, tables and pictures, to the page of results or, of a quick run, beside its records; and print."""
+    text_of = as_json(found)
+    result = json.loads(text_of)  # whatever is shown has the digits of what is kept
+    text, where = tables(result), options.out if options.quick else RESULTS
+    if options.quick:
+        (where / "result.json").write_text(text_of)
+    else:
+        publish(name, found, text)
+    print(f"\n{text}\n\nWhere to look")
+    for picture in draw(result, where):
+        print(f"    picture      {picture}")
+    for record in sorted(options.out.glob("*/aging_record.npz")):
+        print(f"    record       {record}")
+    print("    a report     .venv/bin/lightning-glassy report RECORD")
 
 
 def quiet() -> None:
@@ -165,6 +290,12 @@ def quiet() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+
+
+def silent() -> None:
+    """Of Lightning nothing but warnings, too: for trainings of which several write at once."""
+    quiet()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def publish(name: str, result: dict[str, Any], text: str) -> None:

@@ -13,15 +13,9 @@ Of each several replicas, trained as one.
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +24,21 @@ from lightning.pytorch import Trainer, seed_everything
 from scipy.stats import chi2 as chi2_distribution
 from torch.utils.data import TensorDataset
 
-from benchmarks.report import machine, table
+from benchmarks.report import table
 from examples.common import (
-    RESULTS,
     Progress,
     Replicas,
-    as_json,
     at_steps,
+    conclude,
     fully_connected,
+    load_record,
     loader,
     losses,
     mnist,
-    publish,
-    quiet,
+    options_of,
+    place_for,
+    several,
+    silent,
 )
 from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator, LogTimeSchedule
 from lightning_glassy.analysis import Curves, aging_exponent, lag_to_threshold, relaxation_curves
@@ -103,9 +99,8 @@ QUICK_RUNS = (Run(AUTHORS, False), Run(AUTHORS, True), Run((5,), False))
 
 def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float:
     """Train the replicas of one network; its record goes to ``out/<name>``. Returns the seconds it took."""
-    quiet()
+    silent()
     seed_everything(0, verbose=False)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # many at once say the same
     start, data = time.perf_counter(), TensorDataset(*(tensor[:images] for tensor in mnist(data_dir).tensors))
     schedule = LogTimeSchedule.preset("subaging", steps)
     model = Replicas(
@@ -115,8 +110,8 @@ def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float
         own_minibatches=run.reshuffled,
         l2=L2,
     )
-    silent: dict[str, Any] = {"summary": False}
-    monitor = AgingMonitor(schedule, dirpath=out / run.name, **silent)
+    said: dict[str, Any] = {"summary": False}
+    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
     # At the lags of the authors' network, as they have it; of the others, at the waiting times.
     of_loss = [event.step for event in schedule.events if event.capture or run.hidden == AUTHORS]
     trainer = Trainer(
@@ -126,8 +121,8 @@ def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float
         logger=False,
         callbacks=[
             monitor,
-            LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, **silent),
-            GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, **silent),
+            LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, **said),
+            GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, **said),
             Progress(run.name),
         ],
         enable_checkpointing=False,
@@ -211,7 +206,11 @@ def tables(result: dict[str, Any]) -> str:
             ["networks", "order", "method", "mu, lowest", "highest", "mean", "chi squared", "p"],
             [
                 [what, order, method, *_common([run for run in runs if _is(run, hidden, order)], method)]
-                for what, hidden in (("same N", SAME_SIZE), ("four sizes", SIZES))
+                for what, hidden in (
+                    ("same N", SAME_SIZE),
+                    ("of these, first layer of 5", tuple(hidden for hidden in SAME_SIZE if hidden[0] == 5)),
+                    ("four sizes", SIZES),
+                )
                 for order in dict.fromkeys(run["order"] for run in runs)
                 for method in ("threshold", "effective time", "plain")
                 if sum(_is(run, hidden, order) for run in runs) > 1
@@ -282,8 +281,9 @@ def _with_error(value: float | None, error: float | None) -> str:
 # ------------------------------------------------------------------ the pictures
 
 
-def draw(result: dict[str, Any], directory: Path) -> None:
-    """Two pictures, from the JSON alone: the curves and their lags; and the exponents."""
+def draw(result: dict[str, Any], directory: Path) -> list[Path]:
+    """Two pictures, from the JSON alone: the curves and their lags; and the exponents. Returns their paths."""
+    pictures = [directory / "subaging_mnist.png", directory / "subaging_mnist_mu.png"]
     runs = [run for run in result["runs"] if run["layers"] == _layers(AUTHORS)]
     figure = new_figure(3, width=5.6)
     for ax, run in zip(figure.axes[:2], runs, strict=True):
@@ -300,7 +300,7 @@ def draw(result: dict[str, Any], directory: Path) -> None:
             ax.plot(times, np.exp(run["intercept"]) * times ** run["mu"]["threshold"], color=colour, linewidth=1)
     _finish(ax, "waiting time $t_w$ (steps)", r"lag $t^*$ to $\Delta^* = 10^{-3}$ (steps)")
     ax.set_yscale("log")
-    figure.savefig(directory / "subaging_mnist.png")
+    figure.savefig(pictures[0])
 
     figure = new_figure(3, width=5.6)
     left, middle, right = figure.axes
@@ -329,7 +329,8 @@ def draw(result: dict[str, Any], directory: Path) -> None:
     for ax in (middle, right):
         ax.set_ylabel(r"$\mu$ of $t^* \sim t_w^\mu$")
         ax.set_ylim(0, 1.2)
-    figure.savefig(directory / "subaging_mnist_mu.png")
+    figure.savefig(pictures[1])
+    return pictures
 
 
 def _curves(run: dict[str, Any]) -> Curves:
@@ -350,55 +351,19 @@ def _finish(ax: Any, x: str, y: str) -> None:
 
 def main() -> None:
     """Train all networks, several at once, and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help=f"three networks for {QUICK_STEPS:,} steps")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="of MNIST, downloaded if it is not there")
-    parser.add_argument("--out", type=Path, default=Path("runs/subaging_mnist"), help="directory for the records")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, each on one core (default 2)")
-    parser.add_argument("--analyse", action="store_true", help="do not train: the records are in --out")
-    options = parser.parse_args()
+    options = options_of(
+        "subaging_mnist", __doc__, quick=f"three networks for {QUICK_STEPS:,} steps, in a minute", data="MNIST"
+    )
     runs, steps, images = (QUICK_RUNS, QUICK_STEPS, QUICK_IMAGES) if options.quick else (RUNS, STEPS, IMAGES)
-
-    times = options.out / "seconds.json"
     if not options.analyse:
-        start = time.perf_counter()
         mnist(options.data_dir)  # once, before several ask for it
-        seconds = trained(runs, steps, images, options)
-        times.write_text(json.dumps({"jobs": options.jobs, "all": time.perf_counter() - start, "runs": seconds}))
-    spent = json.loads(times.read_text())
-    result = {
-        "steps": steps,
-        "seconds": spent["all"],
-        "jobs": spent["jobs"],
-        "machine": machine(),
-        "runs": [analysed(run, AgingRecord.load(record_of(run, options.out)), spent["runs"][run.name]) for run in runs],
-    }
-    if options.quick:
-        (options.out / "result.json").write_text(as_json(result))
-    else:
-        publish("subaging_mnist", result, tables(json.loads(as_json(result))))
-    draw(json.loads(as_json(result)), options.out if options.quick else RESULTS)
-    print(f"\n{tables(json.loads(as_json(result)))}\n\nWhere to look")
-    where = options.out if options.quick else RESULTS
-    print(f"    pictures     {where / 'subaging_mnist.png'}, {where / 'subaging_mnist_mu.png'}")
-    for run in runs:
-        print(f"    record       {record_of(run, options.out)}")
-    print("    a report     .venv/bin/lightning-glassy report RECORD")
-
-
-def trained(runs: Sequence[Run], steps: int, images: int, options: argparse.Namespace) -> dict[str, float]:
-    """Train all, so many at a time, each on one core; the seconds each took."""
-    # The longest first, so that none is left over at the end.
+    # The longest first.
     ordered = sorted(runs, key=lambda run: (run.hidden == AUTHORS, run.n_parameters), reverse=True)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        where = options.data_dir, options.out
-        submitted = {pool.submit(train, run, steps, images, *where): run.name for run in ordered}
-        return {submitted[done]: done.result() for done in as_completed(submitted)}
-
-
-def record_of(run: Run, out: Path) -> Path:
-    """Where the record of a run is."""
-    return out / run.name / "aging_record.npz"
+    where = options.data_dir, options.out
+    spent = several({run.name: partial(train, run, steps, images, *where) for run in ordered}, options)
+    seconds = spent.pop("runs")
+    of_runs = [analysed(run, load_record(run.name, options.out), seconds[run.name]) for run in runs]
+    conclude("subaging_mnist", {"steps": steps, **spent, "runs": of_runs}, options, tables, draw)
 
 
 if __name__ == "__main__":
