@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-import pytest
-import torch
+import os
 
-# The networks of the tests are small: a second thread gains nothing, and waits tenfold on a busy machine.
-torch.set_num_threads(1)
+# The networks and matrices of the tests are small: a second thread gains nothing, and waits tenfold on a busy machine.
+# Said before NumPy is imported, and also to the processes that tests start.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

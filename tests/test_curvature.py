@@ -136,7 +136,7 @@ def test_no_more_products_are_made_than_allowed_and_nothing_wrong_is_claimed(max
 def test_what_the_quadrature_does_not_resolve_is_in_the_error() -> None:
     """A threshold in the middle of an even spectrum, where a few nodes more or less are a few percent."""
     truth = np.linspace(-1, 2, N)
-    for seed in range(6):
+    for seed in range(3):
         for eps in (0.03, 0.1, 0.3):
             spectrum = measure_spectrum(quadratic(truth), eps=eps, seed=seed)
             for estimate, exact in [
