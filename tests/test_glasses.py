@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from scipy.special import ive
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
@@ -133,6 +134,43 @@ def test_after_a_quench_the_p3_glass_ages_and_its_energy_goes_to_the_threshold()
     limit = np.polynomial.Polynomial.fit(solution.times[late] ** (-2 / 3), solution.energy[late], 1)(0)
     assert limit == pytest.approx(glass.threshold, rel=5e-3)
     assert (solution.energy > glass.threshold).all()
+
+
+@pytest.mark.parametrize("p", [3, 4, 6])
+def test_the_ground_state_is_that_of_the_replica_method(p: int) -> None:
+    """One step of replica symmetry breaking at T -> 0, with 1 - q = chi T and m = y T."""
+    r = brentq(lambda r: r**2 / (p * (1 + r)) + r / (1 + r) - np.log1p(r), 0.5, 100)
+    chi = np.sqrt(2 / (p * (1 + r)))
+    y = r * chi
+    assert SphericalPSpin(p).ground_state == pytest.approx(-(p * chi + y) / 4 - np.log1p(r) / (2 * y), abs=1e-9)
+    assert SphericalPSpin(2).ground_state == SphericalPSpin(2).threshold
+
+
+def test_the_plateau_is_where_the_equations_linger() -> None:
+    glass = SphericalPSpin(3, temperature=0.3)
+    q = glass.plateau
+    assert q == pytest.approx(0.807219, abs=5e-7)
+    # The energy to which it ages follows from q and from how the fluctuation-dissipation theorem is violated below it:
+    # here by (1 - q)/q. It depends on q four times as much.
+    solution = glass.solve(t_max=20, steps=800)
+    late = solution.times >= 8
+    limit = np.polynomial.Polynomial.fit(solution.times[late] ** (-2 / 3), solution.energy[late], 1)(0)
+    assert limit == pytest.approx(-(1 - q**3 + (1 - q) / q * q**3) / (2 * 0.3), rel=2e-3)
+    # The later, the longer a curve stays near it.
+    slowest = []
+    for waiting_time in (2, 4, 8):
+        lags = solution.times[10 : solution.index(waiting_time)]
+        displacement = solution.msd(waiting_time, lags)
+        exponents = np.gradient(np.log(displacement), np.log(lags))
+        slowest.append(exponents.min())
+    assert (np.diff(slowest) < 0).all()
+    assert 0.8 < displacement[exponents.argmin()] / (2 * (1 - q)) < 1
+    # Without a temperature, for p = 2, and at the transition.
+    assert SphericalPSpin(3, 0.0).plateau == 1
+    assert SphericalPSpin(2, 0.4).plateau == pytest.approx(0.6)
+    for p in (3, 4):
+        assert SphericalPSpin(p, SphericalPSpin(p).transition).plateau == pytest.approx((p - 2) / (p - 1))
+        assert np.isnan(SphericalPSpin(p, 1.0).plateau)
 
 
 def test_the_solver_is_of_second_order_and_says_its_error_and_a_long_step_fakes_a_low_energy() -> None:

@@ -69,6 +69,48 @@ class SphericalPSpin:
         p = self.p
         return float(np.sqrt(p * (p - 2) ** (p - 2) / (2 * (p - 1) ** (p - 1))))
 
+    @property
+    def ground_state(self) -> float:
+        r"""Energy per weight of the bottom, where the number of minima stops growing with N: -1.171675 for p = 3.
+
+        The zero of the complexity :math:`\Sigma(E) = \frac{1}{2}\left[\frac{2-p}{p} - \ln\frac{pz^2}{2} +
+        \frac{p-1}{2}z^2 - \frac{2}{p^2z^2}\right]`, :math:`z = \frac{-E-\sqrt{E^2-E_{th}^2}}{p-1}`, for p = 2 at the
+        :attr:`threshold` itself. Source: Crisanti and Sommers 1995, "Thouless-Anderson-Palmer approach to the spherical
+        p-spin spin glass model", J. Phys. I France 5, 805.
+        """
+        from scipy.optimize import brentq  # other glasses do without SciPy
+
+        p, threshold = self.p, self.threshold
+        if p == 2:
+            return threshold
+
+        def complexity(energy: float) -> float:
+            z = (-energy - np.sqrt(energy**2 - threshold**2)) / (p - 1)
+            return float((2 - p) / p - np.log(p * z**2 / 2) + (p - 1) / 2 * z**2 - 2 / (p * z) ** 2)
+
+        return float(brentq(complexity, 2 * threshold, threshold))
+
+    @property
+    def plateau(self) -> float:
+        r"""Edwards-Anderson parameter :math:`q_{EA}`, at which C lingers before it ages away.
+
+        :math:`T^2 = \frac{p(p-1)}{2}q^{p-2}(1-q)^2`, the root from :math:`\frac{p-2}{p-1}` on: at long waiting times
+        :math:`\Delta` stays near :math:`2(1-q)`. NaN above the :attr:`transition`. Source: Cugliandolo and Kurchan
+        1993.
+        """
+        from scipy.optimize import brentq
+
+        p, temperature = self.p, self.temperature
+        if temperature > self.transition:
+            return float("nan")
+
+        def excess(q: float) -> float:
+            return float(np.sqrt(p * (p - 1) / 2) * q ** ((p - 2) / 2) * (1 - q) - temperature)
+
+        lowest = (p - 2) / (p - 1)
+        # At the transition itself, the root is that end, but for rounding.
+        return float(brentq(excess, lowest, 1.0)) if excess(lowest) > 0 else lowest
+
     def solve(self, t_max: float, steps: int) -> TwoTimeSolution:
         r"""Both functions at all pairs of times :math:`0, h, 2h, \ldots, t_{max}` with :math:`h = 2t_{max}/steps`.
 
