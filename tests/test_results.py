@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
-from examples import subaging_mnist
-from examples.common import PAGE, RESULTS, as_json, load, marks, with_block
+from examples import resnet18_cifar, subaging_mnist, subaging_teacher
+from examples.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, record_of, with_block
+from lightning_glassy import AgingRecord
 
-STUDIES = ("subaging_mnist",)
+STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -72,6 +74,7 @@ def test_subaging_on_mnist_runs_in_short_and_leaves_the_results_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_mnist(tmp_path / "data")
+    monkeypatch.setattr(subaging_mnist, "QUICK_STEPS", 1500)
     before = {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
     arguments = ["--quick", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["subaging_mnist", *arguments])
@@ -103,3 +106,100 @@ def test_the_network_of_the_paper_and_those_beside_it() -> None:
     assert all(abs(run.n_parameters / 4045 - 1) < 0.05 for run in runs)
     assert len({subaging_mnist.Run(hidden, False).n_parameters for hidden in subaging_mnist.SIZES}) == 4
     assert len(subaging_mnist.RUNS) == 16
+
+
+@pytest.mark.slow
+def test_subaging_of_students_runs_in_short_and_leaves_the_results_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
+    monkeypatch.setattr(subaging_teacher, "QUICK_STEPS", 1000)
+    arguments = ["--quick", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["subaging_teacher", *arguments])
+    subaging_teacher.main()
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [(run["layers"], run["n_parameters"]) for run in result["runs"]] == [("20-4-4-2", 114), ("20-32-32-2", 1794)]
+    for run in result["runs"]:
+        assert run["series"]["train_loss"]["values"][-1] < run["series"]["train_loss"]["values"][0]
+        # The test set has none of the wrong labels.
+        assert run["series"]["test_accuracy"]["values"][-1] > 0.7
+    assert subaging_teacher.tables(result) in printed
+    for picture in ("subaging_teacher.png", "subaging_teacher_n.png"):
+        assert (tmp_path / picture).stat().st_size > 20_000
+    assert before == {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
+    # The records are there for another analysis.
+    monkeypatch.setattr(sys, "argv", ["subaging_teacher", "--analyse", *arguments])
+    subaging_teacher.main()
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_the_students_have_few_and_many_weights_for_a_fifth_of_wrong_labels() -> None:
+    learnt, test = subaging_teacher.problem()
+    x, y = learnt.tensors
+    assert x.shape == (1000, 20)
+    assert x.norm(dim=1).numpy() == pytest.approx(20**0.5)
+    assert 0.4 < y.float().mean() < 0.6
+    assert len(test) == 10_000
+    sizes = [run.n_parameters for run in subaging_teacher.RUNS if run.l2]
+    assert sizes == sorted(set(sizes))
+    assert len(sizes) == 8
+    assert sizes[0] < 100 < 1000 < sizes[-1]
+
+
+@pytest.mark.slow
+def test_a_resnet_learns_made_up_images_for_a_few_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sum(p.numel() for p in resnet18_cifar.resnet18().parameters()) == 11_173_962
+    arguments = ["--quick", "--steps", "4", "--accelerator", "cpu", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["resnet18_cifar", *arguments])
+    resnet18_cifar.main()
+    record = AgingRecord.load(tmp_path / "version_0" / "glassy" / "aging_record.npz")
+    assert (record.n_sampled["all"], record.n_parameters["all"]) == (10_000, 11_173_962)
+    assert {"train_loss", "test_accuracy", "gradient_noise"} <= set(record.one_time_names)
+    assert (tmp_path / "version_0" / "report" / "report.html").exists()
+    assert "ResNet-18 on made-up images" in capsys.readouterr().out
+
+
+def test_a_resnet_asks_for_a_gpu_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(device, "is_available", lambda: False)
+    for arguments in ([], ["--quick", "--accelerator", "gpu"]):
+        monkeypatch.setattr(sys, "argv", ["resnet18_cifar", *arguments])
+        with pytest.raises(SystemExit):
+            resnet18_cifar.main()
+        assert "steps of a ResNet-18 need a GPU, and torch sees none here" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["resnet18_cifar", "--quick", "--steps", "0"])
+    with pytest.raises(SystemExit):
+        resnet18_cifar.main()
+    assert "--steps 0 trains nothing" in capsys.readouterr().err
+
+
+def test_what_a_study_lacks_is_said_and_what_is_old_is_not_taken_for_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["subaging_teacher", "--quick", "--analyse"])
+    with pytest.raises(SystemExit):
+        subaging_teacher.main()
+    assert "no finished run in runs/subaging_teacher-quick: run without --analyse first" in capsys.readouterr().err
+    # A second training in the same place, and one that did not come to its end.
+    run = subaging_teacher.Run(2)
+    for steps in (200, 400):
+        subaging_teacher.train(run, steps, tmp_path)
+    record = load_record(run.name, tmp_path)
+    assert record.meta["completed"] == 400
+    record.meta["completed"] = 300
+    record.save(record_of(run.name, tmp_path))
+    with pytest.raises(SystemExit, match="ends at step 300 of 400: run without --analyse"):
+        load_record(run.name, tmp_path)
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", fails)
+    with pytest.raises(SystemExit, match=r"MNIST is not in nowhere and cannot be downloaded \(no network\)"):
+        mnist(Path("nowhere"))

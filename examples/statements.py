@@ -1,0 +1,392 @@
+r"""What Baity-Jesi et al. 2018 (arXiv 1803.06969) say of networks and of a glass, held against what was measured.
+
+Each statement is decided by a function of its own, whose docstring is the rule: "seen", "not seen", or "not testable
+here", with the numbers that decide. :mod:`examples.comparing_dynamics` measures, and writes the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from lightning_glassy import AgingRecord
+from lightning_glassy.analysis import (
+    LossRegimes,
+    NotEnoughDataError,
+    Verdict,
+    loss_regimes,
+    noise_clock,
+    relaxation_curves,
+    verdict,
+)
+from lightning_glassy.analysis.phase import AGES
+from lightning_glassy.observables import Array, barrier_height
+
+SEEN, NOT_SEEN, UNTESTABLE = "seen", "not seen", "not testable here"
+FITTED, MISFIT = 0.999, 0.98  # of the training data: learnt, and not learnt
+DIFFUSIVE = (0.85, 1.15)  # local exponents, as those of lightning_glassy.analysis.diffusion
+STRAIGHT = 0.2  # rms deviation of ln(displacement) from a straight line that is called one
+BENT = 0.1  # deviation of a loss from three straight pieces, as part of its fall, likewise
+DRIFTS, BETTER = 1.5, 0.8  # change of D from which on its integral can be told apart; what it must gain
+RESOLVED = 0.01  # error of a change of the flat fraction up to which no change is one
+BARRIER = 0.05  # height, as part of the loss at the higher end, from which on a barrier counts
+NEAR_PLATEAU = 0.2  # how far from it a curve may linger
+NEAR_THRESHOLD = 0.005  # of its energy
+SHORT_LAG = 0.1  # as a time of the glass
+SLOWER = 0.1  # difference of exponents
+COINCIDE = 0.05  # trend with the waiting time up to which curves of the glass coincide
+
+
+Finding = dict[str, str]
+"""``"verdict"`` and, in ``"words"``, the numbers."""
+
+Glassy = dict[str, Any]
+"""What :func:`examples.comparing_dynamics.analysed_glass` keeps of one temperature, as it is in the JSON."""
+
+
+def finding(seen: bool | None, words: str) -> Finding:
+    """Whether a statement is seen, None where that cannot be tested, and the numbers that decide."""
+    return {"verdict": UNTESTABLE if seen is None else SEEN if seen else NOT_SEEN, "words": words}
+
+
+@dataclass(frozen=True)
+class Ages:
+    r"""How curves shift with the waiting time between two steps.
+
+    Attributes:
+        rate: :math:`-\frac{\partial\ln\Delta}{\partial\ln t_w}/\frac{\partial\ln\Delta}{\partial\ln t}`: 0 no aging, 1
+            full aging.
+        error: its standard error, by leaving out one waiting time after the other.
+        exponent: :math:`\partial\ln\Delta/\partial\ln t`.
+    """
+
+    rate: float
+    error: float
+    exponent: float
+
+    @property
+    def depends(self) -> bool | None:
+        """Whether there is a rate of more than 0.1 in size; None where the error leaves it open."""
+        away = abs(abs(self.rate) - AGES)
+        return None if self.error > AGES / 2 and away < 2 * self.error else bool(abs(self.rate) > AGES)
+
+    def __str__(self) -> str:
+        return f"{self.rate:.2f} ± {self.error:.2f}"
+
+
+def ages(record: AgingRecord, first: float, last: float = np.inf, over_noise: bool = False) -> Ages | None:
+    """From all pairs of times between two steps, by least squares.
+
+    Compared are the lags that at least three waiting times have, which span a factor of two. None with fewer than four
+    waiting times over half a decade, or than three lags.
+    """
+    curves = relaxation_curves(record, "normalised_msd" if over_noise else "msd")
+    times = np.maximum(curves.waiting_times, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = np.log(curves.mean())
+    inside = (curves.waiting_times >= max(first, 1))[:, None] & (curves.waiting_times[:, None] + curves.lags <= last)
+    inside &= np.isfinite(y)
+    compared = _compared(times, inside)
+    rows = np.flatnonzero(compared.any(axis=1))
+    if len(rows) < 4 or times[rows[-1]] < 10**0.5 * times[rows[0]] or compared.any(axis=0).sum() < 3:
+        return None
+    rate, exponent = _rate(times, curves.lags, y, compared)
+    others = []
+    for row in rows:
+        rest = inside.copy()
+        rest[row] = False
+        others.append(_rate(times, curves.lags, y, _compared(times, rest))[0])
+    # NaN where the rest cannot be compared: one waiting time decides all.
+    error = float(np.sqrt((len(rows) - 1) * np.var(others)))
+    return Ages(rate, error if np.isfinite(error) else np.inf, exponent)
+
+
+def _compared(times: Array, inside: Any) -> Any:
+    """Of the pairs inside, those at lags that at least three waiting times have, which span a factor of two."""
+    kept = np.zeros_like(inside)
+    for j in range(inside.shape[1]):
+        there = times[inside[:, j]]
+        kept[:, j] = inside[:, j] & (len(there) >= 3 and there[-1] >= 2 * there[0])
+    return kept
+
+
+def _rate(times: Array, lags: Array, y: Array, compared: Any) -> tuple[float, float]:
+    x, z = np.log(times)[:, None] + np.zeros_like(y), np.log(lags) + np.zeros_like(y)
+    slope, exponent = _slope(x, y, compared, axis=0), _slope(z, y, compared, axis=1)
+    return -slope / np.fmax(exponent, 0.25), exponent
+
+
+def _slope(x: Array, y: Array, used: Any, axis: int) -> float:
+    """Of y against x, with a constant of its own for each line along an axis."""
+    n = np.maximum(used.sum(axis=axis, keepdims=True), 1)
+    dx, dy = (np.where(used, a - np.where(used, a, 0).sum(axis=axis, keepdims=True) / n, 0) for a in (x, y))
+    spread = float((dx**2).sum())
+    return float((dx * dy).sum()) / spread if spread else np.nan
+
+
+def off_line(record: AgingRecord, first: float) -> tuple[float, float] | None:
+    r"""How far the displacements are from one straight line through 0, for waiting times from a step on.
+
+    The root mean square deviations of :math:`\ln(\Delta/D(t_w)t)` and of :math:`\ln(\Delta/\int D\,dt')` from their
+    means, both over the pairs at which D was measured to the end: a factor of 1.2 is 0.18. None with less than three
+    waiting times.
+    """
+    times = record.waiting_times
+    with np.errstate(divide="ignore", invalid="ignore"):
+        plain = np.log(record.msd() / (record.gradient_noise(times)[:, None] * record.lags))
+        drifting = np.log(record.msd() / noise_clock(record))
+    known = np.isfinite(plain) & np.isfinite(drifting) & (times >= max(first, 1))[:, None]
+    known &= known.sum(axis=1, keepdims=True) >= 3
+    return (float(plain[known].std()), float(drifting[known].std())) if known.any(axis=1).sum() >= 3 else None
+
+
+# ------------------------------------------------------------------ of networks
+
+
+class Network:
+    """A record of one network, and what several statements ask of it."""
+
+    def __init__(self, record: AgingRecord) -> None:
+        self.record = record
+
+    @cached_property
+    def regimes(self) -> LossRegimes | None:
+        """Of the training loss; None where too little is known."""
+        try:
+            return loss_regimes(self.record)
+        except NotEnoughDataError:
+            return None
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether it ages."""
+        return verdict(self.record)
+
+    @property
+    def learnt(self) -> float:
+        """Fraction of the training data at the end."""
+        return float(self.record.one_time("train_accuracy")[1][-1])
+
+    @property
+    def bottom(self) -> float | None:
+        """The step from which on a network that has learnt all is at the bottom."""
+        return self.regimes.bottom_from if self.regimes is not None and self.learnt >= FITTED else None
+
+    @property
+    def why_not(self) -> str:
+        """Why it tells nothing of the bottom."""
+        return f"{self.learnt:.1%} learnt" if self.learnt < FITTED else "too short at the bottom"
+
+
+def three_regimes(net: Network) -> Finding:
+    """The fit of three straight pieces finds a high, a falling and a lowest part of the loss."""
+    if net.regimes is None:
+        return finding(None, "too short")
+    falls, bottom = net.regimes.falls_from, net.regimes.bottom_from
+    words = f"falls from step {_step(falls)}, bottom from {_step(bottom)}"
+    if bottom is None and net.learnt < FITTED:
+        return finding(None, f"{words}; {net.learnt:.1%} learnt")
+    return finding(falls is not None and bottom is not None, words)
+
+
+def no_aging_at_first(net: Network) -> Finding:
+    """Before the loss falls, the aging rate between all pairs of times is at most 0.1 in size."""
+    end = None if net.regimes is None else net.regimes.falls_from
+    found = None if end is None else ages(net.record, 0, end)
+    if found is None:
+        return finding(None, "too few pairs of times before it falls")
+    return finding(None if found.depends is None else not found.depends, f"rate {found}")
+
+
+def ages_while_it_falls(net: Network) -> Finding:
+    """The loss is within 10 % of its fall of three straight pieces, and while it falls the aging rate is above 0.1."""
+    if net.regimes is None or not net.regimes.falls:
+        return finding(None, "too short")
+    found = ages(net.record, net.regimes.falls_from or 0, net.regimes.bottom_from or np.inf)
+    if found is None:
+        return finding(None, "too few pairs of times while it falls")
+    words = f"rate {found}, loss off by {net.regimes.deviation:.0%}"
+    clear = None if found.depends is None else found.depends and found.rate > 0
+    return finding(clear if net.regimes.deviation <= BENT else False, words)
+
+
+def aging_stops(net: Network) -> Finding:
+    """At the bottom (99.9 % are learnt) the aging rate of Δ/D(t_w) is at most 0.1 in size."""
+    start = np.inf if net.bottom is None else net.bottom
+    plain, over_noise = (ages(net.record, start, over_noise=noise) for noise in (False, True))
+    if plain is None or over_noise is None:
+        return finding(None, net.why_not)
+    words = f"Δ/D ages at a rate of {over_noise}, Δ of {plain}"
+    return finding(None if over_noise.depends is None else not over_noise.depends, words)
+
+
+def one_diffusive_line(net: Network) -> Finding:
+    """At the bottom ln(Δ/(D(t_w) t)) scatters by at most 0.2, and the local exponent is 0.85 ... 1.15."""
+    off = None if net.bottom is None else off_line(net.record, net.bottom)
+    found = None if net.bottom is None else ages(net.record, net.bottom, over_noise=True)
+    if off is None or found is None:
+        return finding(None, net.why_not)
+    straight = DIFFUSIVE[0] <= found.exponent <= DIFFUSIVE[1]
+    return finding(off[0] <= STRAIGHT and straight, f"off by {off[0]:.2f}, exponent {found.exponent:.2f}")
+
+
+def noise_is_the_clock(net: Network) -> Finding:
+    """At the bottom, where D changes 1.5-fold or more, ln(Δ/∫D dt') scatters by at most 0.8 of ln(Δ/(D(t_w) t))."""
+    if net.bottom is None:
+        return finding(None, net.why_not)
+    off = off_line(net.record, net.bottom)
+    steps, noise = net.record.one_time("gradient_noise")
+    late = noise[(steps >= net.bottom) & (noise > 0)]
+    if off is None or len(late) < 2:
+        return finding(None, net.why_not)
+    drift = late.max() / late.min()
+    if drift < DRIFTS:
+        return finding(None, f"D changes {drift:.2f}-fold")
+    return finding(
+        off[1] <= BETTER * off[0], f"off by {off[1]:.2f} instead of {off[0]:.2f}; D changes {drift:.1f}-fold"
+    )
+
+
+def flatter_and_flatter(net: Network) -> Finding:
+    """The fraction of directions with a curvature below ε is larger at the end than at step 0, by twice its error."""
+    if "flat_fraction" not in net.record.one_time_names:
+        return finding(None, "no Hessian was measured")
+    flat, error = (net.record.one_time(name)[1] for name in ("flat_fraction", "flat_fraction_error"))
+    grown, twice = flat[-1] - flat[0], 2 * np.hypot(error[-1], error[0])
+    words = f"{flat[0]:.2%} to {flat[-1]:.2%} ± {twice / 2:.2%} (lowest {flat.min():.2%})"
+    return finding(None if -twice < grown <= twice and twice > RESOLVED else bool(grown > twice), words)
+
+
+def no_barriers(net: Network) -> Finding:
+    """No straight line between two times, at 11 points, has a barrier of 5 % of the loss at its higher end."""
+    heights = barriers(net.record)
+    words = f"{int((heights > BARRIER).sum())} of {len(heights)}, highest {heights.max():.1%}"
+    return finding(bool((heights <= BARRIER).all()), words)
+
+
+def trapped(net: Network) -> Finding:
+    """At most 98 % are learnt, the loss is above 0.7 of that a decade before, and the verdict is aging throughout."""
+    loss = float(net.record.one_time("train_loss")[1][-1])
+    words = f"{net.verdict.kind}; {net.learnt:.1%} learnt, loss {loss:.2g}"
+    if net.learnt > MISFIT or net.verdict.kind == "cannot tell":
+        return finding(None, words)
+    if net.verdict.kind == "aging throughout" and net.verdict.phase is None:
+        return finding(None, f"{words}, which still falls")
+    return finding(net.verdict.phase == "glassy", words)
+
+
+def barriers(record: AgingRecord) -> Array:
+    """Heights on the straight lines, each as part of the loss at its higher end."""
+    paths = record.profile("loss_path")
+    return np.asarray(barrier_height(paths.values) / np.maximum(paths.values[:, 0], paths.values[:, -1]))
+
+
+def _step(at: float | None) -> str:
+    return "-" if at is None else f"{at:,.0f}"
+
+
+ALL, MANY_WEIGHTS, FEW_WEIGHTS = "all", "many weights", "few weights"
+
+OF_NETWORKS: dict[str, tuple[str, Callable[[Network], Finding], str]] = {
+    "regimes": ("the loss has three regimes in log time", three_regimes, ALL),
+    "first": ("(i) loss high: Δ does not depend on t_w", no_aging_at_first, ALL),
+    "second": ("(ii) loss falls about linearly in log t: clear aging", ages_while_it_falls, ALL),
+    "stops": ("(iii) loss at the bottom: the aging stops", aging_stops, MANY_WEIGHTS),
+    "line": ("(iii) Δ/D(t_w) is one straight diffusive line", one_diffusive_line, MANY_WEIGHTS),
+    "clock": ("where D drifts, its integral is the better clock", noise_is_the_clock, MANY_WEIGHTS),
+    "flat": ("more and more flat directions", flatter_and_flatter, MANY_WEIGHTS),
+    "barriers": ("no barriers", no_barriers, ALL),
+    "trapped": ("few hidden units: trapped in a bad minimum, ages on", trapped, FEW_WEIGHTS),
+}
+"""The paper's statements on networks: what it says, what decides, and of which networks it is."""
+
+
+def decide_network(record: AgingRecord, few_weights: bool) -> dict[str, Finding]:
+    """All statements that are of such a network."""
+    net, other = Network(record), MANY_WEIGHTS if few_weights else FEW_WEIGHTS
+    return {key: decide(net) for key, (_, decide, of) in OF_NETWORKS.items() if of != other}
+
+
+# ------------------------------------------------------------------ of the glass
+
+
+def never_stops(cold: Glassy, warm: Glassy) -> Finding:
+    """The verdict is aging throughout, at both temperatures."""
+    kinds = [glass["verdict"] for glass in (cold, warm)]
+    words = []
+    for glass in (cold, warm):
+        rate = glass["rates"][-1] if glass["rates"] else None
+        numbers = f", rate {rate['rate']:.2f} ({rate['low']:.2f} ... {rate['high']:.2f})" if rate else ""
+        words.append(f"T = {glass['temperature']:g}: {glass['verdict']}{numbers}")
+    return finding(None if "cannot tell" in kinds else set(kinds) == {"aging throughout"}, "; ".join(words))
+
+
+def short_lags_coincide(cold: Glassy, warm: Glassy) -> Finding:
+    """At T > 0, Δ at the lag 0.1 goes with t_w as a power of at most 0.05, and falls faster at the longest lag."""
+    known = {row["lag"]: row["trend"] for row in warm["trends"]}
+    if SHORT_LAG not in known:
+        return finding(None, "too few waiting times")
+    short, longest = known[SHORT_LAG], max(known)
+    words = f"t_w^{short:.3f} at the lag {SHORT_LAG:g}, t_w^{known[longest]:.2f} at {longest:g}"
+    return finding(abs(short) <= COINCIDE and known[longest] < -COINCIDE, words)
+
+
+def plateau_is_known(cold: Glassy, warm: Glassy) -> Finding:
+    """At T > 0 a curve is slowest in its middle, the slower the later it starts, at last within 20 % of 2(1 - q)."""
+    ours, theirs = (
+        {row["time"]: row for row in warm["lingers"] if row["whose"] == whose and row["exponent"] is not None}
+        for whose in ("callback", "exact")
+    )
+    if len(ours) < 3:
+        return finding(None, "curves are slowest at their end: too short")
+    first, last = min(ours), max(ours)
+    exact = theirs.get(last, {"displacement": np.nan, "exponent": np.nan})
+    words = (
+        f"for t_w = {last:g} slowest at Δ = {ours[last]['displacement']:.3f} (exact {exact['displacement']:.3f}), "
+        f"plateau {warm['plateau']:.3f}; exponent there {ours[last]['exponent']:.2f} (exact {exact['exponent']:.2f}), "
+        f"for t_w = {first:g} {ours[first]['exponent']:.2f}"
+    )
+    slower = ours[last]["exponent"] < ours[first]["exponent"] - SLOWER
+    return finding(slower and abs(ours[last]["displacement"] / warm["plateau"] - 1) <= NEAR_PLATEAU, words)
+
+
+def stuck_at_the_threshold(cold: Glassy, warm: Glassy) -> Finding:
+    """At T = 0 the exact energy, as a constant and t^(-2/3), tends to within 0.5 % of the threshold."""
+    limit, threshold, free = (cold[name] for name in ("energy_limit", "threshold", "energy_free_limit"))
+    words = (
+        f"{limit:.4f}; threshold {threshold:.4f} ({limit / threshold - 1:+.2%}), ground state "
+        f"{cold['ground_state']:.4f}; with a free exponent, {cold['energy_exponent']:.2f}, {free:.4f} "
+        f"({free / threshold - 1:+.2%})"
+    )
+    return finding(abs(limit / threshold - 1) <= NEAR_THRESHOLD, words)
+
+
+def agrees(cold: Glassy, warm: Glassy) -> Finding:
+    """All correlations and energies of the callback, extrapolated, are within 3 errors and the 2nd order."""
+    rows = [row for glass in (cold, warm) for row in glass["numbers"]]
+    z = np.array([row["z"] for row in rows])
+    off = [abs(row["extrapolated"] - row["exact"]) > 3 * row["error"] + abs(row["second_order"]) for row in rows]
+    words = (
+        f"{sum(off)} of {len(z)} are not; by the statistical errors alone the largest z is {np.abs(z).max():.1f} in "
+        f"size, and {(np.abs(z) > 2).mean():.1%} are above 2"
+    )
+    return finding(not any(off), words)
+
+
+OF_GLASS: dict[str, tuple[str, Callable[[Glassy, Glassy], Finding]]] = {
+    "never stops": ("p-spin: aging never stops", never_stops),
+    "short lags": ("p-spin: short-lag curves coincide for all t_w", short_lags_coincide),
+    "plateau": ("p-spin: a plateau at the Edwards-Anderson parameter", plateau_is_known),
+    "threshold": ("p-spin: energy stuck at the threshold, above the ground state", stuck_at_the_threshold),
+    "agrees": ("the callback agrees with the equations of Cugliandolo and Kurchan", agrees),
+}
+"""The paper's statements on the glass, and the check of the callback: what it says, what decides."""
+
+
+def decide_glass(cold: Glassy, warm: Glassy) -> dict[str, Finding]:
+    """All of them, of a quench to T = 0 and of one to a temperature below the transition."""
+    return {key: decide(cold, warm) for key, (_, decide) in OF_GLASS.items()}
