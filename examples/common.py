@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
@@ -296,6 +296,30 @@ def silent() -> None:
     """Of Lightning nothing but warnings, too: for trainings of which several write at once."""
     quiet()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+def train_on_cpu(
+    module: LightningModule, steps: int, callbacks: list[Callback], batches: DataLoader[Any] | None = None
+) -> None:
+    """Train on the CPU for so many steps, with these callbacks and nothing else of what a Trainer brings."""
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, batches)
+
+
+def with_error(value: float | None, error: float | None, digits: int = 3) -> str:
+    """A number of a table with its error, as far as there are."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
 
 
 def publish(name: str, result: dict[str, Any], text: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import Callback
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from examples.common import (
     record_of,
     several,
     silent,
+    train_on_cpu,
 )
 from examples.digits import digits
 from examples.statements import BARRIER, OF_GLASS, OF_NETWORKS, Finding, barriers, decide_glass, decide_network
@@ -202,17 +203,8 @@ def train(system: System, data_dir: Path, out: Path) -> float:
                 spectra, loader=fixed, max_batches=1, max_products=products, n_nodes=nodes, n_eigenvalues=1, **said
             )
         )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=system.steps,
-        max_epochs=1,
-        logger=False,
-        callbacks=callbacks,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Classifier(system), loader(train_set, system.steps, system.batch_size, seeds=0))
+    minibatches = loader(train_set, system.steps, system.batch_size, seeds=0)
+    train_on_cpu(Classifier(system), system.steps, callbacks, minibatches)
     return time.perf_counter() - start
 
 
@@ -328,16 +320,7 @@ def quench(glass: Glass, size: int, n_seed: int, out: Path) -> float:
             glass.model, size, round(glass.t_max / step), step, n_replica=glass.n_replica, seed=1000 * size + k
         )
         monitor = AgingMonitor(LogTimeSchedule(waiting, lags), sample=None, save=False, summary=False)
-        trainer = Trainer(
-            accelerator="cpu",
-            max_steps=module.steps,
-            logger=False,
-            callbacks=[monitor, Energy(monitor, times)],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module)
+        train_on_cpu(module, module.steps, [monitor, Energy(monitor, times)])
         records.append(monitor.record)
         if (k + 1) % max(1, n_seed // 4) == 0:
             spent = time.perf_counter() - start

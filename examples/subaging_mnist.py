@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback
 from scipy.stats import chi2 as chi2_distribution
 from torch.utils.data import TensorDataset
 
@@ -39,6 +40,8 @@ from examples.common import (
     place_for,
     several,
     silent,
+    train_on_cpu,
+    with_error,
 )
 from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator, LogTimeSchedule
 from lightning_glassy.analysis import Curves, aging_exponent, lag_to_threshold, relaxation_curves
@@ -114,22 +117,15 @@ def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float
     monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
     # At the lags of the authors' network, as they have it; of the others, at the waiting times.
     of_loss = [event.step for event in schedule.events if event.capture or run.hidden == AUTHORS]
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=1,
-        logger=False,
-        callbacks=[
-            monitor,
-            LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, **said),
-            GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, **said),
-            Progress(run.name),
-        ],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    callbacks: list[Callback] = [
+        monitor,
+        LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, **said),
+        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, **said),
+        Progress(run.name),
+    ]
+    train_on_cpu(
+        model, steps, callbacks, loader(data, steps, BATCH_SIZE, range(run.n_replica) if run.reshuffled else None)
     )
-    trainer.fit(model, loader(data, steps, BATCH_SIZE, range(run.n_replica) if run.reshuffled else None))
     return time.perf_counter() - start
 
 
@@ -242,13 +238,13 @@ def _row(run: dict[str, Any]) -> list[str]:
         f"{run['n_parameters']:,}",
         run["order"],
         str(run["n_replica"]),
-        _with_error(mu["threshold"], error["threshold"]),
-        _with_error(mu["effective time"], error["effective time"]),
+        with_error(mu["threshold"], error["threshold"]),
+        with_error(mu["effective time"], error["effective time"]),
         _number(scatter["effective time"], ".1%"),
-        _with_error(mu["plain"], error["plain"]),
+        with_error(mu["plain"], error["plain"]),
         _number(scatter["plain"], ".1%"),
-        _with_error(loss["values"][-1], loss["errors"][-1]),
-        _with_error(accuracy["values"][-1], accuracy["errors"][-1]),
+        with_error(loss["values"][-1], loss["errors"][-1]),
+        with_error(accuracy["values"][-1], accuracy["errors"][-1]),
     ]
 
 
@@ -274,10 +270,6 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _with_error(value: float | None, error: float | None) -> str:
-    return "-" if value is None else f"{value:.3f} +- {_number(error, '.3f')}"
-
-
 # ------------------------------------------------------------------ the pictures
 
 
@@ -294,7 +286,7 @@ def draw(result: dict[str, Any], directory: Path) -> list[Path]:
     ax = figure.axes[2]
     for run, colour, marker in zip(runs, ("tab:blue", "tab:orange"), "os", strict=True):
         times, lags = np.array(run["waiting_times"]), np.array(run["lag_to_threshold"], dtype=np.float64)
-        label = f"{run['order']}: slope {_with_error(run['mu']['threshold'], run['mu_error']['threshold'])}"
+        label = f"{run['order']}: slope {with_error(run['mu']['threshold'], run['mu_error']['threshold'])}"
         ax.plot(times, lags, marker, color=colour, label=label.replace("+-", "±"))
         if run["mu"]["threshold"] is not None:
             ax.plot(times, np.exp(run["intercept"]) * times ** run["mu"]["threshold"], color=colour, linewidth=1)

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.report import table
@@ -42,6 +43,8 @@ from examples.common import (
     place_for,
     several,
     silent,
+    train_on_cpu,
+    with_error,
 )
 from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator, LogTimeSchedule
 from lightning_glassy.analysis import (
@@ -127,22 +130,13 @@ def train(run: Run, steps: int, out: Path) -> float:
     monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
     of_loss = LogTimeSchedule.logspaced(steps, waiting_times_per_decade=10).waiting_times
     test = {"test": DataLoader(test_set, batch_size=N_TEST)}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=1,
-        logger=False,
-        callbacks=[
-            monitor,
-            LogTimeEvaluator(at_steps(*of_loss, steps), loaders=test, batch_size=N_TRAIN, loss=losses, **said),
-            GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), loss=losses, **said),
-            Progress(run.name),
-        ],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, loader(data, steps, BATCH_SIZE, range(N_REPLICA)))
+    callbacks: list[Callback] = [
+        monitor,
+        LogTimeEvaluator(at_steps(*of_loss, steps), loaders=test, batch_size=N_TRAIN, loss=losses, **said),
+        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), loss=losses, **said),
+        Progress(run.name),
+    ]
+    train_on_cpu(model, steps, callbacks, loader(data, steps, BATCH_SIZE, range(N_REPLICA)))
     return time.perf_counter() - start
 
 
@@ -262,17 +256,17 @@ def _name(run: dict[str, Any]) -> list[str]:
 def _learnt(run: dict[str, Any]) -> list[str]:
     return [
         *_name(run),
-        _with_error(*_end(run, "train_loss"), digits=4),
-        _with_error(*_end(run, "train_accuracy"), digits=4),
+        with_error(*_end(run, "train_loss"), digits=4),
+        with_error(*_end(run, "train_accuracy"), digits=4),
         "never" if run["learnt_at"] is None else f"{run['learnt_at']:,}",
-        _with_error(*_missed(run, "test_accuracy")),
+        with_error(*_missed(run, "test_accuracy")),
         f"{run['series']['gradient_noise']['values'][-1]:.2g}",
     ]
 
 
 def _exponents(run: dict[str, Any]) -> list[str]:
     collapses = [
-        "none" if mu is None else f"{_with_error(mu, run['mu_error'][name])} ({run['scatter'][name]:.0%})"
+        "none" if mu is None else f"{with_error(mu, run['mu_error'][name])} ({run['scatter'][name]:.0%})"
         for name, mu in run["mu"].items()
     ]
     interval = "none" if run["interval"] is None else "{:.2f} ... {:.2f}".format(*run["interval"])
@@ -285,7 +279,7 @@ def _of_threshold(law: dict[str, Any]) -> str:
         return "noise"
     if law["mu"] is None:
         return f"none ({n})"
-    return f"{_with_error(law['mu'], law['error'])} ({n})"
+    return f"{with_error(law['mu'], law['error'])} ({n})"
 
 
 def _doubts(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -315,10 +309,6 @@ def _missed(run: dict[str, Any], name: str) -> tuple[float, float]:
     """What an accuracy leaves of 1 at the end, and its error."""
     accuracy, error = _end(run, name)
     return 1 - accuracy, error
-
-
-def _with_error(value: float, error: float | None, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" + ("" if error is None else f" +- {error:.{digits}f}")
 
 
 def _power(value: float) -> str:
