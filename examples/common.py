@@ -200,6 +200,8 @@ def options_of(name: str, description: str | None, quick: str, *, data: str | No
     parser.add_argument("--analyse", action="store_true", help="do not train: the records are in --out")
     options = parser.parse_args()
     options.out = options.out or Path("runs", f"{name}-quick" if options.quick else name)
+    if options.jobs < 1:
+        parser.error(f"--jobs {options.jobs} runs nothing: at least 1")
     if options.analyse and not (options.out / SPENT).exists():
         parser.error(f"no finished run in {options.out}: run without --analyse first")
     return options
@@ -224,6 +226,8 @@ def load_record(name: str, out: Path) -> AgingRecord:
     Raises:
         SystemExit: it was not.
     """
+    if not record_of(name, out).exists():
+        raise SystemExit(f"no record of {name} in {out}: is it that of a --quick run? Else run without --analyse")
     record = AgingRecord.load(record_of(name, out))
     if record.meta.get("completed") != record.meta.get("max_step"):
         raise SystemExit(

@@ -645,7 +645,8 @@ def tables(result: dict[str, Any]) -> str:
             ["T", "", "t_w", "lag", f"N = {cold['sizes'][-1]}", "extrapolated", "2nd order", "exact", "z"],
             [_number_row(glass, row) for glass in (cold, warm) for row in glass["numbers"] if _is_shown(row)],
         ),
-        "**How it is decided:**",
+        "**How it is decided.** A rate above 0.1 in size counts where it is two errors away from 0, one up to 0.1 "
+        "where it is within 0.2 with two errors; what is between is not testable.",
         "\n".join(f"* {text}: {rule}" for text, rule in result["rules"].items()),
     ]
     return "\n\n".join(parts)

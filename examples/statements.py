@@ -70,9 +70,15 @@ class Ages:
 
     @property
     def depends(self) -> bool | None:
-        """Whether there is a rate of more than 0.1 in size; None where the error leaves it open."""
-        away = abs(abs(self.rate) - AGES)
-        return None if self.error > AGES / 2 and away < 2 * self.error else bool(abs(self.rate) > AGES)
+        """Whether there is a rate of more than 0.1 in size; None where twice its error leaves that open.
+
+        As in :class:`~lightning_glassy.analysis.AgingRate`: beyond 0.1, and away from 0 by two errors; or up to 0.1,
+        and with two errors up to 0.2.
+        """
+        size = abs(self.rate)
+        if size > AGES:
+            return True if size > 2 * self.error else None
+        return False if size + 2 * self.error <= 2 * AGES else None
 
     def __str__(self) -> str:
         return f"{self.rate:.2f} ± {self.error:.2f}"

@@ -201,12 +201,10 @@ def test_the_aging_rate_between_two_steps_is_that_of_a_power_law(mu: float) -> N
 
 
 def test_what_scatters_too_much_is_not_decided() -> None:
-    assert [Ages(rate, error, 1.0).depends for rate, error in ((0.0, 0.05), (0.3, 0.09), (-0.5, 0.2))] == [
-        False,
-        True,
-        True,
-    ]
-    assert [Ages(rate, error, 1.0).depends for rate, error in ((0.05, 0.06), (0.25, 0.08), (-0.2, 0.06))] == [None] * 3
+    told = {(0.0, 0.05): False, (-0.09, 0.05): False, (0.3, 0.09): True, (-0.5, 0.2): True}
+    untold = {(0.05, 0.08): None, (0.25, 0.13): None, (0.0, np.inf): None}
+    for (rate, error), depends in (told | untold).items():
+        assert Ages(rate, error, 1.0).depends is depends
     rng = np.random.default_rng(0)
     rates = [
         ages(made(lambda t_w, t, factor={}: 1e-6 * t * factor.setdefault(t_w, np.exp(0.3 * rng.normal()))), 10, 5000)
