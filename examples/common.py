@@ -220,21 +220,21 @@ def place_for(name: str, out: Path) -> Path:
     return directory
 
 
-def load_record(name: str, out: Path) -> AgingRecord:
-    """The record of one training that was completed.
+def load_record(name: str, out: Path, steps: int) -> AgingRecord:
+    """The record of one training of so many steps that was completed.
 
     Raises:
-        SystemExit: it was not.
+        SystemExit: there is none: it was not completed, or is that of another study, as with and without ``--quick``.
     """
-    if not record_of(name, out).exists():
-        raise SystemExit(f"no record of {name} in {out}: is it that of a --quick run? Else run without --analyse")
-    record = AgingRecord.load(record_of(name, out))
-    if record.meta.get("completed") != record.meta.get("max_step"):
-        raise SystemExit(
-            f"{record_of(name, out)} ends at step {record.meta.get('completed')} of {record.meta.get('max_step')}: run "
-            "without --analyse"
-        )
-    return record
+    path = record_of(name, out)
+    completed = None
+    if path.exists():
+        record = AgingRecord.load(path)
+        completed = record.meta.get("completed")
+        if completed == steps:
+            return record
+    found = "is not there" if completed is None else f"ends at step {completed}, not at step {steps}"
+    raise SystemExit(f"{path} {found}: with --quick, or without? Else train it again, without --analyse")
 
 
 def several(tasks: Mapping[str, Callable[[], float]], options: argparse.Namespace) -> dict[str, Any]:

@@ -47,7 +47,16 @@ from examples.common import (
     train_on_cpu,
 )
 from examples.digits import digits
-from examples.statements import BARRIER, OF_GLASS, OF_NETWORKS, Finding, barriers, decide_glass, decide_network
+from examples.statements import (
+    BARRIER,
+    OF_GLASS,
+    OF_NETWORKS,
+    Finding,
+    Network,
+    barriers,
+    decide_glass,
+    decide_network,
+)
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
@@ -60,7 +69,6 @@ from lightning_glassy import (
 from lightning_glassy.analysis import (
     NotEnoughDataError,
     aging_exponent,
-    loss_regimes,
     relaxation_curves,
     verdict,
 )
@@ -563,7 +571,7 @@ def analysed(
     systems: Sequence[System], glasses: Sequence[Glass], seconds: Mapping[str, float], out: Path
 ) -> dict[str, Any]:
     """Everything that is kept, from the records in a directory."""
-    of_systems = [analysed_system(s, load_record(s.name, out), seconds[s.name]) for s in systems]
+    of_systems = [analysed_system(s, load_record(s.name, out, s.steps), seconds[s.name]) for s in systems]
     of_glasses = []
     for glass in glasses:
         spent = sum(time for name, time in seconds.items() if name.startswith(f"{glass.name}-"))
@@ -583,7 +591,9 @@ def analysed(
 
 def records_of(glass: Glass, out: Path) -> dict[int, AgingRecord]:
     """The records of a glass by its size."""
-    return {size: AgingRecord.load(record_of(f"{glass.name}-N{size}", out)) for size in glass.sizes}
+    return {
+        size: load_record(f"{glass.name}-N{size}", out, round(glass.t_max / glass.step(size))) for size in glass.sizes
+    }
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -698,9 +708,9 @@ def draw(systems: Sequence[System], glasses: Sequence[Glass], out: Path, directo
     for data in dict.fromkeys(system.data for system in systems):
         chosen = [system for system in systems if system.data == data]
         drawn.append(directory / f"comparing_dynamics_{data.lower()}.png")
-        _draw_networks(chosen, [load_record(s.name, out) for s in chosen]).savefig(drawn[-1])
+        _draw_networks(chosen, [load_record(s.name, out, s.steps) for s in chosen]).savefig(drawn[-1])
     drawn.append(directory / "comparing_dynamics_landscape.png")
-    _draw_landscape(systems, [load_record(s.name, out) for s in systems]).savefig(drawn[-1])
+    _draw_landscape(systems, [load_record(s.name, out, s.steps) for s in systems]).savefig(drawn[-1])
     drawn.append(directory / "comparing_dynamics_glass.png")
     _draw_glass(glasses, [(records_of(glass, out), Exact.load(glass, out)) for glass in glasses]).savefig(drawn[-1])
     return drawn
@@ -717,11 +727,7 @@ def _draw_networks(systems: Sequence[System], records: Sequence[AgingRecord]) ->
     """A column for each network: its loss with the regimes, the noise, the displacement, and that over the noise."""
     figure, axes = _grid(4, len(systems), 4.1, 3.1)
     for column, system, record in zip(axes.T, systems, records, strict=True):
-        try:
-            regimes = loss_regimes(record)
-        except NotEnoughDataError:
-            regimes = None
-        plot_loss(record, regimes, ax=column[0])
+        plot_loss(record, Network(record).regimes, ax=column[0])
         column[0].set_title(f"{system.data}, {system.kind}: N = {record.n_parameters['all']:,}", fontsize=10)
         column[0].legend(fontsize=7)
         plot_gradient_noise(record, ax=column[1])

@@ -354,7 +354,7 @@ def main() -> None:
     where = options.data_dir, options.out
     spent = several({run.name: partial(train, run, steps, images, *where) for run in ordered}, options)
     seconds = spent.pop("runs")
-    of_runs = [analysed(run, load_record(run.name, options.out), seconds[run.name]) for run in runs]
+    of_runs = [analysed(run, load_record(run.name, options.out, steps), seconds[run.name]) for run in runs]
     conclude("subaging_mnist", {"steps": steps, **spent, "runs": of_runs}, options, tables, draw)
 
 

@@ -410,7 +410,7 @@ def main() -> None:
     ordered = sorted(runs, key=lambda run: run.n_parameters, reverse=True)
     spent = several({run.name: partial(train, run, steps, options.out) for run in ordered}, options)
     seconds = spent.pop("runs")
-    of_runs = [analysed(run, load_record(run.name, options.out), seconds[run.name]) for run in runs]
+    of_runs = [analysed(run, load_record(run.name, options.out, steps), seconds[run.name]) for run in runs]
     conclude("subaging_teacher", {"steps": steps, **spent, "runs": of_runs}, options, tables, draw)
 
 

@@ -70,7 +70,7 @@ def plot_two_time(
         ImportError: matplotlib is missing; the message names the extra.
         ValueError: another quantity, or a record without a measured pair.
     """
-    _require_matplotlib()
+    require_matplotlib()
     if quantity not in _LOOKS:
         raise ValueError(f"quantity={quantity!r} is not one of {', '.join(map(repr, _LOOKS))}")
     if not len(record):
@@ -129,7 +129,7 @@ def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool
 
 
 def _draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: Axes | None, colorbar: bool) -> Axes:
-    _require_matplotlib()
+    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = _Colours(waiting_times)
     for waiting_time, lags, row in zip(waiting_times, x, values, strict=True):
@@ -152,7 +152,7 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    _require_matplotlib()
+    require_matplotlib()
     from matplotlib import colormaps
 
     ax = new_figure(1).axes[0] if ax is None else ax
@@ -189,7 +189,7 @@ def plot_local_exponent(found: Diffusion, *, ax: Axes | None = None, colorbar: b
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    _require_matplotlib()
+    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     positive = found.waiting_times > 0
     if positive.sum() >= 2 and len(found.lags) >= 2:
@@ -225,7 +225,7 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
         ImportError: matplotlib is missing; the message names the extra.
         ValueError: no overlaps were counted in the record.
     """
-    _require_matplotlib()
+    require_matplotlib()
     if found.chi4 is None or found.chi4_error is None:
         raise ValueError("no overlaps were counted in this record: there is no chi_4")
     ax = new_figure(1).axes[0] if ax is None else ax
@@ -258,7 +258,7 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
     """
     from lightning_glassy.analysis.heterogeneity import overlap_distribution
 
-    _require_matplotlib()
+    require_matplotlib()
     if not len(found.steps):
         raise ValueError("these replicas were not compared with each other: they were not trained together")
     left, right = new_figure(2).axes if axes is None else axes
@@ -291,7 +291,7 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    _require_matplotlib()
+    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     for name in record.one_time_names:
         if name.endswith("_loss"):
@@ -322,7 +322,7 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
         ImportError: matplotlib is missing; the message names the extra.
         KeyError: the record has no gradient noise of that group.
     """
-    _require_matplotlib()
+    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     suffix = "" if group == "all" else f"/{group}"
     _plot_series(ax, record, f"gradient_noise{suffix}", label=r"noise $D$", positive=True)
@@ -346,7 +346,7 @@ def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    _require_matplotlib()
+    require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
     there = record.one_time_names
     matrix = "gauss_newton" if "gauss_newton_trace" in there else "hessian"
@@ -413,7 +413,7 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
         ImportError: matplotlib is missing; the message names the extra.
         KeyError: the record has no such profile.
     """
-    _require_matplotlib()
+    require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
     paths = record.profile("loss_path")
     times = np.unique(paths.waiting_times)
@@ -447,7 +447,7 @@ def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axe
         ImportError: matplotlib is missing; the message names the extra.
         KeyError: the record has no such profiles.
     """
-    _require_matplotlib()
+    require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
     moved, weights = record.profile("displacement"), record.profile("weights")
     colours = _Colours(np.unique(np.concatenate([moved.waiting_times, weights.waiting_times])))
@@ -525,7 +525,7 @@ def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figu
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
     """
-    _require_matplotlib()
+    require_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height), dpi=110)
@@ -598,7 +598,12 @@ def _values(record: AgingRecord, quantity: Quantity, group: str, eps: float | No
     return values if record.n_replica is None else values.mean(axis=0)
 
 
-def _require_matplotlib() -> None:
+def require_matplotlib() -> None:
+    """What every plot needs.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -15,7 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from examples import resnet18_cifar, subaging_mnist, subaging_teacher
-from examples.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, record_of, with_block
+from examples.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, with_block
 from lightning_glassy import AgingRecord
 
 STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
@@ -190,12 +190,11 @@ def test_what_a_study_lacks_is_said_and_what_is_old_is_not_taken_for_new(
     run = subaging_teacher.Run(2)
     for steps in (200, 400):
         subaging_teacher.train(run, steps, tmp_path)
-    record = load_record(run.name, tmp_path)
-    assert record.meta["completed"] == 400
-    record.meta["completed"] = 300
-    record.save(record_of(run.name, tmp_path))
-    with pytest.raises(SystemExit, match="ends at step 300 of 400: run without --analyse"):
-        load_record(run.name, tmp_path)
+    assert load_record(run.name, tmp_path, 400).meta["completed"] == 400
+    with pytest.raises(SystemExit, match="ends at step 400, not at step 3000: with --quick, or without"):
+        load_record(run.name, tmp_path, 3000)
+    with pytest.raises(SystemExit, match="is not there"):
+        load_record("another", tmp_path, 400)
 
     def fails(*_: object, **__: object) -> None:
         raise OSError("no network")

@@ -173,6 +173,21 @@ def test_losses_alone_have_a_figure_without_pairs_and_without_scipy(monkeypatch:
     assert len(figure.axes[0].get_lines()[0].get_xdata()) == 39
 
 
+def test_without_scipy_the_figures_that_need_it_are_named_and_the_others_drawn(
+    record: AgingRecord, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 10, 100):
+        record.append_one_time("gradient_noise", step, 1 / step)
+    for module in [name for name in sys.modules if name.split(".")[0] == "scipy" or ".analysis" in name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    names = [name for name, _ in Figures("TensorBoard").draw(record)]
+    assert {"msd", "gradient_noise"} <= set(names)
+    assert "displacement_over_noise" not in names
+    assert any("no figure 'displacement_over_noise'" in words and "[analysis]" in words for words in caplog.messages)
+    assert not any("no figures" in words for words in caplog.messages)
+
+
 def test_what_never_moved_can_be_drawn() -> None:
     still = AgingRecord.from_trajectory(np.ones((50, 5)), LogTimeSchedule.logspaced(49))
     for quantity in ("msd", "non_gaussian", "overlap"):

@@ -43,13 +43,20 @@ class Figures:
 
     def draw(self, record: AgingRecord) -> Iterator[tuple[str, Figure]]:
         """Name and figure: ``msd``, ``non_gaussian``, ``overlap_<eps>``, and those of :func:`panels`."""
-        for name, draw in _drawings(record).items():
+        from lightning_glassy.plotting import require_matplotlib
+
+        drawings = _drawings(record)
+        try:
+            if drawings:
+                require_matplotlib()
+        except ImportError as error:
+            self._warn(f"no figures in {self._place}: {error}")
+            return
+        for name, draw in drawings.items():
             try:
                 figure = draw()
-            except Exception as error:
-                # The others, and the record, are worth more. What is missing is missing for all of them.
-                what = "figures" if isinstance(error, ImportError) else f"figure {name!r}"
-                self._warn(f"no {what} in {self._place}: {error}")
+            except Exception as error:  # the others, and the record, are worth more
+                self._warn(f"no figure {name!r} in {self._place}: {error}")
                 continue
             yield name, figure
 
