@@ -26,6 +26,7 @@ from lightning_glassy import (
     plotting,
 )
 from lightning_glassy.analysis import NotEnoughDataError, loss_regimes, noise_clock
+from lightning_glassy.plotting import plot_loss
 from lightning_glassy.report import Report, report
 from tests.helpers import SmallNet, data, quiet_trainer
 
@@ -177,6 +178,17 @@ def test_the_pictures_show_what_is_in_the_record(trained: AgingRecord) -> None:
         (line,) = [line for line in axes.get_lines() if line.get_label() == "$t_w = 46$"]
         measured = np.isfinite(values[late])
         assert np.array_equal(line.get_ydata(), values[late][measured])
+
+
+def test_the_loss_of_replicas_is_drawn_with_its_error() -> None:
+    record = AgingRecord({"all": 1}, meta={})
+    for step in (1, 10, 100):
+        record.append_one_time("train_loss", step, 2.0)
+        record.append_one_time("train_loss_error", step, 0.25)
+        record.append_one_time("test_loss", step, 3.0)
+    (band,) = plot_loss(record).collections  # the other has no error
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (1.75, 2.25)
 
 
 def test_a_group_has_the_pictures_of_its_own_noise(trained: AgingRecord) -> None:
