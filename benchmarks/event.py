@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from benchmarks.report import paired, table, write
-from lightning_glassy.moments import EagerMoments, capture
-from lightning_glassy.parameters import TrackedParameters, select_parameters
-from lightning_glassy.snapshots import Snapshot, SnapshotBank
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, capture
+from lightning_glassy.measure.select import select_parameters
+from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 
 N = 10_000_000
 EPS = (5e-4, 5e-3)

@@ -7,9 +7,10 @@ import torch
 
 from benchmarks.report import paired, table, write
 from lightning_glassy.callbacks.distribution import DISPLACEMENT_EDGES, _bins, _count
-from lightning_glassy.moments import EagerMoments, capture
-from lightning_glassy.parameters import TrackedParameters, select_parameters
-from lightning_glassy.snapshots import SnapshotBank
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, capture
+from lightning_glassy.measure.select import select_parameters
+from lightning_glassy.measure.snapshots import SnapshotBank
 
 N = 1_000_000
 

@@ -19,9 +19,10 @@ from benchmarks.by_hand import EPS, numpy_moments, numpy_msd, numpy_weights
 from benchmarks.models import resnet18
 from benchmarks.report import machine_memory, quartiles_of_times, seconds, table, write
 from lightning_glassy import AgingTracker, LogTimeSchedule
-from lightning_glassy.moments import EagerMoments, capture, moments_for
-from lightning_glassy.parameters import TrackedParameters, select_parameters
-from lightning_glassy.snapshots import SnapshotBank
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, capture, moments_for
+from lightning_glassy.measure.select import select_parameters
+from lightning_glassy.measure.snapshots import SnapshotBank
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LARGEST = 9 if DEVICE == "cuda" else 7

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import lightning_glassy
-from lightning_glassy.snapshots import free_memory
+from lightning_glassy.measure.memory import free_memory
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.report import paired, table, write
 from lightning_glassy import AgingTracker, LogTimeSchedule
-from lightning_glassy.snapshots import human_bytes
+from lightning_glassy.measure.memory import human_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

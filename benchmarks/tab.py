@@ -20,9 +20,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.report import table, write
 from lightning_glassy import AgingRecord, LogTimeSchedule
-from lightning_glassy.sinks import Pairs
-from lightning_glassy.sinks import tensorboard as sink_module
-from lightning_glassy.sinks.tensorboard import TensorBoardSink
+from lightning_glassy.loggers import tensorboard as sink_module
+from lightning_glassy.loggers.sinks import Pairs
+from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from tests.browser import MISSING, available, chromium, open_tab, tensorboard, wait_for
 
 RUNS, WAITING_TIMES, LAGS = 20, 20, 60

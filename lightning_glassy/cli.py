@@ -11,8 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lightning_glassy.plain import plain, printable
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import plain, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -350,7 +350,7 @@ def _tensorboard(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.overwrite:
         raise _WrongInputError(f"{options.out} is there already: choose another name, or give --overwrite")
-    from lightning_glassy.checkpoints import measure_checkpoints
+    from lightning_glassy.measure.checkpoints import measure_checkpoints
 
     record = measure_checkpoints(
         options.checkpoints,

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, f
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_glassy import AgingMonitor
-from lightning_glassy.snapshots import Snapshot, SnapshotBank
+from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 from tests.helpers import data, end_processes, quiet_trainer
 
 STEPS = 40

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
-from lightning_glassy.sinks.loggers import log_directory
+from lightning_glassy.loggers.dispatch import log_directory
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 
 
@@ -488,7 +488,7 @@ def test_a_failing_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCapt
 def test_running_out_of_memory_ends_the_record_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    from lightning_glassy.snapshots import SnapshotBank
+    from lightning_glassy.measure.snapshots import SnapshotBank
 
     add = SnapshotBank.add
 
@@ -619,7 +619,7 @@ def test_a_device_that_fails_does_not_hide_the_error(tmp_path: Path, monkeypatch
     def broken(self: Any, timeout: float | None = None) -> None:
         raise RuntimeError("CUDA error")
 
-    monkeypatch.setattr("lightning_glassy.tracker.AgingTracker.drain", broken)
+    monkeypatch.setattr("lightning_glassy.measure.tracker.AgingTracker.drain", broken)
     monitor = AgingMonitor()
     with (
         pytest.warns(UserWarning, match="could not be read from the device: CUDA error"),

@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_glassy import AgingMonitor, AgingTracker, LogTimeSchedule
-from lightning_glassy.moments import EagerMoments, capture, moments_for
-from lightning_glassy.parameters import TrackedParameters, select_parameters
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, capture, moments_for
+from lightning_glassy.measure.select import select_parameters
+from lightning_glassy.measure.snapshots import SnapshotBank
 from lightning_glassy.record import AgingRecord
-from lightning_glassy.snapshots import SnapshotBank
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 
 pytestmark = pytest.mark.cuda

@@ -35,8 +35,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy.loggers import files
 from lightning_glassy.report import report
-from lightning_glassy.sinks import files
 from tests.helpers import SmallNet, data, quiet_trainer
 
 CHILDREN = multiprocessing.get_context("forkserver")
@@ -648,7 +648,8 @@ def test_a_signal_leaves_the_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["os.fsync", "lightning_glassy.record.AgingRecord.append", "lightning_glassy.snapshots.SnapshotBank.add"]
+    "place",
+    ["os.fsync", "lightning_glassy.record.AgingRecord.append", "lightning_glassy.measure.snapshots.SnapshotBank.add"],
 )
 def test_ctrl_c_in_the_middle_of_our_work_leaves_a_whole_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

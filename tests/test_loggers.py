@@ -28,8 +28,8 @@ import pytest
 from lightning.pytorch.loggers import CometLogger, CSVLogger, LitLogger, Logger, MLFlowLogger, WandbLogger
 
 from lightning_glassy import AgingMonitor, AgingRecord
-from lightning_glassy.sinks.curves import shortened
-from lightning_glassy.sinks.figures import Figures
+from lightning_glassy.loggers.curves import shortened
+from lightning_glassy.loggers.figures import Figures
 from tests.helpers import SmallNet, data, quiet_trainer
 
 Curves = dict[str, dict[int, float]]
@@ -583,9 +583,9 @@ def test_loggers_that_fail_in_every_method_disturb_no_other(
 def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_derives_from(
     tmp_path: Path, mlflow: MLFlowLogger
 ) -> None:
-    from lightning_glassy.sinks.csv import CSVSink
-    from lightning_glassy.sinks.loggers import MetricsSink, sink_for
-    from lightning_glassy.sinks.mlflow import MLflowSink
+    from lightning_glassy.loggers.csv import CSVSink
+    from lightning_glassy.loggers.dispatch import MetricsSink, sink_for
+    from lightning_glassy.loggers.mlflow import MLflowSink
 
     class Ours(CSVLogger):
         pass
@@ -600,7 +600,7 @@ def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_derives_from(
 
 def test_no_logger_is_imported_that_is_not_used() -> None:
     code = (
-        "import sys, lightning_glassy.sinks.loggers\n"
+        "import sys, lightning_glassy.loggers.dispatch\n"
         "print({'wandb', 'mlflow', 'comet_ml', 'litlogger', 'tensorboard', 'matplotlib', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from lightning_glassy import AgingTracker, LogTimeSchedule
-from lightning_glassy.moments import EagerMoments, capture
-from lightning_glassy.parameters import TrackedParameters, select_parameters
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.memory import free_memory, plan_sample
+from lightning_glassy.measure.moments import EagerMoments, capture
+from lightning_glassy.measure.select import select_parameters
+from lightning_glassy.measure.snapshots import SnapshotBank
 from lightning_glassy.record import MOMENTS
-from lightning_glassy.snapshots import SnapshotBank, free_memory, plan_sample
 
 EPS = (1e-3, 1e-1)
 
@@ -284,7 +286,7 @@ def test_a_sample_is_unbiased_with_the_error_it_states() -> None:
     for seed in range(60):
         parameters = [(f"w{i}", nn.Parameter(t.clone())) for i, t in enumerate(start)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lightning_glassy.parameters._SAMPLE_SEED", seed)
+            patch.setattr("lightning_glassy.measure.layout._SAMPLE_SEED", seed)
             tracker = AgingTracker(parameters, LogTimeSchedule([0], [1]), sample=400)
         tracker.update(0)
         with torch.no_grad():
@@ -301,13 +303,13 @@ def test_a_sample_is_unbiased_with_the_error_it_states() -> None:
 
 
 def test_every_coordinate_is_sampled_equally_often() -> None:
-    from lightning_glassy.parameters import _sample_coordinates
+    from lightning_glassy.measure.layout import _sample_coordinates
 
     for n in (5, 30):  # by rejection, and by a permutation
         counts = np.zeros(100)
         for seed in range(2000):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("lightning_glassy.parameters._SAMPLE_SEED", seed)
+                patch.setattr("lightning_glassy.measure.layout._SAMPLE_SEED", seed)
                 drawn = _sample_coordinates(100, n).numpy()
             assert len(set(drawn.tolist())) == n
             assert (np.diff(drawn) > 0).all()
@@ -328,7 +330,7 @@ def selected(n: int) -> list:
 
 
 def test_auto_is_exact_where_the_bank_fits_and_the_largest_sample_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_glassy.snapshots.free_memory", lambda device: 4_000_000)
+    monkeypatch.setattr("lightning_glassy.measure.memory.free_memory", lambda device: 4_000_000)
     assert plan_sample(selected(10_000), capacity=10) == (None, 400_000)  # exactly a tenth
     n, n_bytes = plan_sample(selected(10_001), capacity=10)
     assert n == 400_000 // 48
@@ -339,7 +341,7 @@ def test_auto_is_exact_where_the_bank_fits_and_the_largest_sample_elsewhere(monk
 
 def test_auto_makes_any_model_safe_and_says_so() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_glassy.snapshots.free_memory", lambda device: 10_000)
+        patch.setattr("lightning_glassy.measure.memory.free_memory", lambda device: 10_000)
         tracker = AgingTracker([("w", nn.Parameter(torch.randn(5000)))], LogTimeSchedule.logspaced(1000))
     capacity = tracker.schedule.max_live_snapshots
     assert tracker.record.n_sampled["all"] == 1000 // (4 * capacity + 8)
@@ -394,7 +396,7 @@ def test_decorrelation_of_device_moments_keeps_its_digits(radial: float, turn: f
 
 
 def test_a_container_leaves_less_than_the_machine(tmp_path: Path) -> None:
-    from lightning_glassy.snapshots import _cgroup_memory
+    from lightning_glassy.measure.memory import _cgroup_memory
 
     for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 100\ninactive_file 250\n")):
         (tmp_path / f"memory.{name}").write_text(text)

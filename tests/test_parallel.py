@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from lightning_glassy import AgingRecord
-from lightning_glassy.parameters import Selected, TrackedParameters, share_out
-from lightning_glassy.shards import Block, ParametersChangedError, Processes, Shard, UnmeasurableError
-from lightning_glassy.snapshots import plan_sample
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.memory import plan_sample
+from lightning_glassy.measure.select import Selected, share_out
+from lightning_glassy.measure.shards import Block, ParametersChangedError, Processes, Shard, UnmeasurableError
 
 NAMES = ("glassy", "sampled", "displacement")
 

@@ -29,12 +29,13 @@ from lightning_glassy import (
     per_replica,
 )
 from lightning_glassy.analysis import NotEnoughDataError, heterogeneity, overlap_distribution
-from lightning_glassy.moments import EagerMoments, capture
-from lightning_glassy.parameters import TrackedParameters, as_replicas, select_parameters
+from lightning_glassy.loggers.sinks import scalars
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, capture
+from lightning_glassy.measure.select import as_replicas, select_parameters
+from lightning_glassy.measure.snapshots import SnapshotBank
 from lightning_glassy.plotting import plot_chi4, plot_replica_overlaps
 from lightning_glassy.report import report
-from lightning_glassy.sinks import scalars
-from lightning_glassy.snapshots import SnapshotBank
 from tests.helpers import data, quiet_trainer
 from tests.test_aging_monitor import pairs
 
@@ -250,7 +251,7 @@ def test_replicas_are_resumed_to_the_bit(tmp_path: Path, monkeypatch: pytest.Mon
                 trainer.should_stop = True
 
     for limit in (0, 1 << 30):
-        monkeypatch.setattr("lightning_glassy.state.INLINE_BYTES", limit)
+        monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", limit)
         whole = train(tmp_path, Ensemble(3, [0, 1, 2]))  # an epoch has 12 steps, in order
         train(tmp_path, Ensemble(3, [0, 1, 2]), Save())
         assert train(tmp_path, Ensemble(3, [0, 1, 2]), ckpt_path=tmp_path / "a.ckpt") == whole

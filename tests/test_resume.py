@@ -21,9 +21,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, AgingTracker, LogTimeSchedule
-from lightning_glassy.sinks.loggers import MetricsSink
-from lightning_glassy.snapshots import SnapshotBank
-from lightning_glassy.state import StateError
+from lightning_glassy.loggers.dispatch import MetricsSink
+from lightning_glassy.measure.resume import StateError
+from lightning_glassy.measure.snapshots import SnapshotBank
 from tests.helpers import SmallNet, data, quiet_trainer
 
 # Lightning's own, on loaders without a state and on checkpoint callbacks; and ours, where a test does not ask for it.
@@ -113,7 +113,7 @@ def test_the_record_of_an_interrupted_training_has_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], in_files: bool, first: bool
 ) -> None:
     if in_files:
-        monkeypatch.setattr("lightning_glassy.state.INLINE_BYTES", 0)
+        monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", 0)
     whole = train(tmp_path, monitor(**options), accumulate_grad_batches=3)
     # At a waiting time, between it and its lags, between micro-batches, before the first update, before the last one.
     for n_batches in (2, 3, 30, 31, 60, 62, 99, 101, 178, 179):
@@ -128,7 +128,7 @@ def test_the_record_of_an_interrupted_training_has_the_same_bits(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_every_dtype_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     for limit in (0, 1 << 30):
-        monkeypatch.setattr("lightning_glassy.state.INLINE_BYTES", limit)
+        monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", limit)
         whole = train(tmp_path, monitor(), module=partial(Repeatable, dtype))
         train(tmp_path, monitor(), At(25, tmp_path / "a.ckpt"), module=partial(Repeatable, dtype))
         assert train(tmp_path, monitor(), module=partial(Repeatable, dtype), ckpt_path=tmp_path / "a.ckpt") == whole
@@ -140,7 +140,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_glassy import AgingMonitor, AgingRecord
-import lightning_glassy.state
+import lightning_glassy.measure.resume
 from tests.test_resume import Repeatable, train
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
@@ -163,7 +163,7 @@ whole = AgingRecord.load(root / "whole" / "glassy" / "aging_record.npz")
 chance = random.Random(6)
 for trial in range(20):
     place = root / str(trial)
-    lightning_glassy.state.INLINE_BYTES = 0 if trial % 2 else 1 << 30
+    lightning_glassy.measure.resume.INLINE_BYTES = 0 if trial % 2 else 1 << 30
     moment = chance.randrange(12, 119)
     assert fit(place, Kill(moment)) == signal.SIGKILL
     last = place / "ckpt" / "last.ckpt"
@@ -194,9 +194,9 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "of", "method"),
     [
-        ("snapshots", "SnapshotBank", "add"),
-        ("snapshots", "SnapshotBank", "release"),
-        ("moments.eager", "EagerMoments", "__call__"),
+        ("measure.snapshots", "SnapshotBank", "add"),
+        ("measure.snapshots", "SnapshotBank", "release"),
+        ("measure.moments.eager", "EagerMoments", "__call__"),
         ("record", "AgingRecord", "append"),
         ("record", "AgingRecord", "append_one_time"),
     ],
@@ -274,7 +274,7 @@ def test_what_is_still_on_its_way_is_in_a_state_that_is_asked_for_in_an_event() 
 
 
 def test_snapshots_are_written_once_for_all_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_glassy import state as module
+    from lightning_glassy.measure import resume as module
 
     write, written = module.write_snapshot, []
     monkeypatch.setattr(module, "INLINE_BYTES", 0)
@@ -386,7 +386,7 @@ def test_large_snapshots_are_written_once_beside_the_checkpoints(tmp_path: Path)
 def test_a_lost_snapshot_costs_its_own_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
-    monkeypatch.setattr("lightning_glassy.state.INLINE_BYTES", 0)
+    monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", 0)
     whole = train(tmp_path, monitor())
     train(tmp_path, monitor(), At(25, tmp_path / "a.ckpt"))
     [file] = (tmp_path / "glassy" / "glassy_snapshots").glob("tw_10-*")
@@ -413,10 +413,10 @@ def test_a_full_disk_costs_the_snapshots_of_a_checkpoint_not_the_checkpoint(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lightning_glassy.state.INLINE_BYTES", 0)
+    monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", 0)
     whole = train(tmp_path, monitor())
     with monkeypatch.context() as patch:
-        patch.setattr("lightning_glassy.snapshot_files.write_atomically", full)
+        patch.setattr("lightning_glassy.measure.snapshot_files.write_atomically", full)
         train(tmp_path, monitor(), At(25, tmp_path / "a.ckpt"))
     told = sum("could not be written beside the checkpoint (OSError" in message for message in caplog.messages)
     assert told == 6  # a snapshot each
@@ -533,7 +533,7 @@ def test_snapshots_that_somebody_made_up_are_refused(change: Any) -> None:
 def test_whatever_a_file_of_a_snapshot_holds_it_costs_its_own_curve(tmp_path: Path) -> None:
     tracker = AgingTracker(Repeatable())
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("lightning_glassy.state.INLINE_BYTES", 0)
+    monkey.setattr("lightning_glassy.measure.resume.INLINE_BYTES", 0)
     for step in range(3):
         tracker.update(step)
     state = tracker.state_dict(tmp_path)

@@ -25,13 +25,12 @@ from lightning_glassy import (
     GradientNoiseMonitor,
     LogTimeEvaluator,
     LogTimeSchedule,
-    plotting,
 )
+from lightning_glassy.loggers.dispatch import log_directory
+from lightning_glassy.loggers.figures import Figures
+from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.plotting import plot_two_time, two_time_figure
-from lightning_glassy.sinks.figures import Figures
-from lightning_glassy.sinks.files import FileSink
-from lightning_glassy.sinks.loggers import log_directory
-from lightning_glassy.sinks.tensorboard import TensorBoardSink
 from tests.helpers import SmallNet, data, quiet_trainer
 
 
@@ -155,7 +154,7 @@ def test_a_figure_that_cannot_be_drawn_is_said_once_and_leaves_the_others(
     every = [name for name, _ in figures.draw(record)]
     assert every[:2] == ["msd", "non_gaussian"]
     assert every[-4:] == ["loss", "gradient_noise", "displacement_over_noise", "noise_clock"]
-    monkeypatch.setattr(plotting, "plot_gradient_noise", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("lightning_glassy.plotting.panels.plot_gradient_noise", lambda *_, **__: 1 / 0)
     for _ in range(2):
         assert [name for name, _ in figures.draw(record)] == [name for name in every if name != "gradient_noise"]
     assert caplog.messages == ["lightning_glassy: no figure 'gradient_noise' in TensorBoard: division by zero"]

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_glassy import AgingMonitor, AgingRecord
 from lightning_glassy.analysis import aging_exponent, lag_to_threshold, scaled_lag
-from lightning_glassy.sinks import tensorboard as sink_module
+from lightning_glassy.loggers import tensorboard as sink_module
 from tests import browser as browsing
 from tests.browser import open_tab, resize, wait_for
 from tests.helpers import SmallNet, data, quiet_trainer

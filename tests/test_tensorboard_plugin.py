@@ -32,10 +32,10 @@ from werkzeug.test import Client
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule, RecordError, cli
 from lightning_glassy.analysis import collapse, diffusion, lag_to_threshold, relaxation_curves, scaled_lag
 from lightning_glassy.analysis.plateaus import above_plateaus
+from lightning_glassy.loggers import tensorboard as sink_module
+from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.observables import Array
 from lightning_glassy.report import report
-from lightning_glassy.sinks import tensorboard as sink_module
-from lightning_glassy.sinks.tensorboard import TensorBoardSink
 from lightning_glassy.tensorboard import parts
 from lightning_glassy.tensorboard.events import Place, place_of, summary, tag_of
 from lightning_glassy.tensorboard.plugin import GlassyPlugin

@@ -19,10 +19,13 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_glassy import moments as implementations
-from lightning_glassy.moments import EagerMoments, OffloadedMoments, capture, moments_for
-from lightning_glassy.parameters import ParametersChangedError, TrackedParameters, as_replicas, select_parameters
-from lightning_glassy.snapshots import Snapshot, SnapshotBank, plan_sample
+from lightning_glassy.measure import moments as implementations
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.memory import plan_sample
+from lightning_glassy.measure.moments import EagerMoments, OffloadedMoments, capture, moments_for
+from lightning_glassy.measure.select import as_replicas, select_parameters
+from lightning_glassy.measure.shards import ParametersChangedError
+from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EPS = (1e-3, 1e-1)
@@ -74,7 +77,7 @@ class TestInterpreted:
 
     @staticmethod
     def kernels(tracked: TrackedParameters, **options: object) -> Callable[[list[Snapshot]], list[torch.Tensor]]:
-        from lightning_glassy.moments.triton import TritonMoments
+        from lightning_glassy.measure.moments.triton import TritonMoments
 
         return TritonMoments(tracked, EPS, **options)
 
@@ -170,7 +173,7 @@ class TestInterpreted:
             assert torch.allclose(*sums, rtol=1e-6, atol=1e-4)
 
     def test_one_launch_takes_all_dtypes_and_up_to_32_snapshots(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from lightning_glassy.moments import triton as module
+        from lightning_glassy.measure.moments import triton as module
 
         _, tracked = track(torch.randn(50), torch.randn(20).double(), torch.randn(9).half(), torch.randn(70).bfloat16())
         ours, bank, launches = self.kernels(tracked), SnapshotBank(tracked), []
@@ -240,8 +243,8 @@ class TestInterpreted:
         self.check(tracked, [snapshot])
 
     def test_more_chunks_than_jobs_and_more_rows_than_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("lightning_glassy.moments.triton._JOBS", 5)
-        monkeypatch.setattr("lightning_glassy.moments.triton._CHUNKS", 12)
+        monkeypatch.setattr("lightning_glassy.measure.moments.triton._JOBS", 5)
+        monkeypatch.setattr("lightning_glassy.measure.moments.triton._CHUNKS", 12)
         parameters, tracked = track(torch.randn(40_000), torch.randn(33), torch.randn(6000), groups="layer")
         ours = self.kernels(tracked)
         assert len(ours._plans[0].chunks) == 10 + 1 + 2  # of 4096 coordinates
@@ -307,7 +310,7 @@ class TestInterpreted:
 
     @pytest.mark.parametrize("thresholds", [(), (0.5,), (0.01, 0.02, 0.05, 0.1, 0.2)])
     def test_any_number_of_thresholds(self, thresholds: tuple[float, ...]) -> None:
-        from lightning_glassy.moments.triton import TritonMoments
+        from lightning_glassy.measure.moments.triton import TritonMoments
 
         parameters, tracked = track(torch.randn(1500))
         ours, plain = TritonMoments(tracked, thresholds), EagerMoments(tracked, thresholds)
@@ -334,7 +337,7 @@ class TestInterpreted:
             self.kernels(tracked)
 
     def test_the_rehearsal_passes_and_tells_wrong_sums(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from lightning_glassy.moments.triton import TritonMoments
+        from lightning_glassy.measure.moments.triton import TritonMoments
 
         for sample in (None, 20):
             _, tracked = track(torch.randn(50), torch.randn(30).bfloat16(), sample=sample)
@@ -357,7 +360,7 @@ class TestChoice:
             "from lightning_glassy import AgingTracker, LogTimeSchedule\n"
             "tracker = AgingTracker(torch.nn.Linear(2, 2).named_parameters(), LogTimeSchedule([0], [1]))\n"
             "assert type(tracker._moments).__name__ == 'EagerMoments'\n"
-            "assert 'triton' not in sys.modules and 'lightning_glassy.moments.triton' not in sys.modules\n"
+            "assert 'triton' not in sys.modules and 'lightning_glassy.measure.moments.triton' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
@@ -390,7 +393,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(kinds: int, architecture
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lightning_glassy.moments import triton as module
+    from lightning_glassy.measure.moments import triton as module
 
     addresses = {"chunks": "*i64", "jobs": "*i64", "cells": "*i64", "table": "*i64", "thresholds": "*fp64"}
     addresses |= {"partial": "*fp64", "out": "*fp64"}
@@ -464,7 +467,7 @@ class TestBank:
 
     def test_pinned_memory_is_planned_as_it_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         free = {"cuda": 16_000, "cpu": 1 << 40}
-        monkeypatch.setattr("lightning_glassy.snapshots.free_memory", lambda device: free[device.type])
+        monkeypatch.setattr("lightning_glassy.measure.memory.free_memory", lambda device: free[device.type])
         on_cuda = SimpleNamespace(device=torch.device("cuda"), is_cuda=True)
         selected = [SimpleNamespace(numel=1000, n_counted=1000, n_replica=None, dtype=torch.float32, tensor=on_cuda)]
         assert plan_sample(selected, 3, sample=None, device="cpu") == (None, 3 * 4096)

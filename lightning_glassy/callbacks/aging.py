@@ -1,4 +1,4 @@
-"""The callback: from the hooks of a Trainer to an :class:`~lightning_glassy.tracker.AgingTracker` and its sinks."""
+"""The callback: from the hooks of a Trainer to an :class:`~lightning_glassy.AgingTracker` and its sinks."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from lightning_glassy.callbacks.shared import (
     is_plain,
     learning_rates,
 )
+from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
+from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.sinks import Sink, Sinks
+from lightning_glassy.measure.resume import StateError
+from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
+from lightning_glassy.measure.tracker import AgingTracker, check_options
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule, Preset
-from lightning_glassy.shards import ParametersChangedError, reshard, spread
-from lightning_glassy.sinks import Sink, Sinks
-from lightning_glassy.sinks.files import FileSink
-from lightning_glassy.sinks.loggers import log_directory, run_of, sink_for
-from lightning_glassy.state import StateError
-from lightning_glassy.tracker import AgingTracker, check_options
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class AgingMonitor(Callback):
     With several groups the group stands before ``tw_``. In TensorBoard, MLflow, Comet and LitLogger the step of these
     is the lag; in Weights & Biases their x axis is ``glassy/lag``. All five get figures of the curves on logarithmic
     axes, too; TensorBoard has all there is in the tab "Glassy", the other four get the record itself at the end; the
-    classes in :mod:`lightning_glassy.sinks` have a table each. Beside the ``metrics.csv`` of a ``CSVLogger`` there is
+    classes in :mod:`lightning_glassy.loggers` have a table each. Beside the ``metrics.csv`` of a ``CSVLogger`` there is
     ``glassy.csv``. Any other logger gets them by ``log_metrics`` with the training step :math:`t_w + t`.
 
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and

@@ -23,11 +23,11 @@ from lightning_glassy.callbacks.following import Choice, bring_monitor, pairs_of
 from lightning_glassy.callbacks.probe import Loss, Probe, monitor_of
 from lightning_glassy.callbacks.shared import Follower
 from lightning_glassy.callbacks.undisturbed import undisturbed
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.snapshots import Snapshot
+from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.observables import Array, barrier_height
-from lightning_glassy.parameters import TrackedParameters
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.snapshots import Snapshot
-from lightning_glassy.tracker import Finding, TrackerEvent
 
 
 class BarrierMonitor(Follower, Probe):

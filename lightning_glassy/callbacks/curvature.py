@@ -19,13 +19,9 @@ from torch.utils.data import DataLoader
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.probe import Loss, Probe
 from lightning_glassy.callbacks.undisturbed import undisturbed
-from lightning_glassy.curvature import (
-    CurvatureOperator,
-    GaussNewtonOperator,
-    HessianOperator,
-    Spectrum,
-    measure_spectrum,
-)
+from lightning_glassy.curvature.lanczos import measure_spectrum
+from lightning_glassy.curvature.operators import CurvatureOperator, GaussNewtonOperator, HessianOperator
+from lightning_glassy.curvature.spectrum import Spectrum
 from lightning_glassy.schedule import LogTimeSchedule
 
 Criterion = Callable[[Tensor, Any], Tensor]

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lightning_glassy.callbacks.following import Choice, bring_monitor, pairs_of
 from lightning_glassy.callbacks.shared import Follower, check_name
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.observables import Array
-from lightning_glassy.parameters import TrackedParameters
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.tracker import Finding, TrackerEvent
 
 # Coordinates that are counted at once: with what is made of them they take less than 8 MiB.
 _TILE = 1 << 18

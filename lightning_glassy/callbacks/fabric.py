@@ -24,13 +24,13 @@ from lightning_glassy.callbacks.shared import (
     describe_optimizers,
     learning_rates,
 )
+from lightning_glassy.loggers.dispatch import log_directory, sink_for
+from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.sinks import Sinks
+from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
+from lightning_glassy.measure.tracker import AgingTracker, check_options
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.shards import ParametersChangedError, reshard, spread
-from lightning_glassy.sinks import Sinks
-from lightning_glassy.sinks.files import FileSink
-from lightning_glassy.sinks.loggers import log_directory, sink_for
-from lightning_glassy.tracker import AgingTracker, check_options
 
 log = logging.getLogger(__name__)
 

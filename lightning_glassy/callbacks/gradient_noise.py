@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.probe import Loss, Probe, add_up, monitor_of
-from lightning_glassy.parameters import Groups, Selected, check_patterns
+from lightning_glassy.measure.select import Groups, Selected, check_patterns
 from lightning_glassy.schedule import LogTimeSchedule
 
 

@@ -27,13 +27,13 @@ from lightning_glassy.callbacks.aging import AgingMonitor, describe_run
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.shared import check_name
 from lightning_glassy.callbacks.undisturbed import undisturbed
-from lightning_glassy.parameters import Selected, as_replicas, select_parameters
+from lightning_glassy.loggers.dispatch import log_directory, sink_for
+from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.sinks import Sinks
+from lightning_glassy.measure.select import Selected, as_replicas, select_parameters
 from lightning_glassy.record import AgingRecord
-from lightning_glassy.replicas import ReplicaEnsemble
+from lightning_glassy.replicas.ensemble import ReplicaEnsemble
 from lightning_glassy.schedule import LogTimeSchedule
-from lightning_glassy.sinks import Sinks
-from lightning_glassy.sinks.files import FileSink
-from lightning_glassy.sinks.loggers import log_directory, sink_for
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_glassy.callbacks.probe import monitor_of
 from lightning_glassy.callbacks.shared import check_name
 from lightning_glassy.callbacks.undisturbed import undisturbed
-from lightning_glassy.replicas import ReplicaEnsemble
+from lightning_glassy.replicas.ensemble import ReplicaEnsemble
 from lightning_glassy.schedule import LogTimeSchedule
 
 log = logging.getLogger(__name__)

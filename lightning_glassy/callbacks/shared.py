@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_glassy.replicas import ReplicaTraining, replica_axes
-from lightning_glassy.shards import ParametersChangedError, reshard
-from lightning_glassy.tracker import AgingTracker, Finding, TrackerEvent
+from lightning_glassy.measure.shards import ParametersChangedError, reshard
+from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
+from lightning_glassy.replicas.ensemble import replica_axes
+from lightning_glassy.replicas.training import ReplicaTraining
 
 SNAPSHOTS = "glassy_snapshots"
 """The directory of large snapshots, beside the checkpoints that refer to them."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_glassy.observables import Array
-from lightning_glassy.plain import plain
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import plain
 
 if TYPE_CHECKING:
     from lightning_glassy.analysis import Curves

@@ -1,0 +1,1 @@
+"""How a growing record reaches files and each Lightning logger."""

@@ -1,0 +1,67 @@
+"""Comet: metrics whose step is the lag, figures, and the record as assets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_glassy.loggers.curves import CurveSink, shortened
+from lightning_glassy.loggers.sinks import Scalar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lightning_glassy.record import AgingRecord
+
+_LONGEST = 100  # Comet cuts longer names, and with them the waiting time
+
+
+class CometSink(CurveSink):
+    """Writes to the experiment of a ``CometLogger``.
+
+    =======================================  ========================================================
+    metric, figure or asset                  what is logged
+    =======================================  ========================================================
+    ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
+    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
+    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
+    ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
+    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
+    figure ``glassy_figures/<quantity>``     all curves of group ``"all"`` on logarithmic axes, drawn
+                                             anew at steps 1000, 10,000, ... and at the end
+    figure ``glassy_figures/<panel>``        the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
+    asset ``glassy/aging_record.npz``        the record, at the end
+    asset ``glassy/aging_record.csv``        the same as a table
+    =======================================  ========================================================
+
+    """
+
+    def log_curves(self, points: Sequence[Scalar]) -> None:
+        """Log the points of each lag together."""
+        by_lag: dict[int, dict[str, float]] = {}
+        for tag, _, lag, value in points:
+            by_lag.setdefault(lag, {})[shortened(tag, _LONGEST)] = value
+        for lag, metrics in by_lag.items():
+            self._logger.experiment.log_metrics(metrics, step=lag)
+        # The experiment keeps the last step it was told, for what is logged without one.
+        self._logger.experiment.set_step(self._step)
+
+    def log_figure(self, quantity: str, figure: Figure) -> None:
+        """Log the figure in place of the one before."""
+        name = f"{self._prefix}_figures/{quantity}"
+        self._logger.experiment.log_figure(name, figure, overwrite=True, step=self._step)
+
+    def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
+        """Log the two files in place of those before."""
+        for file in files:
+            # Its bytes: the upload comes later, when the file is gone.
+            content, name = io.BytesIO(file.read_bytes()), f"{self._prefix}/{file.name}"
+            self._logger.experiment.log_asset(content, file_name=name, overwrite=True, step=self._step)
+
+    def where(self) -> str | None:
+        """The address of the experiment; offline Comet says itself how to upload it."""
+        url = self._logger.experiment.url
+        return f"curves     {url}" if url else None

@@ -1,0 +1,64 @@
+"""CSVLogger: a table of its own beside ``metrics.csv``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_glassy.loggers.files import reserve
+from lightning_glassy.loggers.sinks import Pairs
+from lightning_glassy.record.text import csv_cell
+
+if TYPE_CHECKING:
+    from lightning_glassy.record import AgingRecord
+
+
+class CSVSink:
+    """Appends to ``glassy.csv`` beside the ``metrics.csv`` of a ``CSVLogger``, a line per pair and group.
+
+    The columns are those of ``aging_record.csv``: waiting_time, lag, step, group, n_parameters, msd and the other
+    observables. In ``metrics.csv`` each waiting time would be columns of its own, and ``CSVLogger`` writes that file
+    anew for each column that it did not have. A file that is there already is never overwritten: the name gets a
+    number.
+    """
+
+    def __init__(self, logger: Any, prefix: str) -> None:
+        if "://" in str(logger.log_dir):
+            raise ValueError(f"{logger.log_dir} is not a local directory: AgingMonitor(dirpath=...) has the table, too")
+        self._wanted = Path(logger.log_dir) / f"{prefix}.csv"
+        self._path: Path | None = None
+        self._lines = io.StringIO()  # still to be written
+
+    def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
+        """Append the new pairs."""
+        columns = record.table(pairs)
+        writer = csv.writer(self._lines, lineterminator="\n")
+        if self._path is None and not self._lines.getvalue():
+            writer.writerow(columns)
+        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
+        self._write()
+
+    def close(self, record: AgingRecord) -> None:
+        """Append what a disk did not take before."""
+        if self._lines.getvalue():
+            self._write()
+
+    def where(self) -> str | None:
+        """The path of the table, once there is one."""
+        return f"curves     {self._path}" if self._path is not None else None
+
+    def _write(self) -> None:
+        if self._path is None:
+            self._path = reserve(self._wanted)
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                file.write(self._lines.getvalue())
+        except OSError:
+            # Part of a line may have been written: the table goes on after the last whole one.
+            os.truncate(self._path, size)
+            raise
+        self._lines = io.StringIO()

@@ -1,0 +1,73 @@
+"""MLflow: metrics whose step is the lag, figures, and the record as artifacts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning_glassy.loggers.curves import CurveSink, shortened
+from lightning_glassy.loggers.sinks import Scalar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lightning_glassy.record import AgingRecord
+
+# What MLflow takes at once, and the longest name it takes.
+_BATCH, _LONGEST = 1000, 250
+
+
+class MLflowSink(CurveSink):
+    """Writes to the run of an ``MLFlowLogger``.
+
+    =======================================  ========================================================
+    metric or artifact                       what is logged
+    =======================================  ========================================================
+    ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
+    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
+    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
+    ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
+    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
+    artifact ``glassy/<quantity>.png``       all curves of group ``"all"`` on logarithmic axes, drawn
+                                             anew at steps 1000, 10,000, ... and at the end
+    artifact ``glassy/<panel>.png``          the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
+    artifact ``glassy/aging_record.npz``     the record, at the end
+    artifact ``glassy/aging_record.csv``     the same as a table
+    =======================================  ========================================================
+
+    In names of groups, what MLflow refuses (``=`` for example) becomes its code between underscores (``_3d_``).
+    """
+
+    def log_curves(self, points: Sequence[Scalar]) -> None:
+        """Log the points in few requests."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        metrics = [Metric(_metric_name(tag), value, now, lag) for tag, _, lag, value in points]
+        for start in range(0, len(metrics), _BATCH):
+            self._logger.experiment.log_batch(self._logger.run_id, metrics=metrics[start : start + _BATCH])
+
+    def log_figure(self, quantity: str, figure: Figure) -> None:
+        """Log a PNG in place of the one before."""
+        self._logger.experiment.log_figure(self._logger.run_id, figure, f"{self._prefix}/{quantity}.png")
+
+    def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
+        """Log the two files in place of those before."""
+        for file in files:
+            self._logger.experiment.log_artifact(self._logger.run_id, str(file), self._prefix)
+
+    def where(self) -> str:
+        """The run, and for a local store the command that shows it; another address may hold a password."""
+        uri, run_id = self._logger.experiment.tracking_uri, self._logger.run_id
+        local = "://" not in uri or uri.startswith(("sqlite:", "file:"))
+        return f"curves     MLflow run {run_id}" + (f": mlflow ui --backend-store-uri {uri}" if local else "")
+
+
+def _metric_name(tag: str) -> str:
+    """The tag with nothing in it that MLflow refuses: neither characters nor what would be another path."""
+    parts = [re.sub(r"[^\w. -]", lambda match: f"_{ord(match[0]):x}_", part) for part in tag.split("/")]
+    return shortened("/".join(part if part.strip(".") else f"_{part}_" for part in parts), _LONGEST)

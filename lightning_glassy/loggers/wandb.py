@@ -1,0 +1,84 @@
+"""Weights & Biases: series against the lag, figures, a table, and the record as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_glassy.loggers.curves import CurveSink
+from lightning_glassy.loggers.figures import png
+from lightning_glassy.loggers.files import RECORD_NAME
+from lightning_glassy.loggers.sinks import Scalar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lightning_glassy.record import AgingRecord
+
+_STEP = "trainer/global_step"  # the x axis of everything else that Lightning logs there
+
+
+class WandbSink(CurveSink):
+    """Writes to the run of a ``WandbLogger``.
+
+    =======================================  ========================================================
+    key                                      what is logged
+    =======================================  ========================================================
+    ``glassy/lag``                           the lag, x axis of all that follow (``define_metric``)
+    ``glassy/msd/tw_<t_w>``                  mean squared displacement
+    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation
+    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter
+    ``glassy/overlap_<eps>/tw_<t_w>``        overlap
+    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
+    ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at
+                                             steps 1000, 10,000, ... and at the end
+    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
+                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
+    ``glassy_table``                         at the end, every pair of group ``"all"`` with every
+                                             observable
+    artifact ``glassy-<run id>``             at the end, ``aging_record.npz`` and ``.csv``; its type
+                                             is ``aging_record``
+    =======================================  ========================================================
+
+    """
+
+    def __init__(self, logger: Any, prefix: str) -> None:
+        super().__init__(logger, prefix)
+        logger.experiment.define_metric(f"{prefix}/lag", hidden=True)
+        logger.experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/lag")
+
+    def log_curves(self, points: Sequence[Scalar]) -> None:
+        """Log a row for each lag: a row has one x, and a training step brings pairs of several lags."""
+        rows: dict[int, dict[str, float]] = {}
+        for tag, _, lag, value in points:
+            rows.setdefault(lag, {f"{self._prefix}/lag": lag})[tag] = value
+        for row in rows.values():
+            self._logger.experiment.log(row)
+
+    def log_figure(self, quantity: str, figure: Figure) -> None:
+        """Log an image. Not the figure itself: wandb would look for pyplot, which is not imported in a training."""
+        import wandb
+        from PIL import Image
+
+        with Image.open(png(figure)) as image:
+            self._logger.experiment.log({f"{self._prefix}_figures/{quantity}": wandb.Image(image), _STEP: self._step})
+
+    def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
+        """Log the table and the artifact."""
+        import wandb
+
+        run = self._logger.experiment
+        # Of the other groups the artifact has the numbers: wandb cuts a table at 10,000 rows.
+        columns = record.table()
+        rows = [row for row in zip(*columns.values(), strict=True) if row[list(columns).index("group")] == "all"]
+        run.log({f"{self._prefix}_table": wandb.Table(columns=list(columns), data=rows), _STEP: self._step})
+        artifact = wandb.Artifact(f"{self._prefix}-{run.id}", type=RECORD_NAME)
+        for file in files:
+            artifact.add_file(str(file))
+        run.log_artifact(artifact)
+
+    def where(self) -> str:
+        """The address of the run, or the command that uploads it."""
+        run = self._logger.experiment
+        return f"curves     {run.url or f'wandb sync {Path(run.dir).parent}'}"

@@ -1,0 +1,148 @@
+r"""How it is measured: the sums over parameters of one event.
+
+The contract of an implementation, so that one can be checked against another:
+
+``implementation(parameters, overlap_thresholds)`` is called with a list of live snapshots, and with a new one if the
+weights are to be captured. It returns one tensor per bucket of ``parameters.buckets``, on the bucket's device,
+``[n_cell, n_snapshot, n_moment]``, and fills the new snapshot (which is not among the others) in the same reading: a
+copy of the weights, and the sums of w^2 and of w as ``[n_cell, 2]`` per bucket, which it keeps. With :math:`w_i` the
+current weights, :math:`s_i` those of a snapshot and :math:`d_i = w_i - s_i`, the last axis holds
+
+    =========================  ==========================================================
+    0 ... 6                    the sums named by ``lightning_glassy.record.MOMENTS``:
+                               :math:`\sum d^2, \sum d^4, \sum ws, \sum w^2, \sum s^2, \sum w, \sum s`
+    7 ... 6 + n_threshold      number of coordinates with :math:`|d| \le \epsilon`, one each
+                               (to within the rounding of :math:`\epsilon` to the precision of the weights)
+    =========================  ==========================================================
+
+* :math:`d` is a difference of weights, never :math:`w^2 + s^2 - 2ws`: that would lose everything at short lags.
+* Weights of fewer bits than float32 are widened first; float64 weights are measured in float64. Sums within a tile may
+  be float32, sums over tiles are float64 (float32 on MPS, which has no float64). The relative error of a sum of
+  positive terms is at most 1e-6, the error of :math:`\sum ws` at most 1e-6 of :math:`(\sum w^2 + \sum s^2)/2`.
+* Sums of the weights alone have the same bits whether or not snapshots are due, so that weights that have not moved
+  have a decorrelation of exactly 0.
+* Nothing waits for the device, no random number is drawn, autograd sees nothing, and the temporary memory is at most
+  8 MiB per device, whatever the size of the model (where snapshots are kept in host memory, that and two copies of the
+  weights: :mod:`lightning_glassy.measure.moments.offload`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments.eager import EagerMoments
+from lightning_glassy.measure.moments.offload import OffloadedMoments
+from lightning_glassy.measure.select import Selected
+from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
+
+if TYPE_CHECKING:
+    from lightning_glassy.measure.moments.triton import TritonMoments
+
+__all__ = ["EagerMoments", "Moments", "OffloadedMoments", "capture", "moments_for"]
+
+log = logging.getLogger(__name__)
+
+
+class Moments(Protocol):
+    """An implementation of the contract above.
+
+    Attributes:
+        streams: for each CUDA device the stream on which the sums are made, where that is not the current one.
+    """
+
+    streams: Mapping[torch.device, torch.cuda.Stream]
+
+    def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
+        """The sums of the current weights against each snapshot, per bucket ``[n_cell, n_snapshot, n_moment]``."""
+
+
+def capture(bank: SnapshotBank, step: int, moments: Moments) -> Snapshot:
+    """Capture the current weights, and measure nothing."""
+    snapshot = bank.add(step)
+    moments((), snapshot)
+    return snapshot
+
+
+def moments_for(
+    parameters: TrackedParameters,
+    overlap_thresholds: Sequence[float] = (),
+    *,
+    msd_only: bool = False,
+    snapshot_device: str | torch.device | None = None,
+) -> Moments:
+    """The fastest implementation that works here: our own kernels where everything is on CUDA, plain torch elsewhere.
+
+    The kernels are compiled and tried on a few numbers first, which takes seconds on a machine that has not run them
+    yet, and waits for the device. What stops them is logged, and plain torch serves instead; with the environment
+    variable ``LIGHTNING_GLASSY_EAGER=1`` it always does.
+
+    Args:
+        parameters: the tracked coordinates.
+        overlap_thresholds: the epsilons whose ``|d| <= eps`` are counted.
+        msd_only: compute the sum of d^2 alone.
+        snapshot_device: where the snapshots are; ``None``: with the parameters.
+    """
+
+    def on_device(tracked: TrackedParameters) -> Moments:
+        on_cuda = bool(tracked.buckets) and all(bucket.device.type == "cuda" for bucket in tracked.buckets)
+        if on_cuda and os.environ.get("LIGHTNING_GLASSY_EAGER", "0") in ("", "0"):
+            try:
+                # Only here: elsewhere triton may be missing, and is not worth its import.
+                from lightning_glassy.measure.moments.triton import TritonMoments
+
+                _rehearse(TritonMoments, tracked, overlap_thresholds, msd_only)
+                return TritonMoments(tracked, overlap_thresholds, msd_only=msd_only)
+            except Exception as error:  # whatever a compiler, a driver or an older version may raise
+                log.warning(
+                    "lightning_glassy: measuring with plain torch, which is slower, for the GPU kernels do not work "
+                    "here (%s: %s)",
+                    type(error).__name__,
+                    error,
+                )
+        return EagerMoments(tracked, overlap_thresholds, msd_only=msd_only)
+
+    kept = None if snapshot_device is None else torch.device(snapshot_device)
+    if kept is not None and any(bucket.device.type != kept.type for bucket in parameters.buckets):
+        return OffloadedMoments(parameters, on_device)
+    return on_device(parameters)
+
+
+def _rehearse(
+    implementation: type[TritonMoments],
+    parameters: TrackedParameters,
+    thresholds: Sequence[float],
+    msd_only: bool,
+) -> None:
+    """Have an implementation measure a few numbers of the same dtypes, on the same devices, in a row or scattered.
+
+    Raises:
+        RuntimeError: the sums are not those of :class:`EagerMoments`.
+    """
+    path = torch.linspace(-1.0, 1.0, 4200, dtype=torch.float64, device="cpu")
+    scattered = any(bucket.scattered for bucket in parameters.buckets)
+    tensors = [
+        whole[::2] if scattered else whole[:n]
+        for bucket in parameters.buckets
+        for n in (2100, 7)
+        for whole in (path[: 2 * n].to(bucket.dtype).to(bucket.device),)
+    ]
+    few = TrackedParameters([Selected(str(index), tensor, ()) for index, tensor in enumerate(tensors)])
+    ours, plain = (kind(few, thresholds, msd_only=msd_only) for kind in (implementation, EagerMoments))
+    bank = SnapshotBank(few)
+    first, second = capture(bank, 0, ours), bank.add(1)
+    for tensor in tensors:
+        tensor.mul_(1.25)
+    # All that will be launched: captures, measurements, and both at once.
+    pairs = list(zip(ours([first], second), plain([first]), strict=True))
+    pairs += zip(ours([second, first]), plain([second, first]), strict=True)
+    pairs += zip(second.own_sums, capture(bank, 2, plain).own_sums, strict=True)
+    pairs += zip(second.flats, bank.live[2].flats, strict=True)
+    if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-2, equal_nan=True) for a, b in pairs):
+        raise RuntimeError("their sums are not those of plain torch")

@@ -1,0 +1,725 @@
+"""The rooms on the torch side as one object that knows no framework: call ``update(step)`` after each step."""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lightning_glassy.measure.layout import TrackedParameters, within_rounding
+from lightning_glassy.measure.memory import check_memory_options, human_bytes, plan_sample
+from lightning_glassy.measure.moments import moments_for
+from lightning_glassy.measure.moments.replicas import BetweenReplicas, as_matrices
+from lightning_glassy.measure.readback import Readback
+from lightning_glassy.measure.resume import StateError, check_parts, describe, pack, restrict, unpack
+from lightning_glassy.measure.select import (
+    Groups,
+    Selected,
+    as_replicas,
+    check_patterns,
+    plain_name,
+    select_parameters,
+    share_out,
+)
+from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
+from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
+from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
+from lightning_glassy.replicas.ensemble import replica_axes
+from lightning_glassy.schedule import LogTimeSchedule
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# For a run whose length is unknown, memory is planned for one this long; the number of snapshots is logarithmic in it.
+_HORIZON = 10**9
+
+_STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a batch of moments on its way to the host belongs to."""
+
+    step: int
+    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it. Empty where
+    # it is the replicas that were compared with each other.
+    snapshots: tuple[Snapshot, ...]
+
+
+class TrackerEvent(NamedTuple):
+    """What a listener may look at, right after it was measured; the weights are those of the step.
+
+    Attributes:
+        step: number of completed updates.
+        due: the snapshots that were measured against the weights; they may be gone after this.
+        captured: the snapshot of these weights, if the step is a waiting time.
+        parameters: the tracked coordinates.
+        sums: the moments on the device, per bucket ``[n_cell, n_due, n_moment]``.
+        record: which has what has landed on the host so far.
+    """
+
+    step: int
+    due: tuple[Snapshot, ...]
+    captured: Snapshot | None
+    parameters: TrackedParameters
+    sums: list[Tensor]
+    record: AgingRecord
+
+
+class Finding(NamedTuple):
+    """What a listener has measured at a pair of times, for :meth:`AgingRecord.append_profile`.
+
+    Attributes:
+        name: of the profile.
+        waiting_time: in steps.
+        lag: in steps.
+        grid: on the host, ``[n_point]``.
+        values: on any device, ``[n_value]``; not written to after this.
+    """
+
+    name: str
+    waiting_time: int
+    lag: int
+    grid: NDArray[np.float64]
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a batch of values of listeners belongs to."""
+
+    findings: tuple[Finding, ...]
+    snapshots: tuple[Snapshot, ...]  # as of _Measured
+
+
+def check_options(
+    groups: object,
+    include: object,
+    exclude: object,
+    sample: object,
+    snapshot_device: str | torch.device | None,
+    max_memory: object,
+    overlap_thresholds: Sequence[float] | str,
+    moments: object,
+) -> None:
+    """Refuse what can be known to be wrong before there is a model; arguments as of :class:`AgingTracker`.
+
+    Raises:
+        ValueError: an argument out of its range; the message names it, its value and what it may be.
+    """
+    if moments not in ("full", "msd"):
+        raise ValueError(f"moments={moments!r} is not 'full' or 'msd'")
+    check_patterns(groups, include, exclude)
+    if isinstance(overlap_thresholds, str):
+        if overlap_thresholds != "auto":
+            raise ValueError(f"overlap_thresholds={overlap_thresholds!r} is not 'auto' or a list of numbers")
+    else:
+        check_thresholds(overlap_thresholds)
+    check_memory_options(sample, snapshot_device, max_memory)
+
+
+class AgingTracker:
+    """Captures and measures the weights of any torch training, by its own count of steps.
+
+    Two comparisons per step where nothing is due; at an event the moments of the current weights against every due
+    snapshot are queued on the device, and entered into the record once they have landed on the host. A step that
+    is jumped over (an optimiser count that grows by 2, say) is handled when it is reached or passed, and what is
+    recorded is the waiting time and the lag that were realised.
+
+    Args:
+        named_parameters: the module; or pairs as from ``module.named_parameters(remove_duplicate=False)``.
+        schedule: when to capture and to measure; default ``LogTimeSchedule.logspaced()``.
+        max_step: last step of the run, if known: memory is planned for it. The schedule goes on if the run does.
+        groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
+        include: track only parameters whose name matches one of these shell patterns; default all trainable ones.
+        exclude: do not track parameters whose name matches one of these.
+        sample: coordinates to sample; ``None`` for all; ``"auto"`` for all where the snapshots fit in a tenth of the
+            free memory of their device (and in ``max_memory``), otherwise as many as do.
+        snapshot_device: where snapshots are kept; default with the parameters.
+        max_memory: most bytes the snapshots may take; default what is free.
+        overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth
+            and a tenth of the standard deviation of the weights at the start.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
+        n_replica: number of replicas, if the first axis of every parameter is that of replicas: each is measured by
+            itself, and they are compared with each other. Of a module it is found out by itself, from the
+            :class:`~lightning_glassy.replicas.ReplicaEnsemble` in it.
+        meta: what else the record should know of the run; only what JSON can hold.
+        state: what :meth:`state_dict` of an earlier tracker of the same parameters gave: this one goes on where that
+            one was, to the bit. Another schedule takes over from there.
+        directory: where files with snapshots that the state refers to may be, besides where they were written.
+
+    Where parameters are spread over processes (FSDP, tensor parallelism, ZeRO), every process makes a tracker and calls
+    it at the same steps. Each keeps and reads the part it holds; the sums over all are in every record.
+
+    Attributes:
+        record: the :class:`AgingRecord`, growing.
+        last_step: the last event; -1 before the first.
+        next_event: the first step at which :meth:`update` has something to do.
+        description: one line on what is tracked, and the memory its snapshots take.
+        listeners: functions, by names for messages, that are told of each event and may add profiles to the record.
+            What is raised in one costs a warning. They see the sums, and the weights, of this process alone.
+
+    Raises:
+        ValueError: nothing to track, or an argument out of its range.
+        StateError: a state of other parameters, samples, thresholds or moments; the message says in what.
+        UnmeasurableError: parameters that are spread over processes in a way that cannot be measured rightly.
+        MemoryError: the snapshots would not fit.
+
+    Example:
+        >>> from lightning_glassy import LogTimeSchedule
+        >>> layer = torch.nn.Linear(4, 3)
+        >>> tracker = AgingTracker(layer.named_parameters(), LogTimeSchedule([0], [1]), sample=None)
+        >>> tracker.update(0)  # before the first update: captured
+        True
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.add_(1.0)
+        >>> tracker.update(1)
+        True
+        >>> tracker.record.msd().round(6).tolist()  # 12 of 15 coordinates moved by 1
+        [[0.8]]
+    """
+
+    def __init__(
+        self,
+        named_parameters: nn.Module | Iterable[tuple[str, Tensor]],
+        schedule: LogTimeSchedule | None = None,
+        *,
+        max_step: int | None = None,
+        groups: Groups = "all",
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        sample: int | Literal["auto"] | None = "auto",
+        snapshot_device: str | torch.device | None = None,
+        max_memory: int | None = None,
+        overlap_thresholds: Sequence[float] | Literal["auto"] = "auto",
+        moments: Literal["full", "msd"] = "full",
+        n_replica: int | None = None,
+        meta: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        directory: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if not isinstance(schedule, (LogTimeSchedule, type(None))):
+            raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
+        check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
+        self.schedule = LogTimeSchedule.logspaced() if schedule is None else schedule
+        self._end = max_step
+        if max_step is not None:
+            self.schedule.until(max_step)  # refuses a run in which nothing could be measured
+        endless = self.schedule.open_ended and max_step is None
+        capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
+        selected = select_parameters(named_parameters, groups=groups, include=include, exclude=exclude)
+        if n_replica is None and isinstance(named_parameters, nn.Module):
+            n_replica = _ensemble_size(named_parameters, selected)
+        if n_replica is not None:
+            selected = as_replicas(selected, n_replica)
+        earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
+        if earlier is not None:
+            selected, sample = earlier.selected, earlier.sample
+        selected, self._processes = share_out(selected)
+        n, n_bytes = plan_sample(
+            selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory, processes=self._processes
+        )
+
+        # Where memory is taken: if one of several processes has none left, all must know.
+        self.parameters = self._together(lambda: TrackedParameters(selected, n))
+        self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
+        devices = {parameter.tensor.device for parameter in selected}
+        self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
+        self.description = self._describe(n, n_bytes, capacity, snapshot_device)
+        self._bank = SnapshotBank(self.parameters, snapshot_device)
+        if earlier is not None:
+            thresholds = earlier.record.overlap_thresholds
+        elif isinstance(overlap_thresholds, str):
+            thresholds = self._default_thresholds()
+        else:
+            thresholds = check_thresholds(overlap_thresholds)
+        self._moments = self._together(
+            lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device)
+        )
+        self._between = None if n_replica is None else BetweenReplicas(self.parameters)
+        self._readback: Readback[_Measured | _Found] = Readback()
+        self.listeners: Mapping[str, Callable[[TrackerEvent], Iterable[Finding]]] = {}
+        self.record = (
+            earlier.record
+            if earlier is not None
+            else AgingRecord(
+                self.parameters.n_parameters,
+                n_sampled=self.parameters.n_sampled,
+                overlap_thresholds=thresholds,
+                n_replica=n_replica,
+                meta={
+                    # Not from the global generators, whose numbers are the training's.
+                    "id": secrets.token_hex(8),
+                    "schedule": repr(self.schedule),
+                    "max_step": max_step,
+                    "dtypes": {
+                        name: str(dtype).removeprefix("torch.") for name, dtype in self.parameters.dtypes.items()
+                    },
+                    "moments": moments,
+                    **(meta or {}),
+                },
+            )
+        )
+        self.last_step = self._captured = self._seen = -1
+        self.next_event = 0
+        self._new: list[tuple[int, int]] = []
+        self._warned: set[str] = set()
+        self._broken = False
+        self._before: _Before | None = None
+        self.lost: dict[int, str] = {}
+        if earlier is not None:
+            self._go_on(earlier, directory)
+        if not endless:
+            # What will be needed is taken now: a run must not find out in the middle that it does not fit.
+            self._together(lambda: self._bank.reserve(capacity))
+
+    def _together(self, make: Callable[[], T]) -> T:
+        return make() if self._processes is None else self._processes.together(make)
+
+    def _describe(self, n: int | None, n_bytes: int, capacity: int, snapshot_device: object) -> str:
+        buckets = self.parameters.buckets
+        places = {str(snapshot_device or bucket.device) for bucket in buckets} or {"no device"}
+        homes = sorted({str(bucket.device) for bucket in buckets} - places)
+        passing = 2 * sum(bucket.numel * bucket.dtype.itemsize for bucket in buckets)
+        total, sampled = self.parameters.n_parameters["all"], self.parameters.n_sampled["all"]
+        by_when = f" by step {_HORIZON:,}" if self.schedule.open_ended and self._end is None else ""
+        return (
+            f"tracking {f'{replicas} replicas of ' if (replicas := self.parameters.n_replica) else ''}"
+            f"{f'a sample of {sampled:,} of ' if n else ''}{total:,} parameters in "
+            f"{len(self.parameters.groups)} group{'s' if len(self.parameters.groups) > 1 else ''}, "
+            f"at most {capacity} snapshots{by_when}"
+            f", {human_bytes(n_bytes)} on {', '.join(sorted(places))}"
+            f"{f' in each of {self._processes.size} processes' if self._processes else ''}"
+            f"{f', {human_bytes(passing)} on ' + ', '.join(homes) + ' for those in passing' if homes else ''}"
+        )
+
+    def _go_on(self, earlier: _Earlier, directory: str | os.PathLike[str] | None) -> None:
+        if earlier.record.n_sampled != self.parameters.n_sampled:
+            raise StateError(
+                f"sample: {earlier.record.n_sampled} were sampled, and {self.parameters.n_sampled} are now"
+            )
+        self.last_step, self._captured = earlier.last_step, earlier.captured
+        places = [Path(place) for place in (directory, earlier.directory) if place is not None]
+
+        def wanted(waiting_time: int, last_lag: int) -> bool:
+            return self.schedule.next_lag(last_lag, waiting_time) is not None
+
+        self.lost = unpack(earlier.parts, self.parameters, self._bank, places, self._processes, wanted)
+        for waiting_time, why in self.lost.items():
+            log.warning("lightning_glassy: the snapshot of step %d is lost: %s", waiting_time, why)
+        if earlier.schedule != repr(self.schedule):
+            log.warning(
+                "lightning_glassy: the schedule was %s, and is %r from step %d on",
+                earlier.schedule,
+                self.schedule,
+                self.last_step,
+            )
+        part = {"step": self.last_step, "schedule": repr(self.schedule), "max_step": self._end}
+        self.record.meta.pop("completed", None)
+        self.record.meta["resumed"] = [*self.record.meta.get("resumed", []), part]
+        self.next_event = self._find_next_event()
+
+    def _default_thresholds(self) -> tuple[float, ...]:
+        return default_overlap_thresholds(self.parameters.standard_deviation(self._processes))
+
+    def update(self, step: int, one_time: Mapping[str, float] | None = None) -> bool:
+        """Tell the tracker that ``step`` updates are completed; the weights are those after the last of them.
+
+        Args:
+            step: never less than before. The same step again does nothing.
+            one_time: values that belong to this step, recorded if it is an event.
+
+        Returns:
+            Whether something was captured or measured.
+
+        Raises:
+            TypeError: a step that is not an integer.
+            ValueError: a step below an earlier one.
+            ParametersChangedError: a tracked parameter has another shape, dtype or device than at the start.
+        """
+        step = operator.index(step)
+        if self._readback:
+            self._enter(self._readback.landed())
+        if step < self._seen:
+            raise ValueError(f"step={step} comes after step {self._seen}: steps cannot go back")
+        self._seen = step
+        if step < self.next_event:
+            return False
+        # A handler of a signal may ask for the state in the middle of this, and shall get that of before.
+        self._before = self._now(step)
+        try:
+            handled = self._handle(step, one_time or {})
+        except Exception:
+            self._before = None
+            raise
+        # After Ctrl-C in the middle it stays: what was captured may be incomplete, and is left out of a checkpoint.
+        self._before = None
+        self._enter(self._readback.landed())
+        return handled
+
+    def _now(self, step: int) -> _Before:
+        lags = {snapshot: snapshot.last_lag for snapshot in self._bank.live.values()}
+        return _Before(step, self.last_step, self._captured, lags)
+
+    def _handle(self, step: int, one_time: Mapping[str, float]) -> bool:
+        """Capture and measure what is due at a step."""
+        new = self._new_snapshot(step)
+        due = [
+            snapshot
+            for snapshot in self._bank.live.values()
+            if (lag := self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)) is not None
+            and snapshot.waiting_time + lag <= step
+        ]
+        sums = self._measure(due, new)
+        if due:
+            try:
+                self._send(_Measured(step, tuple(due)), sums)
+            except Exception as error:
+                if self._processes is None:
+                    raise
+                self.give_up(error, step)
+        if (new or due) and self.listeners and not self._broken:
+            self._tell(TrackerEvent(step, tuple(due), new, self.parameters, sums, self.record))
+        for snapshot in due:
+            # Lags that were passed together are measured once, at the lag that was realised.
+            snapshot.last_lag = step - snapshot.waiting_time
+            if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
+                more = self.schedule.next_waiting_time(self._captured) is not None
+                self._bank.release(snapshot.waiting_time, reuse=more)
+        if (new or due) and self._between is not None and not self._broken:
+            self._readback.push(_Measured(step, ()), [self._between()])
+        if new or due:
+            for name, value in one_time.items():
+                self.record.append_one_time(name, step, value)
+        self.last_step = step
+        self.next_event = self._find_next_event()
+        return bool(new or due)
+
+    def _measure(self, due: list[Snapshot], new: Snapshot | None) -> list[Tensor]:
+        """Capture and measure; of processes that measure together, one that fails must not leave the others waiting."""
+        if self._broken:
+            return []
+        try:
+            if new is None and not due:
+                return []
+            if new in due:
+                # A lag of 0 compares a snapshot with what it is a copy of: it has to be there first.
+                self._moments((), new)
+                return self._moments(due)
+            return self._moments(due, new)
+        except Exception as error:
+            if self._processes is None:
+                raise
+            self.give_up(error, self._seen)
+            return []
+
+    def _send(self, measured: _Measured, sums: list[Tensor]) -> None:
+        """Send sums on their way to the host, added up over all processes where several hold the parameters."""
+        if self._processes is None:
+            self._readback.push(measured, sums, self._moments.streams)
+            return
+        stream = self._moments.streams.get(self._device)
+        with torch.no_grad(), nullcontext() if stream is None else torch.cuda.stream(stream):
+            shape = self._sums_shape(len(measured.snapshots))
+            # The last number counts the processes that could not measure.
+            vector = torch.zeros(math.prod(shape) + 1, dtype=torch.float64, device=self._device)
+            if self._broken:
+                vector.fill_(math.nan)
+                vector[-1] = 1
+            else:
+                for of_bucket in sums:
+                    vector[:-1] += of_bucket.to(vector, non_blocking=True).view(-1)
+            work = self._processes.start_sum(vector)
+        self._readback.push(measured, [vector], self._moments.streams, work)
+
+    def _tell(self, event: TrackerEvent) -> None:
+        """Let the listeners look, on the stream of the training; what they find goes to the host as the moments do."""
+        for device, side in self._moments.streams.items():
+            torch.cuda.current_stream(device).wait_stream(side)
+        for tensor in event.sums:
+            if tensor.is_cuda:  # made on another stream, perhaps: not to be used again before it has been read on this
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        for name, listener in self.listeners.items():
+            try:
+                found = tuple(listener(event))
+                if found:
+                    self._readback.push(_Found(found, event.due), [finding.values for finding in found])
+            except Exception as error:
+                words = f"{name} failed ({type(error).__name__}: {error})"
+                self._warn_once(words, f"at step {event.step}; training goes on")
+
+    def _sums_shape(self, n_snapshot: int) -> tuple[int, int, int]:
+        return self.parameters.n_cells, n_snapshot, self.record.row_shape[-1]
+
+    def _new_snapshot(self, step: int) -> Snapshot | None:
+        """A snapshot to fill, if a waiting time has been reached or passed and a lag of it can be measured."""
+        waiting_time = self.schedule.next_waiting_time(self._captured)
+        if waiting_time is None or waiting_time > step:
+            return None
+        if step == self._end and self.schedule.next_lag(-1, step) != 0:
+            return None  # nothing comes after; if training is continued, this step is where it begins
+        self._captured = step
+        if self.schedule.next_lag(-1, step) is None:
+            return None
+        if self._broken:
+            self._bank.live[step] = Snapshot(step, [], [])
+            return self._bank.live[step]
+        try:
+            return self._bank.add(step)
+        except Exception as error:
+            if self._processes is None:
+                raise
+            self.give_up(error, step)
+            return self._bank.live.setdefault(step, Snapshot(step, [], []))
+
+    def _find_next_event(self) -> int:
+        steps = [self.schedule.next_waiting_time(self._captured)]
+        for snapshot in self._bank.live.values():
+            lag = self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)
+            steps.append(None if lag is None else snapshot.waiting_time + lag)
+        return min((step for step in steps if step is not None), default=sys.maxsize)
+
+    @property
+    def n_snapshots(self) -> int:
+        """Number of snapshots held at the moment."""
+        return len(self._bank.live)
+
+    @property
+    def pending(self) -> bool:
+        """Whether measurements are on their way that the record does not have yet."""
+        return len(self._readback) > 0
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Enter everything into the record, waiting for what is under way.
+
+        Args:
+            timeout: most seconds to wait, where other processes may have stopped; what has not come by then is lost.
+        """
+        self._enter(self._readback.drain(timeout))
+
+    def close(self) -> None:
+        """Free all snapshots, and the connection to other processes; nothing can be measured after this."""
+        self._bank.clear()
+        self._broken, self.next_event = True, sys.maxsize
+        if self._processes is not None:
+            self._processes.close()
+
+    def new_pairs(self) -> list[tuple[int, int]]:
+        """The (waiting time, lag) entered into the record since the last call, in the order of measurement."""
+        pairs, self._new = self._new, []
+        return pairs
+
+    def give_up(self, error: Exception, step: int) -> None:
+        """Free all snapshots and measure no more, after an error at a step. What is under way can still be drained.
+
+        Where several processes hold the parameters, this one goes on taking part in their sums, which would wait for it
+        otherwise; all of them then measure no more.
+        """
+        if self._broken:
+            return
+        self._broken = True
+        log.warning(
+            "lightning_glassy: no more is measured from step %d on (%s: %s); what was measured is kept",
+            step,
+            type(error).__name__,
+            error,
+        )
+        if self._processes is None:
+            self._bank.clear()
+            self.next_event = sys.maxsize
+        else:
+            self._bank.empty()
+
+    def state_dict(self, directory: str | os.PathLike[str] | None = None, *, snapshots: bool = True) -> dict[str, Any]:
+        """What another tracker needs to go on from here: tensors and plain values, for ``torch.save``.
+
+        Waits for what is under way. Where several processes hold the parameters, all must call it, and one of the
+        results, which are the same, is enough.
+
+        Args:
+            directory: where snapshots go that together take more than 16 MiB, or that several processes hold, in files
+                that are written once and that later states refer to by name and checksum: keep them as long as these.
+                ``None``: they are in the state itself.
+            snapshots: whether the snapshots are part of it; without them the record goes on with new waiting times.
+
+        Raises:
+            ValueError: no directory, for snapshots that several processes hold.
+        """
+        if directory is None and snapshots and self._processes is not None and self._processes.size > 1:
+            raise ValueError("directory=None: the snapshots of several processes need files: name a directory")
+        before, record, usable = self._before, self.record, snapshots and not self._broken
+        try:
+            self.drain()
+            for stream in self._moments.streams.values():
+                stream.synchronize()  # a snapshot may still be on its way to the host
+        except RuntimeError as error:  # a device that failed
+            if self._processes is None:
+                raise
+            self.give_up(error, self._seen)
+            usable = False
+        if before is None:
+            before = self._now(self._seen)
+        else:
+            record = record.before(before.step)
+        if snapshots and self._processes is not None:
+            usable = all(self._processes.gather(usable))  # the others may not know yet that one has given up
+        kept = list(before.lags.items()) if usable else []
+        place = None if directory is None else Path(directory)
+        return {
+            "version": _STATE_VERSION,
+            "record": torch.frombuffer(bytearray(record.to_bytes()), dtype=torch.uint8),
+            "schedule": repr(self.schedule),
+            "last_step": before.last_step,
+            "captured": before.captured,
+            "directory": None if place is None else str(place.absolute()),
+            "parts": pack(self.parameters, kept, place, self._processes) if kept else [],
+            **self._options,
+        }
+
+    def _enter(self, batches: Iterable[tuple[_Measured | _Found, list[NDArray[np.float64]]]]) -> None:
+        for measured, buckets in batches:
+            if isinstance(measured, _Found):
+                for (name, waiting_time, lag, grid, _), values in zip(measured.findings, buckets, strict=True):
+                    try:
+                        self.record.append_profile(name, waiting_time, lag, grid, values)
+                    except ValueError as error:  # another grid than before a run was resumed
+                        self._warn_once(f"the record cannot take more: {error}", f"(from step {waiting_time + lag} on)")
+                continue
+            if self._processes is not None:
+                failed, shape = buckets[0][-1], self._sums_shape(len(measured.snapshots))
+                buckets = [buckets[0][:-1].reshape(shape)]
+                if failed:
+                    n = f"{failed:.0f} of {self._processes.size} processes"
+                    self.give_up(RuntimeError(f"{n} could not measure, and say why"), measured.step)
+                    continue
+            if not measured.snapshots:
+                self._enter_between(measured.step, *as_matrices(buckets[0], self.record.n_replica or 1))
+                continue
+            of_groups = self.parameters.by_group(buckets)  # [(n_replica,) n_group, n_snapshot, n_moment]
+            for i, snapshot in enumerate(measured.snapshots):
+                pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
+                if pair in self.record:
+                    continue  # entered by a handler of a signal that asked for the state meanwhile
+                self.record.append(*pair, of_groups[..., i, :])
+                self._new.append(pair)
+            self._check(of_groups, measured)
+
+    def _warn_once(self, what: str, where: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning("lightning_glassy: %s %s", what, where)
+
+    def _enter_between(self, step: int, distances: NDArray[np.float64], products: NDArray[np.float64]) -> None:
+        self.record.append_between("weight_distance", step, distances)
+        self.record.append_between("weight_product", step, products)
+        pairs = np.triu_indices(len(distances), 1)
+        if len(pairs[0]):
+            distance = msd(distances[pairs], self.parameters.n_sampled["all"])
+            self.record.append_one_time("replica_distance", step, float(distance.mean()))
+            self.record.append_one_time("replica_overlap", step, float(replica_overlap(products)[pairs].mean()))
+
+    def _check(self, of_groups: NDArray[np.float64], measured: _Measured) -> None:
+        """Say once, in words, what a curve would not show by itself."""
+        d2, s2 = (of_groups[..., MOMENTS.index(name)] for name in ("d2", "s2"))  # [(n_replica,) n_group, n_snapshot]
+        lags = np.array([measured.step - snapshot.waiting_time for snapshot in measured.snapshots])
+        resolution = np.array(list(self.parameters.resolution.values()))[:, None]
+        finite = np.isfinite(d2)
+        hidden = finite & (lags > 0) & within_rounding(d2, s2, resolution)
+        for kind, found in (("nan", ~finite), ("resolution", hidden)):
+            if kind in self._warned or not found.any():
+                continue
+            at = tuple(np.argwhere(found)[0])
+            *replica, k, i = at
+            group, n = self.parameters.groups[k], self.parameters.n_sampled[self.parameters.groups[k]]
+            where = f"(group {group!r}, waiting time {measured.snapshots[i].waiting_time}, lag {lags[i]})"
+            where = f"in replica {replica[0]} {where}" if replica else where
+            self._warned.add(kind)
+            log.warning(
+                "lightning_glassy: %s",
+                f"the weights are not finite {where}; recorded as they are"
+                if kind == "nan"
+                else f"the mean squared displacement {d2[at] / n:.2g} is within the rounding of the weights' own dtype "
+                f"(about {resolution[k, 0] * s2[at] / n:.2g}) {where}: a plateau there is not physics",
+            )
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What there was before the event at ``step``; the weights in a snapshot never change."""
+
+    step: int
+    last_step: int
+    captured: int
+    lags: dict[Snapshot, int]
+
+
+def _ensemble_size(module: nn.Module, selected: Sequence[Selected]) -> int | None:
+    """The number of replicas that the selected parameters of a module have; ``None`` for none.
+
+    Raises:
+        ValueError: parameters with and without replicas, or of several numbers of them; the message names one.
+    """
+    sizes = {plain_name(name): n for name, n in replica_axes(module).items()}
+    found = {parameter.name: sizes.get(parameter.name) for parameter in selected}
+    if len(set(found.values())) > 1:
+        n = max(size for size in found.values() if size)
+        odd = next(name for name, size in found.items() if size != n)
+        raise ValueError(
+            f"the parameter {odd!r} belongs to no ensemble of {n} replicas, as others do: leave it out with exclude=..."
+        )
+    return next(iter(found.values()))
+
+
+class _Earlier:
+    """The state of an earlier tracker, checked against what is to be tracked now.
+
+    Raises:
+        StateError: it does not fit, or is no such state.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Any],
+        selected: Sequence[Selected],
+        sample: int | str | None,
+        thresholds: Sequence[float] | str,
+        moments: str,
+    ) -> None:
+        try:
+            if state["version"] != _STATE_VERSION:
+                raise StateError(f"the state is of version {state['version']}, this package reads {_STATE_VERSION}")
+            self.record = AgingRecord.from_bytes(bytes(state["record"].numpy()))
+            self.selected = restrict(selected, state["parameters"])
+            self.schedule, self.parts = str(state["schedule"]), check_parts(state["parts"], state["parameters"])
+            self.directory = None if state["directory"] is None else Path(state["directory"])
+            self.last_step, self.captured = operator.index(state["last_step"]), operator.index(state["captured"])
+            before = state["sample"]
+            total = sum(parameter.numel for parameter in self.selected)
+            wanted = sample if isinstance(sample, int) and sample < total else None
+            if sample != "auto" and wanted != before:
+                raise StateError(f"sample={sample!r}, and it was {before!r} before")
+            self.sample = before
+            if state["moments"] != moments:
+                raise StateError(f"moments={moments!r}, and it was {state['moments']!r} before")
+        except StateError:
+            raise
+        except Exception as error:
+            raise StateError(f"not the state of an AgingTracker ({type(error).__name__}: {error})") from error
+        if not isinstance(thresholds, str) and check_thresholds(thresholds) != self.record.overlap_thresholds:
+            raise StateError(
+                f"overlap_thresholds={list(thresholds)!r}, and they were {list(self.record.overlap_thresholds)} before"
+            )

@@ -1,0 +1,43 @@
+"""Formulas of what is computed from the raw moments: arrays in, arrays out."""
+
+from lightning_glassy.observables.two_time import (
+    Array,
+    CorrelationKind,
+    barrier_height,
+    chi4,
+    chi4_error,
+    correlation,
+    decorrelation,
+    default_overlap_thresholds,
+    density,
+    fold,
+    gaussian_probabilities,
+    local_exponent,
+    msd,
+    msd_standard_error,
+    non_gaussian,
+    overlap,
+    overlap_standard_error,
+    replica_overlap,
+)
+
+__all__ = [
+    "Array",
+    "CorrelationKind",
+    "barrier_height",
+    "chi4",
+    "chi4_error",
+    "correlation",
+    "decorrelation",
+    "default_overlap_thresholds",
+    "density",
+    "fold",
+    "gaussian_probabilities",
+    "local_exponent",
+    "msd",
+    "msd_standard_error",
+    "non_gaussian",
+    "overlap",
+    "overlap_standard_error",
+    "replica_overlap",
+]

@@ -1,0 +1,32 @@
+"""Plots with matplotlib.
+
+A function named ``plot_...`` draws on the axes it is given, or on new ones, and returns them. The colour is the waiting
+time, on a perceptually uniform map. matplotlib is imported when a function is called. It comes with the extra ``plot``.
+"""
+
+from lightning_glassy.plotting.axes import new_figure, require_matplotlib, title_of
+from lightning_glassy.plotting.exponents import plot_collapse, plot_curves, plot_local_exponent, plot_threshold_lags
+from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement_distribution, plot_noise_clock
+from lightning_glassy.plotting.replicas import plot_chi4, plot_replica_overlaps
+from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
+from lightning_glassy.plotting.two_time import plot_two_time, two_time_figure
+
+__all__ = [
+    "new_figure",
+    "plot_barriers",
+    "plot_chi4",
+    "plot_collapse",
+    "plot_curvature",
+    "plot_curves",
+    "plot_displacement_distribution",
+    "plot_gradient_noise",
+    "plot_local_exponent",
+    "plot_loss",
+    "plot_noise_clock",
+    "plot_replica_overlaps",
+    "plot_threshold_lags",
+    "plot_two_time",
+    "require_matplotlib",
+    "title_of",
+    "two_time_figure",
+]

@@ -1,0 +1,102 @@
+"""Figures, scales and colours that all plots share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy.observables import Array
+from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def title_of(record: AgingRecord, group: str) -> str:
+    """What a picture of a group is called: its name, which is no formula and no longer than the picture, and N."""
+    name = "all parameters" if group == "all" else printable(group.replace("\n", " "))
+    name = name if len(name) <= 60 else f"{name[:57]}..."
+    return f"{name}, N = {record.n_parameters[group]:,}".replace("$", r"\$")
+
+
+def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figure:
+    """A figure with so many axes side by side, outside pyplot's global state.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height), dpi=110)
+    figure.subplots(1, columns)
+    # Fixed margins: to find them out, matplotlib would take three times as long as to draw the curves.
+    figure.subplots_adjust(left=0.8 / (width * columns), right=0.985, bottom=0.55 / height, top=1 - 0.35 / height)
+    return figure
+
+
+def logarithmic(ax: Axes, *, both: bool = True) -> None:
+    """Logarithmic scales for what is drawn: nothing, or one value (all else NaN), would have no range on them."""
+    lines = [line for line in ax.get_lines() if len(line.get_xdata())]  # type: ignore[arg-type]
+    if not lines:
+        return
+    ax.set_xscale("log")
+    if both:
+        values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in lines])
+        if values.min() == values.max():
+            ax.set_ylim(values.min() / 2, 2 * values.max())
+        ax.set_yscale("log")
+
+
+class Colours:
+    """The colour of a waiting time, on a logarithmic scale."""
+
+    def __init__(self, waiting_times: NDArray[np.int64]) -> None:
+        from matplotlib import colormaps
+        from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+        positive = waiting_times[waiting_times > 0]
+        low, high = (positive.min(), positive.max()) if len(positive) else (1, 1)
+        self._norm = LogNorm(low, high if high > low else 10 * low)
+        # The lightest tenth of the map is lost on white paper.
+        shades = colormaps["viridis"](np.linspace(0, 0.93, 256))
+        self._map = LinearSegmentedColormap.from_list("waiting times", shades)
+        self._any = len(positive) > 0
+
+    def line(self, waiting_time: int) -> dict[str, Any]:
+        """How the curve of a waiting time is drawn."""
+        style: dict[str, Any] = {"marker": ".", "markersize": 4, "linewidth": 1.2}
+        # Step 0 has no place on a logarithmic scale of waiting times: dashed and grey.
+        if waiting_time > 0:
+            return style | {"color": self._map(self._norm(waiting_time)), "label": f"$t_w = {waiting_time:,}$"}
+        return style | {"color": "0.6", "linestyle": "--", "label": "$t_w = 0$"}
+
+    def bar(self, ax: Axes) -> None:
+        """Draw the scale beside the axes."""
+        from matplotlib.cm import ScalarMappable
+
+        if self._any:
+            ax.figure.colorbar(ScalarMappable(self._norm, self._map), ax=ax, label="waiting time $t_w$ (steps)")
+
+
+def cell_edges(centres: ArrayLike) -> Array:
+    """Borders of cells around points on a logarithmic axis, one more than points."""
+    logs = np.log(np.asarray(centres, dtype=np.float64))
+    middle = 0.5 * (logs[1:] + logs[:-1])
+    return np.asarray(np.exp([1.5 * logs[0] - 0.5 * logs[1], *middle, 1.5 * logs[-1] - 0.5 * logs[-2]]))
+
+
+def require_matplotlib() -> None:
+    """What every plot needs.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("plotting needs matplotlib: pip install 'lightning-glassy[plot]'") from error

@@ -1,0 +1,136 @@
+"""Plots of relaxation curves and of the exponents found in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.observables import Array
+from lightning_glassy.plotting.axes import Colours, cell_edges, logarithmic, new_figure, require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lightning_glassy.analysis import AgingExponent, Collapse, Curves, Diffusion
+
+
+def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    """Relaxation curves as they are analysed against the lag, both axes logarithmic; of replicas the mean.
+
+    Args:
+        curves: from :func:`~lightning_glassy.analysis.relaxation_curves`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale of waiting times beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    values = curves.mean()
+    ax = draw_curves(curves.waiting_times, np.broadcast_to(curves.lags, values.shape), values, ax, colorbar)
+    ax.set_xlabel("lag $t$ (steps)")
+    return ax
+
+
+def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    """Curves against the scaled lag: where they fall on each other, the lag to relax grows with that exponent.
+
+    Args:
+        collapsed: from :func:`~lightning_glassy.analysis.collapse`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale of waiting times beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    ax = draw_curves(collapsed.waiting_times, collapsed.scaled_lags, collapsed.values, ax, colorbar)
+    variable = {"effective": r"effective time $\lambda$", "plain": r"$t/t_w^\mu$"}[collapsed.variable]
+    ax.set_xlabel(rf"{variable}, $\mu = {collapsed.mu:.3f}$")
+    return ax
+
+
+def draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: Axes | None, colorbar: bool) -> Axes:
+    """Draw one curve per waiting time, both axes logarithmic; ``x`` and ``values`` are ``[n_tw, n_lag]``."""
+    require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
+    colours = Colours(waiting_times)
+    for waiting_time, lags, row in zip(waiting_times, x, values, strict=True):
+        shown = np.isfinite(row) & (row > 0)
+        ax.plot(lags[shown], row[shown], **colours.line(waiting_time))
+    logarithmic(ax)
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    if colorbar:
+        colours.bar(ax)
+    return ax
+
+
+def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
+    r"""Lag to each threshold against the waiting time, with the fitted power laws.
+
+    Args:
+        fit: from :func:`~lightning_glassy.analysis.aging_exponent`.
+        ax: where to draw; default new axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    require_matplotlib()
+    from matplotlib import colormaps
+
+    ax = new_figure(1).axes[0] if ax is None else ax
+    colours, markers = colormaps["cividis"], "osD^v<>p"
+    times = fit.waiting_times + fit.t0
+    for i, threshold in enumerate(fit.thresholds):
+        colour = colours(0.9 * i / max(len(fit.thresholds) - 1, 1))
+        lags = threshold.crossings.lags
+        found = np.isfinite(lags)
+        ends = times[found][[0, -1]]
+        label = f"{threshold.crossings.threshold:.2g}: slope {threshold.mu:.2f}"
+        ax.plot(times[found], lags[found], markers[i % len(markers)], color=colour, markersize=5, label=label)
+        ax.plot(ends, threshold.line(ends), color=colour, linewidth=1)
+    if fit.thresholds:
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.legend(title="threshold", fontsize=8, title_fontsize=8)
+    else:
+        ax.text(0.5, 0.5, "no threshold is reached\nby enough waiting times", ha="center", transform=ax.transAxes)
+    ax.set_xlabel("waiting time $t_w$ (steps)" if not fit.t0 else f"waiting time $t_w$ + {fit.t0:.3g} (steps)")
+    ax.set_ylabel("lag $t^*$ to the threshold (steps)")
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    return ax
+
+
+def plot_local_exponent(found: Diffusion, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    r"""The plane of waiting times and lags, coloured by the local exponent: white is diffusion, blue is slower.
+
+    Args:
+        found: from :func:`~lightning_glassy.analysis.diffusion`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
+    positive = found.waiting_times > 0
+    if positive.sum() >= 2 and len(found.lags) >= 2:
+        mesh = ax.pcolormesh(
+            cell_edges(found.waiting_times[positive]),
+            cell_edges(found.lags),
+            np.ma.masked_invalid(found.exponents[positive].T),
+            cmap="RdBu_r",
+            vmin=0,
+            vmax=2,
+            rasterized=True,
+        )
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        if colorbar:
+            bar = ax.figure.colorbar(mesh, ax=ax, ticks=[0, 0.5, 1, 1.5, 2])
+            bar.set_label(r"local exponent $\gamma$ (0 arrested, 1 diffusion, 2 ballistic)")
+    ax.set_facecolor("0.92")
+    ax.set_xlabel("waiting time $t_w$ (steps)")
+    ax.set_ylabel("lag $t$ (steps)")
+    return ax

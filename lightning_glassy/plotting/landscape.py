@@ -1,0 +1,110 @@
+"""Plots of the landscape: the noise clock, barriers, and distributions of displacements."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_glassy.observables import barrier_height, density, fold
+from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, require_matplotlib
+from lightning_glassy.plotting.exponents import draw_curves
+from lightning_glassy.record import AgingRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    r"""Displacement against the noise that has acted since t_w, :math:`\int D\,dt'`: diffusion is one straight line.
+
+    Args:
+        record: what to draw; of replicas their mean.
+        group: name of the group of parameters.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale of the waiting times beside the axes.
+
+    Raises:
+        ImportError: matplotlib or scipy is missing; the message names the extra.
+        KeyError: the record has no gradient noise of that group.
+    """
+    from lightning_glassy.analysis import noise_clock
+
+    msd = record.msd(group)
+    values = msd if record.n_replica is None else msd.mean(axis=0)
+    clock = noise_clock(record, group)
+    ax = draw_curves(record.waiting_times, np.where(clock > 0, clock, np.nan), values, ax, colorbar)
+    ax.set_xlabel(r"noise since $t_w$, $\int D\,dt'$")
+    ax.set_ylabel(r"mean squared displacement $\Delta(t_w, t_w+t)$")
+    return ax
+
+
+def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    r"""Loss along the straight line between the weights at two times, and the height of the barrier against the lag.
+
+    Args:
+        record: with the profile ``loss_path`` of a :class:`~lightning_glassy.BarrierMonitor`.
+        axes: two to draw in; default new ones.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+        KeyError: the record has no such profile.
+    """
+    require_matplotlib()
+    left, right = new_figure(2).axes if axes is None else axes
+    paths = record.profile("loss_path")
+    times = np.unique(paths.waiting_times)
+    colours = Colours(times)
+    for waiting_time in times:
+        of_it = paths.waiting_times == waiting_time
+        for values in paths.values[of_it]:
+            left.plot(paths.grid, values, **{**colours.line(waiting_time), "linewidth": 0.8, "markersize": 1.5})
+        heights = barrier_height(paths.values[of_it])
+        right.plot(paths.lags[of_it], heights, **colours.line(waiting_time))
+    if len(times):
+        right.set_xscale("log")
+    left.set_xlabel(r"$\alpha$ from $w(t_w)$ to $w(t_w+t)$")
+    left.set_ylabel(r"loss $L(\alpha)$")
+    right.set_xlabel("lag $t$ (steps)")
+    right.set_ylabel("height of the barrier")
+    for ax in (left, right):
+        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    colours.bar(right)
+    return left, right
+
+
+def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    r"""Density of :math:`|\Delta w|/\sqrt\Delta` beside that of a Gaussian, and of the weights at each waiting time.
+
+    Args:
+        record: with the profiles of a :class:`~lightning_glassy.DisplacementDistribution`.
+        axes: two to draw in; default new ones.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+        KeyError: the record has no such profiles.
+    """
+    require_matplotlib()
+    left, right = new_figure(2).axes if axes is None else axes
+    moved, weights = record.profile("displacement"), record.profile("weights")
+    colours = Colours(np.unique(np.concatenate([moved.waiting_times, weights.waiting_times])))
+    for profile, ax in ((moved, left), (weights, right)):
+        edges, counts = fold(profile.grid, profile.values)
+        centres, found = np.sqrt(edges[1:] * edges[:-1]), density(edges, counts)
+        for waiting_time, values in zip(profile.waiting_times, found, strict=True):
+            shown = values > 0
+            line = {**colours.line(waiting_time), "linewidth": 0.8, "markersize": 1.5}
+            ax.plot(centres[shown], values[shown], **line)
+    edges, _ = fold(moved.grid, moved.values)
+    x = np.geomspace(edges[0], 10.0, 300)
+    left.plot(x, np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2), "k--", linewidth=1, label="Gaussian")
+    left.legend(handles=left.get_lines()[-1:], fontsize=8)
+    for ax in (left, right):
+        logarithmic(ax)
+        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    left.set_ylim(bottom=1e-8)
+    left.set_xlabel(r"$|\Delta w|/\sqrt{\Delta}$")
+    left.set_ylabel("density")
+    right.set_xlabel(r"$|w(t_w)|$")
+    colours.bar(right)
+    return left, right

@@ -1,0 +1,98 @@
+"""The pictures of what callbacks beside the monitor have measured along a run: for the report, and for loggers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lightning_glassy.plotting.axes import new_figure, title_of
+from lightning_glassy.plotting.exponents import plot_curves
+from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement_distribution, plot_noise_clock
+from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
+from lightning_glassy.record import AgingRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lightning_glassy.analysis import LossRegimes
+
+
+def panels(
+    record: AgingRecord, *, group: str = "all", regimes: LossRegimes | None = None
+) -> dict[str, Callable[[], Figure]]:
+    """What draws each picture that a record has the data for, by name; the figures are unknown to pyplot.
+
+    ``loss`` in logarithmic time with its three regimes; ``gradient_noise`` of the group, ``displacement_over_noise``
+    (the displacement, and beside it over D), and ``noise_clock`` (the displacement against the noise that has acted);
+    ``barriers``, ``distributions`` and ``curvature``.
+
+    Args:
+        record: what to draw.
+        group: name of the group of parameters.
+        regimes: of the training loss; default those that are found when it is drawn.
+
+    Raises:
+        ImportError: from the functions returned, matplotlib or scipy is missing; the message names the extra.
+    """
+    there, found = record.one_time_names, {}
+    if any(name.endswith("_loss") for name in there):
+        found["loss"] = lambda: _loss(record, regimes)
+    if ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in there:
+        found["gradient_noise"] = lambda: _gradient_noise(record, group)
+        if len(record):
+            found["displacement_over_noise"] = lambda: _displacement_over_noise(record, group)
+            found["noise_clock"] = lambda: _noise_clock(record, group)
+    if "loss_path" in record.profile_names:
+        found["barriers"] = lambda: _two(record, plot_barriers)
+    if "displacement" in record.profile_names:
+        found["distributions"] = lambda: _two(record, plot_displacement_distribution)
+    if "flat_fraction" in there:
+        found["curvature"] = lambda: _two(record, plot_curvature)
+    return found
+
+
+def _loss(record: AgingRecord, regimes: LossRegimes | None) -> Figure:
+    figure = new_figure(1)
+    if regimes is None and "train_loss" in record.one_time_names:
+        # Without scipy the losses are drawn alone.
+        with contextlib.suppress(ImportError):
+            from lightning_glassy.analysis import NotEnoughDataError, loss_regimes
+
+            with contextlib.suppress(NotEnoughDataError):
+                regimes = loss_regimes(record)
+    plot_loss(record, regimes, ax=figure.axes[0])
+    return figure
+
+
+def _gradient_noise(record: AgingRecord, group: str) -> Figure:
+    figure = new_figure(1)
+    plot_gradient_noise(record, group=group, ax=figure.axes[0])
+    figure.axes[0].set_title(title_of(record, group), fontsize=10)
+    return figure
+
+
+def _displacement_over_noise(record: AgingRecord, group: str) -> Figure:
+    from lightning_glassy.analysis import relaxation_curves
+    from lightning_glassy.analysis.curves import OBSERVABLES, Observable
+
+    figure = new_figure(2)
+    names: tuple[Observable, Observable] = ("msd", "normalised_msd")
+    for name, axes in zip(names, figure.axes, strict=True):
+        plot_curves(relaxation_curves(record, name, group=group), ax=axes)
+        axes.set_ylabel(OBSERVABLES[name])
+        axes.set_title(title_of(record, group), fontsize=10)
+    return figure
+
+
+def _noise_clock(record: AgingRecord, group: str) -> Figure:
+    figure = new_figure(1)
+    plot_noise_clock(record, group=group, ax=figure.axes[0])
+    return figure
+
+
+def _two(record: AgingRecord, plot: Callable[..., object]) -> Figure:
+    figure = new_figure(2)
+    left, right = figure.axes
+    plot(record, axes=(left, right))
+    return figure

@@ -1,0 +1,80 @@
+"""Plots of the differences between replicas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lightning_glassy.analysis import Heterogeneity
+
+
+def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+    r"""Dynamical susceptibility against the lag, a line per waiting time, its standard error as a band.
+
+    Args:
+        found: from :func:`~lightning_glassy.analysis.heterogeneity`.
+        ax: where to draw; default new axes.
+        colorbar: whether to draw the scale of the waiting times beside the axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+        ValueError: no overlaps were counted in the record.
+    """
+    require_matplotlib()
+    if found.chi4 is None or found.chi4_error is None:
+        raise ValueError("no overlaps were counted in this record: there is no chi_4")
+    ax = new_figure(1).axes[0] if ax is None else ax
+    colours = Colours(found.waiting_times)
+    for waiting_time, row, error in zip(found.waiting_times, found.chi4, found.chi4_error, strict=True):
+        shown = np.isfinite(row) & (found.lags > 0)
+        lags, values, half = found.lags[shown], row[shown], np.nan_to_num(error[shown])
+        line = colours.line(waiting_time)
+        ax.fill_between(lags, values - half, values + half, color=line["color"], alpha=0.2, linewidth=0)
+        ax.plot(lags, values, **line)
+    logarithmic(ax, both=False)
+    ax.set_xlabel("lag $t$ (steps)")
+    ax.set_ylabel(rf"$\chi_4 = N\,\mathrm{{Var}}(Q_\epsilon)$, $\epsilon$ = {found.eps:g}")
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    if colorbar:
+        colours.bar(ax)
+    return ax
+
+
+def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    r"""Overlap between replicas along the run (mean and extremes over pairs), and its distribution P(q) at the end.
+
+    Args:
+        found: from :func:`~lightning_glassy.analysis.heterogeneity`.
+        axes: two to draw in; default new ones.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+        ValueError: the replicas were trained apart: they were not compared.
+    """
+    from lightning_glassy.analysis.heterogeneity import overlap_distribution
+
+    require_matplotlib()
+    if not len(found.steps):
+        raise ValueError("these replicas were not compared with each other: they were not trained together")
+    left, right = new_figure(2).axes if axes is None else axes
+    late = found.steps > 0
+    steps, q = found.steps[late], found.overlaps[late]
+    left.fill_between(steps, q.min(axis=1), q.max(axis=1), alpha=0.25, linewidth=0)
+    left.plot(steps, q.mean(axis=1), marker="o", markersize=2.5)
+    if len(steps):
+        left.set_xscale("log")
+    left.set_xlabel("step")
+    left.set_ylabel("overlap $q_{ab}$ between replicas")
+    edges, density = overlap_distribution(found.overlaps[-1])
+    right.stairs(density, edges, fill=True, alpha=0.6)
+    right.set_xlabel("$q$")
+    right.set_ylabel(f"$P(q)$ at step {found.steps[-1]:,}")
+    for ax in (left, right):
+        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    return left, right

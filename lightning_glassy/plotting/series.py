@@ -1,0 +1,146 @@
+"""Plots of quantities along the run: losses, gradient noise, curvature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.observables import Array
+from lightning_glassy.plotting.axes import logarithmic, new_figure, require_matplotlib
+from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from lightning_glassy.analysis import LossRegimes
+
+
+def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
+    """All losses of a record (series called ``<set>_loss``) against the logarithm of the step, of replicas with errors.
+
+    Args:
+        record: what to draw.
+        regimes: from :func:`~lightning_glassy.analysis.loss_regimes`, to draw the fitted curve and both crossovers,
+            each with the steps that the fit allows as a band.
+        ax: where to draw; default new axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
+    for name in record.one_time_names:
+        if name.endswith("_loss"):
+            words = printable(name.replace("\n", " ").replace("_", " "))  # what begins with "_" has no legend
+            _plot_series(ax, record, name, label=words[-40:].replace("$", r"\$"), error=f"{name}_error")
+    if regimes is not None and regimes.falls:
+        ax.plot(regimes.steps, regimes.fitted, color="0.4", linestyle="--", linewidth=1, label="three regimes")
+        for at, interval in (
+            (regimes.falls_from, regimes.falls_interval),
+            (regimes.bottom_from, regimes.bottom_interval),
+        ):
+            if at is not None and interval is not None:
+                ax.axvspan(*interval, color="0.5", alpha=0.2, linewidth=0)
+                ax.axvline(at, color="0.4", linewidth=0.8)
+    _finish_series(ax, "loss")
+    return ax
+
+
+def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | None = None) -> Axes:
+    r"""Strength D(t) of the gradient noise and, if it was measured, the squared norm of the mean gradient.
+
+    Args:
+        record: what to draw.
+        group: name of the group of parameters.
+        ax: where to draw; default new axes.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+        KeyError: the record has no gradient noise of that group.
+    """
+    require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
+    suffix = "" if group == "all" else f"/{group}"
+    _plot_series(ax, record, f"gradient_noise{suffix}", label=r"noise $D$", positive=True)
+    if f"gradient_norm2{suffix}" in record.one_time_names:
+        _plot_series(ax, record, f"gradient_norm2{suffix}", label=r"signal $\|\langle g\rangle\|^2$", positive=True)
+    _finish_series(ax, "strength of the gradient")
+    logarithmic(ax)
+    return ax
+
+
+def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+    r"""Fractions of flat and of descending directions, and the extreme eigenvalues of the curvature, along the run.
+
+    The eigenvalues are on an axis that is logarithmic beyond :math:`\pm\epsilon` and linear between; shaded is where 90
+    and where 50 % of the directions lie. Bands of the fractions are their errors.
+
+    Args:
+        record: with the series of :class:`~lightning_glassy.CurvatureMonitor`.
+        axes: two to draw in; default new ones.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    require_matplotlib()
+    left, right = new_figure(2).axes if axes is None else axes
+    there = record.one_time_names
+    matrix = "gauss_newton" if "gauss_newton_trace" in there else "hessian"
+    for name, label in (
+        ("flat_fraction", r"flat, $|\lambda| < \epsilon$"),
+        (f"{matrix}_index", r"$\lambda < -\epsilon$"),
+    ):
+        if name in there:
+            _plot_series(left, record, name, label=label, error=f"{name}_error")
+    left.set_ylim(-0.02, 1.02)
+    _finish_series(left, "fraction of the directions")
+    for low, high in (("q05", "q95"), ("q25", "q75")):
+        if {f"{matrix}_{low}", f"{matrix}_{high}"} <= set(there):
+            (steps, lower), (others, upper) = _late(record, f"{matrix}_{low}"), _late(record, f"{matrix}_{high}")
+            both, i, k = np.intersect1d(steps, others, return_indices=True)
+            right.fill_between(both, lower[i], upper[k], color="C0", alpha=0.2, linewidth=0)
+    for name, colour, label, marker in (
+        ("max", "C3", "leading", "o"),
+        ("max_at_least", "C3", "leading, at least", "2"),
+        ("min", "C2", "lowest", "o"),
+        ("min_at_most", "C2", "lowest, at most", "1"),
+    ):
+        if f"{matrix}_{name}" in there:
+            _plot_series(right, record, f"{matrix}_{name}", label=label, color=colour, marker=marker)
+    meta = record.meta.get("CurvatureMonitor")
+    eps = meta.get("eps") if isinstance(meta, dict) else None
+    right.set_yscale("symlog", linthresh=eps if isinstance(eps, float) and 0 < eps < np.inf else 1e-3)
+    _finish_series(right, rf"eigenvalue $\lambda$ ({matrix.replace('_', ' ')})")
+    return left, right
+
+
+def _late(record: AgingRecord, name: str, positive: bool = False) -> tuple[NDArray[np.int64], Array]:
+    """A series after step 0, which has no place on a logarithmic axis; NaN where it has no value to be drawn."""
+    steps, values = record.one_time(name)
+    shown = np.isfinite(values) & ((values > 0) | (not positive))
+    return steps[steps > 0], np.where(shown, values, np.nan)[steps > 0]
+
+
+def _plot_series(
+    ax: Axes, record: AgingRecord, name: str, *, label: str, positive: bool = False, error: str = "", **style: Any
+) -> None:
+    steps, values = _late(record, name, positive)
+    measured = np.isfinite(values)
+    look: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.2, "label": label} | style
+    (line,) = ax.plot(steps[measured], values[measured], **look)
+    if error in record.one_time_names:
+        half = dict(zip(*(part.tolist() for part in _late(record, error)), strict=True))
+        band = np.nan_to_num([half.get(step, 0.0) for step in steps.tolist()])
+        ax.fill_between(steps, values - band, values + band, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def _finish_series(ax: Axes, label: str) -> None:
+    if any(len(line.get_xdata()) for line in ax.get_lines()):  # type: ignore[arg-type]
+        ax.set_xscale("log")
+        ax.legend(fontsize=8)
+    ax.set_xlabel("step $t$")
+    ax.set_ylabel(label)
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)

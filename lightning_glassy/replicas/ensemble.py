@@ -1,0 +1,472 @@
+"""Replicas: R independent realisations of one training, run as one batched network.
+
+What belongs to replica r is the r-th slice along the first axis of every tensor: of parameters, outputs, losses and
+norms. Nothing sums over that axis but the loss, so that each replica follows the trajectory it would have alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+# Layers that see no axis: they do to each number the same.
+_ELEMENTWISE = (nn.Identity, nn.Tanh, nn.ReLU, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus)
+
+
+class ReplicaEnsemble(nn.Module):
+    """R independent realisations of a network, trained together by one optimiser.
+
+    Each parameter is one tensor ``[n_replica, ...]`` under the name it has in the network, after ``network.``. The sum
+    of the replicas' losses is what to minimise: its gradient with respect to replica r is that of r's loss alone. An
+    optimiser that treats each coordinate by itself (SGD, momentum, Adam, weight decay and most others) then moves
+    each replica as it would move it alone. Those that do not (LBFGS, Adafactor, Muon, LARS) couple the replicas, and so
+    does the gradient scaler of ``16-mixed``, which leaves out a step for all of them (use ``bf16-mixed``), and clipping
+    by the norm of all gradients: for that there are :meth:`clip_grad_norm_` and :class:`ReplicaTraining`.
+
+    Replica r equals the lone run of its seed bit for bit at the start, and up to the rounding of its dtype afterwards:
+    a batched matrix product may add in another order. What draws random numbers in the forward pass (dropout) draws
+    other ones for each replica, and not those of the lone run.
+
+    Args:
+        network: a function without arguments (a class will do) that makes a network; or a network, of which all
+            replicas start as copies.
+        n_replica: number of replicas, at least 1.
+        seeds: for each replica the seed from which the function makes it: its weights are those after
+            ``torch.manual_seed(seed)``; equal seeds make equal weights. Default ``0 ... n_replica - 1``. The global
+            random state is left as it was. Without meaning for a network that is made already. What is neither
+            parameter nor buffer is that of the first replica.
+
+    Attributes:
+        network: the network, with stacked parameters; not to be called by itself. A buffer that is the same in all
+            replicas is shared, any other is stacked.
+        n_replica: number of replicas.
+        seeds: of the initial weights, ``None`` for copies of one network.
+
+    Raises:
+        TypeError: ``network`` is neither a network nor a function that makes one.
+        ValueError: an argument out of its range; networks that differ in more than their weights; a network without
+            parameters; layers that keep running statistics or have not got their shape yet.
+
+    Note:
+        Under DDP each process can train its part of the replicas (:meth:`split`), so that several GPUs make more of
+        them in the same time; all processes hold all of them.
+
+        The forward pass is ``torch.func.vmap`` of ``torch.func.functional_call``. A network whose control flow depends
+        on its data, that calls ``.item()`` or that writes into its buffers is refused when it is first called. An
+        ``nn.Sequential`` of ``Linear``, ``Dropout``, ``Flatten`` and the usual activations is run layer by layer
+        instead, with one matrix product for each ``Linear``: the same function, in a third of the time where the
+        layers are small (``benchmarks/results/replicas.md``). Give the ensemble that part of a network, then.
+
+    Example:
+        >>> from lightning_glassy.replicas import per_replica
+        >>> make = lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> ensemble = ReplicaEnsemble(make, 8)
+        >>> {name: tuple(p.shape) for name, p in ensemble.named_parameters()}["network.0.weight"]
+        (8, 3, 4)
+        >>> x, y = torch.randn(5, 4), torch.randint(2, (5,))
+        >>> losses = per_replica(nn.functional.cross_entropy)(ensemble(x), y)
+        >>> tuple(losses.shape)
+        (8,)
+        >>> losses.sum().backward()
+    """
+
+    def __init__(
+        self, network: Callable[[], nn.Module] | nn.Module, n_replica: int, *, seeds: Iterable[int] | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(n_replica, bool) or not isinstance(n_replica, int) or n_replica < 1:
+            raise ValueError(f"n_replica={n_replica!r} must be a whole number, at least 1")
+        self.n_replica = n_replica
+        self.seeds: tuple[int, ...] | None
+        if isinstance(network, nn.Module):
+            if seeds is not None:
+                raise ValueError(
+                    f"seeds={seeds!r} are of no use to a network that is made already: give the function that makes it"
+                )
+            self.seeds = None
+            networks = [deepcopy(network)] * self.n_replica
+        elif callable(network):
+            self.seeds = check_seeds(range(self.n_replica) if seeds is None else seeds)
+            if len(self.seeds) != self.n_replica:
+                raise ValueError(f"seeds={list(self.seeds)} are {len(self.seeds)}, not n_replica={self.n_replica}")
+            networks = [_make(network, seed) for seed in self.seeds]
+        else:
+            raise TypeError(f"network={network!r} is neither a torch network nor a function that makes one")
+        _refuse(networks[0])
+        self.network = networks[0]
+        self._stacked_buffers = _stack(networks)
+        self._part: slice | None = None
+
+    def split(self, rank: int, size: int) -> range:
+        """Have forward passes in training mode be those of a part of the replicas, as one of several processes.
+
+        What belongs to all replicas is then ``[n_here, ...]``: outputs, losses, and of ``shared=False`` the inputs. The
+        gradients of the others are zero here; added up over the processes, which DDP does, they are those of all.
+        :class:`ReplicaTraining` does this under DDP. ``split(0, 1)`` ends it.
+
+        Args:
+            rank: of this process.
+            size: number of processes, at most that of replicas.
+
+        Returns:
+            The replicas of this process.
+
+        Raises:
+            ValueError: more processes than replicas, or no such rank.
+        """
+        if not 0 <= rank < size <= self.n_replica:
+            raise ValueError(
+                f"rank={rank} of size={size} processes cannot share n_replica={self.n_replica} replicas out"
+            )
+        part = range(rank * self.n_replica // size, (rank + 1) * self.n_replica // size)
+        self._part = None if size == 1 else slice(part.start, part.stop)
+        return part
+
+    def forward(self, *inputs: Any, shared: bool = True) -> Any:
+        """The outputs of all replicas.
+
+        Args:
+            inputs: what one network takes.
+            shared: ``True`` where all replicas get the same inputs, ``[B, ...]``; ``False`` where each gets its own:
+                tensors ``[n_replica, B, ...]``.
+
+        Returns:
+            What one network returns, with the replicas as first axis: ``[n_replica, B, ...]``.
+
+        Raises:
+            ValueError: ``shared=False``, and an input without the axis of the replicas.
+            RuntimeError: the network runs alone, but not as a batch of replicas.
+        """
+        part = self._part if self.training else None
+        n_here = self.n_replica if part is None else part.stop - part.start
+        if not shared:
+            check_axis(n_here, inputs)
+        layers = _plain_layers(self.network) if len(inputs) == 1 else None
+        if layers is not None:
+            return _run(layers, inputs[0], n_here, shared, part)
+        try:
+            return self._vmap(inputs, shared, part)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Whose fault is it? What fails alone, too, says so itself.
+            with torch.no_grad():
+                self.replica(0)(*(x if shared else x[0] for x in inputs))
+            raise RuntimeError(
+                f"{type(self.network).__name__} runs alone but not as a batch of replicas: "
+                f"{str(error).splitlines()[0]} {_REMEDY}"
+            ) from error
+
+    def _vmap(self, inputs: tuple[Any, ...], shared: bool, part: slice | None) -> Any:
+        parameters: dict[str, Tensor] = dict(self.network.named_parameters())
+        buffers = dict(self.network.named_buffers())
+        if part is not None:
+            parameters = {name: parameter[part] for name, parameter in parameters.items()}
+            buffers = {name: b[part] if name in self._stacked_buffers else b for name, b in buffers.items()}
+        versions = {name: buffer._version for name, buffer in buffers.items()}
+        assigned: set[str] = set()
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: tuple[Any, ...]) -> Any:
+            tensors = parameters | buffers
+            outputs = functional_call(self.network, tensors, inputs)
+            assigned.update(name for name, buffer in buffers.items() if tensors[name] is not buffer)
+            return outputs
+
+        axes: dict[str, int | None] = {name: 0 if name in self._stacked_buffers else None for name in buffers}
+        outputs = vmap(one, in_dims=(0, axes, None if shared else 0), randomness="different")(
+            parameters, buffers, inputs
+        )
+        assigned.update(name for name, buffer in buffers.items() if buffer._version != versions[name])
+        if assigned:
+            raise RuntimeError(f"vmap: the forward pass writes into the buffer {min(assigned)!r}.")
+        return outputs
+
+    def replica(self, r: int) -> nn.Module:
+        """A copy of replica ``r`` as an ordinary network, on its own.
+
+        Raises:
+            ValueError: there is no such replica.
+        """
+        self._check_replica(r)
+        lone = deepcopy(self.network)
+        _replace(lone, lambda name, parameter: parameter.detach()[r].clone())
+        _replace_buffers(lone, {name: lone.get_buffer(name)[r].clone() for name in self._stacked_buffers})
+        return lone
+
+    @torch.no_grad()
+    def clone_from(self, r: int, *optimizers: Optimizer) -> None:
+        """Make all replicas equal to replica ``r``: clones, which different noise will drive apart.
+
+        Args:
+            r: the replica to copy: its parameters, gradients and buffers.
+            optimizers: those that train the ensemble: what they keep for each parameter (momentum and the like) is
+                copied, too.
+
+        Raises:
+            ValueError: there is no such replica, or an optimiser keeps something that has no axis of replicas.
+        """
+        self._check_replica(r)
+        tensors = [*self.parameters(), *(self.network.get_buffer(name) for name in self._stacked_buffers)]
+        tensors += [p.grad for p in self.parameters() if p.grad is not None]
+        for parameter in self.parameters():
+            for optimizer in optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    # A count of steps is one number, the same for all.
+                    if isinstance(value, Tensor) and value.dim():
+                        if value.shape != parameter.shape:
+                            raise ValueError(
+                                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for a "
+                                f"parameter of shape {tuple(parameter.shape)}: use one that treats each coordinate "
+                                "by itself, such as SGD or Adam"
+                            )
+                        tensors.append(value)
+        for tensor in tensors:
+            tensor.copy_(tensor[r].clone().expand_as(tensor))
+
+    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+        """Scale the gradient of each replica to a Euclidean norm of at most ``max_norm``, as if it were alone.
+
+        Returns:
+            The norms before, ``[n_replica]``.
+
+        Raises:
+            ValueError: ``max_norm`` is not a positive number.
+        """
+        return clip_norms(list(self.parameters()), max_norm)
+
+    def extra_repr(self) -> str:
+        """What ``print`` says besides the network."""
+        return f"n_replica={self.n_replica}"
+
+    def _check_replica(self, r: int) -> None:
+        if isinstance(r, bool) or not isinstance(r, int) or not 0 <= r < self.n_replica:
+            raise ValueError(f"r={r!r} is no replica: there are 0 ... {self.n_replica - 1}")
+
+
+_REMEDY = (
+    "torch.func.vmap takes no control flow that depends on data (use torch.where), no .item() and no NumPy, no buffers "
+    "that the forward pass writes into (keep such averages outside the network), no nn.LSTM or nn.GRU. Otherwise train "
+    "the replicas one by one and join their records with AgingRecord.concat"
+)
+
+
+def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """The seeds as a tuple of integers.
+
+    Raises:
+        ValueError: no seeds, or one that is not a whole number of 0 or more.
+    """
+    found = tuple(seeds)
+    if not found or any(isinstance(s, bool) or not isinstance(s, (int, np.integer)) or s < 0 for s in found):
+        raise ValueError(f"seeds={list(found)} must be whole numbers, 0 or more, one for each replica")
+    return tuple(int(seed) for seed in found)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The random state after ``torch.manual_seed(seed)``; afterwards that from before."""
+    # A CUDA that nobody has used yet is left alone: to start it here would forbid a later fork.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        if devices:
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _make(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with _seeded(seed):
+        network = factory()
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network={factory!r} made {network!r}, which is no torch network")
+    return network
+
+
+def _refuse(network: nn.Module) -> None:
+    """What can be seen to fail, before any data."""
+    parameters = dict(network.named_parameters())
+    if not parameters:
+        raise ValueError(f"network: {type(network).__name__} has no parameters: there is nothing to replicate")
+    for name, module in network.named_modules():
+        where = f"network: layer {name!r} ({type(module).__name__})"
+        if isinstance(module, _NormBase) and module.running_mean is not None:
+            raise ValueError(
+                f"{where} keeps running statistics, which a batch of replicas cannot: use nn.GroupNorm or "
+                "nn.LayerNorm, or track_running_stats=False"
+            )
+    for name, parameter in parameters.items():
+        if is_lazy(parameter):
+            raise ValueError(f"network: {name!r} has no shape yet: give the layer its sizes, or call the network once")
+
+
+def _stack(networks: Sequence[nn.Module]) -> frozenset[str]:
+    """Give the first of the networks the parameters and buffers of all; the names of the buffers that are stacked."""
+    kinds = [
+        {name: (tensor.shape, tensor.dtype) for name, tensor in (*n.named_parameters(), *n.named_buffers())}
+        for n in networks
+    ]
+    if odd := [r for r, kind in enumerate(kinds) if kind != kinds[0]]:
+        raise ValueError(
+            f"network: replica {odd[0]} has other parameters or buffers than replica 0: replicas may differ in their "
+            "values alone"
+        )
+    for modules in zip(*(n.modules() for n in networks), strict=True):
+        for key, value in vars(modules[0]).items():
+            if isinstance(value, Tensor) and not all(torch.equal(vars(module)[key], value) for module in modules):
+                raise ValueError(
+                    f"network: {type(modules[0]).__name__}.{key} is a tensor that differs between replicas: make it a "
+                    "parameter or a buffer (register_buffer)"
+                )
+    parameters = [dict(n.named_parameters()) for n in networks]
+    buffers = [dict(n.named_buffers()) for n in networks]
+    stacked = {
+        name: torch.stack([own[name] for own in buffers])
+        for name, first in buffers[0].items()
+        if not all(torch.equal(own[name], first) for own in buffers)
+    }
+    _replace(networks[0], lambda name, _: torch.stack([own[name].detach() for own in parameters]))
+    _replace_buffers(networks[0], stacked)
+    return frozenset(stacked)
+
+
+def _replace(network: nn.Module, value: Callable[[str, nn.Parameter], Tensor]) -> None:
+    """Put new parameters in the place of the old ones; what was tied remains so."""
+    new: dict[nn.Parameter, nn.Parameter] = {}
+    for name, old in list(network.named_parameters(remove_duplicate=False)):
+        if old not in new:
+            new[old] = nn.Parameter(value(name, old), requires_grad=old.requires_grad)
+        owner, _, leaf = name.rpartition(".")
+        network.get_submodule(owner)._parameters[leaf] = new[old]
+
+
+def _replace_buffers(network: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        network.get_submodule(owner)._buffers[leaf] = value
+
+
+def check_axis(n_replica: int, inputs: Iterable[Any]) -> None:
+    """Refuse inputs without the axis of the replicas.
+
+    Raises:
+        ValueError: an input that is no tensor ``[n_replica, ...]``.
+    """
+    for x in inputs:
+        if not isinstance(x, Tensor) or x.dim() == 0 or len(x) != n_replica:
+            found = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
+            raise ValueError(
+                f"shared=False asks for tensors [n_replica={n_replica}, ...], not {found}: shared=True gives all "
+                "replicas the same"
+            )
+
+
+def _plain_layers(module: nn.Module) -> list[nn.Module] | None:
+    """The layers of an ``nn.Sequential`` of which each can be run on all replicas at once; ``None`` for others."""
+    # Hooks may do anything, such as to compute the weight: they need the layer to be called.
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return None
+    kind = type(module)
+    if kind is nn.Sequential:
+        parts = [_plain_layers(child) for child in module.children()]
+        return None if any(part is None for part in parts) else [layer for part in parts for layer in part or ()]
+    plain = kind in (nn.Linear, nn.Dropout, *_ELEMENTWISE) or (type(module) is nn.Flatten and module.start_dim > 0)
+    return [module] if plain else None
+
+
+def _run(layers: Sequence[nn.Module], x: Tensor, n_replica: int, shared: bool, part: slice | None) -> Tensor:
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            if part is None:
+                x = _linear(x, layer.weight, layer.bias, shared)
+            else:
+                x = _linear(x, layer.weight[part], None if layer.bias is None else layer.bias[part], shared)
+            shared = False
+        elif isinstance(layer, nn.Flatten):
+            x = x.flatten(layer.start_dim + (not shared), layer.end_dim + (layer.end_dim >= 0 and not shared))
+        else:
+            if isinstance(layer, nn.Dropout) and shared:
+                x, shared = x.expand(n_replica, *x.shape).clone(), False
+            x = layer(x)
+    return x
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: bool) -> Tensor:
+    """``x W_r^T + b_r`` for all r, ``[R, ..., out]``, from ``x [..., in]`` if shared, else ``[R, ..., in]``.
+
+    The transpose of that is what is computed: the gradient of the weights then comes out in their own layout, where
+    it would otherwise have to be copied into it.
+    """
+    n_replica, n_out, _ = weight.shape
+    if shared:
+        shape, rows, columns = x.shape[:-1], weight.flatten(0, 1), x.reshape(-1, x.shape[-1]).t()
+        y = rows @ columns if bias is None else torch.addmm(bias.reshape(-1, 1), rows, columns)
+        y = y.view(n_replica, n_out, -1)
+    else:
+        shape, columns = x.shape[1:-1], x.reshape(n_replica, -1, x.shape[-1]).mT
+        y = weight @ columns if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, columns)
+    return y.mT.view(n_replica, *shape, n_out)
+
+
+def replica_axes(module: nn.Module) -> dict[str, int]:
+    """The parameters of a module whose first axis is that of replicas: name -> number of replicas.
+
+    Names are those of ``module.named_parameters(remove_duplicate=False)``; parameters outside a
+    :class:`ReplicaEnsemble` are left out.
+
+    Example:
+        >>> replica_axes(nn.Sequential(ReplicaEnsemble(nn.Linear(2, 2), 3), nn.Linear(2, 2)))
+        {'0.network.weight': 3, '0.network.bias': 3}
+    """
+    owners = replica_owners(module)
+    named = module.named_parameters(remove_duplicate=False)
+    return {name: owners[parameter] for name, parameter in named if parameter in owners}
+
+
+def replica_owners(module: nn.Module) -> dict[nn.Parameter, int]:
+    """The parameters of the ensembles in a module, with the number of replicas of each."""
+    return {
+        parameter: ensemble.n_replica
+        for ensemble in module.modules()
+        if isinstance(ensemble, ReplicaEnsemble)
+        for parameter in ensemble.parameters()
+    }
+
+
+def clip_norms(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """Scale the gradients of each replica to a Euclidean norm of at most ``max_norm``.
+
+    Args:
+        parameters: ``[n_replica, ...]`` each.
+        max_norm: largest norm.
+
+    Returns:
+        The norms before, ``[n_replica]``.
+
+    Raises:
+        ValueError: ``max_norm`` is not a positive number.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm={max_norm!r} must be a positive number")
+    n_replica = len(parameters[0])
+    with torch.no_grad():
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            return torch.zeros(n_replica, device=parameters[0].device)
+        parts = [torch.linalg.vector_norm(gradient.reshape(n_replica, -1), dim=1) for gradient in gradients]
+        norms: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0]) for part in parts]), dim=0)
+        # The 1e-6 is that of torch.nn.utils.clip_grad_norm_, which this has to equal.
+        scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(scale.to(gradient).view(-1, *[1] * (gradient.dim() - 1)))
+    return norms
