@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable
 
@@ -63,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--out", type=Path, help="where to write (default: beside the record; of several runs, "
                         "glassy_report)")  # fmt: skip
     report.add_argument("--separate", action="store_true", help="report each run on its own, not as replicas")
-    report.add_argument("--observable", default="msd", help="msd (default), normalised_msd, decorrelation or overlap")
+    report.add_argument(
+        "--observable",
+        default="msd",
+        metavar="NAME",
+        help=f"{', '.join(relaxing())} (default msd); without an exponent also "
+        f"{', '.join(name for name in OBSERVABLES if name not in relaxing())}",
+    )
     report.add_argument("--group", default="all", help="group of parameters (default all)")
     report.add_argument("--eps", type=float, help="threshold of the overlap")
     report.add_argument("--window", type=int, nargs=2, metavar=("FIRST", "LAST"), help="waiting times of the exponent")
@@ -267,6 +274,8 @@ def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
         "n_parameters": record.n_parameters,
         "n_sampled": record.n_sampled,
         "overlap_thresholds": record.overlap_thresholds,
+        "sums": record.sums,
+        "observables": record.available(),
         "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
         "meta": record.meta,
     }
@@ -288,6 +297,14 @@ def _as_text(path: Path, record: AgingRecord) -> str:
         )
     if record.overlap_thresholds:
         lines.append(f"  overlaps        eps = {', '.join(f'{eps:.3g}' for eps in record.overlap_thresholds)}")
+    lines.append(f"  observables     {', '.join(record.available())}")
+    lines += [
+        f"  between         {name!r}: {len(record.between(name)[0]):,} matrices between replicas"
+        for name in record.between_names
+    ]
+    for name in record.profile_names:
+        profile = record.profile(name)
+        lines.append(f"  profile         {name!r}: {len(profile.values):,} functions on {len(profile.grid):,} points")
     for name in record.one_time_names:
         steps, values = record.one_time(name)
         ends = f", {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}" if len(steps) else ""

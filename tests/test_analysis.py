@@ -448,15 +448,19 @@ def test_a_floor_below_the_diffusion_does_not_bias_its_coefficient() -> None:
 
 def test_diverged_replicas_are_named() -> None:
     record = curves_record(lambda t_w, t: (t / t_w**0.5) ** 0.8, 9, 0.01)
-    for (t_w, _), row in record._rows.items():
-        if t_w > 10_000:
-            row[3] = np.nan
-    assert "the replicas [3] are not finite" in str(verdict(record))
-    for row in record._rows.values():
-        row[3] = np.nan
-    record._cache = None
+
+    def diverged(after: int) -> AgingRecord:
+        """The same, with nothing finite in a replica after a waiting time."""
+        other = AgingRecord(record.n_parameters, n_replica=9)
+        for t_w, t, row in zip(*record.pairs, record.moments, strict=True):
+            if t_w > after:
+                row[3] = np.nan
+            other.append(t_w, t, row)
+        return other
+
+    assert "the replicas [3] are not finite" in str(verdict(diverged(after=10_000)))
     with pytest.raises(ValueError, match=r"of the replicas \[3\] .* nothing is finite"):
-        verdict(record)
+        verdict(diverged(after=-1))
 
 
 def test_kinds_of_motion_follow_each_other() -> None:

@@ -123,7 +123,7 @@ def test_the_moments_of_replicas_are_those_of_the_trajectories(dtype: torch.dtyp
             overlap_thresholds=[0.1, 1.0],
         )  # fmt: skip
         assert tracked.n_parameters == record.n_parameters
-        assert np.allclose(sums[:, :, 0], record.moments[:, 0], rtol=1e-5, atol=1e-3)
+        assert np.allclose(sums[:, :, 0], record.moments[0], rtol=1e-5, atol=1e-3)
     again = EagerMoments(tracked, (0.1, 1.0))([second])
     assert all(torch.all(bucket[:, 0, 0] == 0) for bucket in again)
     assert tracked.n_sampled["all"] == (sample or 2847)
@@ -194,7 +194,7 @@ def test_separate_runs_and_an_ensemble_are_one_for_chi4() -> None:
     left_out = [40 * np.delete(q, r).var(ddof=1) for r in range(20)]
     error = np.sqrt(19 / 20 * np.sum((left_out - np.mean(left_out)) ** 2))
     assert together.chi4_error(eps=4.0)[1, 2] == pytest.approx(error)
-    with pytest.raises(ValueError, match="n_replica=None: chi_4 is a variance between replicas"):
+    with pytest.raises(ValueError, match="n_replica=None: chi4 is a variance between replicas"):
         AgingRecord.from_trajectory(walks[0], schedule).chi4()
     with pytest.raises(ValueError, match="quantity='msd'"):
         together.chi4(quantity="msd")

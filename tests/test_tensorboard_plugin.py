@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.application import TensorBoardWSGI
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -29,7 +31,20 @@ from tensorboard.util.grpc_util import ChannelCredsType
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
-from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule, RecordError, cli
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    BarrierMonitor,
+    DisplacementDistribution,
+    LogTimeEvaluator,
+    LogTimeSchedule,
+    RecordError,
+    ReplicaEnsemble,
+    ReplicaOverlap,
+    ReplicaTraining,
+    cli,
+    per_replica,
+)
 from lightning_glassy.analysis import collapse, diffusion, lag_to_threshold, relaxation_curves, scaled_lag
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.loggers import tensorboard as sink_module
@@ -148,13 +163,82 @@ def test_the_record_of_a_training_is_in_its_event_files(
     assert len(monitor.record) > 100
 
 
+def test_all_tables_of_a_record_are_in_its_event_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiles, and matrices between replicas, too: what the files hold, the event files hold."""
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    logger, said = TensorBoardLogger(tmp_path, name="a"), {"summary": False}
+    monitor = AgingMonitor(**said)
+    callbacks = [monitor, BarrierMonitor(loader=data(), **said), DisplacementDistribution(), LogTimeEvaluator(**said)]
+    quiet_trainer(tmp_path, callbacks=callbacks, logger=logger, max_steps=60).fit(SmallNet(), data())
+    assert set(monitor.record.profile_names) == {"loss_path", "displacement", "weights"}
+    (run,) = runs_in(tmp_path)
+    assert run == monitor.record == AgingRecord.load(Path(logger.log_dir) / "glassy" / "aging_record.npz")
+
+    nets = ReplicaNet()
+    logger, monitor = TensorBoardLogger(tmp_path / "replicas", name="b"), AgingMonitor(**said)
+    callbacks = [monitor, ReplicaOverlap(torch.randn(5, 8))]
+    quiet_trainer(tmp_path, callbacks=callbacks, logger=logger, max_steps=60).fit(nets, data())
+    assert {"weight_distance", "weight_product", "prediction_overlap"} <= set(monitor.record.between_names)
+    (run,) = runs_in(tmp_path / "replicas")
+    assert run == monitor.record == AgingRecord.load(Path(logger.log_dir) / "glassy" / "aging_record.npz")
+
+
+def test_matrices_between_many_replicas_are_left_out_of_event_files_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorBoard sends what belongs to a run in one message, again and again."""
+    record = AgingRecord({"all": 1}, n_replica=33)
+    record.append(0, 1, np.ones(record.row_shape))
+    record.append_between("weight_distance", 1, np.ones((33, 33)))
+    writer = SummaryWriter(tmp_path / "one")
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
+    for step in (2, 3):
+        record.append_between("weight_distance", step, np.ones((33, 33)))
+        record.append_one_time("loss", step, 1.0)
+        sink._write_part(record)
+    writer.close()
+    (run,) = runs_in(tmp_path)
+    assert (run.between_names, len(run), run.one_time("loss")[0].tolist()) == ((), 1, [2, 3])
+    assert [words for words in caplog.messages if "matrices between 33 replicas are not in the event" in words] != []
+    assert len(caplog.messages) == 1
+
+
+def runs_in(logdir: Path) -> list[AgingRecord]:
+    page = Page(slow(logdir))
+    page.runs()
+    return [run.record for run in page.plugin._runs.known(None, "").values()]
+
+
+class ReplicaNet(ReplicaTraining, LightningModule):
+    """Three replicas of a small net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nets = ReplicaEnsemble(lambda: torch.nn.Linear(8, 3), 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.nets(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x, y = batch
+        return per_replica(torch.nn.functional.cross_entropy)(self.nets(x), y).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 def test_parts_together_are_the_record_whatever_is_in_it() -> None:
     record = record_of(n_replica=3, module="Net")
     grown = AgingRecord(record.n_parameters, n_replica=3, meta={"module": "Net"})
-    written, found, moments = parts.Written(), [], np.moveaxis(record.moments, 0, 1)
+    written, found, moments = parts.Written(), [], record.moments
     for i, (waiting_time, lag) in enumerate(zip(*record.pairs, strict=True)):
         grown.append(waiting_time, lag, moments[i] if i % 7 else np.full_like(moments[i], np.nan))
         grown.append_one_time("loss", i // 2, np.nan if i % 3 else 1 / (i + 1))  # a later value for a step wins
+        grown.append_between("weight_distance", i // 2, np.full((3, 3), i))
+        if i > 30:  # the first part knows nothing of it
+            grown.append_profile("displacement", i // 2, 1, [-1.0, 0.0, 1.0], [i, np.nan, 3.0, 4.0])
+        if i in (35, 75):
+            grown.append_profile(ODD, i, 0, [0.5], [1.0, i])
         if i == 50:
             grown.meta["note"] = ODD
         if i % 20 == 0:
@@ -165,6 +249,11 @@ def test_parts_together_are_the_record_whatever_is_in_it() -> None:
     assert parts.assemble(found) == grown
     assert parts.assemble(found).meta == grown.meta
     assert parts.next_part(grown, written) == (None, written)
+    # The grid of a profile is in one part, and no row in two.
+    profiles = [json.loads(part.split(b"\n")[0])["profiles"] for part in found]
+    assert [part["displacement"][1] for part in profiles if "displacement" in part] == [3, *[0] * (len(found) - 3)]
+    rows = sum(part["displacement"][0] for part in profiles if "displacement" in part)
+    assert rows >= len(grown.profile("displacement").values)
     tag = tag_of(Place("my_record/monitor", "0123456789abcdef", 17))
     assert place_of(tag) == Place("my_record/monitor", "0123456789abcdef", 17)
     assert place_of("glassy/msd/tw_10") is None
@@ -303,7 +392,7 @@ def test_replicas_have_bands_and_an_interval(tmp_path: Path) -> None:
     write(tmp_path / "all_of_them", whole)
     for i in range(8):
         single = AgingRecord(whole.n_parameters, meta={"seed": i})
-        for waiting_time, lag, row in zip(*whole.pairs, whole.moments[i], strict=True):
+        for waiting_time, lag, row in zip(*whole.pairs, whole.moments[:, i], strict=True):
             single.append(waiting_time, lag, row)
         write(tmp_path / f"seed_{i}", single)
     page = Page(slow(tmp_path))

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import Array, relaxation_of
 from lightning_glassy.record import AgingRecord
-
-Observable = Literal["msd", "normalised_msd", "decorrelation", "overlap"]
-
-OBSERVABLES: dict[Observable, str] = {
-    "msd": "MSD",
-    "normalised_msd": "MSD over the noise strength",
-    "decorrelation": "decorrelation 1 - C",
-    "overlap": "overlap 1 - Q",
-}
-"""The quantities that can be analysed, and what they are called in a text."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +16,21 @@ class Curves:
     """A quantity that grows from 0 as the weights relax, for every replica, waiting time and lag.
 
     Attributes:
-        name: what it is, one of :data:`OBSERVABLES`.
+        name: the observable that relaxes.
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
         values: float64 ``[n_replica, n_tw, n_lag]``, NaN where not measured.
     """
 
-    name: Observable
+    name: str
     waiting_times: NDArray[np.int64]
     lags: NDArray[np.int64]
     values: Array
+
+    @property
+    def label(self) -> str:
+        """The name of this quantity in texts and on axes, such as ``"MSD"`` or ``"overlap 1 - Q"``."""
+        return relaxation_of(self.name).label
 
     @property
     def n_replica(self) -> int:
@@ -68,37 +62,29 @@ class Curves:
 
 
 def relaxation_curves(
-    record: AgingRecord, observable: Observable = "msd", *, group: str = "all", eps: float | None = None
+    record: AgingRecord, observable: str = "msd", *, group: str = "all", eps: float | None = None
 ) -> Curves:
-    """One relaxing quantity of a record, growing with the lag whatever it is.
+    """Return the relaxation of an observable: a quantity that grows from 0 with the lag.
 
-    Where the waiting times hardly share any lags, as in a record that was made of checkpoints, the curves are
-    interpolated (linearly, in the logarithms) to common ones, ten per decade, each within the lags that it has.
+    The registry says how an observable relaxes. The mean squared displacement, the same over the gradient noise, and
+    the decorrelation grow by themselves. For the overlap the quantity is 1 - Q.
+
+    If the waiting times share hardly any lags, as in a record made of checkpoints, the curves are interpolated
+    (linearly, in the logarithms) to common lags, ten per decade, each within the lags that it has.
 
     Args:
         record: a single run, or replicas.
-        observable: ``"msd"``; ``"normalised_msd"``, the same over the gradient noise at the waiting time;
-            ``"decorrelation"``, one minus the cosine correlation; or ``"overlap"``, one minus the overlap.
+        observable: one that relaxes, by its name in :data:`lightning_glassy.observables.OBSERVABLES`: ``"msd"``,
+            ``"normalised_msd"``, ``"decorrelation"`` or ``"overlap"``.
         group: name of the group of parameters.
         eps: threshold of the overlap.
 
     Raises:
         ValueError: another observable, ``eps`` for another one than the overlap, a record without a pair at a positive
-            lag, or a replica of which nothing is finite.
+            lag or without what the observable is made of, or a replica of which nothing is finite.
         KeyError: a group the record does not have, or no gradient noise in it.
     """
-    if observable == "msd":
-        values = record.msd(group)
-    elif observable == "normalised_msd":
-        values = record.msd(group, normalise="noise")
-    elif observable == "decorrelation":
-        values = record.decorrelation(group)
-    elif observable == "overlap":
-        values = 1 - record.overlap(eps, group)
-    else:
-        raise ValueError(f"observable={observable!r} is not one of {', '.join(map(repr, OBSERVABLES))}")
-    if eps is not None and observable != "overlap":
-        raise ValueError(f"eps={eps} belongs to the overlap, not to observable={observable!r}")
+    values = relaxation_of(observable).of(record.observable(observable, group, eps=eps))
     positive = record.lags > 0
     if not positive.any():
         raise ValueError("the record holds no pair at a positive lag yet")

@@ -19,9 +19,9 @@ from scipy.stats import t as student
 from lightning_glassy.analysis.collapse import CollapseQuality, Variable, log_errors
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
-from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
+from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels, relaxation_floor
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import Array, relaxation_of
 from lightning_glassy.record import AgingRecord
 
 MIN_REPLICAS = 8
@@ -99,7 +99,7 @@ class AgingExponent:
     qualities: dict[str, float]
     scatter: dict[str, float]
     thresholds: list[ThresholdFit]
-    observable: Observable
+    observable: str
     group: str
     window: tuple[int, int]
     waiting_times: NDArray[np.int64]
@@ -128,7 +128,7 @@ class AgingExponent:
         of_group = "" if self.group == "all" else f" of {self.group!r}"
         lines = [
             f"aging exponent mu = {self.mu:.3f}   ({error})",
-            f"  from the {OBSERVABLES[self.observable]}{of_group}, waiting times {self.window[0]:,} ... "
+            f"  from the {relaxation_of(self.observable).label}{of_group}, waiting times {self.window[0]:,} ... "
             f"{self.window[1]:,}{origin}",
         ]
         for name, mu in self.estimates.items():
@@ -146,7 +146,7 @@ class AgingExponent:
 
 def aging_exponent(
     record: AgingRecord,
-    observable: Observable = "msd",
+    observable: str = "msd",
     *,
     group: str = "all",
     eps: float | None = None,

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from lightning_glassy.analysis.confounders import confounders
-from lightning_glassy.analysis.curves import OBSERVABLES, Curves, Observable, relaxation_curves
+from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponents import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
@@ -100,7 +100,7 @@ class Verdict:
     kind: Kind
     stops_at: int | None
     phase: Phase | None
-    observable: Observable
+    observable: str
     group: str
     rates: list[AgingRate]
     train_loss: float | None
@@ -116,7 +116,7 @@ class Verdict:
 
 
 def verdict(
-    record: AgingRecord, *, group: str = "all", observable: Observable | None = None, eps: float | None = None
+    record: AgingRecord, *, group: str = "all", observable: str | None = None, eps: float | None = None
 ) -> Verdict:
     r"""Aging throughout, aging that stops, no aging, or cannot tell: from how the curves shift with the waiting time.
 
@@ -182,7 +182,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
     return replace(judged, kind="cannot tell", stops_at=None, phase=None, evidence=[*judged.evidence, words])
 
 
-def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[Observable, _Finding]:
+def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[str, _Finding]:
     """What decides: the displacement, or, if its curves coincide, the displacement over the gradient noise."""
     normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
     if not normalised.rates or not found.rates or normalised.rates[0].last < found.rates[0].last / 3.2:
@@ -208,7 +208,7 @@ class _Finding:
 
 
 def _judge(curves: Curves) -> _Finding:
-    name = OBSERVABLES[curves.name]
+    name = curves.label
     shifts = _Shifts(curves)
     times = shifts.waiting_times
     if len(times) < 4 or times[-1] < 10 * times[0]:

@@ -58,20 +58,10 @@ class AgingMonitor(Callback):
     (Baity-Jesi et al. 2018; Herrera Segura et al. 2022). Steps are completed optimiser updates. Training is the same,
     bit for bit, with the callback and without it.
 
-    ====================================  =====================================================================
-    key                                   what is logged
-    ====================================  =====================================================================
-    ``glassy/msd/tw_<t_w>``               mean squared displacement :math:`\Delta(t_w, t_w+t)`
-    ``glassy/decorrelation/tw_<t_w>``     one minus the cosine of the weights at :math:`t_w` and :math:`t_w+t`
-    ``glassy/non_gaussian/tw_<t_w>``      non-Gaussian parameter :math:`\alpha_2`
-    ``glassy/overlap_<eps>/tw_<t_w>``     fraction of coordinates that moved by at most ``eps``
-    ====================================  =====================================================================
-
-    With several groups the group stands before ``tw_``. In TensorBoard, MLflow, Comet and LitLogger the step of these
-    is the lag; in Weights & Biases their x axis is ``glassy/lag``. All five get figures of the curves on logarithmic
-    axes, too; TensorBoard has all there is in the tab "Glassy", the other four get the record itself at the end; the
-    classes in :mod:`lightning_glassy.loggers` have a table each. Beside the ``metrics.csv`` of a ``CSVLogger`` there is
-    ``glassy.csv``. Any other logger gets them by ``log_metrics`` with the training step :math:`t_w + t`.
+    Loggers get the curve of each waiting time as ``glassy/<observable>/tw_<t_w>``, and figures of all curves on
+    logarithmic axes as ``glassy_figures/<observable>``. :mod:`lightning_glassy.loggers` has the table of tags, and says
+    how each logger shows them. TensorBoard has everything in the tab "Glassy". Beside the ``metrics.csv`` of a
+    ``CSVLogger`` there is ``glassy.csv``.
 
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
     ``aging_record.csv``. The one-time series of the record: ``learning_rate`` (``learning_rate_<i>_<j>`` for the

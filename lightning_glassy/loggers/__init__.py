@@ -1,1 +1,35 @@
-"""How a growing record reaches files and each Lightning logger."""
+"""How a growing record reaches files and each Lightning logger.
+
+======================================  ===============================================================================
+tag                                     content
+======================================  ===============================================================================
+``glassy/<observable>/tw_<t_w>``        the curve of one waiting time against the lag, for the group ``"all"``
+``glassy/<observable>/<group>/tw_...``  the same for another group
+``glassy_figures/<observable>``         all curves of the group ``"all"`` on a logarithmic axis of lags, drawn at steps
+                                        1000, 10,000, ... and at the end
+``glassy_figures/<panel>``              the same for what other callbacks have measured; the names are those of
+                                        :func:`lightning_glassy.plotting.panels.panels`
+======================================  ===============================================================================
+
+``glassy`` is the name of the monitor. The registry of observables says which have curves (``logged``) and which have
+figures (``drawn``): the mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap. The
+name of an overlap has its threshold in it, such as ``overlap_0.001``. With replicas a curve is the mean over them.
+
+=====================  =================================  ===========================  ================================
+logger                 curves                             figures                      record
+=====================  =================================  ===========================  ================================
+``TensorBoardLogger``  scalars; the step is the lag       images                       ``glassy_record/...``, in parts:
+                                                                                       the data of the tab Glassy
+``WandbLogger``        metrics; their x axis is           images                       ``glassy_table``, artifact
+                       ``glassy/lag``                                                  ``glassy-<run id>``
+``MLFlowLogger``       metrics; the step is the lag       artifacts                    artifacts
+                                                          ``glassy/<figure>.png``      ``glassy/aging_record.*``
+``CometLogger``        metrics; the step is the lag       figures                      assets ``glassy/aging_record.*``
+``LitLogger``          series; the step is the lag        series of images             files ``glassy/aging_record.*``
+``CSVLogger``          ``glassy.csv``, all observables
+any other              ``log_metrics``; the step is the
+                       training step t_w + t
+=====================  =================================  ===========================  ================================
+
+To add a logger, write one class beside these and name it in :mod:`lightning_glassy.loggers.dispatch`.
+"""

@@ -19,24 +19,10 @@ _LONGEST = 100  # Comet cuts longer names, and with them the waiting time
 
 
 class CometSink(CurveSink):
-    """Writes to the experiment of a ``CometLogger``.
+    """Write to the experiment of a ``CometLogger``.
 
-    =======================================  ========================================================
-    metric, figure or asset                  what is logged
-    =======================================  ========================================================
-    ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
-    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
-    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
-    ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
-    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    figure ``glassy_figures/<quantity>``     all curves of group ``"all"`` on logarithmic axes, drawn
-                                             anew at steps 1000, 10,000, ... and at the end
-    figure ``glassy_figures/<panel>``        the same for the pictures of what other callbacks have
-                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
-    asset ``glassy/aging_record.npz``        the record, at the end
-    asset ``glassy/aging_record.csv``        the same as a table
-    =======================================  ========================================================
-
+    The metrics and figures are the tags of :mod:`lightning_glassy.loggers`. The step of a metric is the lag. A figure
+    is drawn anew each time. At the end the assets ``glassy/aging_record.npz`` and ``.csv`` get the record.
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:

@@ -1,4 +1,4 @@
-"""The figures of a growing record that loggers show: which, and when they are drawn."""
+"""Figures of a growing record for loggers: which are drawn, and when."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lightning_glassy.plotting.two_time import Quantity
     from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
@@ -21,12 +20,12 @@ _FIRST, _GROWTH = 1000, 10
 
 
 class Figures:
-    """All curves of group ``"all"`` against the logarithm of the lag, and what other callbacks have measured.
+    """Figures of a growing record: the observables that the registry marks as ``drawn``, and the panels.
 
-    At steps 1000, 10,000, ... and at the end.
+    They are drawn at steps 1000, 10,000, ... and at the end.
 
     Args:
-        place: where they are shown, for the one warning if matplotlib is missing, or a figure cannot be drawn.
+        place: where they are shown, for the one warning if matplotlib is missing or a figure cannot be drawn.
     """
 
     def __init__(self, place: str) -> None:
@@ -42,7 +41,7 @@ class Figures:
         return True
 
     def draw(self, record: AgingRecord) -> Iterator[tuple[str, Figure]]:
-        """Name and figure: ``msd``, ``non_gaussian``, ``overlap_<eps>``, and those of :func:`panels`."""
+        """Name and figure of each observable and panel."""
         from lightning_glassy.plotting.axes import require_matplotlib
 
         drawings = _drawings(record)
@@ -67,15 +66,13 @@ class Figures:
 
 
 def _drawings(record: AgingRecord) -> dict[str, Callable[[], Figure]]:
+    from lightning_glassy.plotting import two_time_figure
     from lightning_glassy.plotting.panels import panels
-    from lightning_glassy.plotting.two_time import two_time_figure
 
-    quantities: list[tuple[str, Quantity, float | None]] = [("msd", "msd", None)]
-    if record.meta.get("moments") != "msd":
-        quantities.append(("non_gaussian", "non_gaussian", None))
-        quantities += [(f"overlap_{eps:.6g}", "overlap", eps) for eps in record.overlap_thresholds]
     curves: dict[str, Callable[[], Figure]] = {
-        name: partial(two_time_figure, record, quantity, eps=eps) for name, quantity, eps in quantities if len(record)
+        name: partial(two_time_figure, record, entry.name, eps=eps)
+        for name, (entry, eps) in record.columns().items()
+        if entry.drawn and len(record)
     }
     return curves | panels(record)
 

@@ -18,25 +18,12 @@ if TYPE_CHECKING:
 
 
 class LitLoggerSink(CurveSink):
-    """Writes to the experiment of a ``LitLogger``, on lightning.ai.
+    """Write to the experiment of a ``LitLogger``, on lightning.ai.
 
-    =======================================  ========================================================
-    key                                      what is logged
-    =======================================  ========================================================
-    ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
-    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
-    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
-    ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
-    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at
-                                             steps 1000, 10,000, ... and at the end
-    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
-                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
-    ``glassy/aging_record.npz``              the record, at the end
-    ``glassy/aging_record.csv``              the same as a table
-    =======================================  ========================================================
+    The keys are the tags of :mod:`lightning_glassy.loggers`. The step of a series is the lag. At the end the files
+    ``glassy/aging_record.npz`` and ``.csv`` get the record.
 
-    Its client asks lightning.ai once about each name that is new to it: many groups are as many requests.
+    Its client sends lightning.ai one request for each name that is new to it. Many groups cause as many requests.
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:

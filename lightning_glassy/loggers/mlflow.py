@@ -21,25 +21,14 @@ _BATCH, _LONGEST = 1000, 250
 
 
 class MLflowSink(CurveSink):
-    """Writes to the run of an ``MLFlowLogger``.
+    """Write to the run of an ``MLFlowLogger``.
 
-    =======================================  ========================================================
-    metric or artifact                       what is logged
-    =======================================  ========================================================
-    ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
-    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
-    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
-    ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
-    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    artifact ``glassy/<quantity>.png``       all curves of group ``"all"`` on logarithmic axes, drawn
-                                             anew at steps 1000, 10,000, ... and at the end
-    artifact ``glassy/<panel>.png``          the same for the pictures of what other callbacks have
-                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
-    artifact ``glassy/aging_record.npz``     the record, at the end
-    artifact ``glassy/aging_record.csv``     the same as a table
-    =======================================  ========================================================
+    The metrics are the tags of :mod:`lightning_glassy.loggers`, and their step is the lag. A figure is the artifact
+    ``glassy/<figure>.png``, drawn anew each time. At the end the artifacts ``glassy/aging_record.npz`` and ``.csv`` get
+    the record.
 
-    In names of groups, what MLflow refuses (``=`` for example) becomes its code between underscores (``_3d_``).
+    MLflow refuses some characters in names, such as ``=``. In the name of a group such a character becomes its code
+    between underscores (``_3d_``).
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:

@@ -1,7 +1,7 @@
-"""Where a growing record goes: files, and every Lightning logger in its own best form.
+"""Sinks: the places a growing record is written to.
 
-A sink is told of new pairs with ``update`` and of the end with ``close``. Whatever goes wrong in one costs a warning:
-neither the training nor the other sinks nor the record know of it.
+``update`` gives a sink the new pairs, and ``close`` marks the end. A failure in one sink costs a warning. It stops
+neither the training nor the other sinks, and the record is kept.
 """
 
 from __future__ import annotations
@@ -94,24 +94,24 @@ def _warn(what: str, error: Exception) -> None:
 
 
 def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
-    """What a logger of scalars is given for some pairs: (tag, waiting time, lag, value).
+    """Points of curves for a logger of scalars: (tag, waiting time, lag, value).
 
-    The tag is ``prefix/quantity/tw_<waiting time>``, with the group before the waiting time unless it is ``"all"``;
-    the quantities are the mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap. Of
-    replicas it is the mean over them.
+    The tags are those of :mod:`lightning_glassy.loggers`, the values those of the observables that the registry marks
+    as ``logged``. With replicas a value is the mean over them.
     """
-    table = record.mean_table(pairs)
-    quantities = ["msd", "decorrelation", "non_gaussian", *(name for name in table if name.startswith("overlap_"))]
+    names = [name for name, (entry, _) in record.columns().items() if entry.logged]
+    table = record.mean_table(pairs, names)
+    moved = table.get("msd", [0.0] * len(table["lag"]))
     result: list[Scalar] = []
     for i, (waiting_time, lag, group) in enumerate(
         zip(table["waiting_time"], table["lag"], table["group"], strict=True)
     ):
         if record.n_sampled[group] == 0:
-            continue  # no coordinate of it is in the sample: there is nothing to be said of it
-        for quantity in quantities:
-            value = table[quantity][i]
-            # What is not defined (alpha_2 of what did not move) is left out; what went wrong (NaN weights) is shown.
-            if value == value or table["msd"][i] != table["msd"][i]:
+            continue  # no coordinate of this group is in the sample
+        for name in names:
+            value = table[name][i]
+            # An undefined value is left out, such as alpha_2 where nothing moved. NaN weights are shown.
+            if value == value or moved[i] != moved[i]:
                 of_group = "" if group == "all" else f"{group}/"
-                result.append((f"{prefix}/{quantity}/{of_group}tw_{waiting_time}", waiting_time, lag, value))
+                result.append((f"{prefix}/{name}/{of_group}tw_{waiting_time}", waiting_time, lag, value))
     return result

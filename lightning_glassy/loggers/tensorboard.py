@@ -18,34 +18,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# TensorBoard sends the metadata of a whole run at once. The matrices between more replicas would make it too large.
+_MOST_COMPARED = 32
+
 _SECONDS = 5.0  # between two parts of the record: TensorBoard looks for new events every five seconds
 
 
 class TensorBoardSink:
-    """Writes to a ``TensorBoardLogger``.
+    """Write to a ``TensorBoardLogger``.
 
-    =======================================  ========================================================
-    tag                                      what is written
-    =======================================  ========================================================
-    ``glassy_record/...``                    the record itself, in parts, at most every five seconds:
-                                             what the tab "Glassy" shows; the step is the training step
-    ``glassy/msd/tw_<t_w>``                  mean squared displacement; the step is the lag
-    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation; the step is the lag
-    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter; the step is the lag
-    ``glassy/overlap_<eps>/tw_<t_w>``        overlap; the step is the lag
-    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    ``glassy_figures/<quantity>``            all curves of group ``"all"`` against the logarithm of
-                                             the lag, at steps 1000, 10,000, ... and at the
-                                             end; the step is the training step
-    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
-                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
-    =======================================  ========================================================
+    The tags are those of :mod:`lightning_glassy.loggers`. The step of a curve is the lag. Each waiting time has a tag
+    of its own, because TensorBoard drops the points before one whose step goes back. The record itself is written under
+    ``glassy_record/...``, in parts, at most every five seconds: the tab "Glassy" shows it. The step of a part, and of a
+    figure, is the training step.
 
-    One tag per waiting time: within a tag the lag must grow, as TensorBoard drops points before one whose step goes
-    back.
-
-    The writer is the logger's own. Its thread dies of a full disk, and then raises whatever is logged by anybody: where
-    that happens here, the logger gets a new one, and nothing more is written before the end, when it is tried again.
+    The writer is the logger's own. A full disk ends its thread, which then raises an error at whatever anybody logs. If
+    that happens here, the logger gets a new writer, and nothing more is written before the end, when it is tried again.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -58,6 +46,7 @@ class TensorBoardSink:
         self._written = Written()
         self._next_time = 0.0
         self._has_tab = True
+        self._left_out = False
         self._failed = False
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
@@ -102,7 +91,16 @@ class TensorBoardSink:
     def _write_part(self, record: AgingRecord) -> None:
         """Write what is new in the record, and see to it that TensorBoard can read it."""
         self._next_time = time.monotonic() + _SECONDS
-        content, written = next_part(record, self._written)
+        too_many = (record.n_replica or 1) > _MOST_COMPARED and bool(record.between_names)
+        if too_many and not self._left_out:
+            self._left_out = True
+            log.warning(
+                "lightning_glassy: the matrices between %d replicas are not in the event file, which takes those of up "
+                "to %d; the record has them",
+                record.n_replica,
+                _MOST_COMPARED,
+            )
+        content, written = next_part(record, self._written, left_out=("between",) if too_many else ())
         if content is None or not self._has_tab:
             return
         try:

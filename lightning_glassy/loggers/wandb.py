@@ -20,27 +20,11 @@ _STEP = "trainer/global_step"  # the x axis of everything else that Lightning lo
 
 
 class WandbSink(CurveSink):
-    """Writes to the run of a ``WandbLogger``.
+    """Write to the run of a ``WandbLogger``.
 
-    =======================================  ========================================================
-    key                                      what is logged
-    =======================================  ========================================================
-    ``glassy/lag``                           the lag, x axis of all that follow (``define_metric``)
-    ``glassy/msd/tw_<t_w>``                  mean squared displacement
-    ``glassy/decorrelation/tw_<t_w>``        1 - cosine correlation
-    ``glassy/non_gaussian/tw_<t_w>``         non-Gaussian parameter
-    ``glassy/overlap_<eps>/tw_<t_w>``        overlap
-    ``glassy/<quantity>/<group>/tw_<t_w>``   the same for the other groups
-    ``glassy_figures/<quantity>``            all curves of group ``"all"`` on logarithmic axes, at
-                                             steps 1000, 10,000, ... and at the end
-    ``glassy_figures/<panel>``               the same for the pictures of what other callbacks have
-                                             measured, as :func:`~lightning_glassy.plotting.panels.panels` names them
-    ``glassy_table``                         at the end, every pair of group ``"all"`` with every
-                                             observable
-    artifact ``glassy-<run id>``             at the end, ``aging_record.npz`` and ``.csv``; its type
-                                             is ``aging_record``
-    =======================================  ========================================================
-
+    The keys are the tags of :mod:`lightning_glassy.loggers`. ``glassy/lag`` is the x axis of the curves
+    (``define_metric``). At the end ``glassy_table`` gets every pair of group ``"all"`` with every observable, and the
+    artifact ``glassy-<run id>``, of type ``aging_record``, gets ``aging_record.npz`` and ``.csv``.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:

@@ -36,7 +36,7 @@ from lightning_glassy.measure.select import (
 )
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
-from lightning_glassy.record import MOMENTS, AgingRecord, check_thresholds
+from lightning_glassy.record import MOMENTS, MSD_MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.replicas.ensemble import replica_axes
 from lightning_glassy.schedule import LogTimeSchedule
 
@@ -243,6 +243,8 @@ class AgingTracker:
         self._bank = SnapshotBank(self.parameters, snapshot_device)
         if earlier is not None:
             thresholds = earlier.record.overlap_thresholds
+        elif moments == "msd":
+            thresholds = ()
         elif isinstance(overlap_thresholds, str):
             thresholds = self._default_thresholds()
         else:
@@ -261,6 +263,7 @@ class AgingTracker:
                 n_sampled=self.parameters.n_sampled,
                 overlap_thresholds=thresholds,
                 n_replica=n_replica,
+                sums=MOMENTS if moments == "full" else MSD_MOMENTS,
                 meta={
                     # Not from the global generators, whose numbers are the training's.
                     "id": secrets.token_hex(8),
@@ -274,6 +277,8 @@ class AgingTracker:
                 },
             )
         )
+        counts = range(len(MOMENTS), len(MOMENTS) + len(thresholds))
+        self._columns = [*(MOMENTS.index(name) for name in self.record.sums), *counts]  # those that the record keeps
         self.last_step = self._captured = self._seen = -1
         self.next_event = 0
         self._new: list[tuple[int, int]] = []
@@ -463,7 +468,7 @@ class AgingTracker:
                 self._warn_once(words, f"at step {event.step}; training goes on")
 
     def _sums_shape(self, n_snapshot: int) -> tuple[int, int, int]:
-        return self.parameters.n_cells, n_snapshot, self.record.row_shape[-1]
+        return self.parameters.n_cells, n_snapshot, len(MOMENTS) + len(self.record.overlap_thresholds)
 
     def _new_snapshot(self, step: int) -> Snapshot | None:
         """A snapshot to fill, if a waiting time has been reached or passed and a lag of it can be measured."""
@@ -614,7 +619,7 @@ class AgingTracker:
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
                 if pair in self.record:
                     continue  # entered by a handler of a signal that asked for the state meanwhile
-                self.record.append(*pair, of_groups[..., i, :])
+                self.record.append(*pair, of_groups[..., i, self._columns])
                 self._new.append(pair)
             self._check(of_groups, measured)
 
@@ -715,11 +720,16 @@ class _Earlier:
             self.sample = before
             if state["moments"] != moments:
                 raise StateError(f"moments={moments!r}, and it was {state['moments']!r} before")
+            unknown = set(self.record.sums) - set(MOMENTS)
+            if unknown:
+                raise StateError(f"its record has the sums {sorted(unknown)}, which this version does not measure")
         except StateError:
             raise
         except Exception as error:
             raise StateError(f"not the state of an AgingTracker ({type(error).__name__}: {error})") from error
-        if not isinstance(thresholds, str) and check_thresholds(thresholds) != self.record.overlap_thresholds:
+        if moments == "msd" or isinstance(thresholds, str):
+            return  # none are counted, or those of before are taken
+        if check_thresholds(thresholds) != self.record.overlap_thresholds:
             raise StateError(
                 f"overlap_thresholds={list(thresholds)!r}, and they were {list(self.record.overlap_thresholds)} before"
             )

@@ -1,36 +1,25 @@
-"""What is computed from the raw moments: one function per quantity, arrays in, arrays out.
+r"""Two-time observables: one formula per quantity, and below it the entry by which everything finds it.
 
-``w`` are the weights at step :math:`t_w + t`, ``s`` (the snapshot) those at :math:`t_w`, ``d = w - s``;
-``sum_...`` are sums over the ``n`` coordinates that were measured. All functions take and return float64
-arrays of any shape, broadcast as NumPy does, and give NaN where a quantity is not defined.
+:math:`w` are the weights at step :math:`t_w + t`, :math:`s` (the snapshot) those at :math:`t_w`, and :math:`d = w - s`.
+An argument ``sum_d2`` is the sum of :math:`d^2` over the :math:`n` coordinates that were measured, and so on. A formula
+takes and returns float64 arrays of any shape, broadcasts as NumPy does, and gives NaN where a quantity is not defined.
 
 Sources: BJ18 is Baity-Jesi et al. 2018 (arXiv 1803.06969), WJ24 is Winter and Janssen 2024 (arXiv 2405.13098).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from lightning_glassy.observables.arrays import Array, float64, quiet, ratio
+from lightning_glassy.observables.registry import Error, Observable, Relaxation, register
+
 CorrelationKind = Literal["raw", "cosine", "centred", "pearson"]
 
-
-# Diverged weights are data like others: what they give (inf, NaN) is returned without a warning at every call.
-def _quiet() -> np.errstate:
-    return np.errstate(over="ignore", invalid="ignore", divide="ignore")
-
-
-def _float64(*arrays: ArrayLike) -> tuple[Array, ...]:
-    return tuple(np.asarray(a, dtype=np.float64) for a in arrays)
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    with _quiet():
-        return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))
+# ---------------------------------------------------------------------- displacement
 
 
 def msd(sum_d2: ArrayLike, n: ArrayLike) -> Array:
@@ -42,10 +31,106 @@ def msd(sum_d2: ArrayLike, n: ArrayLike) -> Array:
         >>> float(msd(sum_d2=2.0, n=100))
         0.02
     """
-    return _ratio(*_float64(sum_d2, n))
+    return ratio(*float64(sum_d2, n))
 
 
-@_quiet()
+@quiet()
+def msd_standard_error(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
+    r"""Standard error of a sampled MSD: :math:`\sqrt{(\langle d^4\rangle - \langle d^2\rangle^2)/(n-1)}\,\sqrt{1-n/N}`.
+
+    The mean over ``population`` coordinates is estimated from a simple random sample of ``n`` of them, drawn without
+    replacement. The error is 0 if all were measured. It does not include the scatter between runs, which needs
+    replicas.
+    """
+    d2, d4, count, total = float64(sum_d2, sum_d4, n, population)
+    variance = np.maximum(ratio(d4, count) - ratio(d2, count) ** 2, 0.0)
+    return _sampling_error(variance, count, total)
+
+
+def _sampling_error(variance: Array, n: Array, population: Array) -> Array:
+    return np.sqrt(np.where(n < population, ratio(variance, n - 1) * (1 - n / population), 0.0))
+
+
+register(
+    Observable(
+        name="msd",
+        title="mean squared displacement",
+        symbol=r"\Delta(t_w, t_w+t)",
+        formula=msd,
+        inputs=("d2", "n"),
+        log=True,
+        relaxation=Relaxation("MSD", r"\Delta"),
+        error=Error(msd_standard_error, ("d2", "d4", "n", "population")),
+        logged=True,
+        drawn=True,
+    )
+)
+
+
+@quiet()
+def normalised_msd(msd: ArrayLike, noise: ArrayLike) -> Array:
+    r"""Displacement over the strength of the gradient noise, :math:`\Delta(t_w, t_w+t)/D(t_w)`.
+
+    A system that diffuses at the bottom of its landscape has the same curve for every waiting time.
+
+    Source: BJ18.
+
+    Example:
+        >>> float(normalised_msd(msd=0.5, noise=2.0))
+        0.25
+    """
+    delta, strength = float64(msd, noise)
+    return np.asarray(delta / strength)
+
+
+register(
+    Observable(
+        name="normalised_msd",
+        title="displacement over the noise",
+        symbol=r"\Delta(t_w, t_w+t)/D(t_w)",
+        formula=normalised_msd,
+        inputs=("msd", "noise"),
+        log=True,
+        relaxation=Relaxation("MSD over the noise strength", r"\Delta/D"),
+    )
+)
+
+# ---------------------------------------------------------------------- correlation
+
+
+@quiet()
+def correlation_raw(sum_ws: ArrayLike, n: ArrayLike) -> Array:
+    r"""Correlation :math:`C(t_w, t_w+t) = \frac{1}{N}\sum_i w_i s_i`, the quantity of mean-field spin glasses."""
+    return ratio(*float64(sum_ws, n))
+
+
+@quiet()
+def correlation_cosine(sum_ws: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike) -> Array:
+    r"""Cosine correlation :math:`\sum w s / \sqrt{\sum w^2 \sum s^2}`, the overlap of the directions.
+
+    Close to 1 a cosine has lost its digits: use :func:`decorrelation` for :math:`1 - C`.
+    """
+    ws, w2, s2 = float64(sum_ws, sum_w2, sum_s2)
+    return ratio(ws, np.sqrt(w2 * s2))
+
+
+@quiet()
+def correlation_centred(sum_ws: ArrayLike, sum_w: ArrayLike, sum_s: ArrayLike, n: ArrayLike) -> Array:
+    r"""Connected correlation :math:`\langle ws\rangle - \langle w\rangle\langle s\rangle`."""
+    ws, w, s, count = float64(sum_ws, sum_w, sum_s, n)
+    return np.asarray(ratio(ws, count) - ratio(w, count) * ratio(s, count))
+
+
+@quiet()
+def correlation_pearson(
+    sum_ws: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike, sum_w: ArrayLike, sum_s: ArrayLike, n: ArrayLike
+) -> Array:
+    """Connected correlation over the two standard deviations."""
+    w2, s2, w, s, count = float64(sum_w2, sum_s2, sum_w, sum_s, n)
+    variances = (ratio(w2, count) - ratio(w, count) ** 2) * (ratio(s2, count) - ratio(s, count) ** 2)
+    return ratio(correlation_centred(sum_ws, w, s, count), np.sqrt(np.maximum(variances, 0.0)))
+
+
 def correlation(
     sum_ws: ArrayLike,
     sum_w2: ArrayLike,
@@ -55,67 +140,102 @@ def correlation(
     n: ArrayLike,
     kind: CorrelationKind = "raw",
 ) -> Array:
-    r"""Two-time correlation :math:`C(t_w, t_w+t)` of the weights, in one of four normalisations.
+    r"""Two-time correlation of the weights in one of four normalisations.
 
-    * ``"raw"``: :math:`\frac{1}{N}\sum_i w_i s_i`, the quantity of mean-field spin glasses;
-    * ``"cosine"``: :math:`\sum w s / \sqrt{\sum w^2 \sum s^2}`, the overlap of the directions;
-    * ``"centred"``: :math:`\langle ws\rangle - \langle w\rangle\langle s\rangle`, the connected correlation;
-    * ``"pearson"``: the connected correlation over the two standard deviations.
-
-    Close to 1 a cosine has lost its digits: use :func:`decorrelation` for :math:`1 - C`.
+    ``"raw"`` is :func:`correlation_raw`, ``"cosine"`` is :func:`correlation_cosine`, ``"centred"`` is
+    :func:`correlation_centred` and ``"pearson"`` is :func:`correlation_pearson`.
 
     Raises:
         ValueError: another ``kind``.
     """
-    ws, w2, s2, w, s, count = _float64(sum_ws, sum_w2, sum_s2, sum_w, sum_s, n)
     if kind == "raw":
-        return _ratio(ws, count)
+        return correlation_raw(sum_ws, n)
     if kind == "cosine":
-        return _ratio(ws, np.sqrt(w2 * s2))
-    if kind not in ("centred", "pearson"):
-        raise ValueError(f"kind={kind!r} is not one of 'raw', 'cosine', 'centred', 'pearson'")
-    mean_w, mean_s = _ratio(w, count), _ratio(s, count)
-    covariance: Array = _ratio(ws, count) - mean_w * mean_s
+        return correlation_cosine(sum_ws, sum_w2, sum_s2)
     if kind == "centred":
-        return covariance
-    variances = (_ratio(w2, count) - mean_w**2) * (_ratio(s2, count) - mean_s**2)
-    return _ratio(covariance, np.sqrt(np.maximum(variances, 0.0)))
+        return correlation_centred(sum_ws, sum_w, sum_s, n)
+    if kind == "pearson":
+        return correlation_pearson(sum_ws, sum_w2, sum_s2, sum_w, sum_s, n)
+    raise ValueError(f"kind={kind!r} is not one of 'raw', 'cosine', 'centred', 'pearson'")
 
 
-@_quiet()
+register(
+    Observable(
+        name="correlation_raw",
+        title="correlation",
+        symbol=r"C(t_w, t_w+t)",
+        formula=correlation_raw,
+        inputs=("ws", "n"),
+    )
+)
+register(
+    Observable(
+        name="correlation_cosine",
+        title="cosine correlation",
+        symbol=r"C(t_w, t_w+t)",
+        formula=correlation_cosine,
+        inputs=("ws", "w2", "s2"),
+    )
+)
+register(
+    Observable(
+        name="correlation_centred",
+        title="centred correlation",
+        symbol=r"C(t_w, t_w+t)",
+        formula=correlation_centred,
+        inputs=("ws", "w", "s", "n"),
+    )
+)
+register(
+    Observable(
+        name="correlation_pearson",
+        title="Pearson correlation",
+        symbol=r"C(t_w, t_w+t)",
+        formula=correlation_pearson,
+        inputs=("ws", "w2", "s2", "w", "s", "n"),
+    )
+)
+
+
+@quiet()
 def decorrelation(sum_d2: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike) -> Array:
     r"""Loss of the cosine correlation, :math:`1 - C`, computed from the displacement.
 
-    :math:`1 - C = \frac{\sum d^2 - (|w| - |s|)^2}{2 |w| |s|}`, which keeps its digits at short lags, where
-    subtracting a measured C from 1 would leave only rounding. A change of length by a factor 1 + r that is much larger
-    than the turn costs digits: of moments summed on the device the relative error is then about 1e-9 r/(1 - C).
+    :math:`1 - C = \frac{\sum d^2 - (|w| - |s|)^2}{2 |w| |s|}` keeps its digits at short lags. A measured C subtracted
+    from 1 would leave only rounding there. A change of length by a factor 1 + r that is much larger than the turn costs
+    digits: if the moments were summed on the device, the relative error is about 1e-9 r/(1 - C).
 
     Example:
         >>> float(decorrelation(sum_d2=2.0, sum_w2=1.0, sum_s2=1.0))  # orthogonal
         1.0
     """
-    d2, w2, s2 = _float64(sum_d2, sum_w2, sum_s2)
+    d2, w2, s2 = float64(sum_d2, sum_w2, sum_s2)
     w, s = np.sqrt(w2), np.sqrt(s2)
-    return _ratio(d2 - (w - s) ** 2, 2 * w * s)
+    return ratio(d2 - (w - s) ** 2, 2 * w * s)
 
 
-def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
-    r"""Overlap :math:`Q_\epsilon(t_w, t_w+t)`: the fraction of coordinates with :math:`|w_i - s_i| \le \epsilon`.
+register(
+    Observable(
+        name="decorrelation",
+        title="decorrelation",
+        symbol=r"1 - C(t_w, t_w+t)",
+        formula=decorrelation,
+        inputs=("d2", "w2", "s2"),
+        log=True,
+        relaxation=Relaxation("decorrelation 1 - C", "1 - C"),
+        logged=True,
+    )
+)
 
-    NaN where the displacements are not finite, since a NaN is neither near nor far.
-
-    Source: WJ24, where :math:`\epsilon` is the standard deviation of the weights over 100 ... 700.
-    """
-    near, d2, total = _float64(count, sum_d2, n)
-    return np.where(np.isfinite(d2), _ratio(near, total), np.nan)
+# ---------------------------------------------------------------------- how the displacements are distributed
 
 
-@_quiet()
+@quiet()
 def non_gaussian(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
     r"""Non-Gaussian parameter :math:`\alpha_2 = \langle d^4\rangle / (3\langle d^2\rangle^2) - 1`.
 
-    Zero for Gaussian displacements, positive where a few coordinates move much more than the rest; never below
-    -2/3. NaN where nothing moved.
+    It is 0 for Gaussian displacements, positive if a few coordinates move much more than the rest, and never below
+    -2/3. It is NaN where nothing moved.
 
     Source: BJ18 (fourth moment), WJ24.
 
@@ -123,17 +243,97 @@ def non_gaussian(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
         >>> float(non_gaussian(sum_d2=100.0, sum_d4=300.0, n=100))
         0.0
     """
-    d2, d4, count = _float64(sum_d2, sum_d4, n)
-    alpha = _ratio(d4 * count, 3 * d2**2) - 1
-    # <d^4> is at least <d^2>^2: anything below, and infinity, tells of fourth powers beyond the range of their floats.
+    d2, d4, count = float64(sum_d2, sum_d4, n)
+    alpha = ratio(d4 * count, 3 * d2**2) - 1
+    # <d^4> is at least <d^2>^2. A smaller value, or infinity, means fourth powers beyond the range of their floats.
     return np.where(np.isfinite(alpha) & (alpha > -2 / 3 - 1e-4), alpha, np.nan)
+
+
+register(
+    Observable(
+        name="non_gaussian",
+        title="non-Gaussian parameter",
+        symbol=r"\alpha_2(t_w, t_w+t)",
+        formula=non_gaussian,
+        inputs=("d2", "d4", "n"),
+        logged=True,
+        drawn=True,
+    )
+)
+
+
+def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
+    r"""Overlap :math:`Q_\epsilon(t_w, t_w+t)`: the fraction of coordinates with :math:`|w_i - s_i| \le \epsilon`.
+
+    It is NaN where the displacements are not finite, since a NaN is neither near nor far.
+
+    Source: WJ24, where :math:`\epsilon` is the standard deviation of the weights over 100 ... 700.
+    """
+    near, d2, total = float64(count, sum_d2, n)
+    return np.where(np.isfinite(d2), ratio(near, total), np.nan)
+
+
+@quiet()
+def overlap_standard_error(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
+    r"""Standard error of a sampled overlap, :math:`\sqrt{Q(1-Q)/(n-1)}\,\sqrt{1-n/N}`.
+
+    The sample is one of :func:`msd_standard_error`.
+    """
+    sampled, total = float64(n, population)
+    q = overlap(count, sum_d2, sampled)
+    return _sampling_error(q * (1 - q), sampled, total)
+
+
+register(
+    Observable(
+        name="overlap",
+        title="overlap",
+        symbol=r"Q_\epsilon(t_w, t_w+t)",
+        formula=overlap,
+        inputs=("count", "d2", "n"),
+        relaxation=Relaxation("overlap 1 - Q", r"1 - Q_\epsilon", falls=True),
+        error=Error(overlap_standard_error, ("count", "d2", "n", "population")),
+        logged=True,
+        drawn=True,
+    )
+)
+
+
+def binder_cumulant(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
+    r"""Binder cumulant of the displacements, :math:`U = 1 - \langle d^4\rangle / (3\langle d^2\rangle^2)`.
+
+    It is 0 for Gaussian displacements, 2/3 if all coordinates move by the same distance, and negative if a few move
+    much more than the rest. The averages are over coordinates. It is minus :func:`non_gaussian`, under the name that is
+    usual for order parameters. It is NaN where nothing moved.
+
+    Source: Binder 1981, Z. Phys. B 43, 119 (of the magnetisation).
+
+    Example:
+        >>> round(float(binder_cumulant(sum_d2=100.0, sum_d4=100.0, n=100)), 6)  # all by the same distance
+        0.666667
+    """
+    return np.asarray(-non_gaussian(sum_d2, sum_d4, n))
+
+
+register(
+    Observable(
+        name="binder_cumulant",
+        title="Binder cumulant",
+        symbol=r"U(t_w, t_w+t)",
+        formula=binder_cumulant,
+        inputs=("d2", "d4", "n"),
+    )
+)
+
+# ---------------------------------------------------------------------- along a curve
 
 
 def local_exponent(lags: ArrayLike, msd: ArrayLike) -> Array:
     r"""Local exponent :math:`\gamma(t_w, t) = \partial\ln\Delta / \partial\ln t` along the last axis.
 
-    1 is diffusion, 2 ballistic motion, 0 a plateau. Second-order differences of the logarithms over the lags that
-    were measured; NaN at lag 0, where :math:`\Delta` is not positive, and where fewer than two points are left.
+    1 is diffusion, 2 ballistic motion, 0 a plateau. It is taken by second-order differences of the logarithms over the
+    lags that were measured. It is NaN at lag 0, where :math:`\Delta` is not positive, and if fewer than two points are
+    left.
 
     Args:
         lags: ``[n_lag]``, in steps.
@@ -146,7 +346,7 @@ def local_exponent(lags: ArrayLike, msd: ArrayLike) -> Array:
         >>> local_exponent([1, 10, 100], [2.0, 20.0, 200.0]).round(12).tolist()
         [1.0, 1.0, 1.0]
     """
-    t, delta = _float64(lags, msd)
+    t, delta = float64(lags, msd)
     if t.ndim != 1 or delta.shape[-1:] != t.shape:
         raise ValueError(f"msd of shape {delta.shape} does not end in one value for each of {t.shape} lags")
     result = np.full(delta.shape, np.nan)
@@ -159,69 +359,83 @@ def local_exponent(lags: ArrayLike, msd: ArrayLike) -> Array:
     return result
 
 
-@_quiet()
-def msd_standard_error(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
-    r"""Standard error of a sampled MSD: :math:`\sqrt{(\langle d^4\rangle - \langle d^2\rangle^2)/(n-1)}\,\sqrt{1-n/N}`.
+register(
+    Observable(
+        name="local_exponent",
+        title="local exponent",
+        symbol=r"\partial\ln\Delta/\partial\ln t",
+        formula=local_exponent,
+        inputs=("lags", "msd"),
+    )
+)
 
-    The error of estimating the mean over ``population`` coordinates from a simple random sample of ``n`` of them,
-    drawn without replacement; 0 where all were measured. It says nothing about other runs: that needs replicas.
-    """
-    d2, d4, count, total = _float64(sum_d2, sum_d4, n, population)
-    variance = np.maximum(_ratio(d4, count) - _ratio(d2, count) ** 2, 0.0)
-    return _sampling_error(variance, count, total)
-
-
-@_quiet()
-def overlap_standard_error(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
-    r"""Standard error of a sampled overlap :math:`\sqrt{Q(1-Q)/(n-1)}\,\sqrt{1-n/N}`, as :func:`msd_standard_error`."""
-    sampled, total = _float64(n, population)
-    q = overlap(count, sum_d2, sampled)
-    return _sampling_error(q * (1 - q), sampled, total)
+# ---------------------------------------------------------------------- between replicas
 
 
-def _sampling_error(variance: Array, n: Array, population: Array) -> Array:
-    return np.sqrt(np.where(n < population, _ratio(variance, n - 1) * (1 - n / population), 0.0))
-
-
-@_quiet()
+@quiet()
 def chi4(values: ArrayLike, n: ArrayLike) -> Array:
     r"""Dynamical susceptibility :math:`\chi_4 = N\,\mathrm{Var}(Q)`, the variance taken over replicas.
 
-    Of independent Gaussian coordinates it is :math:`\langle w^2\rangle\langle s^2\rangle + C^2` for C, and
-    :math:`Q(1-Q)` for an overlap of coordinates that are near or far independently of each other; it grows with the
-    number of coordinates that move together. The variance is the unbiased one, :math:`1/(R-1)`.
+    For independent Gaussian coordinates it is :math:`\langle w^2\rangle\langle s^2\rangle + C^2` if Q is the
+    correlation C. It is :math:`Q(1-Q)` if Q is an overlap whose coordinates are near or far independently of each
+    other. It grows with the number of coordinates that move together. The variance is the unbiased one, with
+    :math:`1/(R-1)`.
 
     Args:
-        values: of an overlap or a correlation, ``[n_replica, ...]``.
-        n: number of coordinates N that each is an average over.
+        values: an overlap or a correlation, ``[n_replica, ...]``.
+        n: number of coordinates N that each value is an average over.
 
     Returns:
-        ``[...]``; NaN where a replica was not measured, or with fewer than two.
+        ``[...]``. NaN where a replica was not measured, or with fewer than two replicas.
 
-    Source: the usual four-point susceptibility of glasses, a fluctuation of the overlap; WJ24 for networks' overlaps.
+    Source: the usual four-point susceptibility of glasses, a fluctuation of the overlap; WJ24 for overlaps of networks.
     """
-    of_replicas, count = _float64(values, n)
+    of_replicas, count = float64(values, n)
     if len(of_replicas) < 2:
         return np.full(of_replicas.shape[1:], np.nan)
     return np.asarray(count * of_replicas.var(axis=0, ddof=1))
 
 
-@_quiet()
+@quiet()
 def chi4_error(values: ArrayLike, n: ArrayLike) -> Array:
-    r"""Standard error of :func:`chi4`, by the jackknife: from leaving out one replica at a time.
+    r"""Standard error of :func:`chi4` by the jackknife, :math:`\sqrt{\frac{R-1}{R}\sum_r (\chi_{(r)} - \bar\chi)^2}`.
 
-    :math:`\sqrt{\frac{R-1}{R}\sum_r (\chi_{(r)} - \bar\chi)^2}`; arguments and shapes as of that, NaN with fewer than
-    three replicas.
+    :math:`\chi_{(r)}` is computed without replica r. Arguments and shapes are those of :func:`chi4`. The error is NaN
+    with fewer than three replicas.
     """
-    of_replicas, count = _float64(values, n)
+    of_replicas, count = float64(values, n)
     n_replica = len(of_replicas)
     if n_replica < 3:
         return np.full(of_replicas.shape[1:], np.nan)
-    # The variances without each replica, from those of all: no copy of what may be many replicas.
+    # The variances without each replica follow from those of all, without a copy of many replicas.
     mean, total = of_replicas.mean(axis=0), ((of_replicas - of_replicas.mean(axis=0)) ** 2).sum(axis=0)
     without = (total - n_replica / (n_replica - 1) * (of_replicas - mean) ** 2) / (n_replica - 2)
     spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
     return np.asarray(count * np.sqrt((n_replica - 1) / n_replica * spread))
+
+
+register(
+    Observable(
+        name="chi4_correlation",
+        title="susceptibility of the correlation",
+        symbol=r"\chi_4(t_w, t_w+t)",
+        formula=chi4,
+        inputs=("correlation_raw", "n"),
+        over_replicas=True,
+        error=Error(chi4_error, ("correlation_raw", "n")),
+    )
+)
+register(
+    Observable(
+        name="chi4",
+        title="dynamical susceptibility",
+        symbol=r"\chi_4(t_w, t_w+t)",
+        formula=chi4,
+        inputs=("overlap", "n"),
+        over_replicas=True,
+        error=Error(chi4_error, ("overlap", "n")),
+    )
+)
 
 
 def replica_overlap(products: ArrayLike) -> Array:
@@ -232,110 +446,5 @@ def replica_overlap(products: ArrayLike) -> Array:
     """
     sums = np.asarray(products, dtype=np.float64)
     squares = np.diagonal(sums, axis1=-2, axis2=-1)
-    with _quiet():
-        return _ratio(sums, np.sqrt(squares[..., :, None] * squares[..., None, :]))
-
-
-def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
-    r"""The thresholds :math:`\epsilon` used when none are given: about a hundredth and a tenth of the weights' spread.
-
-    Rounded to 1, 2 or 5 times a power of ten, so that similar networks are measured alike. WJ24 uses the standard
-    deviation over 100 ... 700. Weights that all start equal have no spread: 1 is used then.
-
-    Example:
-        >>> default_overlap_thresholds(0.058)
-        (0.0005, 0.005)
-    """
-    spread = standard_deviation if 0 < standard_deviation < math.inf else 1.0
-    decade = math.floor(math.log10(spread))
-    mantissa = min((1, 2, 5, 10), key=lambda m: abs(math.log10(m) - (math.log10(spread) - decade)))
-    # Read from a decimal text: 5 * 10**-4 would print as 0.0005, but 2 * 10**-5 as 2.0000000000000002e-05.
-    return (float(f"{mantissa}e{decade - 2}"), float(f"{mantissa}e{decade - 1}"))
-
-
-def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) -> Array:
-    r"""What a histogram of centred Gaussian numbers has: the exact probability of each bin, and of what lies beyond.
-
-    :math:`P_k = \Phi(e_{k+1}/\sigma) - \Phi(e_k/\sigma)`, with the digits of far tails. Displacements over
-    :math:`\sqrt\Delta` would be so distributed, with :math:`\sigma = 1`, if weights moved like free random walkers; the
-    self van Hove function of a glass has wider tails.
-
-    Args:
-        edges: of the bins, increasing, ``[n]``.
-        standard_deviation: :math:`\sigma`.
-
-    Returns:
-        ``[n + 1]``, in the order of the counts of a :class:`~lightning_glassy.record.Profile`; the sum is 1.
-
-    Example:
-        >>> gaussian_probabilities([-1.0, 0.0, 1.0]).round(4).tolist()
-        [0.1587, 0.3413, 0.3413, 0.1587]
-    """
-    (bounds,) = _float64(edges)
-    scaled = np.concatenate([[-np.inf], bounds / (standard_deviation * math.sqrt(2)), [np.inf]])
-    center, above = (np.array([f(x) for x in scaled]) / 2 for f in (math.erf, math.erfc))
-    below = np.array([math.erfc(-x) for x in scaled]) / 2
-    # Of three differences, which are equal, the one that does not cancel.
-    tails = np.where(scaled[:-1] > 0.5, above[:-1] - above[1:], below[1:] - below[:-1])
-    return np.where((scaled[:-1] <= 0.5) & (scaled[1:] >= -0.5), np.diff(center), tails)
-
-
-def fold(edges: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
-    r"""The histogram of :math:`|x|` from that of x, whose bins lie symmetrically about 0.
-
-    Args:
-        edges: of the bins, an even number of them, increasing, ``[2 n]``.
-        counts: ``[..., 2 n + 1]``, as in a :class:`~lightning_glassy.record.Profile`; or probabilities of the bins.
-
-    Returns:
-        The positive edges ``[n]``, and the counts ``[..., n + 1]``; the first one is that of x between the two edges
-        next to 0.
-
-    Raises:
-        ValueError: bins that are not symmetric, or another number of counts.
-
-    Example:
-        >>> fold([-1.0, 1.0], [2, 5, 1])[1].tolist()
-        [5.0, 3.0]
-    """
-    bounds, numbers = _float64(edges, counts)
-    n = len(bounds) // 2
-    if len(bounds) % 2 or not np.array_equal(bounds, -bounds[::-1]) or numbers.shape[-1] != 2 * n + 1:
-        raise ValueError(f"{bounds.shape} edges and {numbers.shape} counts are no histogram that is symmetric about 0")
-    folded = numbers[..., n:].copy()
-    folded[..., 1:] += numbers[..., :n][..., ::-1]
-    return bounds[n:], folded
-
-
-def density(edges: ArrayLike, counts: ArrayLike) -> Array:
-    r"""Probability density in each bin of a histogram, :math:`p_k = n_k / (N (e_{k+1} - e_k))`.
-
-    Args:
-        edges: of the bins, increasing, ``[n]``.
-        counts: ``[..., n + 1]``, as in a :class:`~lightning_glassy.record.Profile`; N is their sum.
-
-    Returns:
-        ``[..., n - 1]``: what lies beyond the edges counts in N alone.
-    """
-    bounds, numbers = _float64(edges, counts)
-    return _ratio(numbers[..., 1:-1], numbers.sum(axis=-1, keepdims=True) * np.diff(bounds))
-
-
-def barrier_height(losses: ArrayLike) -> Array:
-    r"""Height of the barrier on a line, :math:`\max_\alpha L(\alpha) - \max(L(0), L(1))`; never negative.
-
-    Args:
-        losses: at points along the line, its ends among them, ``[..., n_point]``.
-
-    Returns:
-        ``[...]``; 0 where no point is higher than both ends, as on a convex loss.
-
-    Source: BJ18, who find that no barriers are crossed; the straight line gives an upper bound of the lowest pass.
-
-    Example:
-        >>> float(barrier_height([1.0, 3.0, 0.5]))
-        2.0
-    """
-    (values,) = _float64(losses)
-    with _quiet():
-        return np.asarray(values.max(axis=-1) - np.maximum(values[..., 0], values[..., -1]))
+    with quiet():
+        return ratio(sums, np.sqrt(squares[..., :, None] * squares[..., None, :]))

@@ -24,7 +24,12 @@ def title_of(record: AgingRecord, group: str) -> str:
 
 
 def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figure:
-    """A figure with so many axes side by side, outside pyplot's global state.
+    """Make a figure with axes side by side, outside the global state of pyplot.
+
+    Args:
+        columns: number of axes.
+        width: of each, in inches.
+        height: of the figure, in inches.
 
     Raises:
         ImportError: matplotlib is missing; the message names the extra.
@@ -34,7 +39,7 @@ def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figu
 
     figure = Figure(figsize=(width * columns, height), dpi=110)
     figure.subplots(1, columns)
-    # Fixed margins: to find them out, matplotlib would take three times as long as to draw the curves.
+    # Fixed margins: to find good ones, matplotlib would take three times as long as to draw the curves.
     figure.subplots_adjust(left=0.8 / (width * columns), right=0.985, bottom=0.55 / height, top=1 - 0.35 / height)
     return figure
 

@@ -74,13 +74,11 @@ def _gradient_noise(record: AgingRecord, group: str) -> Figure:
 
 def _displacement_over_noise(record: AgingRecord, group: str) -> Figure:
     from lightning_glassy.analysis import relaxation_curves
-    from lightning_glassy.analysis.curves import OBSERVABLES, Observable
 
     figure = new_figure(2)
-    names: tuple[Observable, Observable] = ("msd", "normalised_msd")
-    for name, axes in zip(names, figure.axes, strict=True):
-        plot_curves(relaxation_curves(record, name, group=group), ax=axes)
-        axes.set_ylabel(OBSERVABLES[name])
+    for name, axes in zip(("msd", "normalised_msd"), figure.axes, strict=True):
+        curves = relaxation_curves(record, name, group=group)
+        plot_curves(curves, ax=axes).set_ylabel(curves.label)
         axes.set_title(title_of(record, group), fontsize=10)
     return figure
 

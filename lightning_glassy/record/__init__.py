@@ -1,13 +1,23 @@
-"""The door between training and analysis: raw two-time moments with labelled axes, in one safe file."""
+"""The door between training and analysis: raw two-time moments with labelled axes, in one safe file.
 
-from lightning_glassy.record.record import (
-    FORMAT,
-    FORMAT_VERSION,
-    MOMENTS,
-    AgingRecord,
-    Profile,
-    RecordError,
-    check_thresholds,
-)
+On the side of the training everything is tensors, ranks and streams. On the side of the analysis everything is NumPy
+arrays. A record stores sums over parameters and never a derived curve, so that an observable can be defined or mended
+after the run. Reading a record needs neither torch nor lightning.
+"""
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "MOMENTS", "AgingRecord", "Profile", "RecordError", "check_thresholds"]
+from lightning_glassy.record.checks import check_thresholds
+from lightning_glassy.record.content import Profile
+from lightning_glassy.record.file import FORMAT, FORMAT_VERSION, RecordError
+from lightning_glassy.record.record import AgingRecord
+from lightning_glassy.record.tables import MOMENTS, MSD_MOMENTS
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MOMENTS",
+    "MSD_MOMENTS",
+    "AgingRecord",
+    "Profile",
+    "RecordError",
+    "check_thresholds",
+]

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: curves that collapse as the exponent is moved."""
+"""A report as one HTML file that needs nothing else. Its curves collapse as the exponent is moved."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import html
 import json
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lightning_glassy.analysis import collapse_quality, relaxation_curves
-from lightning_glassy.analysis.curves import OBSERVABLES
+from lightning_glassy.analysis import AgingExponent, collapse_quality, relaxation_curves
 from lightning_glassy.analysis.plateaus import above_plateaus
+from lightning_glassy.observables import Array, find, unicode_of
 from lightning_glassy.record.text import plain
-
-if TYPE_CHECKING:
-    from lightning_glassy.report.result import Report
+from lightning_glassy.report.findings import Findings
 
 _MUS = np.linspace(-0.5, 2, 126)
 
 
-def page(report: Report) -> str:
-    """The report as an HTML page with plotly.js inside; it loads nothing from anywhere.
+def page(found: Findings) -> str:
+    """Write a report as an HTML page with plotly.js inside. It loads nothing from anywhere.
 
     Raises:
         ImportError: plotly is missing; the message names the extra.
@@ -33,53 +31,38 @@ def page(report: Report) -> str:
         raise ImportError("the interactive report needs plotly: pip install 'lightning-glassy[report]'") from error
     template = (files("lightning_glassy.report") / "report.html").read_text(encoding="utf-8")
     # "<" would let a name in a record end the script.
-    data = json.dumps(_data(report), allow_nan=False).replace("<", "\\u003c")
-    parts = {"title": html.escape(report.title), "plotly": get_plotlyjs(), "data": data}
+    data = json.dumps(_data(found), allow_nan=False).replace("<", "\\u003c")
+    parts = {"title": html.escape(found.title), "plotly": get_plotlyjs(), "data": data}
     return re.sub(r"\{\{(title|plotly|data)\}\}", lambda match: parts[match[1]], template)
 
 
-def _data(report: Report) -> dict[str, Any]:
+def _data(found: Findings) -> dict[str, Any]:
     from plotly.colors import sample_colorscale
 
-    record, fit, judged = report.record, report.exponent, report.verdict
-    curves = relaxation_curves(record, report.observable, group=report.group, eps=report.eps)
-    times = curves.waiting_times
+    record, fit, moving = found.record, found.exponent, found.diffusion
+    times = record.waiting_times
     place = np.log(np.maximum(times, 1)) / max(np.log(max(times.max(), 2)), 1)
     colours = sample_colorscale("Viridis", (0.95 * place / max(place.max(), 1e-9)).tolist())
     first, last = fit.window if fit is not None else (0, int(times[-1]))
-    answers = [[judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else ""), "verdict"]]
-    if judged.phase is not None:
-        answers[0][0] += f": {judged.phase}"
-    if fit is not None:
-        interval = "no interval"
-        if fit.interval is not None:
-            interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
-        answers.append([f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"])
-    if report.diffusion.coefficient is not None:
-        answers.append([f"D = {report.diffusion.coefficient:.3g}", "diffusion at the bottom, per step"])
-    for name, value, form in (
-        ("training loss at the end", judged.train_loss, ".3g"),
-        ("training accuracy at the end", judged.train_accuracy, ".2%"),
-    ):
-        if value is not None:
-            answers.append([format(value, form), name])
-    if report.regimes is not None and report.regimes.bottom_from is not None:
-        answers.append([f"step {report.regimes.bottom_from:,.0f}", "from which on the training loss is at the bottom"])
-    positive = report.diffusion.waiting_times > 0
+    lags, values, label, log = _curves(found)
+    positive = moving.waiting_times > 0
     data: dict[str, Any] = {
-        "title": report.title,
-        "words": str(report),
-        "answers": answers,
-        "label": OBSERVABLES[report.observable],
-        "lags": curves.lags,
+        "title": found.title,
+        "words": str(found),
+        "answers": _answers(found),
+        "label": label,
+        "log": log,
+        "lags": lags,
         "curves": [
             {"waiting_time": t_w, "colour": colour, "values": row, "used": bool(first <= t_w <= last)}
-            for t_w, colour, row in zip(times, colours, curves.mean(), strict=True)
+            for t_w, colour, row in zip(times, colours, values, strict=True)
         ],
         "exponents": {
-            "waiting_times": report.diffusion.waiting_times[positive],
-            "values": report.diffusion.exponents[positive].T,
+            "waiting_times": moving.waiting_times[positive],
+            "lags": moving.lags,
+            "values": moving.exponents[positive].T,
         },
+        "observables": _observables(found),
         "series": [
             {"name": name, "steps": steps, "values": values}
             for name in record.one_time_names
@@ -90,8 +73,9 @@ def _data(report: Report) -> dict[str, Any]:
         "thresholds": None,
     }
     if fit is not None:
+        curves = relaxation_curves(record, found.observable, group=found.group, eps=found.eps)
         used = above_plateaus(curves.between(*fit.window))
-        data |= {"mu": fit.mu, "variable": fit.variable, "thresholds": _thresholds(report)}
+        data |= {"mu": fit.mu, "variable": fit.variable, "thresholds": _thresholds(fit)}
         mus = np.union1d(_MUS, fit.mu)  # with the fitted one, so that page and text have the same S there
         data["scan"] = {"mus": mus} | {
             variable: collapse_quality(used, mus, variable, t0=fit.t0) for variable in ("effective", "plain")
@@ -99,11 +83,66 @@ def _data(report: Report) -> dict[str, Any]:
     return plain(data)  # type: ignore[no-any-return]
 
 
-def _thresholds(report: Report) -> list[dict[str, Any]]:
+def _curves(found: Findings) -> tuple[Any, Array, str, bool]:
+    """Lags, curves, label and whether the axis is logarithmic, of the observable of a report."""
+    if find(found.observable).relaxation is not None:
+        curves = relaxation_curves(found.record, found.observable, group=found.group, eps=found.eps)
+        return curves.lags, curves.mean(), curves.label, True
+    entry = find(found.observable)
+    values = _mean(found, entry.name, found.eps)
+    return found.record.lags, values, f"{entry.title} {unicode_of(entry.symbol)}", entry.log
+
+
+def _mean(found: Findings, name: str, eps: float | None) -> Array:
+    """An observable over the pairs of times, ``[n_tw, n_lag]``; of replicas the mean."""
+    values = found.record.observable(name, found.group, eps=eps)
+    return values if values.ndim == 2 else values.mean(axis=0)
+
+
+def _observables(found: Findings) -> dict[str, Any]:
+    """Every observable that the record has, at each threshold."""
+    entries = [find(name) for name in found.record.available(found.group)]
+    return {
+        "lags": found.record.lags,
+        "curves": [
+            {
+                "title": f"{entry.title} {unicode_of(entry.symbol)}" + ("" if eps is None else f", ε = {eps:.3g}"),
+                "log": entry.log,
+                "values": _mean(found, entry.name, eps),
+            }
+            for entry in entries
+            for eps in (found.record.overlap_thresholds if entry.has_threshold else (None,))
+        ],
+    }
+
+
+def _answers(found: Findings) -> list[list[str]]:
+    """The cards at the top of the page: a value, and its name."""
+    fit, judged = found.exponent, found.verdict
+    answers = [[judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else ""), "verdict"]]
+    if judged.phase is not None:
+        answers[0][0] += f": {judged.phase}"
+    if fit is not None:
+        interval = "no interval"
+        if fit.interval is not None:
+            interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
+        answers.append([f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"])
+    if found.diffusion.coefficient is not None:
+        answers.append([f"D = {found.diffusion.coefficient:.3g}", "diffusion at the bottom, per step"])
+    for name, value, form in (
+        ("training loss at the end", judged.train_loss, ".3g"),
+        ("training accuracy at the end", judged.train_accuracy, ".2%"),
+    ):
+        if value is not None:
+            answers.append([format(value, form), name])
+    if found.regimes is not None and found.regimes.bottom_from is not None:
+        answers.append([f"step {found.regimes.bottom_from:,.0f}", "from which on the training loss is at the bottom"])
+    return answers
+
+
+def _thresholds(fit: AgingExponent) -> list[dict[str, Any]]:
     from plotly.colors import sample_colorscale
 
-    fit = report.exponent
-    assert fit is not None
     if not fit.thresholds:
         return []
     colours = sample_colorscale("Cividis", np.linspace(0, 0.9, len(fit.thresholds)).tolist())

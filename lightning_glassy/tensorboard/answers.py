@@ -5,13 +5,12 @@ Matrices are ``[n_tw][n_lag]``, None where there is nothing; times are in steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import OBSERVABLES, find, unicode_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain
 
@@ -19,23 +18,32 @@ if TYPE_CHECKING:
     from lightning_glassy.analysis import Curves
     from lightning_glassy.analysis.collapse import Variable
 
-# Those that analysis.curves.OBSERVABLES can analyse, and what is no relaxation.
-NO_RELAXATION = ("non_gaussian", "chi4")
-OBSERVABLES = ("msd", "normalised_msd", "decorrelation", "overlap", *NO_RELAXATION)
+
+def observables() -> list[dict[str, Any]]:
+    """Every observable of the registry, as the page shows it.
+
+    ``symbol`` is text with Unicode letters and subscripts after an underscore. ``relaxing`` is the symbol of the
+    quantity that reaches a threshold, None for an observable that does not relax. ``falls`` is true if this quantity is
+    one minus the observable.
+    """
+    return [
+        {
+            "name": entry.name,
+            "title": entry.title[0].upper() + entry.title[1:],
+            "symbol": unicode_of(entry.symbol),
+            "log": entry.log,
+            "has_threshold": entry.has_threshold,
+            "relaxing": None if entry.relaxation is None else unicode_of(entry.relaxation.symbol),
+            "falls": entry.relaxation is not None and entry.relaxation.falls,
+            "band": "one standard error" + ("" if entry.over_replicas else " of the mean over replicas"),
+        }
+        for entry in OBSERVABLES.values()
+    ]
 
 
 def describe(record: AgingRecord) -> dict[str, Any]:
     """What there is to choose from in a record, and how far it has come."""
-    names = ["msd"]
-    if record.meta.get("moments") != "msd":
-        names += ["decorrelation", "non_gaussian"]
-        if (record.n_replica or 0) > 1 and record.overlap_thresholds:
-            names.append("chi4")
-    noise = [
-        group
-        for group in record.groups
-        if ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in record.one_time_names
-    ]
+    there = {name for group in record.groups for name in record.available(group)}
     module = record.meta.get("module")
     waiting_times, lags = record.pairs
     steps = waiting_times + lags
@@ -43,9 +51,8 @@ def describe(record: AgingRecord) -> dict[str, Any]:
         steps = np.concatenate([steps, *(record.one_time(name)[0] for name in record.one_time_names)])
     return {
         "groups": [{"name": group, "n_parameters": n} for group, n in record.n_parameters.items()],
-        "observables": names,
-        "eps": list(record.overlap_thresholds) if record.meta.get("moments") != "msd" else [],
-        "groups_with_noise": noise,
+        "observables": [name for name in OBSERVABLES if name in there],
+        "eps": list(record.overlap_thresholds),
         "series": list(record.one_time_names),
         "n_replica": record.n_replica,
         "n_pairs": len(record),
@@ -56,45 +63,28 @@ def describe(record: AgingRecord) -> dict[str, Any]:
 
 def curves(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
     """The two-time curves, as measured; of replicas their mean, and one standard error of it to either side."""
-    values = _matrix(record, observable, group, eps)
-    positive = record.lags > 0  # what has no place on a logarithmic axis
-    values = values[..., positive]
-    band = None
-    if observable == "chi4":
-        error = record.chi4_error(group, eps=eps)[..., positive]
-        band = {"low": values - error, "high": values + error}
+    entry, positive = find(observable), record.lags > 0  # lag 0 has no place on a logarithmic axis
+    values, error = record.observable(observable, group, eps=eps), None
+    if entry.over_replicas:
+        error = None if entry.error is None else record.standard_error(observable, group, eps=eps)
     elif record.n_replica is not None:
-        mean = values.mean(axis=0)
-        if record.n_replica > 1:
-            error = values.std(axis=0, ddof=1) / np.sqrt(record.n_replica)
-            band = {"low": mean - error, "high": mean + error}
-        values = mean
+        error = values.std(axis=0, ddof=1) / np.sqrt(record.n_replica) if record.n_replica > 1 else None
+        values = values.mean(axis=0)
+    values = values[:, positive]
+    band = None
+    if error is not None:
+        band = {"low": values - error[:, positive], "high": values + error[:, positive]}
     content = {"waiting_times": record.waiting_times, "lags": record.lags[positive], "values": values, "band": band}
     return plain(content)  # type: ignore[no-any-return]
-
-
-def _matrix(record: AgingRecord, observable: str, group: str, eps: float | None) -> Array:
-    """One observable as the record gives it, ``[(n_replica,) n_tw, n_lag]``."""
-    if observable not in ("overlap", "chi4") and eps is not None:
-        raise ValueError(f"eps={eps} belongs to the overlap, not to observable={observable!r}")
-    ways: dict[str, Callable[[], Array]] = {
-        "msd": lambda: record.msd(group),
-        "normalised_msd": lambda: record.msd(group, normalise="noise"),
-        "decorrelation": lambda: record.decorrelation(group),
-        "overlap": lambda: record.overlap(eps, group),
-        "non_gaussian": lambda: record.non_gaussian(group),
-        "chi4": lambda: record.chi4(group, eps=eps),
-    }
-    return ways[observable]()
 
 
 def fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
     """The exponent, the verdict and the doubts: the report of ``lightning-glassy report``, as values and as text."""
     from lightning_glassy.report import report
 
-    if observable in NO_RELAXATION:
+    if find(observable).relaxation is None:
         return {"aging_exponent": None, "why_no_exponent": f"{observable} is no relaxation", "text": ""}
-    found = report(record, observable=observable, group=group, eps=eps)  # type: ignore[arg-type]
+    found = report(record, observable=observable, group=group, eps=eps)
     content = found.to_dict()
     variable = None if found.exponent is None else found.exponent.variable
     return {key: content[key] for key in ("aging_exponent", "why_no_exponent", "verdict")} | {
@@ -122,7 +112,7 @@ def window(record: AgingRecord, observable: str, group: str, eps: float | None) 
     from lightning_glassy.analysis.exponents import windowed
     from lightning_glassy.analysis.plateaus import above_plateaus
 
-    whole = relaxation_curves(record, observable, group=group, eps=eps)  # type: ignore[arg-type]
+    whole = relaxation_curves(record, observable, group=group, eps=eps)
     try:
         used = windowed(whole, None)
     except NotEnoughDataError:

@@ -1,88 +1,99 @@
-"""A record in parts, as it grows: what the TensorBoard sink writes, and the tab puts together again.
+"""A record in parts, as it grows: the TensorBoard sink writes them, and the tab puts them together again.
 
-A part is one line of JSON and the raw numbers after it, little-endian. The line says how many rows there are and how
-many values of each one-time series; in the first part, and whenever it has changed, also what the record is of::
+A part is one line of JSON and the raw numbers after it, little-endian. The line says how many rows of each table
+follow. The first part has the header of the record, and so has each part after a change of it::
 
-    {"rows": 2, "one_time": {"learning_rate": 1}, "header": {...}}
-    waiting times and lags, int64 [2, 2]; moments, float64 [2, (n_replica,) n_group, n_moment];
-    then of each series its steps, int64 [1], and values, float64 [1]
+    {"rows": 2, "one_time": {"learning_rate": 1}, "between": {}, "profiles": {"displacement": [1, 122, 123]},
+     "header": {...}}
+    keys of the moments, int64 [2, 2]; moments, float64 [2, (n_replica,) n_group, n_moment];
+    then for each series its steps, int64 [1], and values, float64 [1];
+    for each table between replicas its steps, and values, float64 [n, n_replica, n_replica];
+    for each profile its keys, int64 [1, 2], its grid, float64 [122], and values, float64 [1, 123]
 
-No part repeats the rows of another one, so that a run of any length writes little more than its record.
+A profile has three numbers: rows, points of the grid (0 if an earlier part has it), and values of a row. No part
+repeats the rows of another one, so that a run of any length writes little more than its record. Parts of format 1 had
+neither ``between`` nor ``profiles``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightning_glassy.record import FORMAT, FORMAT_VERSION, AgingRecord, RecordError
+from lightning_glassy.observables import Array
+from lightning_glassy.record import AgingRecord, RecordError
+from lightning_glassy.record.file import Part, opened
+from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, Key, TableName
 
 LARGEST_PLANE = 4_000_000
-"""Most cells of the two-time plane (replicas x waiting times x lags) that are put together: a crafted file of many
+"""Most cells of the two-time plane (replicas x waiting times x lags) that are put together. A crafted file of many
 rows, no two of which share a time, would otherwise ask for the square of its size."""
+
+_NAMED = ("one_time", "between", "profiles")
 
 
 @dataclass(frozen=True)
 class Written:
-    """What of a record is in its parts so far."""
+    """What of a record is in its parts so far: the header as text, and the rows of each table by key."""
 
-    pairs: frozenset[tuple[int, int]] = frozenset()
-    series: dict[str, dict[int, float]] = field(default_factory=dict)
     header: str = ""
+    rows: dict[TableName, dict[Key, Array]] = field(default_factory=dict)
 
 
-def next_part(record: AgingRecord, written: Written) -> tuple[bytes | None, Written]:
-    """What is in a record and not yet written, and what is written after it; None if there is nothing new."""
-    waiting_times, lags = record.pairs
-    pairs = list(zip(waiting_times.tolist(), lags.tolist(), strict=True))
-    new = np.array([pair not in written.pairs for pair in pairs], dtype=bool)
-    moments = record.moments if record.n_replica is None else np.moveaxis(record.moments, 0, 1)
-    blocks = [np.stack([waiting_times, lags], axis=1)[new].astype("<i8"), moments[new].astype("<f8")]
-    series = {name: dict(zip(*(part.tolist() for part in record.one_time(name)), strict=True))
-              for name in record.one_time_names}  # fmt: skip
-    counts = {}
-    for name, values in series.items():
-        before = written.series.get(name, {})
-        points = [(step, value) for step, value in values.items() if not _same(before.get(step), value)]
-        if points:
-            counts[name] = len(points)
-            blocks += [
-                np.array([step for step, _ in points], dtype="<i8"),
-                np.array([v for _, v in points], dtype="<f8"),
-            ]
-    header = json.dumps(_header(record))
-    line: dict[str, Any] = {"rows": int(new.sum()), "one_time": counts}
+def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] = ()) -> tuple[bytes | None, Written]:
+    """Write the rows of a record that are not yet in its parts; None if there are none.
+
+    Args:
+        record: as it is now.
+        written: what its parts hold.
+        left_out: kinds of tables that are not written.
+
+    Returns:
+        The part, and what is written after it.
+    """
+    line: dict[str, Any] = {"rows": 0, **{kind: {} for kind in _NAMED}}
+    blocks: list[NDArray[Any]] = []
+    after: dict[TableName, dict[Key, Array]] = {}
+    # In the order of the kinds, which is the order of the numbers.
+    for name, table in sorted(record.tables.items(), key=lambda item: list(KINDS).index(item[0].kind)):
+        if name.kind in left_out:
+            continue
+        before, keys = written.rows.get(name, {}), [tuple(key) for key in table.keys.tolist()]
+        after[name] = {key: table[key] for key in keys}
+        new = [key for key in keys if key not in before or not _same(before[key], table[key])]
+        if not new:
+            continue
+        part = table.only(new)
+        blocks += [part.keys.astype("<i8"), part.values.astype("<f8")]
+        if name == MOMENTS_TABLE:
+            line["rows"] = len(new)
+        elif table.grid is None:
+            line[name.kind][name.name] = len(new)
+        else:
+            grid = np.zeros(0) if before else table.grid
+            blocks.insert(-1, grid.astype("<f8"))
+            line[name.kind][name.name] = [len(new), len(grid), *table.shape]
+    header = json.dumps(record.header())
     if header != written.header:
         line["header"] = json.loads(header)
-    elif not new.any() and not counts:
+    elif not blocks:
         return None, written
     content = b"\n".join([json.dumps(line).encode(), b"".join(block.tobytes() for block in blocks)])
-    return content, Written(frozenset(pairs), series, header)
+    return content, Written(header, after)
 
 
-def _same(before: float | None, value: float) -> bool:
-    return before is not None and (before == value or (math.isnan(before) and math.isnan(value)))
-
-
-def _header(record: AgingRecord) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "n_parameters": record.n_parameters,
-        "n_sampled": record.n_sampled,
-        "overlap_thresholds": list(record.overlap_thresholds),
-        "n_replica": record.n_replica,
-        "meta": record.meta,
-    }
+def _same(before: Array, now: Array) -> bool:
+    return before is now or np.array_equal(before, now, equal_nan=True)
 
 
 def assemble(parts: Iterable[bytes]) -> AgingRecord:
-    """The record whose parts, in the order in which they were written, these are.
+    """Put a record together from its parts, in the order in which they were written.
 
     The parts are not trusted: nothing is executed, or allocated because a part says so.
 
@@ -100,7 +111,10 @@ def assemble(parts: Iterable[bytes]) -> AgingRecord:
 def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
     line, _, numbers = part.partition(b"\n")
     head = json.loads(line)
-    counts = [head["rows"], *head["one_time"].values()]
+    counts = [head["rows"]]
+    for kind in _NAMED:
+        for entry in head.get(kind, {}).values():
+            counts += entry if kind == "profiles" else [entry]
     if not all(type(count) is int and 0 <= count <= len(numbers) for count in counts):
         raise RecordError("a part promises more rows than it has bytes")
     return head, numbers
@@ -110,42 +124,46 @@ def _assembled(parts: list[tuple[dict[str, Any], bytes]]) -> AgingRecord:
     headers = [head["header"] for head, _ in parts if "header" in head]
     if not parts or "header" not in parts[0][0]:
         raise RecordError("its first part is missing")
-    header = headers[-1]
-    if header["format"] != FORMAT or type(header["version"]) is not int:
-        raise RecordError("not a lightning_glassy record: its header says something else")
-    if header["version"] > FORMAT_VERSION:
-        raise RecordError(
-            f"written in format {header['version']}, this version of lightning_glassy reads up to {FORMAT_VERSION}: "
-            "upgrade lightning_glassy"
-        )
-    record = AgingRecord(
-        header["n_parameters"],
-        n_sampled=header["n_sampled"],
-        overlap_thresholds=header["overlap_thresholds"],
-        meta=header["meta"],
-        n_replica=header["n_replica"],
-    )
+    header = opened(headers[-1])
+    record = AgingRecord.from_header(header)
+    grids: dict[TableName, Array] = {}
     for head, numbers in parts:
-        _append(record, head, numbers)
+        for part in _tables(head, numbers, record, grids):
+            record.extend(part, replace=part.table != MOMENTS_TABLE)
     n_cells = (record.n_replica or 1) * len(record.waiting_times) * len(record.lags)
     if n_cells > LARGEST_PLANE:
         raise RecordError(f"its two-time plane has {n_cells:,} cells; up to {LARGEST_PLANE:,} are shown")
-    return record
+    return record.upgraded(header["version"])
 
 
-def _append(record: AgingRecord, head: dict[str, Any], numbers: bytes) -> None:
-    rows, shape = head["rows"], record.row_shape
-    sizes = [2 * rows, rows * math.prod(shape), *(n for n in head["one_time"].values() for _ in "sv")]
-    if 8 * sum(sizes) != len(numbers):
-        raise RecordError(f"a part has {len(numbers):,} bytes of numbers where {8 * sum(sizes):,} are promised")
-    blocks, at = [], 0
-    for i, size in enumerate(sizes):
-        # Times and steps are integers, what was measured is not: they alternate.
-        blocks.append(np.frombuffer(numbers, dtype="<f8" if i % 2 else "<i8", count=size, offset=at))
-        at += 8 * size
-    times, moments = blocks[0].reshape(rows, 2).tolist(), blocks[1].reshape(rows, *shape)
-    for (waiting_time, lag), row in zip(times, moments, strict=True):
-        record.append(waiting_time, lag, row)
-    for name, steps, values in zip(head["one_time"], blocks[2::2], blocks[3::2], strict=True):
-        for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-            record.append_one_time(name, step, value)
+def _tables(head: dict[str, Any], numbers: bytes, record: AgingRecord, grids: dict[TableName, Array]) -> Iterator[Part]:
+    """The rows of each table in a part.
+
+    Args:
+        head: its first line.
+        numbers: the rest.
+        record: whose rows have this shape.
+        grids: of the profiles so far, which is added to.
+    """
+    shapes: list[tuple[TableName, int, int, tuple[int, ...]]] = [(MOMENTS_TABLE, head["rows"], 0, record.row_shape)]
+    shapes += [(TableName("one_time", name), n, 0, ()) for name, n in head["one_time"].items()]
+    between = (record.n_replica or 1,) * 2
+    shapes += [(TableName("between", name), n, 0, between) for name, n in head.get("between", {}).items()]
+    for name, (n, n_point, n_value) in head.get("profiles", {}).items():
+        shapes.append((TableName("profiles", name), n, n_point, (n_value,)))
+    size = sum(n * (len(KINDS[name.kind]) + math.prod(shape)) + n_point for name, n, n_point, shape in shapes)
+    if 8 * size != len(numbers):
+        raise RecordError(f"a part has {len(numbers):,} bytes of numbers where {8 * size:,} are promised")
+    at = 0
+
+    def take(dtype: str, *shape: int) -> NDArray[Any]:
+        nonlocal at
+        found = np.frombuffer(numbers, dtype=dtype, count=math.prod(shape), offset=at).reshape(shape)
+        at += found.nbytes
+        return found.astype(dtype[1:])
+
+    for name, n, n_point, shape in shapes:
+        keys = take("<i8", n, len(KINDS[name.kind]))
+        if name.kind == "profiles" and n_point:
+            grids[name] = take("<f8", n_point)
+        yield Part(name, keys, take("<f8", n, *shape), grids.get(name))

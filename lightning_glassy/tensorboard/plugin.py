@@ -20,6 +20,7 @@ from tensorboard.plugin_util import context, experiment_id
 from tensorboard.plugins import base_plugin
 from werkzeug.wrappers import Request
 
+from lightning_glassy.observables import OBSERVABLES, find
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.tensorboard import answers
 from lightning_glassy.tensorboard.events import PLUGIN_NAME
@@ -42,17 +43,18 @@ class QuestionError(ValueError):
 class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     """Shows the aging curves of the runs in a log directory.
 
-    ===============  ====================================================================================
-    path             what it answers (JSON; 400 with ``{"error": sentence}`` for what cannot be answered)
-    ===============  ====================================================================================
-    ``/runs``        every record: its groups, observables, one-time series, how far it has come
-    ``/curves``      two-time curves of an observable, for runs and groups
-    ``/fits``        aging exponent, verdict and doubts, as ``lightning-glassy report`` gives them
-    ``/collapse``    where each point goes when the lag is scaled with mu, and the quality S
-    ``/crossings``   lag to a threshold, and its slope
-    ``/exponents``   local exponent of the displacement
-    ``/series``      one-time series
-    ===============  ====================================================================================
+    ================  ===================================================================================
+    path              what it answers (JSON; 400 with ``{"error": sentence}`` for what cannot be answered)
+    ================  ===================================================================================
+    ``/observables``  every observable of the registry: its name, title, symbol, axis, and how it relaxes
+    ``/runs``         every record: its groups, observables, one-time series, how far it has come
+    ``/curves``       two-time curves of an observable, for runs and groups
+    ``/fits``         aging exponent, verdict and doubts, as ``lightning-glassy report`` gives them
+    ``/collapse``     where each point goes when the lag is scaled with mu, and the quality S
+    ``/crossings``    lag to a threshold, and its slope
+    ``/exponents``    local exponent of the displacement
+    ``/series``       one-time series
+    ================  ===================================================================================
 
     Args:
         context: what TensorBoard gives its plugins; its data provider is all that is read from.
@@ -79,6 +81,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         apps = {f"/{name}": _file(name, (static / name).read_bytes()) for name in names}
         apps["/plotly.min.js"] = _plotly
         questions: dict[str, Answer] = {
+            "/observables": self._observables,
             "/runs": self._all_runs,
             "/curves": self._curves,
             "/fits": self._fits,
@@ -90,6 +93,10 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return apps | {path: _json(answer) for path, answer in questions.items()}
 
     # ------------------------------------------------------------------ answers
+
+    def _observables(self, request: Request) -> dict[str, Any]:
+        _check_names(request, ())
+        return {"observables": answers.observables()}
 
     def _all_runs(self, request: Request) -> dict[str, Any]:
         _check_names(request, ())
@@ -124,7 +131,8 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             raise QuestionError(f"mu={mu} must be between {_MU[0]:g} and {_MU[1]:g}")
 
         def answer(run: Run, group: str) -> dict[str, Any]:
-            window = None if observable in answers.NO_RELAXATION else _window(run, observable, group, eps)
+            relaxes = find(observable).relaxation is not None
+            window = _window(run, observable, group, eps) if relaxes else None
             return answers.scaled(_record(run), window, mu, variable)  # type: ignore[arg-type]
 
         return self._each(request, answer)
@@ -133,7 +141,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         _check_names(request, (*_CHOICE, "threshold"))
         observable, eps = _observable(request)
         threshold = _number(request, "threshold")
-        if observable in answers.NO_RELAXATION:
+        if find(observable).relaxation is None:
             raise QuestionError(f"observable={observable} is no relaxation: it has no lag to a threshold")
         if not threshold > 0:
             raise QuestionError(f"threshold={threshold} must be positive")
@@ -238,10 +246,10 @@ def _number(request: Request, name: str) -> float:
 
 
 def _observable(request: Request) -> tuple[str, float | None]:
-    observable = _one(request, "observable", answers.OBSERVABLES)
+    observable = _one(request, "observable", list(OBSERVABLES))
     if "eps" not in request.args:
         return observable, None
-    if observable not in ("overlap", "chi4"):
+    if not find(observable).has_threshold:
         raise QuestionError(f"eps belongs to the overlap, not to observable={observable}")
     return observable, _number(request, "eps")
 

@@ -1,8 +1,8 @@
 // What is drawn: traces and axes from the plugin's answers. No number is computed here.
 
-import {escaped, integer} from "./dom.js";
+import {escaped, integer, markup} from "./dom.js";
 import {accent, axis, faint, layout, muted, runColour, timeColour} from "./look.js";
-import {label, model, observable} from "./model.js";
+import {label, model, observable, relaxing} from "./model.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
 const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
@@ -105,12 +105,10 @@ function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
 }
 
 export function drawCurves(element, series, view, onThreshold) {
-  const x = axis(X_TITLES[view.x], true), y = axis(observable().axis, view.log);
+  const x = axis(X_TITLES[view.x], true), y = axis(markup(observable().symbol), view.log);
   const xOf = view.x === "lag" ? (one, i, j) => one.lags[j] : (one, i, j) => (one.places ? one.places[i][j] : null);
   const list = view.side ? series.map((one) => [one]) : [series];
-  // Of the overlap it is 1 - Q that reaches the threshold.
-  const overlap = model.state.observable === "overlap";
-  const drawn = overlap && view.threshold !== null ? 1 - view.threshold : view.threshold;
+  const drawn = view.threshold === null ? null : relaxing(view.threshold);
   const shapes = (xref, yref) => (drawn === null ? [] : [levelAt(drawn, xref, yref, {width: 1.5, dash: "dash"})]);
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
     x, y, height: sizeOf(element).phone ? 330 : 440, shapes,
@@ -126,7 +124,7 @@ export function drawCurves(element, series, view, onThreshold) {
       if (moved) element.glassyThreshold(moved[1]);
     });
   }
-  element.glassyThreshold = (value) => onThreshold(overlap ? 1 - value : value);
+  element.glassyThreshold = (value) => onThreshold(relaxing(value));
 }
 
 export function drawCrossings(element, series) {

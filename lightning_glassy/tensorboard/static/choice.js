@@ -2,7 +2,7 @@
 
 import {h, integer, segments, short, swatch} from "./dom.js";
 import {runColour} from "./look.js";
-import {chosenGroups, chosenRuns, groupsOf, hasEps, layoutShown, model, OBSERVABLES, runIndex} from "./model.js";
+import {chosenGroups, chosenRuns, groupsOf, hasEps, layoutShown, model, runIndex} from "./model.js";
 
 const MANY_RUNS = 8; // from here on they are searched
 
@@ -33,14 +33,10 @@ export class Choice {
 
   observable() {
     const runs = chosenRuns(), {state} = model;
-    const there = Object.keys(OBSERVABLES).filter((key) => {
-      if (key === "normalised_msd") return runs.some((run) => run.groups_with_noise.length);
-      if (key === "overlap") return runs.some((run) => run.eps.length);
-      return key === "msd" || runs.some((run) => run.observables.includes(key));
-    });
-    if (runs.length && !there.includes(state.observable)) state.observable = "msd";
+    const there = Object.keys(model.observables).filter((key) => runs.some((run) => run.observables.includes(key)));
+    if (there.length && !there.includes(state.observable)) [state.observable] = there;
     const eps = [...new Set(runs.flatMap((run) => run.eps))].sort((a, b) => a - b);
-    const options = there.map((key) => h("option", {value: key, selected: key === state.observable}, OBSERVABLES[key].name));
+    const options = there.map((key) => h("option", {value: key, selected: key === state.observable}, model.observables[key].title));
     return this.part("Observable",
       h("select", {
         ariaLabel: "Observable", "data-key": "observable",

@@ -20,18 +20,25 @@ export function segments(name, options, value, pick, title) {
     h("span", {}, text))));
 }
 
-// <var>t</var><sub>w</sub> from "t_w": the mathematics of this page, nobody's names.
-export function math(text) {
+// Symbols such as "Q_ε(t_w, t_w+t)": letters are in italics, and what follows an underscore or a caret is lower or higher.
+// The parts are pairs of a tag, or null, and a text.
+function symbols(text) {
   const parts = [];
-  for (const [, sign, letters, rest] of text.matchAll(/([_^]?)(?:([A-Za-zα-ωΑ-Ω*ε]+)|([^A-Za-zα-ωΑ-Ω*ε_^]+))/g)) {
-    const tag = sign === "_" ? "sub" : sign === "^" ? "sup" : "var";
-    parts.push(letters ? h(tag, {}, letters) : rest);
+  for (const [, sign, raised, letters, rest] of text.matchAll(/([_^])([A-Za-zα-ωΑ-Ω0-9]+)|([A-Za-zα-ωΑ-Ω*]+)|([^A-Za-zα-ωΑ-Ω*_^]+)/g)) {
+    if (sign) parts.push([sign === "_" ? "sub" : "sup", raised]);
+    else parts.push(letters && letters !== "ln" ? ["i", letters] : [null, letters ?? rest]);
   }
   return parts;
 }
 
+// <var>t</var><sub>w</sub> from "t_w": the mathematics of this page, nobody's names.
+export const math = (text) => symbols(text).map(([tag, part]) => (tag ? h(tag === "i" ? "var" : tag, {}, part) : part));
+
 // For plotly, which has a markup of its own: what is not meant as such is spelled out.
 export const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+// Symbols in plotly's markup.
+export const markup = (text) => symbols(text).map(([tag, part]) => (tag ? `<${tag}>${part}</${tag}>` : escaped(part))).join("");
 
 const told = (number, text) => (number === null || number === undefined ? "–" : text(number).replace("-", "−"));
 export const integer = (number) => Math.round(number).toLocaleString("en-US");

@@ -52,7 +52,7 @@ export function frame(sidebar, act) {
     else event.target.value = threshold() ?? "";
   }});
 
-  const curvesTitle = () => `${observable().name}${model.state.x === "lag" ? "" : " collapse"}`;
+  const curvesTitle = () => `${observable().title}${model.state.x === "lag" ? "" : " collapse"}`;
   const curves = card($.title, "curves", [...pictures($.curves, curvesTitle), numbers(() => saveCurves(curvesTitle()))],
     $.formula,
     h("div", {className: "bar"}, h("span", {className: "against"}, "against"), $.axes,
@@ -91,7 +91,7 @@ export function placeThreshold($, value) {
     $.threshold.value = high > low ? (STEPS * Math.log(value / low)) / Math.log(high / low) : STEPS / 2;
   }
   if (document.activeElement !== $.thresholdNumber) $.thresholdNumber.value = value ?? "";
-  $.thresholdOf.replaceChildren(...math(observable().relaxing));
+  $.thresholdOf.replaceChildren("of ", ...math(observable().relaxing));
 }
 
 export function nothing(hasRuns) {

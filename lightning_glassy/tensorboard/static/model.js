@@ -5,40 +5,15 @@ import {initial} from "./state.js";
 const SHOWN_AT_FIRST = 20; // runs; more are there to be chosen
 const SIDE_BY_SIDE = 6; // series up to which they are drawn so, unless something else is chosen
 
-// A series is the answer to one question about one run and one group; a fit is found by the key of its series.
-export const model = {state: initial(), runs: [], series: [], fits: new Map(), charts: true};
+// A series is the answer to one question about one run and one group; a fit is found by the key of its series. The server
+// says which observables there are, and how each is shown.
+export const model = {state: initial(), observables: {}, runs: [], series: [], fits: new Map(), charts: true};
 
-// `relaxing` is what reaches the threshold, where it is not what is drawn.
-export const OBSERVABLES = {
-  msd: {
-    name: "Mean squared displacement", formula: "Δ(t_w, t_w + t)", log: true, relaxes: true, relaxing: "",
-    axis: "Δ(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
-  },
-  normalised_msd: {
-    name: "Displacement over the noise", formula: "Δ(t_w, t_w + t) / D(t_w)", log: true, relaxes: true,
-    relaxing: "= Δ / D", axis: "Δ / <i>D</i>(<i>t</i><sub>w</sub>)",
-  },
-  decorrelation: {
-    name: "Decorrelation", formula: "1 − C(t_w, t_w + t)", log: true, relaxes: true, relaxing: "= 1 − C",
-    axis: "1 − <i>C</i>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
-  },
-  overlap: {
-    name: "Overlap", formula: "Q_ε(t_w, t_w + t)", log: false, relaxes: true, relaxing: "= 1 − Q_ε",
-    axis: "<i>Q</i><sub>ε</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
-  },
-  non_gaussian: {
-    name: "Non-Gaussian parameter", formula: "α₂(t_w, t_w + t)", log: false, relaxes: false, relaxing: "",
-    axis: "α<sub>2</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
-  },
-  chi4: {
-    name: "Susceptibility of replicas", formula: "χ₄ = N Var(Q_ε)", log: false, relaxes: false, relaxing: "",
-    axis: "χ<sub>4</sub>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub> + <i>t</i>)",
-  },
-};
-
-// What is made of coordinates that moved by at most ε.
-export const hasEps = () => ["overlap", "chi4"].includes(model.state.observable);
-export const observable = () => OBSERVABLES[model.state.observable];
+export const observable = () => model.observables[model.state.observable];
+export const hasEps = () => observable().has_threshold;
+export const relaxes = () => observable().relaxing !== null;
+// What reaches a threshold, from what is drawn and back: one minus it, or the same.
+export const relaxing = (value) => (observable().falls ? 1 - value : value);
 export const keyOf = (one) => JSON.stringify([one.run, one.group]);
 export const label = (one) => (one.group === undefined || one.group === "all" ? one.run : `${one.run} · ${one.group}`);
 export const runIndex = (name) => Math.max(model.runs.findIndex((run) => run.name === name), 0);
@@ -107,7 +82,7 @@ export const fittedVariable = () => firstFit()?.variable ?? "effective";
 
 // Until one is chosen, the threshold amid those that the fits have looked at.
 export function threshold() {
-  if (!observable().relaxes) return null;
+  if (!relaxes()) return null;
   if (model.state.threshold !== null) return model.state.threshold;
   const middles = [...model.fits.values()].map((fit) => fit.aging_exponent?.thresholds ?? []).filter((all) => all.length)
     .map((all) => Math.log(all[Math.floor(all.length / 2)].crossings.threshold));
@@ -118,6 +93,6 @@ export function threshold() {
 // From the smallest to the largest value that a threshold can have.
 export function thresholdRange() {
   const values = model.series.flatMap((one) => one.values.flat()).filter((value) => value !== null)
-    .map((value) => (model.state.observable === "overlap" ? 1 - value : value)).filter((value) => value > 0);
+    .map(relaxing).filter((value) => value > 0);
   return values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [1e-3, 1];
 }

@@ -10,7 +10,7 @@ import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "
 import {runColour, timeColour} from "./look.js";
 import {
   choice, chosenGroups, chosenRuns, commonEps, fitOf, fittedVariable, hasEps, keyOf, label, model, mu, observable,
-  ofObservable, ofWhat, runIndex, seriesIndex, threshold, together, versionOf, view,
+  ofObservable, ofWhat, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
 } from "./model.js";
 import {fromAddress, toAddress} from "./state.js";
 
@@ -124,7 +124,7 @@ async function exponents() {
 
 const crossings = latest(async () => {
   const {series} = model, aim = threshold();
-  $.crossingCard.hidden = !observable().relaxes || !series.length;
+  $.crossingCard.hidden = !relaxes() || !series.length;
   if ($.crossingCard.hidden) return;
   placeThreshold($, aim);
   await show();
@@ -211,14 +211,13 @@ const moveThreshold = (value) => change({threshold: value}, crossings);
 
 function drawTitle() {
   const {state, series} = model, what = observable();
-  $.title.textContent = what.name;
+  $.title.textContent = what.title;
   const times = series.flatMap((one) => one.waiting_times.filter((_, i) => one.places?.[i].some((x) => x !== null)));
   const range = (pick) => integer(times.reduce((a, b) => pick(a, b)));
-  $.formula.replaceChildren(...math(what.formula), hasEps() ? `, ε = ${short(state.eps)}` : "",
+  $.formula.replaceChildren(...math(what.symbol), hasEps() ? `, ε = ${short(state.eps)}` : "",
     ", one curve per waiting time ", ...math("t_w"),
     state.x !== "lag" && times.length ? ` = ${range(Math.min)} … ${range(Math.max)}` : "",
-    !series.some((one) => one.band) ? "" : state.observable === "chi4" ? "; the bands are one standard error"
-      : "; the bands are one standard error of the mean over replicas");
+    series.some((one) => one.band) ? `; the bands are ${what.band}` : "");
   for (const input of $.axes.querySelectorAll("input")) input.checked = input.value === state.x;
 }
 
@@ -268,7 +267,7 @@ function drawLegend() {
 }
 
 function drawFits() {
-  $.fitCard.hidden = !observable().relaxes || !model.series.length;
+  $.fitCard.hidden = !relaxes() || !model.series.length;
   if ($.fitCard.hidden) return;
   $.fits.replaceChildren(fitTable(moveMu));
   const open = [...$.words.querySelectorAll("details[open]")].map((one) => one.dataset.key);
@@ -288,13 +287,15 @@ function redraw() {
 
 export async function start(root, charts) {
   performance.mark("glassy-loaded");
-  Object.assign(model, {charts, state: fromAddress(readAddress())});
+  const {observables} = await ask("observables"), there = () => Object.keys(model.observables);
+  model.observables = Object.fromEntries(observables.map((one) => [one.name, one]));
+  Object.assign(model, {charts, state: fromAddress(readAddress(), there())});
   sidebar = new Choice(choose);
   $ = frame(sidebar.element, {moveMu, moveThreshold, chooseAxis: (x) => change({x}, collapse)});
   watchTheme(redraw);
   root.replaceChildren($.page);
   watchAddress(() => {
-    const next = fromAddress(readAddress());
+    const next = fromAddress(readAddress(), there());
     if (JSON.stringify(toAddress(next)) !== JSON.stringify(toAddress(model.state))) choose(next);
   });
   watchReload(() => refreshRuns(false));

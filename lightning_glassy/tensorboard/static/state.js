@@ -2,7 +2,6 @@
 
 const TEXT = {observable: "msd", x: "lag", layout: "auto", colour: "auto"};
 const ALLOWED = {
-  observable: ["msd", "normalised_msd", "decorrelation", "overlap", "non_gaussian", "chi4"],
   x: ["lag", "plain", "effective"], layout: ["auto", "side", "over", "together"], colour: ["auto", "time", "run"],
 };
 const NUMBERS = ["mu", "threshold", "eps"];
@@ -10,9 +9,9 @@ const NUMBERS = ["mu", "threshold", "eps"];
 export const initial = () => ({...TEXT, mu: null, threshold: null, eps: null, runs: null, groups: ["all"], hidden: []});
 
 // Whatever the address holds, the state is one that can be shown: what is not understood is left out.
-export function fromAddress(values) {
-  const state = initial();
-  for (const key of Object.keys(TEXT)) if (ALLOWED[key].includes(values[key])) state[key] = values[key];
+export function fromAddress(values, observables) {
+  const state = initial(), allowed = {...ALLOWED, observable: observables};
+  for (const key of Object.keys(TEXT)) if (allowed[key].includes(values[key])) state[key] = values[key];
   for (const key of NUMBERS) {
     const number = Number(values[key]);
     if (values[key] && Number.isFinite(number) && (key === "mu" || number > 0)) state[key] = number;

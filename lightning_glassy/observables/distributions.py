@@ -1,0 +1,115 @@
+"""Histograms, thresholds and barriers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lightning_glassy.observables.arrays import Array, float64, quiet, ratio
+
+
+def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
+    r"""The thresholds :math:`\epsilon` used when none are given: about a hundredth and a tenth of the weights' spread.
+
+    Rounded to 1, 2 or 5 times a power of ten, so that similar networks are measured alike. WJ24 uses the standard
+    deviation over 100 ... 700. Weights that all start equal have no spread: 1 is used then.
+
+    Example:
+        >>> default_overlap_thresholds(0.058)
+        (0.0005, 0.005)
+    """
+    spread = standard_deviation if 0 < standard_deviation < math.inf else 1.0
+    decade = math.floor(math.log10(spread))
+    mantissa = min((1, 2, 5, 10), key=lambda m: abs(math.log10(m) - (math.log10(spread) - decade)))
+    # Read from a decimal text: 5 * 10**-4 would print as 0.0005, but 2 * 10**-5 as 2.0000000000000002e-05.
+    return (float(f"{mantissa}e{decade - 2}"), float(f"{mantissa}e{decade - 1}"))
+
+
+def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) -> Array:
+    r"""What a histogram of centred Gaussian numbers has: the exact probability of each bin, and of what lies beyond.
+
+    :math:`P_k = \Phi(e_{k+1}/\sigma) - \Phi(e_k/\sigma)`, with the digits of far tails. Displacements over
+    :math:`\sqrt\Delta` would be so distributed, with :math:`\sigma = 1`, if weights moved like free random walkers; the
+    self van Hove function of a glass has wider tails.
+
+    Args:
+        edges: of the bins, increasing, ``[n]``.
+        standard_deviation: :math:`\sigma`.
+
+    Returns:
+        ``[n + 1]``, in the order of the counts of a :class:`~lightning_glassy.record.Profile`; the sum is 1.
+
+    Example:
+        >>> gaussian_probabilities([-1.0, 0.0, 1.0]).round(4).tolist()
+        [0.1587, 0.3413, 0.3413, 0.1587]
+    """
+    (bounds,) = float64(edges)
+    scaled = np.concatenate([[-np.inf], bounds / (standard_deviation * math.sqrt(2)), [np.inf]])
+    center, above = (np.array([f(x) for x in scaled]) / 2 for f in (math.erf, math.erfc))
+    below = np.array([math.erfc(-x) for x in scaled]) / 2
+    # Of three differences, which are equal, the one that does not cancel.
+    tails = np.where(scaled[:-1] > 0.5, above[:-1] - above[1:], below[1:] - below[:-1])
+    return np.where((scaled[:-1] <= 0.5) & (scaled[1:] >= -0.5), np.diff(center), tails)
+
+
+def fold(edges: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
+    r"""The histogram of :math:`|x|` from that of x, whose bins lie symmetrically about 0.
+
+    Args:
+        edges: of the bins, an even number of them, increasing, ``[2 n]``.
+        counts: ``[..., 2 n + 1]``, as in a :class:`~lightning_glassy.record.Profile`; or probabilities of the bins.
+
+    Returns:
+        The positive edges ``[n]``, and the counts ``[..., n + 1]``; the first one is that of x between the two edges
+        next to 0.
+
+    Raises:
+        ValueError: bins that are not symmetric, or another number of counts.
+
+    Example:
+        >>> fold([-1.0, 1.0], [2, 5, 1])[1].tolist()
+        [5.0, 3.0]
+    """
+    bounds, numbers = float64(edges, counts)
+    n = len(bounds) // 2
+    if len(bounds) % 2 or not np.array_equal(bounds, -bounds[::-1]) or numbers.shape[-1] != 2 * n + 1:
+        raise ValueError(f"{bounds.shape} edges and {numbers.shape} counts are no histogram that is symmetric about 0")
+    folded = numbers[..., n:].copy()
+    folded[..., 1:] += numbers[..., :n][..., ::-1]
+    return bounds[n:], folded
+
+
+def density(edges: ArrayLike, counts: ArrayLike) -> Array:
+    r"""Probability density in each bin of a histogram, :math:`p_k = n_k / (N (e_{k+1} - e_k))`.
+
+    Args:
+        edges: of the bins, increasing, ``[n]``.
+        counts: ``[..., n + 1]``, as in a :class:`~lightning_glassy.record.Profile`; N is their sum.
+
+    Returns:
+        ``[..., n - 1]``: what lies beyond the edges counts in N alone.
+    """
+    bounds, numbers = float64(edges, counts)
+    return ratio(numbers[..., 1:-1], numbers.sum(axis=-1, keepdims=True) * np.diff(bounds))
+
+
+def barrier_height(losses: ArrayLike) -> Array:
+    r"""Height of the barrier on a line, :math:`\max_\alpha L(\alpha) - \max(L(0), L(1))`; never negative.
+
+    Args:
+        losses: at points along the line, its ends among them, ``[..., n_point]``.
+
+    Returns:
+        ``[...]``; 0 where no point is higher than both ends, as on a convex loss.
+
+    Source: BJ18, who find that no barriers are crossed; the straight line gives an upper bound of the lowest pass.
+
+    Example:
+        >>> float(barrier_height([1.0, 3.0, 0.5]))
+        2.0
+    """
+    (values,) = float64(losses)
+    with quiet():
+        return np.asarray(values.max(axis=-1) - np.maximum(values[..., 0], values[..., -1]))

@@ -1,0 +1,154 @@
+"""The registry of observables: each is declared once, below its formula, and found by everything that shows it.
+
+A record, its tables and figures, the loggers, the report, the command line and the TensorBoard tab loop over
+:data:`OBSERVABLES`. To add an observable, write its formula and its entry in
+:mod:`lightning_glassy.observables.two_time`, and a one-line method of :class:`~lightning_glassy.AgingRecord`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from lightning_glassy.observables.arrays import Array
+
+Formula = Callable[..., Array]
+
+_UNICODE = {r"\Delta": "Δ", r"\alpha": "α", r"\chi": "χ", r"\epsilon": "ε", r"\partial": "∂", r"\ln": " ln "}
+
+
+NOT_SUMS = ("n", "population", "count", "lags", "noise")
+"""Names of inputs of formulas that are neither sums nor observables: see :class:`Observable`."""
+
+
+class Relaxation(NamedTuple):
+    r"""The quantity that grows from 0 as the weights move. Thresholds and aging exponents of an observable are of it.
+
+    Attributes:
+        label: its name in texts and on axes, such as ``"overlap 1 - Q"``.
+        symbol: its symbol in TeX.
+        falls: True if it is one minus the observable, which falls from 1. Otherwise it is the observable itself.
+    """
+
+    label: str
+    symbol: str
+    falls: bool = False
+
+    def of(self, values: Array) -> Array:
+        """Compute it from the values of the observable."""
+        return 1 - values if self.falls else values
+
+
+class Error(NamedTuple):
+    """The standard error of an observable: a formula, and the names of its inputs."""
+
+    formula: Formula
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observable:
+    r"""An entry of the registry: a quantity at each pair of times :math:`(t_w, t_w + t)`.
+
+    Attributes:
+        name: its name in Python, in tables and loggers, and on the command line.
+        title: its name in words.
+        symbol: its symbol in TeX.
+        formula: the function that computes it, elementwise over pairs of times.
+        inputs: the names of the arguments of the formula, in its order. A name is that of a sum in the record
+            (``"d2"``); or ``"n"``, the number of coordinates summed over; ``"population"``, the number N of coordinates
+            in the group; ``"count"``, the number of coordinates with :math:`|d| \le \epsilon`; ``"lags"``; ``"noise"``,
+            the strength D of the gradient noise at :math:`t_w`; or the name of another observable.
+        log: whether its axis is logarithmic.
+        relaxation: how it relaxes; None for an observable without a lag to a threshold and an aging exponent.
+        over_replicas: whether the formula compares replicas, so that the result has no axis of replicas.
+        error: its standard error, if that has a formula: of a comparison of replicas, or of a value that was summed
+            over a sample of the coordinates. The scatter between replicas is no matter of one observable.
+        logged: whether loggers get its curves.
+        drawn: whether loggers get a figure of it.
+    """
+
+    name: str
+    title: str
+    symbol: str
+    formula: Formula
+    inputs: tuple[str, ...]
+    log: bool = False
+    relaxation: Relaxation | None = None
+    over_replicas: bool = False
+    error: Error | None = None
+    logged: bool = False
+    drawn: bool = False
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether the sums of one pair of times are enough to compute it."""
+        return not any(name in ("lags", "noise") or name in _ENTRIES for name in self.inputs)
+
+    @property
+    def has_threshold(self) -> bool:
+        r"""Whether it depends on a threshold :math:`\epsilon`, by itself or through another observable."""
+        return "count" in self.inputs or any(_ENTRIES[name].has_threshold for name in self.inputs if name in _ENTRIES)
+
+
+_ENTRIES: dict[str, Observable] = {}
+
+OBSERVABLES: Mapping[str, Observable] = MappingProxyType(_ENTRIES)
+"""All observables by name, in the order of the columns of a table."""
+
+
+def register(entry: Observable) -> None:
+    """Add an entry to the registry.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if entry.name in _ENTRIES:
+        raise ValueError(f"the observable {entry.name!r} is registered already: choose another name")
+    _ENTRIES[entry.name] = entry
+
+
+def find(name: str, *, argument: str = "observable") -> Observable:
+    """Return the entry of a name.
+
+    Args:
+        name: of the observable.
+        argument: name of the caller's argument, for the message.
+
+    Raises:
+        ValueError: there is no such observable; the message lists those there are.
+    """
+    if not isinstance(name, str) or name not in _ENTRIES:
+        raise ValueError(f"{argument}={name!r} is not one of {', '.join(map(repr, _ENTRIES))}")
+    return _ENTRIES[name]
+
+
+def relaxing() -> list[str]:
+    """Return the names of the observables that relax."""
+    return [entry.name for entry in _ENTRIES.values() if entry.relaxation is not None]
+
+
+def relaxation_of(name: str) -> Relaxation:
+    """Return how an observable relaxes.
+
+    Raises:
+        ValueError: there is no such observable, or it does not relax; the message lists those that do.
+    """
+    relaxation = find(name).relaxation
+    if relaxation is None:
+        raise ValueError(f"observable={name!r} does not relax: choose from {', '.join(map(repr, relaxing()))}")
+    return relaxation
+
+
+def unicode_of(symbol: str) -> str:
+    r"""Write TeX as plain text with Unicode letters. Subscripts keep their underscore.
+
+    Example:
+        >>> unicode_of(r"\alpha_2(t_w, t_w+t)"), unicode_of(r"\partial\ln\Delta/\partial\ln t")
+        ('α_2(t_w, t_w+t)', '∂ ln Δ/∂ ln t')
+    """
+    text = re.sub(r"\\[A-Za-z]+ ?", lambda found: _UNICODE[found[0].rstrip()], symbol)
+    return text.strip().replace("-", "−")

@@ -1,0 +1,102 @@
+"""Checks of the arguments of a record, and of the rows in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.observables import NOT_SUMS, OBSERVABLES
+from lightning_glassy.record.file import RecordError
+from lightning_glassy.record.tables import MOMENTS
+
+_LONGEST_NAME = 1000  # characters in the name of a group, which every line of a table repeats
+_DEEPEST = 50  # levels of lists and dictionaries in the metadata, well below where Python's own recursion ends
+_SMALL_PLANE = 4_000_000  # cells, 32 MB: a plane of waiting times and lags that may be as sparse as it likes
+
+
+def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """The overlap thresholds as a tuple of floats.
+
+    Raises:
+        TypeError: something else than a list of numbers.
+        ValueError: one that is not a positive number whose square float32 can hold, or not larger than the one before.
+    """
+    if isinstance(thresholds, (str, bytes, Mapping)) or not isinstance(thresholds, Iterable):
+        raise TypeError(f"overlap_thresholds={thresholds!r} is not a list of numbers")
+    for i, eps in enumerate(thresholds := tuple(thresholds)):
+        if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, (int, float, np.number)):
+            raise TypeError(f"overlap_thresholds[{i}]={eps!r} is not a number")
+    values = tuple(float(eps) for eps in thresholds)
+    for i, eps in enumerate(values):
+        if not 1e-18 <= eps <= 1e18:
+            raise ValueError(f"overlap_thresholds[{i}]={eps} must be a positive number between 1e-18 and 1e18")
+        if i and eps <= values[i - 1]:
+            raise ValueError(f"overlap_thresholds must increase, but {eps} follows {values[i - 1]}")
+    return values
+
+
+def check_sums(sums: Sequence[str]) -> tuple[str, ...]:
+    """The names of sums as a tuple.
+
+    Raises:
+        ValueError: no names, one that is there twice, or one that means something else as the input of a formula.
+    """
+    names = tuple(sums)
+    for name in names:
+        check_name("a sum", name)
+    odd = [name for name in names if names.count(name) > 1 or name in NOT_SUMS or name in OBSERVABLES]
+    if isinstance(sums, str) or odd or not names:
+        raise ValueError(f"sums={sums!r} must be different names of sums, such as {', '.join(MOMENTS)}")
+    return names
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that a file cannot hold, or that would fill it.
+
+    Raises:
+        ValueError: the message says what has the name.
+    """
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"{what} has a name of {len(name):,} characters, {name[:40]!r}...: give it one of at most {_LONGEST_NAME:,}"
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise ValueError(f"{what} {name!r} has a lone surrogate in its name, which files cannot hold: rename it")
+
+
+def check_meta(meta: dict[str, Any]) -> None:
+    """Refuse metadata that cannot be saved.
+
+    Raises:
+        TypeError: something that JSON cannot hold.
+        ValueError: metadata that is nested too deep.
+    """
+    try:
+        json.dumps(meta)
+        level: list[Any] = [meta]
+        for _ in range(_DEEPEST):
+            parts = [part.values() if isinstance(part, dict) else part for part in level]
+            level = [part for outer in parts for part in outer if isinstance(part, (dict, list, tuple))]
+    except RecursionError:
+        level = [meta]
+    if level:
+        raise ValueError(f"meta is nested more than {_DEEPEST} levels deep: give the record something flatter")
+
+
+def check_plane(pairs: NDArray[np.int64], n_replica: int | None) -> None:
+    """Refuse rows whose matrices would be far larger than what was measured: a file of 2 MB could ask for 7 GB.
+
+    The sparsest records there are hold all pairs of n checkpoints at irregular steps: r = n (n - 1) / 2 of them, with
+    n - 1 waiting times and at most r lags, so that their matrix has less than 2 r**1.5 cells. Schedules are far denser,
+    unless a training of a few pairs jumps over their steps. That costs no memory to speak of.
+    """
+    cells = len(np.unique(pairs[:, 0])) * len(np.unique(pairs[:, 1]))
+    if cells * (n_replica or 1) > _SMALL_PLANE and cells > 2 * len(pairs) ** 1.5:
+        raise RecordError(
+            f"its {len(pairs):,} pairs of times would make a matrix of {cells:,} cells (waiting times x lags); of more "
+            f"than {_SMALL_PLANE:,} cells over all replicas, no training leaves more than 2 * pairs**1.5"
+        )

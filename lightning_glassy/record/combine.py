@@ -1,0 +1,154 @@
+"""Several records as one, and records of what is at hand already: replicas, and weights in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy.observables import Array
+from lightning_glassy.record.tables import MOMENTS, MOMENTS_TABLE, Table, TableName
+
+# Replicas of each other agree in these entries of the metadata, if both have them.
+_SAME_IN_REPLICAS = (
+    "module",
+    "optimizers",
+    "lr_schedulers",
+    "batch_size",
+    "sampler",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "precision",
+    "world_size",
+)
+
+Tables = Mapping[TableName, Table]
+
+
+def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse runs that are no replicas of each other.
+
+    Args:
+        shapes: of each run, what it measured: sizes of the groups, sums and thresholds by name.
+        metas: the metadata of each run.
+
+    Raises:
+        ValueError: the message names the run and the first difference.
+    """
+    for i, (shape, meta) in enumerate(zip(shapes, metas, strict=True)):
+        for what, value in shape.items():
+            if value != shapes[0][what]:
+                raise ValueError(f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}")
+        for key in _SAME_IN_REPLICAS:
+            if key in metas[0] and key in meta and metas[0][key] != meta[key]:
+                raise ValueError(
+                    f"records[{i}] does not match records[0] in {key}: {meta[key]!r} and {metas[0][key]!r}"
+                )
+
+
+def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
+    """Join the tables of runs along the axis of replicas.
+
+    The moments are joined. A one-time series is kept if all runs have it at the same steps, as the mean over the runs.
+    Other tables are left out.
+
+    Args:
+        runs: the tables of each run, whose moments have rows ``[n_replica, n_group, n_moment]``.
+
+    Raises:
+        ValueError: other pairs of times, or one run twice.
+    """
+    moments = [tables[MOMENTS_TABLE] for tables in runs]
+    for i, table in enumerate(moments):
+        if not table.same_keys(moments[0]):
+            odd = table.odd_keys(moments[0])
+            raise ValueError(
+                f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
+                f"{len(odd)} are in one of them only, {odd[0]} for example"
+            )
+    _check_distinct(moments)
+    joined = {MOMENTS_TABLE: moments[0].empty((sum(table.shape[0] for table in moments), *moments[0].shape[1:]))}
+    joined[MOMENTS_TABLE].extend(moments[0].keys, np.concatenate([table.values for table in moments], axis=1))
+    for name, table in runs[0].items():
+        others = [tables[name] for tables in runs if name in tables]
+        if name.kind == "one_time" and len(others) == len(runs) and all(table.same_keys(other) for other in others):
+            joined[name] = table.empty()
+            joined[name].extend(table.keys, np.mean([other.values for other in others], axis=0))
+    return joined
+
+
+def _check_distinct(moments: Sequence[Table]) -> None:
+    seen: dict[bytes, int] = {}
+    for i, table in enumerate(moments if len(moments[0]) else []):
+        for replica in range(table.shape[0]):
+            digest = hashlib.sha256(table.values[:, replica].tobytes()).digest()
+            if digest in seen:
+                raise ValueError(
+                    f"records[{i}] and records[{seen[digest]}] hold the same run to the bit: it is no two replicas"
+                )
+            seen[digest] = i
+
+
+def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
+    """The tables of a single run as those of one replica."""
+    single = tables[MOMENTS_TABLE]
+    table = single.empty((1, *single.shape))
+    table.extend(single.keys, single.values[:, None])
+    return {**tables, MOMENTS_TABLE: table}
+
+
+# ---------------------------------------------------------------------- from a trajectory
+
+
+def trajectory(weights: ArrayLike) -> Array:
+    """Weights at every step, float64 ``[(n_replica,) n_steps + 1, N]``.
+
+    Raises:
+        ValueError: another number of axes, or no step, or no coordinate.
+    """
+    found = np.asarray(weights, dtype=np.float64)
+    if found.ndim not in (2, 3):
+        raise ValueError(f"weights of shape {found.shape}: [n_steps+1, N] or [n_replica, n_steps+1, N]")
+    if found.shape[-2] < 2 or found.shape[-1] < 1:
+        raise ValueError(f"weights of shape {found.shape} hold no step, or no coordinate")
+    return found
+
+
+def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.int64]]:
+    """The coordinates of each group, ``"all"`` first.
+
+    Raises:
+        ValueError: a group that is empty, called ``"all"``, or that has a coordinate twice.
+    """
+    members = {group: np.arange(n)[_indices(group, member)] for group, member in groups.items()}
+    if "all" in members:
+        raise ValueError("groups: 'all' is always there and means every coordinate; choose another name")
+    for group, member in members.items():
+        if len(member) == 0 or len(np.unique(member)) < len(member):
+            raise ValueError(f"groups[{group!r}] is empty, or names a coordinate twice")
+    return {"all": np.arange(n)} | members
+
+
+def moments_of(w: Array, s: Array, thresholds: Iterable[float], members: Iterable[NDArray[np.int64]]) -> Array:
+    """The sums of one pair in plain float64, ``[(n_replica,) n_group, n_moment]``, in the order of ``MOMENTS``.
+
+    Args:
+        w: the weights at :math:`t_w + t`, ``[(n_replica,) N]``.
+        s: the weights at :math:`t_w`.
+        thresholds: of the overlaps, whose counts come after the sums.
+        members: the coordinates of each group.
+    """
+    d = w - s
+    terms = {"d2": d**2, "d4": d**4, "ws": w * s, "w2": w**2, "s2": s**2, "w": w, "s": s}
+    columns = np.stack([*(terms[name] for name in MOMENTS), *(np.abs(d) <= eps for eps in thresholds)], axis=-1)
+    return np.stack([columns[..., member, :].sum(-2) for member in members], axis=-2)
+
+
+def _indices(group: str, member: ArrayLike) -> NDArray[Any]:
+    indices = np.asarray(member)
+    if indices.size == 0 or indices.dtype.kind not in "iub":
+        raise ValueError(f"groups[{group!r}] must be a non-empty list of indices, or a mask")
+    return indices

@@ -1,0 +1,486 @@
+"""The content of a record: named tables and a header, as they are filled, saved and read."""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy.observables import Array
+from lightning_glassy.record import file
+from lightning_glassy.record.atomic import write_atomically
+from lightning_glassy.record.checks import check_meta, check_name, check_plane, check_sums, check_thresholds
+from lightning_glassy.record.file import FORMAT, FORMAT_VERSION, RecordError
+from lightning_glassy.record.tables import (
+    KINDS,
+    LARGEST,
+    MOMENTS,
+    MOMENTS_TABLE,
+    MSD_MOMENTS,
+    Key,
+    Table,
+    TableName,
+    check_grid,
+    key_of,
+)
+
+R = TypeVar("R", bound="RecordContent")
+
+
+class Profile(NamedTuple):
+    """A function measured at several pairs of times: a histogram, or the loss along a line.
+
+    Attributes:
+        waiting_times: steps, int64 ``[n]``.
+        lags: steps, int64 ``[n]``; 0 for a function of the waiting time alone.
+        grid: the points at which the function is known, increasing, float64 ``[n_point]``: for a histogram the edges of
+            its bins.
+        values: float64 ``[n, n_value]``. For a histogram the counts, ``n_value = n_point + 1``: those below the first
+            edge, those in each bin (its lower edge belongs to it), and those from the last edge on.
+    """
+
+    waiting_times: NDArray[np.int64]
+    lags: NDArray[np.int64]
+    grid: Array
+    values: Array
+
+
+class RecordContent:
+    """Named tables of raw measurements, and the header that says what they are of.
+
+    The arguments are those of :class:`~lightning_glassy.AgingRecord`, which adds the observables.
+    """
+
+    def __init__(
+        self,
+        n_parameters: Mapping[str, int],
+        *,
+        n_sampled: Mapping[str, int] | None = None,
+        overlap_thresholds: Sequence[float] = (),
+        meta: Mapping[str, Any] | None = None,
+        n_replica: int | None = None,
+        sums: Sequence[str] = MOMENTS,
+    ) -> None:
+        self._n_parameters = {str(group): operator.index(n) for group, n in n_parameters.items()}
+        sampled = self._n_parameters if n_sampled is None else n_sampled
+        self._n_sampled = {group: operator.index(sampled[group]) for group in self._n_parameters}
+        self.overlap_thresholds = check_thresholds(overlap_thresholds)
+        self.meta: dict[str, Any] = dict(meta or {})
+        check_meta(self.meta)  # better now than when the record is saved, after the run
+        self.n_replica = n_replica
+        self.sums = check_sums(sums)
+        if "all" not in self._n_parameters:
+            raise ValueError(f"n_parameters has no group 'all', only {sorted(self._n_parameters)}")
+        self._places = {group: i for i, group in enumerate(self._n_parameters)}
+        for group, n in self._n_parameters.items():
+            check_name("a group", group)
+            if not 0 <= self._n_sampled[group] <= n or not 1 <= n < LARGEST:
+                raise ValueError(f"group {group!r}: {self._n_sampled[group]} of {n} coordinates is impossible")
+        if n_replica is not None and not 1 <= operator.index(n_replica) <= 10**6:
+            raise ValueError(f"n_replica={n_replica} must be between 1 and a million")
+        self._tables: dict[TableName, Table] = {MOMENTS_TABLE: Table(KINDS["moments"], self.row_shape)}
+
+    # ------------------------------------------------------------------ filling
+
+    def append(self, waiting_time: int, lag: int, moments: ArrayLike) -> None:
+        """Add the measurement of one pair.
+
+        Args:
+            waiting_time: step of the reference.
+            lag: steps elapsed since.
+            moments: ``[n_group, n_moment]`` (with replicas ``[n_replica, n_group, n_moment]``), the :attr:`sums` and
+                then one count per overlap threshold, groups in the order of :attr:`groups`.
+
+        Raises:
+            TypeError: a step that is not an integer.
+            ValueError: another shape, a negative step, or a pair that is already there.
+        """
+        row = np.array(moments, dtype=np.float64)
+        if row.shape != self.row_shape:
+            raise ValueError(f"moments of shape {row.shape} where {self.row_shape} are expected")
+        key = key_of(KINDS["moments"], waiting_time, lag)
+        if key in self._tables[MOMENTS_TABLE]:
+            raise ValueError(f"the pair (waiting time, lag) = {key} has been measured already")
+        self._tables[MOMENTS_TABLE].put(key, row)
+
+    def append_one_time(self, name: str, step: int, value: float) -> None:
+        """Add one value of a quantity that belongs to a single step. A later value for the same step wins.
+
+        Raises:
+            TypeError: a name that is not a string, or a step that is not an integer.
+            ValueError: a negative step.
+        """
+        self._put(TableName("one_time", name), (step,), np.array(float(value)))
+
+    def append_between(self, name: str, step: int, values: ArrayLike) -> None:
+        """Add a matrix between replicas at one step. Later values for the same step win.
+
+        Args:
+            name: ``"weight_distance"`` for the sums of :math:`(w_a - w_b)^2` over the coordinates;
+                ``"weight_product"`` for the sums of :math:`w_a w_b`; or another, such as the ``"prediction_overlap"``
+                of :class:`ReplicaOverlap`.
+            step: number of completed optimiser updates.
+            values: ``[n_replica, n_replica]``.
+
+        Raises:
+            TypeError: a name that is not a string, or a step that is not an integer.
+            ValueError: a negative step, another shape, or a record without replicas.
+        """
+        self._put(TableName("between", name), (step,), np.array(values, dtype=np.float64))
+
+    def append_profile(self, name: str, waiting_time: int, lag: int, grid: ArrayLike, values: ArrayLike) -> None:
+        """Add a function measured at one pair of times. Later values for the same pair win.
+
+        Args:
+            name: ``"displacement"`` or ``"weights"``, the histograms of :class:`DisplacementDistribution`;
+                ``"loss_path"``, the losses of :class:`BarrierMonitor`; or another.
+            waiting_time: step of the reference.
+            lag: steps elapsed since; 0 for a function of the waiting time alone.
+            grid: the points at which the function is known, ``[n_point]``, the same for all pairs.
+            values: ``[n_value]``, as many for all pairs; see :class:`Profile`.
+
+        Raises:
+            TypeError: a name that is not a string, or a step that is not an integer.
+            ValueError: a negative step, a grid that is not finite and increasing, or another grid or number of values
+                than before.
+        """
+        self._put(TableName("profiles", name), (waiting_time, lag), np.array(values, dtype=np.float64), grid)
+
+    def _put(self, name: TableName, steps: Key, row: Array, grid: ArrayLike | None = None) -> None:
+        if not isinstance(name.name, str):
+            raise TypeError(f"name={name.name!r} must be a string")
+        key = key_of(KINDS[name.kind], *steps)
+        self._table(name, row.shape, grid).put(key, row)
+
+    def _table(self, name: TableName, shape: tuple[int, ...], grid: ArrayLike | None) -> Table:
+        """The table of a name, for rows of a shape; it is made if it is not there.
+
+        Raises:
+            ValueError: a shape that rows of this kind cannot have, or another shape or grid than the table has.
+        """
+        kind, of_kind = name.kind, name.name
+        points = None if kind != "profiles" else check_grid(of_kind, () if grid is None else grid)
+        if kind == "moments" and shape != self.row_shape:
+            raise ValueError(f"moments of shape {shape} where {self.row_shape} are expected")
+        if kind == "one_time" and shape != ():
+            raise ValueError(f"values of shape {shape} of the series {of_kind!r} are not numbers")
+        if kind == "between" and (self.n_replica is None or shape != (self.n_replica, self.n_replica)):
+            raise ValueError(f"values of shape {shape} between n_replica={self.n_replica} replicas")
+        if kind == "profiles" and (len(shape) != 1 or not shape[0]):
+            raise ValueError(f"values of shape {shape} of profile {of_kind!r} are not a list of numbers")
+        if name not in self._tables:
+            self._tables[name] = Table(KINDS[kind], shape, points)
+        table = self._tables[name]
+        if table.shape != shape or (points is not None and not np.array_equal(table.grid, points)):  # type: ignore[arg-type]
+            raise ValueError(f"profile {of_kind!r} has another grid, or number of values: use another name for these")
+        return table
+
+    # ------------------------------------------------------------------ axes and raw content
+
+    def __len__(self) -> int:
+        """Number of pairs measured so far."""
+        return len(self._tables[MOMENTS_TABLE])
+
+    def __contains__(self, pair: object) -> bool:
+        """Whether a pair (waiting time, lag) has been measured."""
+        return pair in self._tables[MOMENTS_TABLE]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of the sums of one pair, as :meth:`append` takes them: ``[(n_replica,) n_group, n_moment]``."""
+        shape = (len(self._n_parameters), len(self.sums) + len(self.overlap_thresholds))
+        return shape if self.n_replica is None else (self.n_replica, *shape)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups of parameters, ``"all"`` among them."""
+        return tuple(self._n_parameters)
+
+    @property
+    def n_parameters(self) -> dict[str, int]:
+        """For each group the number N of its scalar parameters, each counted once."""
+        return dict(self._n_parameters)
+
+    @property
+    def n_sampled(self) -> dict[str, int]:
+        """For each group the number of coordinates summed over; N unless a sample was drawn."""
+        return dict(self._n_sampled)
+
+    @property
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """``(waiting_times, lags)`` of every row, each int64 ``[n_row]``, sorted by waiting time, then lag."""
+        waiting_times, lags = self._tables[MOMENTS_TABLE].keys.T.copy()
+        return waiting_times, lags
+
+    @property
+    def moments(self) -> Array:
+        """The raw sums, float64 ``[n_row, (n_replica,) n_group, n_moment]``, in the order of :attr:`pairs`.
+
+        The last axis holds the :attr:`sums`, and then one count per overlap threshold.
+        """
+        return np.array(self._tables[MOMENTS_TABLE].values)
+
+    @property
+    def waiting_times(self) -> NDArray[np.int64]:
+        """Steps of the references that have been measured at least once, increasing, int64 ``[n_tw]``."""
+        return np.unique(self._tables[MOMENTS_TABLE].keys[:, 0])
+
+    @property
+    def lags(self) -> NDArray[np.int64]:
+        """Lags that have been measured for at least one waiting time, increasing, int64 ``[n_lag]``."""
+        return np.unique(self._tables[MOMENTS_TABLE].keys[:, 1])
+
+    @property
+    def tables(self) -> dict[TableName, Table]:
+        """Everything that the record stores, by kind and name. Not to be written to."""
+        return dict(self._tables)
+
+    def _names(self, kind: str) -> tuple[str, ...]:
+        return tuple(name for of_kind, name in self._tables if of_kind == kind)
+
+    def _known(self, kind: str, name: str, what: str) -> Table:
+        table = self._tables.get(TableName(kind, name))
+        if table is None:
+            raise KeyError(f"{what} {name!r}; there are {list(self._names(kind))}")
+        return table
+
+    @property
+    def one_time_names(self) -> tuple[str, ...]:
+        """Names that :meth:`one_time` knows."""
+        return self._names("one_time")
+
+    def one_time(self, name: str) -> tuple[NDArray[np.int64], Array]:
+        """A quantity that belongs to single steps, such as ``"learning_rate"``.
+
+        Returns:
+            Steps (int64) and values (float64), both ``[n]``, by increasing step.
+
+        Raises:
+            KeyError: a name the record does not have; the message lists those it has.
+        """
+        table = self._known("one_time", name, "no one-time series")
+        return table.keys[:, 0].copy(), table.values.copy()
+
+    @property
+    def between_names(self) -> tuple[str, ...]:
+        """Names that :meth:`between` knows."""
+        return self._names("between")
+
+    def between(self, name: str) -> tuple[NDArray[np.int64], Array]:
+        """Matrices between replicas, as :meth:`append_between` was given them.
+
+        Returns:
+            Steps (int64 ``[n]``, increasing) and values (float64 ``[n, n_replica, n_replica]``).
+
+        Raises:
+            KeyError: a name the record does not have; the message lists those it has.
+        """
+        table = self._known("between", name, "nothing is known between replicas of")
+        return table.keys[:, 0].copy(), table.values.copy()
+
+    @property
+    def profile_names(self) -> tuple[str, ...]:
+        """Names that :meth:`profile` knows."""
+        return self._names("profiles")
+
+    def profile(self, name: str) -> Profile:
+        """A function measured at pairs of times, sorted by waiting time, then lag.
+
+        Raises:
+            KeyError: a name the record does not have; the message lists those it has.
+        """
+        table = self._known("profiles", name, "no profile")
+        assert table.grid is not None
+        waiting_times, lags = table.keys.T.copy()
+        return Profile(waiting_times, lags, table.grid.copy(), table.values.copy())
+
+    def _group_index(self, group: str) -> int:
+        if group not in self._places:
+            raise KeyError(f"no group {group!r}; there are {list(self._n_parameters)}")
+        return self._places[group]
+
+    # ------------------------------------------------------------------ as a value
+
+    def _shape(self) -> dict[str, Any]:
+        """What was measured: the arguments that records have in common that can be joined."""
+        return {
+            "n_parameters": self._n_parameters,
+            "n_sampled": self._n_sampled,
+            "overlap_thresholds": self.overlap_thresholds,
+            "sums": self.sums,
+        }
+
+    def _with(self: R, tables: Mapping[TableName, Table], meta: Mapping[str, Any]) -> R:
+        other = type(self)(**self._shape(), meta=meta, n_replica=self.n_replica)
+        other._tables |= tables
+        return other
+
+    def before(self: R, step: int) -> R:
+        """The record as it was before the event at ``step``, without what was measured then or later."""
+        earlier = {name: table.before(step) for name, table in self._tables.items()}
+        return self._with({name: table for name, table in earlier.items() if len(table)}, self.meta)
+
+    def is_part_of(self, other: RecordContent) -> bool:
+        """Whether each pair was measured in ``other`` as well, with the same bits: an earlier part of the same run."""
+        return self._tables[MOMENTS_TABLE].within(other._tables[MOMENTS_TABLE])
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two records hold the same numbers to the bit; metadata is not compared."""
+        if not isinstance(other, RecordContent):
+            return NotImplemented
+        same = self._shape() == other._shape() and self.n_replica == other.n_replica
+        return same and self._tables == other._tables
+
+    __hash__ = None  # type: ignore[assignment]  # a record grows
+
+    def __repr__(self) -> str:
+        replicas = "" if self.n_replica is None else f", {self.n_replica} replicas"
+        return (
+            f"AgingRecord({len(self)} pairs: {len(self.waiting_times)} waiting times x {len(self.lags)} lags, "
+            f"{len(self.groups)} group{'s' if len(self.groups) > 1 else ''}, N={self._n_parameters['all']:,}{replicas})"
+        )
+
+    # ------------------------------------------------------------------ the file
+
+    def header(self) -> dict[str, Any]:
+        """Everything but the tables, as values that JSON can hold: the beginning of a file."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "n_parameters": self._n_parameters,
+            "n_sampled": self._n_sampled,
+            "overlap_thresholds": list(self.overlap_thresholds),
+            "n_replica": self.n_replica,
+            "sums": list(self.sums),
+            "meta": self.meta,
+        }
+
+    @classmethod
+    def from_header(cls: type[R], header: Mapping[str, Any]) -> R:
+        """An empty record with a header of the present version.
+
+        Raises:
+            RecordError: the header holds something else than what belongs there.
+            ValueError: as of the constructor, or whatever a crafted header leads to.
+        """
+        n_parameters, n_sampled, numbers = (header[k] for k in ("n_parameters", "n_sampled", "overlap_thresholds"))
+        sizes = [*n_parameters.values(), *n_sampled.values(), header["n_replica"] or 1]
+        lists = (numbers, header["sums"])
+        if (
+            not all(type(size) is int for size in sizes)
+            or not all(type(part) is list for part in lists)
+            or not all(type(number) is float for number in numbers)
+            or not all(type(name) is str for name in header["sums"])
+        ):
+            raise RecordError("its header holds something else where numbers and names are expected")
+        if not isinstance(header["meta"], dict):
+            raise RecordError("its header holds no metadata")
+        arguments = ("n_sampled", "overlap_thresholds", "meta", "n_replica", "sums")
+        return cls(n_parameters, **{name: header[name] for name in arguments})
+
+    def extend(self, part: file.Part, *, replace: bool = False) -> None:
+        """Add the stored rows of one table.
+
+        Args:
+            part: the rows.
+            replace: whether they may take the place of rows that are there.
+
+        Raises:
+            ValueError: rows of another shape, with negative steps, or that are there already.
+        """
+        table = self._table(part.table, part.rows.shape[1:], part.grid)
+        if not replace and any(key in table for key in map(tuple, part.keys.tolist())):
+            raise ValueError(f"a row of the table {part.table.name!r} is there already")
+        table.extend(part.keys, part.rows)
+
+    def upgraded(self: R, version: int) -> R:
+        """The record as the present version would have measured it, after it was read from a file of a version.
+
+        Format 1 had all columns, and NaN in those that ``moments="msd"`` does not measure. They are left out.
+        """
+        if version > 1 or self.meta.get("moments") != "msd":
+            return self
+        shape = self._shape() | {"sums": MSD_MOMENTS, "overlap_thresholds": ()}
+        other = type(self)(**shape, meta=self.meta, n_replica=self.n_replica)
+        table = self._tables[MOMENTS_TABLE]
+        kept = table.empty(other.row_shape)
+        kept.extend(table.keys, table.values[..., [self.sums.index(name) for name in MSD_MOMENTS]])
+        other._tables = {**self._tables, MOMENTS_TABLE: kept}
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the record to one file, atomically: a reader, or a crash, never sees half of it.
+
+        The format is an uncompressed ``.npz`` of plain arrays and one JSON text, without pickle. It is written exactly
+        at ``path``, whatever its suffix. :mod:`lightning_glassy.record.file` describes it.
+
+        Returns:
+            The path.
+
+        Raises:
+            TypeError: ``meta`` holds something that JSON cannot.
+            OSError: the file cannot be written; an earlier version of it is left as it was.
+        """
+        return write_atomically(Path(path), partial(file.write, header=self.header(), tables=self._tables))
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that :meth:`save` writes.
+
+        Raises:
+            TypeError: ``meta`` holds something that JSON cannot.
+        """
+        content = io.BytesIO()
+        file.write(content, self.header(), self._tables)
+        return content.getvalue()
+
+    @classmethod
+    def load(cls: type[R], path: str | os.PathLike[str]) -> R:
+        """Read a record. The file is not trusted: nothing in it is executed, unpickled or decompressed.
+
+        A record with sums that this version does not know opens, and keeps them. So does a record without some that it
+        knows: :meth:`available` lists the observables that can be computed. Files of the earlier format open, too.
+
+        Observables are matrices of waiting times and lags. A file in which no two pairs share a time would make them
+        larger than itself by orders of magnitude. No training leaves such a file, and it is refused.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+            RecordError: it is truncated, foreign, from a newer version of this package, or malformed; the message
+                says which.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
+        with path.open("rb") as opened:  # the system's own words for a missing file, or a directory
+            content = opened.read()
+        try:
+            return cls.from_bytes(content)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error.__cause__
+
+    @classmethod
+    def from_bytes(cls: type[R], content: bytes) -> R:
+        """Read a record from the content of a file, which is trusted as little as by :meth:`load`.
+
+        Raises:
+            RecordError: as of :meth:`load`.
+        """
+        try:
+            header, parts = file.read(content)
+            record = cls.from_header(header)
+            for part in parts:
+                if part.table == MOMENTS_TABLE:
+                    check_plane(part.keys, record.n_replica)
+                record.extend(part)
+        except RecordError:
+            raise
+        except Exception as error:  # whatever a crafted file makes the parsers of zip, npy and JSON raise
+            raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
+        return record.upgraded(header["version"])

@@ -1,0 +1,67 @@
+"""Other formats of a table of observables: CSV, pandas, xarray."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from lightning_glassy.record.atomic import write_atomically
+from lightning_glassy.record.text import csv_cell
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+Columns = Mapping[str, Sequence[Any]]
+"""A table in long form: the values of each column."""
+
+
+def write_csv(columns: Columns, path: Path) -> Path:
+    """Write a CSV file atomically. Returns the path."""
+
+    def write(file: BinaryIO) -> None:
+        # The name of a group is the user's. Quoting keeps its commas and line breaks inside their cell.
+        text = _TextOver(file)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
+
+    return write_atomically(path, write)
+
+
+class _TextOver:
+    """The one method that :func:`csv.writer` needs, on a binary file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(text.encode(errors="backslashreplace"))
+
+
+def data_frame(columns: Columns) -> pandas.DataFrame:
+    """Make a pandas data frame.
+
+    Raises:
+        ImportError: pandas is missing; it is in the extra ``analysis``.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_pandas() needs pandas: pip install 'lightning-glassy[analysis]'") from error
+    return pandas.DataFrame(columns)
+
+
+def dataset(data: Mapping[str, Any], coords: Mapping[str, Any], meta: str) -> xarray.Dataset:
+    """Make an xarray dataset.
+
+    Raises:
+        ImportError: xarray is missing; it is in the extra ``analysis``.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError("to_xarray() needs xarray: pip install 'lightning-glassy[analysis]'") from error
+    return xarray.Dataset(data, coords=coords, attrs={"meta": meta})

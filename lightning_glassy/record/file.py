@@ -1,0 +1,194 @@
+"""The file of a record: an uncompressed ``.npz`` of plain arrays and one JSON text, read without trusting it.
+
+=============================  ==================================================================================
+member                         content
+=============================  ==================================================================================
+``header``                     JSON as bytes: format, version, sizes of the groups, ``sums`` (the names of the
+                               columns of ``moments``, before one count per overlap threshold), metadata, and the
+                               names of the tables of each kind
+``waiting_time``, ``lag``      the keys of the rows of ``moments``, int64 ``[n_row]``
+``moments``                    float64 ``[n_row, (n_replica,) n_group, n_sum + n_threshold]``
+``<kind>_<i>_<key>``           the keys of table i of another kind, int64 ``[n_row]`` each
+``<kind>_<i>_value``           its rows, float64 ``[n_row, ...]``
+``profile_<i>_grid``           the points at which a function is known, float64 ``[n_point]``
+=============================  ==================================================================================
+
+Version 1 had no ``sums``: there were always the seven of :data:`MOMENTS`. Its moments had the replicas first.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_glassy.observables import Array
+from lightning_glassy.record.tables import KINDS, MOMENTS, MOMENTS_TABLE, Table, TableName
+
+FORMAT = "lightning_glassy.AgingRecord"
+FORMAT_VERSION = 2
+
+_NAMED = ("one_time", "between", "profiles")  # kinds of which a record has any number of tables
+
+
+class RecordError(ValueError):
+    """A file that is not a readable record: truncated, foreign, written by a newer version, or malformed."""
+
+
+class Part(NamedTuple):
+    """The content of one table as it was stored.
+
+    Attributes:
+        table: which one.
+        keys: int64 ``[n_row, n_key]``.
+        rows: float64 ``[n_row, ...]``.
+        grid: of a function.
+    """
+
+    table: TableName
+    keys: NDArray[np.int64]
+    rows: Array
+    grid: Array | None
+
+
+def write(file: BinaryIO, header: Mapping[str, Any], tables: Mapping[TableName, Table]) -> None:
+    """Write the header and all tables of a record.
+
+    Raises:
+        TypeError: the header holds something that JSON cannot.
+    """
+    names: dict[str, list[str]] = {kind: [] for kind in _NAMED}
+    arrays: dict[str, NDArray[Any]] = {}
+    for table_name, table in tables.items():
+        kind, name = table_name
+        prefix = _prefix(kind, len(names.get(kind, ())))
+        if kind in names:
+            names[kind].append(name)
+        for column, key_name in zip(table.keys.T, table.key_names, strict=True):
+            arrays[f"{prefix}{key_name}"] = column
+        arrays[_values_name(kind, prefix)] = table.values
+        if table.grid is not None:
+            arrays[f"{prefix}grid"] = table.grid
+    text = json.dumps({**header, **names}).encode()
+    np.savez(file, allow_pickle=False, header=np.frombuffer(text, dtype=np.uint8), **arrays)
+
+
+def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
+    """Read the header of a record, and then its tables one by one.
+
+    Raises:
+        RecordError: from here or from the iterator, the content is no record, or a malformed one.
+    """
+    arrays = _read_arrays(io.BytesIO(content))
+    if "header" not in arrays or arrays["header"].dtype != np.uint8:
+        raise RecordError("not a lightning_glassy record: it has no header")
+    header = json.loads(arrays["header"].tobytes().decode(), object_pairs_hook=_without_repetition)
+    header = opened(header)
+    if header["version"] == 1 and header["n_replica"] is not None:
+        arrays["moments"] = np.moveaxis(arrays["moments"], 0, 1)
+    names = {kind: header.get(kind, []) for kind in _NAMED}
+    for of_kind in names.values():
+        if type(of_kind) is not list or not all(type(name) is str for name in of_kind):
+            raise RecordError("its header holds something else where numbers and names are expected")
+        if len(set(of_kind)) != len(of_kind):
+            raise RecordError("its header holds a repeated name")
+    tables = [MOMENTS_TABLE, *(TableName(k, n) for k, of_kind in names.items() for n in of_kind)]
+    return header, (_part(arrays, table, names) for table in tables)
+
+
+def opened(header: object) -> dict[str, Any]:
+    """Check a header, and add what the present version has in it.
+
+    Raises:
+        RecordError: it is no header of a record, or a newer version has written it.
+    """
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise RecordError("not a lightning_glassy record: its header says something else")
+    version = header.get("version")
+    if type(version) is not int or version < 1:
+        raise RecordError(f"its format version is {version!r}")
+    if version > FORMAT_VERSION:
+        raise RecordError(
+            f"written in format {version}, this version of lightning_glassy reads up to {FORMAT_VERSION}: "
+            "upgrade lightning_glassy"
+        )
+    return header if version > 1 else header | {"sums": list(MOMENTS)}
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], table: TableName, names: Mapping[str, list[str]]) -> Part:
+    kind, name = table
+    prefix = _prefix(kind, names[kind].index(name) if kind in names else 0)
+    keys = [_column(arrays, f"{prefix}{key_name}", np.int64) for key_name in KINDS[kind]]
+    rows_name = _values_name(kind, prefix)
+    rows = arrays[rows_name]
+    if rows.dtype != np.float64 or rows.ndim < 1 or {len(key) for key in keys} != {len(rows)}:
+        what = "one waiting time, one lag and float64 moments" if kind == "moments" else "a key and float64 numbers"
+        raise RecordError(f"its rows do not have {what} each ({rows_name!r})")
+    grid = _column(arrays, f"{prefix}grid", np.float64) if kind == "profiles" else None
+    return Part(table, np.stack(keys, axis=1), rows, grid)
+
+
+def _prefix(kind: str, number: int) -> str:
+    return "" if kind == "moments" else f"{kind.removesuffix('s')}_{number}_"
+
+
+def _values_name(kind: str, prefix: str) -> str:
+    return kind if kind == "moments" else f"{prefix}value"
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise RecordError("its header names something twice")
+    return dict(pairs)
+
+
+def _column(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    column = arrays[name]
+    if column.ndim != 1 or column.dtype != dtype:
+        raise RecordError(f"{name!r} is {column.dtype} of shape {column.shape}, not a column of {dtype.__name__}")
+    return column
+
+
+def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` that may have been made to harm.
+
+    NumPy's own reader allocates what a header claims, and inflates what is compressed, before it looks at the content.
+    Here each member must be stored uncompressed, and as long as its header says.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise RecordError("not a lightning_glassy record: it is compressed")
+            if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
+                raise RecordError("it names a part twice")
+            if sum(member.file_size for member in members) > len(file.getbuffer()):
+                raise RecordError("its parts claim to be longer than the file")
+            return {
+                member.filename.removesuffix(".npy"): _parse_npy(archive.read(member), member.filename)
+                for member in members
+            }
+    except (zipfile.BadZipFile, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
+        raise RecordError(f"truncated, or not a lightning_glassy record ({error})") from error
+
+
+def _parse_npy(content: bytes, name: str) -> NDArray[Any]:
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise RecordError(f"{name}: unknown array format {version}")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read_header(file)
+    if dtype.hasobject or dtype.kind not in "uif" or fortran_order:
+        raise RecordError(f"{name}: arrays of {dtype} are not part of a record")
+    data = content[file.tell() :]
+    if any(extent < 0 for extent in shape) or math.prod(shape) * dtype.itemsize != len(data):
+        raise RecordError(f"{name}: {len(data)} bytes where its header promises {shape} of {dtype}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape)

@@ -1,0 +1,185 @@
+"""Tables: rows of float64 arrays of one shape under integer keys. A record is a set of named tables."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lightning_glassy.observables import Array
+
+Key = tuple[int, ...]
+
+MOMENTS = ("d2", "d4", "ws", "w2", "s2", "w", "s")
+"""The sums over the coordinates that are measured: of d^2, d^4, w s, w^2, s^2, w and s, with ``d = w - s``."""
+
+MSD_MOMENTS = ("d2", "s2", "s")
+"""The sums that are measured with ``moments="msd"``."""
+
+LARGEST = 2**62
+"""Steps and sizes are below this, so that they fit into an int64."""
+
+KINDS = {
+    "moments": ("waiting_time", "lag"),
+    "one_time": ("step",),
+    "between": ("step",),
+    "profiles": ("waiting_time", "lag"),
+}
+"""The kinds of tables in a record, and the names of the integers in their keys, which are steps.
+
+``moments`` is one table: the sums of each pair of times, and the counts of near coordinates. ``one_time`` are numbers
+along the run. ``between`` are matrices between replicas along the run. ``profiles`` are functions at pairs of times.
+"""
+
+
+class TableName(NamedTuple):
+    """Which table of a record: its kind, and its name among those of this kind."""
+
+    kind: str
+    name: str
+
+
+MOMENTS_TABLE = TableName("moments", "moments")
+"""The one table of its kind."""
+
+
+class Table:
+    """Rows of float64 arrays of one shape, sorted by their integer keys.
+
+    Args:
+        key_names: what the integers of a key are, for messages.
+        shape: of the array of each row.
+        grid: the points at which a function is known, for a table of functions.
+    """
+
+    def __init__(self, key_names: tuple[str, ...], shape: tuple[int, ...], grid: Array | None = None) -> None:
+        self.key_names, self.shape, self.grid = key_names, shape, grid
+        self._rows: dict[Key, Array] = {}
+        self._sorted: tuple[NDArray[np.int64], Array] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a row of this key."""
+        return key in self._rows
+
+    def __getitem__(self, key: Key) -> Array:
+        """The row of a key, not to be written to."""
+        return self._rows[key]
+
+    def put(self, key: Key, row: Array) -> None:
+        """Set the row of a key, in the place of an earlier one. The row is kept and not copied."""
+        # In this order: an interruption between the two must not leave a cache that lacks the row.
+        self._sorted = None
+        self._rows[key] = row
+
+    def extend(self, keys: NDArray[np.int64], rows: Array) -> None:
+        """Set many rows, in the place of earlier ones.
+
+        Args:
+            keys: ``[n, n_key]``.
+            rows: ``[n, *shape]``, kept and not copied.
+
+        Raises:
+            ValueError: a key out of its range, one that is there twice, or another shape.
+        """
+        if rows.shape != (len(keys), *self.shape) or keys.shape != (len(keys), len(self.key_names)):
+            raise ValueError(f"{len(keys)} keys and rows of shape {rows.shape[1:]} where {self.shape} is expected")
+        if ((keys < 0) | (keys >= LARGEST)).any():
+            raise ValueError(f"a {' or a '.join(self.key_names)} is negative, or 2**62 and more")
+        new = dict(zip(map(tuple, keys.tolist()), rows, strict=True))
+        if len(new) < len(keys):
+            raise ValueError(f"a key ({', '.join(self.key_names)}) is there twice")
+        self._sorted = None
+        self._rows |= new
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """The keys, sorted, int64 ``[n, n_key]``. Not to be written to."""
+        return self._arrays()[0]
+
+    @property
+    def values(self) -> Array:
+        """The rows in the order of the keys, float64 ``[n, *shape]``. Not to be written to."""
+        return self._arrays()[1]
+
+    def _arrays(self) -> tuple[NDArray[np.int64], Array]:
+        if self._sorted is None:
+            keys = sorted(self._rows)
+            stacked = np.array([self._rows[key] for key in keys], dtype=np.float64).reshape(len(keys), *self.shape)
+            self._sorted = (np.array(keys, dtype=np.int64).reshape(len(keys), len(self.key_names)), stacked)
+        return self._sorted
+
+    def empty(self, shape: tuple[int, ...] | None = None) -> Table:
+        """A table without rows, with the keys and the grid of this one and the same shape or another."""
+        return Table(self.key_names, self.shape if shape is None else shape, self.grid)
+
+    def only(self, keys: Iterable[Key]) -> Table:
+        """The rows of some keys.
+
+        Raises:
+            KeyError: there is no row of a key.
+        """
+        part = self.empty()
+        part._rows = {key: self._rows[key] for key in keys}
+        return part
+
+    def before(self, step: int) -> Table:
+        """The rows that were known before a step: the integers of a key add up to the step of its measurement."""
+        return self.only(key for key in self._rows if sum(key) < step)
+
+    def same_keys(self, other: Table) -> bool:
+        """Whether two tables have rows of the same keys."""
+        return self._rows.keys() == other._rows.keys()
+
+    def odd_keys(self, other: Table) -> list[Key]:
+        """The keys that only one of two tables has, sorted."""
+        return sorted(self._rows.keys() ^ other._rows.keys())
+
+    def within(self, other: Table) -> bool:
+        """Whether another table has every row of this one, with the same bits."""
+        return self.shape == other.shape and all(
+            key in other._rows and row.tobytes() == other._rows[key].tobytes() for key, row in self._rows.items()
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two tables hold the same numbers to the bit."""
+        if not isinstance(other, Table):
+            return NotImplemented
+        mine, others = (
+            (table.keys, table.values, np.zeros(0) if table.grid is None else table.grid) for table in (self, other)
+        )
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(mine, others, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # a table grows
+
+
+def key_of(key_names: tuple[str, ...], *steps: int) -> Key:
+    """The key of a row.
+
+    Raises:
+        TypeError: a step that is not an integer.
+        ValueError: a step below 0 or beyond 2**62.
+    """
+    key = tuple(operator.index(step) for step in steps)
+    if not all(0 <= step < LARGEST for step in key):
+        named = ", ".join(f"{name}={step}" for name, step in zip(key_names, steps, strict=True))
+        raise ValueError(f"{named}: steps lie between 0 and 2**62")
+    return key
+
+
+def check_grid(name: str, grid: ArrayLike) -> Array:
+    """The points at which a function is known.
+
+    Raises:
+        ValueError: no list of finite numbers that increase.
+    """
+    points = np.array(grid, dtype=np.float64)
+    if points.ndim != 1 or not len(points) or not np.isfinite(points).all() or (np.diff(points) <= 0).any():
+        raise ValueError(f"grid of profile {name!r} is not a list of finite numbers that increase")
+    return points

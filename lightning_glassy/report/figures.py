@@ -1,0 +1,60 @@
+"""The figures of a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_glassy import plotting
+from lightning_glassy.analysis import collapse, relaxation_curves
+from lightning_glassy.observables import find
+from lightning_glassy.plotting.panels import panels
+from lightning_glassy.report.findings import Findings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figures(found: Findings) -> dict[str, Figure]:
+    """Draw the figures of a report, by name. pyplot does not know them.
+
+    ``curves`` of the observable, and ``local_exponent``. With an exponent ``collapse`` (the curves beside the collapsed
+    ones) and ``threshold_lags``. With replicas ``chi4``, and if they were trained together ``replica_overlap``. And
+    those of :func:`~lightning_glassy.plotting.panels.panels` for which the record has the data.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    record, group, fit = found.record, found.group, found.exponent
+    drawn = {"curves": _curves(found)}
+    title = plotting.title_of(record, group)
+    if fit is not None:
+        used = relaxation_curves(record, found.observable, group=group, eps=found.eps).between(*fit.window)
+        drawn["collapse"] = plotting.new_figure(2)
+        left, right = drawn["collapse"].axes
+        plotting.plot_curves(used, ax=left).set_ylabel(used.label)
+        plotting.plot_collapse(collapse(used, fit.mu, fit.variable, t0=fit.t0), ax=right)
+        drawn["threshold_lags"] = plotting.new_figure(1)
+        plotting.plot_threshold_lags(fit, ax=drawn["threshold_lags"].axes[0]).set_title(title, fontsize=10)
+    drawn["local_exponent"] = plotting.new_figure(1)
+    plotting.plot_local_exponent(found.diffusion, ax=drawn["local_exponent"].axes[0]).set_title(title, fontsize=10)
+    between = found.heterogeneity
+    if between is not None and between.chi4 is not None:
+        drawn["chi4"] = plotting.new_figure(1)
+        plotting.plot_chi4(between, ax=drawn["chi4"].axes[0]).set_title(title, fontsize=10)
+    if between is not None and len(between.steps):
+        drawn["replica_overlap"] = plotting.new_figure(2)
+        left, right = drawn["replica_overlap"].axes
+        plotting.plot_replica_overlaps(between, axes=(left, right))
+    more = panels(record, group=group, regimes=found.regimes)
+    return drawn | {name: draw() for name, draw in more.items()}
+
+
+def _curves(found: Findings) -> Figure:
+    if find(found.observable).relaxation is None:
+        return plotting.two_time_figure(found.record, found.observable, group=found.group, eps=found.eps)
+    curves = relaxation_curves(found.record, found.observable, group=found.group, eps=found.eps)
+    figure = plotting.new_figure(1)
+    axes = plotting.plot_curves(curves, ax=figure.axes[0])
+    axes.set_ylabel(curves.label)
+    axes.set_title(plotting.title_of(found.record, found.group), fontsize=10)
+    return figure

@@ -1,0 +1,229 @@
+"""The registry: an observable is declared once, and everything that shows observables finds it there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lightning_glassy
+from lightning_glassy import AgingRecord, LogTimeSchedule, cli
+from lightning_glassy.analysis import aging_exponent, relaxation_curves
+from lightning_glassy.loggers.figures import Figures
+from lightning_glassy.loggers.sinks import scalars
+from lightning_glassy.observables import OBSERVABLES, Observable, Relaxation, registry, unicode_of
+from lightning_glassy.plotting import plot_two_time
+from lightning_glassy.report import report
+from lightning_glassy.tensorboard import answers
+
+
+@pytest.fixture
+def walk() -> np.ndarray:
+    return np.cumsum(np.random.default_rng(1).normal(size=(1001, 40)), axis=0)
+
+
+@pytest.fixture
+def record(walk: np.ndarray) -> AgingRecord:
+    return AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(1000))
+
+
+@pytest.fixture
+def fourth_moment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Observable]:
+    """An observable that somebody adds: its entry, and nothing else."""
+    monkeypatch.setattr(registry, "_ENTRIES", registry._ENTRIES)
+    entry = Observable(
+        name="fourth_moment",
+        title="fourth moment",
+        symbol=r"\Delta_4(t_w, t_w+t)",
+        formula=lambda d4, n: np.asarray(d4 / n),
+        inputs=("d4", "n"),
+        log=True,
+        relaxation=Relaxation("fourth moment", r"\Delta_4"),
+        logged=True,
+        drawn=True,
+    )
+    registry.register(entry)
+    yield entry
+    del registry._ENTRIES[entry.name]
+
+
+def page_data(path: Path) -> dict:
+    return json.loads(re.search(r"const data = (\{.*\});\nconst \$", path.read_text())[1])
+
+
+def test_an_entry_is_all_that_a_new_observable_needs(
+    record: AgingRecord, walk: np.ndarray, fourth_moment: Observable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, (i, j) = fourth_moment.name, (list(record.waiting_times).index(10), list(record.lags).index(50))
+    values = record.observable(name)
+    assert values[i, j] == pytest.approx(np.mean((walk[60] - walk[10]) ** 4), rel=1e-13)
+    with record.to_csv(tmp_path / "table.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["waiting_time"], row["lag"]) == ("10", "50")]
+    assert float(rows[0][name]) == values[i, j]
+    assert np.array_equal(record.to_xarray()[name].values[0], values, equal_nan=True)
+    assert name in record.to_pandas()
+    assert (f"glassy/{name}/tw_10", 10, 50, values[i, j]) in scalars(record, [(10, 50)], "glassy")
+    assert name in dict(Figures("a test").draw(record))
+    axes = plot_two_time(record, name)
+    assert (axes.get_ylabel(), axes.get_yscale()) == (r"fourth moment $\Delta_4(t_w, t_w+t)$", "log")
+    assert np.array_equal(relaxation_curves(record, name).values[0], values[:, record.lags > 0], equal_nan=True)
+    assert "from the fourth moment" in str(aging_exponent(record, name))
+    found = report(record, observable=name, n_bootstrap=10)
+    found.write(tmp_path / "report")
+    assert page_data(tmp_path / "report" / "report.html")["label"] == "fourth moment"
+    assert f"fourth moment {unicode_of(fourth_moment.symbol)}" in [
+        curve["title"] for curve in page_data(tmp_path / "report" / "report.html")["observables"]["curves"]
+    ]
+    (told,) = (one for one in answers.observables() if one["name"] == name)
+    assert told == {
+        "name": name,
+        "title": "Fourth moment",
+        "symbol": "Δ_4(t_w, t_w+t)",
+        "log": True,
+        "has_threshold": False,
+        "relaxing": "Δ_4",
+        "falls": False,
+        "band": "one standard error of the mean over replicas",
+    }
+    assert name in answers.describe(record)["observables"]
+    assert answers.curves(record, name, "all", None)["values"][i][j - 0] is not None
+    assert answers.fit(record, name, "all", None)["aging_exponent"]["mu"] == found.exponent.mu
+    with pytest.raises(SystemExit):
+        cli.main(["report", "--help"])
+    assert name in capsys.readouterr().out
+    path = record.save(tmp_path / "record.npz")
+    assert cli.main(["show", str(path)]) == 0
+    assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", OBSERVABLES)
+def test_every_observable_is_a_formula_of_named_inputs(name: str) -> None:
+    """The whole registry on a record that has everything: every use gives a matrix, and says its name."""
+    walks = np.cumsum(np.random.default_rng(2).normal(size=(4, 301, 30)), axis=1)
+    record = AgingRecord.from_trajectory(walks, LogTimeSchedule.logspaced(300))
+    for step in (0, 300):
+        record.append_one_time("gradient_noise", step, 2.0)
+    entry, values = OBSERVABLES[name], record.observable(name)
+    shape = (len(record.waiting_times), len(record.lags))
+    assert values.shape == (shape if entry.over_replicas else (4, *shape))
+    assert np.isfinite(values).any()
+    assert name in record.available()
+    assert plot_two_time(record, name).get_ylabel().startswith(entry.title)
+    assert answers.curves(record, name, "all", None)["band"] is not None
+    assert report(record, observable=name, n_bootstrap=10).to_dict()["observable"] == name
+    if entry.error is not None:
+        assert record.standard_error(name).shape == values.shape
+    if entry.pairwise:
+        columns = [column for column, (e, _) in record.columns().items() if e is entry]
+        assert columns[0] == (f"{name}_{record.overlap_thresholds[0]:.6g}" if entry.has_threshold else name)
+        rows = np.array(record.table(columns=columns)[columns[0]]).reshape(4, -1)
+        assert np.array_equal(values[:, np.isfinite(values).all(axis=0)], rows[:, np.isfinite(rows).all(axis=0)])
+
+
+def test_the_binder_cumulant_is_that_of_the_displacements(
+    record: AgingRecord, walk: np.ndarray, tmp_path: Path
+) -> None:
+    i, j = list(record.waiting_times).index(10), list(record.lags).index(50)
+    d = walk[60] - walk[10]
+    expected = 1 - np.mean(d**4) / (3 * np.mean(d**2) ** 2)
+    assert record.binder_cumulant()[i, j] == pytest.approx(expected, rel=1e-12)
+    assert np.array_equal(record.binder_cumulant(), -record.non_gaussian(), equal_nan=True)
+    # 2/3 if all coordinates move by the same distance. Gaussian displacements: 0, with an error of sqrt(8/(3 N)).
+    steps = np.cumsum(np.ones((11, 7)), axis=0)
+    rigid = AgingRecord.from_trajectory(steps, LogTimeSchedule([0], [1, 5]))
+    assert rigid.binder_cumulant() == pytest.approx(2 / 3)
+    many = AgingRecord.from_trajectory(
+        np.random.default_rng(0).normal(size=(2, 100_000)).cumsum(axis=0), LogTimeSchedule([0], [1])
+    )
+    assert abs(many.binder_cumulant()[0, 0]) < 3 * np.sqrt(8 / 3 / 100_000)
+    with record.to_csv(tmp_path / "table.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["waiting_time"], row["lag"]) == ("10", "50")]
+    assert float(rows[0]["binder_cumulant"]) == record.binder_cumulant()[i, j]
+    found = report(record, observable="binder_cumulant")
+    assert "no aging exponent: the Binder cumulant does not relax" in str(found)
+    written = found.write(tmp_path / "report")
+    assert tmp_path / "report" / "curves.png" in written
+    shown = page_data(tmp_path / "report" / "report.html")
+    assert shown["label"] == "Binder cumulant U(t_w, t_w+t)"
+    assert shown["log"] is False
+
+
+def test_a_name_means_the_same_everywhere(record: AgingRecord) -> None:
+    """A correlation is named by its kind; the overlap is Q, and what relaxes is called 1 - Q."""
+    for kind in ("raw", "cosine", "centred", "pearson"):
+        drawn = plot_two_time(record, f"correlation_{kind}").get_lines()[3].get_ydata()
+        row = record.correlation(kind=kind)[3]
+        assert np.array_equal(drawn, row[np.isfinite(row)])
+    with pytest.raises(ValueError, match=r"quantity='correlation' is not one of .*'correlation_raw', 'correlation_cos"):
+        plot_two_time(record, "correlation")
+    positive = record.lags > 0
+    curves = relaxation_curves(record, "overlap")
+    assert curves.label == "overlap 1 - Q"
+    assert np.array_equal(curves.values[0], 1 - record.overlap()[:, positive], equal_nan=True)
+    drawn = plot_two_time(record, "overlap")
+    assert r"Q_\epsilon" in drawn.get_ylabel()
+    row = record.overlap()[3]
+    assert np.array_equal(drawn.get_lines()[3].get_ydata(), row[np.isfinite(row)])
+    (told,) = (one for one in answers.observables() if one["name"] == "overlap")
+    assert (told["symbol"], told["relaxing"], told["falls"]) == ("Q_ε(t_w, t_w+t)", "1 − Q_ε", True)
+
+
+def test_what_does_not_relax_or_is_not_there_is_refused_by_name(record: AgingRecord) -> None:
+    with pytest.raises(
+        ValueError, match="observable='non_gaussian' does not relax: choose from 'msd', 'normalised_msd'"
+    ):
+        aging_exponent(record, "non_gaussian")
+    with pytest.raises(ValueError, match="observable='entropy' is not one of 'msd'"):
+        report(record, observable="entropy")
+    with pytest.raises(ValueError, match=r"eps=0\.1 belongs to the overlap, not to observable='msd'"):
+        record.observable("msd", eps=0.1)
+    with pytest.raises(TypeError, match="eps='all' is not a number; a group is named by group='all'"):
+        record.overlap("all")
+    with pytest.raises(
+        ValueError, match="n_replica=None: chi4 is a variance between replicas, of which two are needed"
+    ):
+        report(record, observable="chi4")
+    with pytest.raises(KeyError, match="no one-time series 'gradient_noise'"):
+        record.observable("normalised_msd")
+    with pytest.raises(ValueError, match="the observable 'msd' is registered already"):
+        registry.register(OBSERVABLES["msd"])
+
+
+def test_only_the_groups_with_noise_have_the_displacement_over_it(walk: np.ndarray) -> None:
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0, 10], [1, 5]), groups={"head": [0, 1]})
+    for step in (0, 10):
+        record.append_one_time("gradient_noise/head", step, 2.0)
+    assert "normalised_msd" in record.available("head")
+    assert "normalised_msd" not in record.available()
+    dataset = record.to_xarray()
+    assert np.isnan(dataset.normalised_msd.sel(group="all")).all()
+    assert np.array_equal(dataset.normalised_msd.sel(group="head"), record.msd("head") / 2)
+    assert "normalised_msd" in answers.describe(record)["observables"]
+
+
+def test_no_list_of_observables_is_left_elsewhere() -> None:
+    """Names of observables stand in the registry and in the methods of a record.
+
+    Left out are those that the analysis asks for by their physics, and "local_exponent", which is a figure, too.
+    """
+    package = Path(lightning_glassy.__file__).parent
+    names = set(OBSERVABLES) - {"msd", "normalised_msd", "overlap", "chi4", "local_exponent"}
+    for path in [*package.rglob("*.py"), *package.rglob("*.js")]:
+        if "observables" in path.parts or path == package / "record" / "record.py":
+            continue
+        code = re.sub(r'"""[\s\S]*?"""|#.*|//.*', "", path.read_text())
+        found = [name for name in names if re.search(rf"[\"'`]{name}[\"'`]", code)]
+        assert found == [], path
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    source = Path(lightning_glassy.__file__).read_text()
+    pairs = re.findall(r"from lightning_glassy\.([\w.]+) import \w+ as (\w+)", source)
+    assert {name: home for home, name in pairs} == lightning_glassy._HOMES
+    for name in lightning_glassy.__all__:
+        assert getattr(lightning_glassy, name) is not None
