@@ -444,7 +444,9 @@ class AgingRecord(RecordContent):
         """
         moments = self._tables[MOMENTS_TABLE]
         part = self if pairs is None else self._with({MOMENTS_TABLE: moments.only(pairs)}, {})
-        wanted = self.columns() if columns is None else {name: self.columns()[name] for name in columns}
+        wanted = self.columns()
+        if columns is not None:
+            wanted = {name: wanted[name] for name in columns}
         waiting_times, lags = part.pairs
         axes = {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
         n_replica = self.n_replica or 1
