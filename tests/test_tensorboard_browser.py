@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_glassy import AgingMonitor, AgingRecord
 from lightning_glassy.analysis import aging_exponent, lag_to_threshold, scaled_lag
 from lightning_glassy.loggers import tensorboard as sink_module
+from lightning_glassy.observables import OBSERVABLES
 from tests import browser as browsing
 from tests.browser import open_tab, resize, wait_for
 from tests.helpers import SmallNet, data, quiet_trainer
@@ -163,6 +164,37 @@ def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, 
     (line,) = wait_for(lambda: tab.lines("along"))
     steps, rates = record.one_time("learning_rate")
     assert (line["x"], line["y"]) == (steps[steps > 0].tolist(), rates[steps > 0].tolist())
+
+
+def test_the_server_says_which_observables_there_are_and_how_they_look(
+    tab: Tab, training: tuple[Path, AgingRecord, str]
+) -> None:
+    """Those of the registry that the record has, and no list in the page."""
+    _, record, name = training
+    tab.open(runs=json.dumps([name]), observable="binder_cumulant")
+    tab.drawn("lag,binder_cumulant,1,over")
+    options = tab.browser.find_elements("css selector", "[data-key='observable'] option")
+    assert [option.get_attribute("value") for option in options] == record.available()
+    titles = {name: entry.title[0].upper() + entry.title[1:] for name, entry in OBSERVABLES.items()}
+    assert [option.text for option in options] == [titles[name] for name in record.available()]
+    assert tab.find(".curves h2").text == "Binder cumulant"
+    assert tab.find(".curves .formula").text.startswith("U(tw, tw+t), one curve per waiting time tw")
+    axis = "return document.querySelector('.curves .plot').layout.yaxis"
+    assert tab.run(f"return ({axis.removeprefix('return ')}).title.text") == (
+        "<i>U</i>(<i>t</i><sub>w</sub>, <i>t</i><sub>w</sub>+<i>t</i>)"
+    )
+    assert tab.run(f"{axis}.type") == "linear"
+    for line, row in zip(tab.lines(), record.binder_cumulant(), strict=True):
+        good = np.isfinite(row) & (record.lags > 0)
+        assert (line["x"], line["y"]) == (record.lags[good].tolist(), row[good].tolist())
+    # It does not relax: there is no exponent, and no threshold to reach.
+    assert not tab.find(".card.fit").is_displayed()
+    assert not tab.find(".card.threshold").is_displayed()
+    for name in record.available():
+        tab.find(f"[data-key='observable'] option[value='{name}']").click()
+        tab.drawn(f"lag,{name},1,over")
+        assert tab.find(".curves h2").text == titles[name]
+        assert tab.find(".message").text == ""
 
 
 def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
