@@ -1,4 +1,4 @@
-"""What is in a checkpoint file, read as data, and of which step it is."""
+"""Read the tensors, the options and the step of a checkpoint file, as data and without running code from it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from lightning_glassy.measure.select import plain_name
 
 _LARGEST_STEP = 2**53
 
-# State that a module keeps beside its parameters, by the names that torch gives it.
+# Names that torch gives to the running statistics of normalisation layers. They are state, but no parameters.
 _BUFFERS = ("*.running_mean", "*.running_var", "*.num_batches_tracked")
 NOT_FLOATING = "integer, boolean or quantised"
 
-# What stands before the step in the name of a file; the first that is there with one number decides.
+# Words before the step in the name of a file. The first word that stands before exactly one number decides.
 _LABELS = ("steps?", "iter(?:ation)?s?", "(?:checkpoint|ckpt)")
-# Numbers that are no steps: an epoch, a version (Lightning appends -v1 to a name that is taken), 0.25, 1e-3.
+# Numbers that are no steps: an epoch, a version, 0.25, 1e-3. Lightning appends -v1 to a file name that exists already.
 _NO_STEP = r"(?<![a-z])ep(?:och)?s?[=_-]?[0-9]+|(?<![0-9a-z])v[0-9]+(?![0-9a-z])|[0-9]+(?:\.[0-9]+|e[+-]?[0-9]+)+"
 
 Forms = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def forms_of(weights: Mapping[str, Tensor]) -> Forms:
-    """Shape and dtype of each tensor."""
+    """Return the shape and the dtype of each tensor."""
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of a file without its tensors."""
+    """The contents of a checkpoint file, except the values of its tensors."""
 
     path: Path
     step: int
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 def survey(path: Path, key: str | None, step: int | None) -> Checkpoint:
-    """What a file holds, and its step (``step`` if it is given); errors as those of ``measure_checkpoints``."""
+    """Describe a file and find its step, unless ``step`` gives it. Raises the errors of ``measure_checkpoints``."""
     content = Content(path, key)
     optimizers, rates = _optimizers(content.everything.get("optimizer_states"))
     version = content.everything.get("pytorch-lightning_version")
@@ -72,7 +72,10 @@ def survey(path: Path, key: str | None, step: int | None) -> Checkpoint:
 
 
 class Content:
-    """One open file: all of it, and the tensors that may be weights, by their names without those of wrappers."""
+    """One open file: everything in it, and the tensors that may be weights.
+
+    The names of the weights do not contain the prefixes of wrappers such as ``torch.compile``.
+    """
 
     def __init__(self, path: Path, key: str | None) -> None:
         self.everything = _load_safetensors(path) if path.suffix == ".safetensors" else _load_torch(path)
@@ -105,7 +108,7 @@ _NOT_WHOLE = (
 
 
 def _peculiar(tensor: Tensor) -> str | None:
-    """What a tensor is that is not simply an array of numbers."""
+    """Return the kind of a tensor that is not a plain array of numbers, or None for a plain tensor."""
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         return type(tensor).__name__
     if tensor.layout != torch.strided:
@@ -122,7 +125,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         ) from error
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # `file` is not a mapping
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 
@@ -131,12 +134,12 @@ def _load_torch(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         archive = file.read(4) == b"PK\x03\x04"
     if not archive and tarfile.is_tarfile(path):
-        # Also because torch before 2.6 would run code in one (CVE-2025-32434).
+        # torch before 2.6 would also run code in a tar archive (CVE-2025-32434).
         raise ValueError(f"{path} is a tar archive, which is not read: save model.state_dict() with torch.save")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # The formats before torch 1.6 are no archives, and cannot be mapped.
+            # Files of torch before 1.6 are no archives and cannot be mapped into memory.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         if "DTensor" in str(error):
@@ -144,7 +147,7 @@ def _load_torch(path: Path) -> dict[str, Any]:
         raise ValueError(_needs_code(path, str(error))) from None
     except MemoryError:
         raise
-    except Exception as error:  # whatever a damaged or crafted file makes the parsers of zip and pickle raise
+    except Exception as error:  # a damaged or crafted file can make the zip and pickle parsers raise anything
         reason = re.split(r"(?<=\S)\.\s", str(error), maxsplit=1)[0]
         raise ValueError(
             f"{path} is not a readable checkpoint ({type(error).__name__}: {reason}): leave it out, or save "
@@ -156,9 +159,9 @@ def _load_torch(path: Path) -> dict[str, Any]:
 
 
 def _needs_code(path: Path, reason: str) -> str:
-    """What to say of a file that ``torch.load(weights_only=True)`` refused."""
+    """Return the error message for a file that ``torch.load(weights_only=True)`` refused."""
     names = set(re.findall(r"GLOBAL ([\w.]+)", reason))
-    with contextlib.suppress(Exception):  # of archives all of them are known; torch 2.5 cannot tell
+    with contextlib.suppress(Exception):  # finds all names in an archive, but not in torch 2.5
         names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     if not names:
         return (
@@ -174,10 +177,10 @@ def _needs_code(path: Path, reason: str) -> str:
 
 
 def _state_dict(path: Path, content: dict[str, Any], key: str | None) -> dict[str, Any]:
-    """The ``state_dict`` in a file: the one at ``key``, Lightning's, the file itself, or the only one in it."""
+    """Return the ``state_dict`` at ``key``, else Lightning's, else the whole file, else the only one in the file."""
     nested = {name: value for name, value in content.items() if _is_state_dict(value)}
     if key is None and "pytorch-lightning_version" in content:
-        key = "state_dict"  # others are those of callbacks
+        key = "state_dict"  # other state_dicts belong to callbacks
     if key is not None:
         if not isinstance(content.get(key), dict):
             listed = ", ".join(map(repr, nested)) or "none"
@@ -194,7 +197,7 @@ def _state_dict(path: Path, content: dict[str, Any], key: str | None) -> dict[st
 
 
 def _is_state_dict(value: object) -> bool:
-    """Whether it maps names to tensors, a floating-point one among them, and to nothing else but extra states."""
+    """Return whether ``value`` is a dict of tensors and extra states, with at least one floating-point tensor."""
     return (
         isinstance(value, dict)
         and all(isinstance(entry, Tensor) or str(name).endswith("_extra_state") for name, entry in value.items())
@@ -207,7 +210,7 @@ def _is_number(tensor: Tensor) -> bool:
 
 
 def _optimizers(states: object) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The options of the optimisers, as ``AgingMonitor`` describes them, and the learning rates, as it names them."""
+    """Return the options of the optimisers and the learning rates, in the format and with the names of AgingMonitor."""
 
     def plain(value: object) -> bool:
         if isinstance(value, (tuple, list)):
@@ -232,7 +235,7 @@ def _optimizers(states: object) -> tuple[list[dict[str, Any]], dict[str, float]]
             }
             for group in groups
         ]
-        # The class is not in a checkpoint.
+        # A checkpoint does not hold the class of the optimiser.
         described.append({"name": None, "parameter_groups": options})
     return described, rates
 
@@ -241,7 +244,7 @@ def _optimizers(states: object) -> tuple[list[dict[str, Any]], dict[str, float]]
 
 
 def existing_files(paths: object) -> list[Path]:
-    """Two files or more, checked to be such."""
+    """Return the paths of two or more files, after checking that each is an existing file."""
     if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
         raise TypeError(f"paths={paths!r} is not a list of files")
     files = []
@@ -267,7 +270,7 @@ def existing_files(paths: object) -> list[Path]:
 
 
 def given_steps(steps: object, files: list[Path]) -> list[int] | None:
-    """The steps a user gave, checked to be one per file."""
+    """Return the steps that a user gave, after checking that there is one per file."""
     if steps is None:
         return None
     if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
@@ -291,7 +294,7 @@ def _checked(path: Path, what: str, step: object) -> int:
 
 
 def step_of(path: Path, global_step: object) -> int:
-    """The step of a checkpoint: that in the file, else that of its name, else that of its directory's name."""
+    """Return the step in a checkpoint, else the step in its name, else the step in the name of its directory."""
     if isinstance(global_step, int) and not isinstance(global_step, bool):
         return _checked(path, "global_step", global_step)
     name = re.sub(r"(\.[a-z]+)+$", "", path.name, flags=re.IGNORECASE)

@@ -1,6 +1,7 @@
-"""The two-time moments of a training that is over, from the checkpoints it left: each file against each later one.
+"""Measure the two-time moments of a finished training from its checkpoints: each file against each later file.
 
-A file is read as data. Nothing in it is executed; its tensors are mapped into memory, not loaded.
+A file is read as data, and nothing in it is executed. Its tensors are mapped into memory, not loaded. Files that torch
+wrote before version 1.6 cannot be mapped and are loaded.
 """
 
 from __future__ import annotations
@@ -50,47 +51,50 @@ def measure_checkpoints(
     key: str | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> AgingRecord:
-    r"""Measure how the weights moved between the checkpoints of one training, as ``AgingMonitor`` does while it runs.
+    r"""Measure how the weights moved between the checkpoints of one training.
 
-    With :math:`w(n)` the weights saved at step :math:`n`, the moments of :math:`w(t_w + t)` against :math:`w(t_w)` are
-    summed for every pair of checkpoints: the earlier one's step is the waiting time :math:`t_w`, the difference the
-    lag :math:`t`, both in completed optimiser updates. They are the sums that a tracker would have made at these
-    steps, :math:`\Delta(t_w, t_w+t) = \frac{1}{N}\sum_i [w_i(t_w+t) - w_i(t_w)]^2` among them. For aging curves the
-    steps should be spaced logarithmically.
+    The record holds the sums that ``AgingMonitor`` would have made at these steps during the training. Let :math:`w(n)`
+    be the weights saved at step :math:`n`. For every pair of checkpoints, the moments of :math:`w(t_w + t)` against
+    :math:`w(t_w)` are summed. The waiting time :math:`t_w` is the step of the earlier checkpoint, and the lag :math:`t`
+    is the difference of the two steps. Both count completed optimiser updates. One of the moments gives the mean
+    squared displacement, :math:`\Delta(t_w, t_w+t) = \frac{1}{N}\sum_i [w_i(t_w+t) - w_i(t_w)]^2`. For aging curves,
+    use checkpoints at logarithmically spaced steps.
 
-    Read are Lightning checkpoints, files that ``torch.save`` made of a ``state_dict`` (bare, or one level below a key
-    such as ``"model"``), and ``.safetensors``. n checkpoints are n(n-1)/2 pairs; one copy of the weights is in memory,
-    compared with one file at a time, which must not change meanwhile.
+    The function reads Lightning checkpoints, ``.safetensors`` files, and files in which ``torch.save`` stored a
+    ``state_dict`` (bare, or one level below a key such as ``"model"``). n checkpoints give n(n-1)/2 pairs. Memory holds
+    one copy of the weights, which is compared with one file at a time. Do not change the files meanwhile.
 
-    A checkpoint does not tell parameters from other floating-point tensors, nor trained from frozen ones. The running
-    statistics of normalisation layers and tensors of integers are left out (counted in ``meta["left_out"]``); other
-    buffers, and what was frozen, should be named by ``exclude``, lest they count as weights that do not move.
+    Integer tensors and the running statistics of normalisation layers are left out, and ``meta["left_out"]`` counts
+    them. Name other buffers and frozen parameters in ``exclude``. Otherwise they count as weights that do not move,
+    because a checkpoint does not show which floating-point tensors are parameters, and which parameters were trained.
 
     Args:
         paths: the files, at least two, in any order.
-        steps: the step of each file. Default: the ``global_step`` in it (Lightning); else the number in its name
-            (``step=400``, ``iter400``, ``checkpoint-400``, or the only integer there), or after such a word in the name
-            of its directory. An epoch is no step.
+        steps: the step of each file. Default: the ``global_step`` in the file (Lightning), else the number in its name
+            (``step=400``, ``iter400``, ``checkpoint-400``, or the only integer in it), else the number after such a
+            word in the name of its directory. An epoch is no step.
         groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
-        include: measure only tensors whose name matches one of these shell patterns; default all.
-        exclude: do not measure tensors whose name matches one of these.
-        overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth and a
-            tenth of the standard deviation of the weights in the earliest checkpoint.
-        key: where in each file the ``state_dict`` is, if there are several.
-        progress: called with the number of pairs done and that of all: ``(0, total)``, ..., ``(total, total)``.
+        include: measure only tensors whose name matches one of these shell patterns. Default: all tensors.
+        exclude: do not measure tensors whose name matches one of these shell patterns.
+        overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` takes about a hundredth and
+            a tenth of the standard deviation of the weights in the earliest checkpoint.
+        key: the key of the ``state_dict`` in each file, if a file has several.
+        progress: called with the number of finished pairs and the number of all pairs: ``(0, total)``, ...,
+            ``(total, total)``.
 
     Returns:
-        A record of all pairs. ``meta`` has the names of the files and their steps; of Lightning checkpoints also the
-        version and the options of the optimisers, and the record has the one-time series ``learning_rate``
-        (``learning_rate_<i>_<j>`` for the parameter group j of the optimiser i where there are several).
+        A record of all pairs. ``meta`` has the names of the files and their steps. If the earliest file is a Lightning
+        checkpoint, ``meta`` also has its Lightning version and the options of its optimisers. The learning rates in
+        Lightning checkpoints become one-time series: ``learning_rate`` for the first parameter group of the first
+        optimiser, ``learning_rate_<i>_<j>`` for any other parameter group j of the optimiser i.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: a ``.safetensors`` file, and the package safetensors is missing.
-        TypeError: an argument of another type.
-        ValueError: fewer than two files, a step that is unknown, negative or there twice, a file that is damaged, that
-            is no checkpoint, that is sharded or that needs code to be run, tensors that differ in name, shape or dtype
-            between the files, or an argument out of its range. The message names the file and the remedy.
+        FileNotFoundError: a file does not exist.
+        ImportError: there is a ``.safetensors`` file, but the package safetensors is missing.
+        TypeError: an argument has the wrong type.
+        ValueError: there are fewer than two files, or another argument is out of its range. A step is unknown, negative
+            or there twice. A file is damaged, is sharded, is no checkpoint, or needs code to be run. Tensors differ in
+            name, shape or dtype between the files. The message names the file and the remedy.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -133,7 +137,7 @@ def measure_checkpoints(
             done += 1
             if progress is not None:
                 progress(done, total)
-        del snapshot  # before the next file is opened
+        del snapshot  # frees its memory before the next file is opened
     _warn(record, layout.resolution)
     return record
 
@@ -143,13 +147,13 @@ def _capture(parameters: TrackedParameters, step: int) -> Snapshot:
 
 
 def _moments(parameters: TrackedParameters, snapshot: Snapshot, thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """The sums of one pair, ``[n_group, n_moment]``."""
+    """Return the sums of one pair, ``[n_group, n_moment]``."""
     buckets = [sums.numpy() for sums in EagerMoments(parameters, thresholds)([snapshot])]
     return parameters.by_group(buckets)[:, 0]
 
 
 def _warn(record: AgingRecord, resolution: float) -> None:
-    """Say in words what a curve would not show by itself."""
+    """Log the doubts that a curve does not show: weights that are not finite, displacements within rounding."""
     d2, s2 = (record.moments[:, 0, MOMENTS.index(name)] for name in ("d2", "s2"))
     finite = np.isfinite(d2)
     if not finite.all():
@@ -194,9 +198,9 @@ def _new_record(
 
 
 class _Layout:
-    """Which tensors are measured, in which groups: that of the earliest checkpoint, which the others must share.
+    """The measured tensors and their groups, taken from the earliest checkpoint. Later checkpoints must match them.
 
-    Tied tensors (of one memory in this file) are counted once.
+    Tied tensors, which share memory in the earliest file, are counted once.
     """
 
     def __init__(
@@ -220,7 +224,7 @@ class _Layout:
             )
         except ValueError as error:
             raise ValueError(f"{first.path}: {error}") from None
-        # Without their memory.
+        # Meta tensors keep shape and dtype, but no memory.
         meta = {p.name: torch.empty_like(weights[p.name], device="meta") for p in selected}
         self._selected = [replace(p, tensor=meta[p.name]) for p in selected]
         self._forms = forms_of(meta)
@@ -236,14 +240,14 @@ class _Layout:
             )
 
     def read(self, path: Path) -> TrackedParameters:
-        """The tensors of another checkpoint, in the same order."""
+        """Return the measured tensors of a checkpoint, in the order of the earliest checkpoint."""
         weights = Content(path, self._key).weights
         self.check(path, forms_of(weights))
-        # Contiguous, since coordinates are walked as they lie in memory, which may differ between files.
+        # Coordinates are read in the order of memory. Contiguous tensors have the same order in all files.
         return TrackedParameters([replace(p, tensor=weights[p.name].contiguous()) for p in self._selected])
 
     def check(self, path: Path, forms: Forms) -> None:
-        """Refuse a checkpoint that is of other tensors."""
+        """Refuse a checkpoint with tensors of other names, shapes or dtypes."""
         for name, form in self._forms.items():
             if name not in forms:
                 raise ValueError(

@@ -1,7 +1,7 @@
-"""What is tracked: which tensors, in which groups, and in which order their coordinates lie in memory.
+"""Lay out the tracked coordinates: their tensors, their groups, and their order in memory.
 
-Every group is a union of *cells*, the disjoint sets of coordinates that belong to exactly the same groups. The
-device sums over cells; the host adds cells to groups.
+A *cell* is the set of all coordinates that belong to exactly the same groups. Cells are disjoint, and every group is a
+union of cells. The device sums over cells, and the host adds cells up to groups.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from torch import Tensor
 from lightning_glassy.measure.select import Selected
 from lightning_glassy.measure.shards import Block, ParametersChangedError, Processes, Shard, block_of
 
-_SAMPLE_SEED = 20180307  # any number will do; a fixed one makes two runs sample the same coordinates
+_SAMPLE_SEED = 20180307  # any fixed number makes two runs sample the same coordinates
 
 
 class _Source:
-    """What this process holds of a tracked tensor, as a flat run of coordinates, in the order in which they lie there.
+    """The part of a tracked tensor that this process holds, as a flat run of coordinates in memory order.
 
-    The order is fixed once (channels-last weights are walked as they lie), so that a snapshot and the weights it is
-    compared with always agree; where the tensor is dense the flat form is a view and costs nothing. With replicas it is
-    a row for each, ``[n_replica, n]``; positions and stretches are those within a row.
+    The order is fixed at construction (channels-last weights keep their memory order). A snapshot and the current
+    weights therefore always have the same order. If the tensor is dense, the flat form is a view and costs nothing.
+    With replicas, the flat form has one row per replica, ``[n_replica, n]``. Positions and stretches then count within
+    a row.
     """
 
     def __init__(self, name: str, parameter: Tensor | Shard, n_replica: int | None = None) -> None:
@@ -43,7 +44,7 @@ class _Source:
             raise ValueError(f"the parameter {name!r} does not lie in memory row by row, a row for each replica")
 
     def held(self) -> Tensor:
-        """The tensor itself, or the shard of it that is here."""
+        """Return the tensor itself, or its shard in this process."""
         return self.parameter.held() if isinstance(self.parameter, Shard) else self.parameter
 
     def _real(self) -> Tensor:
@@ -51,14 +52,14 @@ class _Source:
         return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
     def _flat(self) -> Tensor | None:
-        """All coordinates as a view; None where the tensor is not dense, and a flat form would be a copy."""
+        """Return all coordinates as a view, or None if the tensor is not dense (its flat form would be a copy)."""
         form = (self.parameter.shape, self.parameter.dtype, self.parameter.device)
         if form != self._form:
             raise ParametersChangedError(
                 f"the parameter {self.name!r} was {tuple(self._form[0])} {self._form[1]} on {self._form[2]} at first "
                 f"and is {tuple(form[0])} {form[1]} on {form[2]} now: earlier weights cannot be compared with it"
             )
-        # A view stays valid while the weights stay where they are; `p.data = ...` moves them.
+        # A view is valid until the weights move in memory, as by `p.data = ...`.
         held = self.held()
         layout = (held.data_ptr(), held.stride())
         if self._view is None or self._layout != layout:
@@ -73,7 +74,7 @@ class _Source:
         return self._view
 
     def in_memory(self, positions: Tensor) -> Tensor:
-        """Flat positions in row-major order as positions in the order of memory, sorted."""
+        """Convert flat row-major positions to positions in memory order, sorted."""
         shape, order = self._real().shape, self.order
         if self._n_replica is not None:
             shape, order = shape[1:], [dim - 1 for dim in order[1:]]
@@ -81,11 +82,14 @@ class _Source:
 
     @property
     def dense(self) -> bool:
-        """Whether all coordinates lie in a row."""
+        """Whether the coordinates are contiguous in memory (with replicas: within each replica)."""
         return self._flat() is not None
 
     def stretch(self, start: int, stop: int) -> Tensor:
-        """Coordinates ``start ... stop``: a view; of a tensor that is not dense a copy of the rows they lie in."""
+        """Return the coordinates ``start ... stop`` as a view.
+
+        If the tensor is not dense, copy the rows that contain these coordinates.
+        """
         flat = self._flat()
         if flat is not None:
             return flat[..., start:stop]
@@ -96,7 +100,11 @@ class _Source:
         return rows[start - first * width : stop - first * width]
 
     def sample(self, indices: Tensor, out: Tensor) -> Tensor:
-        """The coordinates at some flat positions, in ``out`` where that has the dtype and the device of the weights."""
+        """Return the coordinates at the flat positions ``indices``.
+
+        The result is in ``out`` if the tensor is dense and ``out`` has the dtype and the device of the weights.
+        Otherwise it is a new tensor.
+        """
         flat = self._flat()
         if flat is None:
             real = self._real()
@@ -107,13 +115,16 @@ class _Source:
         return flat.index_select(-1, indices)
 
     def write(self, values: Tensor) -> None:
-        """Set all coordinates to those of a flat copy."""
+        """Set all coordinates to the values of a flat copy."""
         tensor = self.held().data
         ordered = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).permute(self.order)
         ordered.copy_(values.view(ordered.shape))
 
     def _scatter(self, indices: Tensor) -> Tensor:
-        """Where coordinates lie, in elements from the first: by whole numbers alone, which no device is waited for."""
+        """Return the distance of coordinates from the first element in memory, in elements.
+
+        Integer operations on ``indices`` suffice, so the host does not wait for the device.
+        """
         real = self._real()
         places, left = torch.zeros_like(indices), indices
         for dim in reversed(self.order):
@@ -122,7 +133,11 @@ class _Source:
         return places
 
     def locate(self, indices: Tensor | None, replica: int = 0) -> tuple[int, Tensor | None]:
-        """The address of the first element; and, unless all coordinates lie in a row, the places of those wanted."""
+        """Return the address of the first element (of the replica), and the places of the wanted coordinates.
+
+        The places are distances in elements from this address. They are ``None`` if all coordinates are wanted and the
+        tensor is dense.
+        """
         flat = self._flat()
         if flat is not None:
             skipped = replica * flat.stride(0) * flat.element_size() if replica else 0
@@ -132,7 +147,7 @@ class _Source:
 
 
 def in_order(positions: Tensor, shape: Sequence[int], order: Sequence[int]) -> Tensor:
-    """Flat positions in a tensor walked row by row, as positions in it walked with its dimensions in another order."""
+    """Convert flat row-major positions to flat positions with the dimensions in ``order``, slowest first."""
     if list(order) == list(range(len(shape))):
         return positions
     place, left = torch.zeros_like(positions), positions
@@ -145,14 +160,15 @@ def in_order(positions: Tensor, shape: Sequence[int], order: Sequence[int]) -> T
 
 @dataclass(frozen=True)
 class Extent:
-    """A stretch of a bucket's coordinates from one tensor, and where they are in memory.
+    """A stretch of a bucket's coordinates from one tensor, and their places in memory.
 
     Attributes:
-        cell: the cell that all of them belong to.
-        start: first coordinate, in the bucket (whose rows, of replicas, lie one after the other).
+        cell: the cell of all these coordinates.
+        start: first coordinate, in the bucket. With replicas, the rows of the bucket follow one another.
         stop: end, in the bucket.
-        address: of the tensor's first element.
-        places: of each coordinate the distance from there, in elements, int64; ``None`` where they lie in a row.
+        address: address of the first element of the tensor, or of the replica.
+        places: distance of each coordinate from ``address``, in elements, int64. ``None`` if the coordinates are
+            contiguous.
     """
 
     cell: int
@@ -164,17 +180,18 @@ class Extent:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A stretch of a bucket's flat coordinates, and where in its source tensor they are found."""
+    """A stretch of a bucket's flat coordinates, and their positions in the source tensor."""
 
     source: _Source
     start: int  # in the bucket
     stop: int
-    indices: Tensor | None  # flat positions in the source where a sample is taken; otherwise the whole source
+    indices: Tensor | None  # flat positions in the source for a sample, None for the whole source
 
     def read(self, start: int, stop: int, out: Tensor) -> Tensor:
-        """Coordinates ``start ... stop`` of the bucket (within this piece): a view, unless a sample is gathered.
+        """Return the coordinates ``start ... stop`` of the bucket, which must be within this piece.
 
-        ``out`` takes the sample where it has the dtype and the device of the weights.
+        The result is a view if the tensor is dense and not sampled. A sample is gathered into ``out`` if the tensor is
+        dense and ``out`` has the dtype and the device of the weights.
         """
         a, b = start - self.start, stop - self.start
         return self.source.stretch(a, b) if self.indices is None else self.source.sample(self.indices[a:b], out)
@@ -182,7 +199,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class Tile:
-    """A run of a bucket's coordinates that all belong to one cell: the unit of work of a measurement."""
+    """A run of a bucket's coordinates in one cell, which is the unit of work of a measurement."""
 
     start: int
     stop: int
@@ -193,14 +210,14 @@ class Tile:
 class Bucket:
     """All tracked coordinates of one dtype on one device, as one flat vector that is never materialised.
 
-    With replicas it is a row for each: what is said of coordinates below holds for each row.
+    With replicas the bucket has one row per replica. Starts, stops and tiles then count coordinates within a row.
 
     Attributes:
-        device: where they are.
-        dtype: of the weights.
-        numel: number of all coordinates.
-        shape: of a flat copy, ``[numel]``, or ``[n_replica, numel / n_replica]``.
-        pieces: the stretches of tensors it consists of.
+        device: device of the weights.
+        dtype: dtype of the weights.
+        numel: number of coordinates, over all replicas.
+        shape: shape of a flat copy, ``[numel]`` or ``[n_replica, numel / n_replica]``.
+        pieces: the stretches of tensors that make up the bucket.
     """
 
     def __init__(
@@ -218,16 +235,19 @@ class Bucket:
 
     @property
     def sum_dtype(self) -> torch.dtype:
-        """What sums over tiles are kept in: float64, except on MPS, which has none."""
+        """Dtype of the sums over tiles: float64, or float32 on MPS, which has no float64."""
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     @property
     def scattered(self) -> bool:
-        """Whether the coordinates of some tensor do not lie in a row: a sample, or a tensor that is not dense."""
+        """Whether some coordinates are not contiguous in memory, because of a sample or a tensor that is not dense."""
         return any(piece.indices is not None or not piece.source.dense for piece in self.pieces)
 
     def over(self, flat: Tensor) -> Bucket:
-        """The same cells, of coordinates that lie in ``flat``, of this shape, instead of in the parameters."""
+        """Return a bucket with the same cells that reads its coordinates from ``flat`` instead of the parameters.
+
+        ``flat`` must have the shape of this bucket.
+        """
         pieces = [
             _Piece(
                 _Source(piece.source.name, flat[..., piece.start : piece.stop], self._n_replica),
@@ -241,15 +261,18 @@ class Bucket:
 
     @property
     def gathers(self) -> bool:
-        """Whether a tile may have to be put together from several places."""
+        """Whether some tile may have to be assembled from several places in memory."""
         return len(self.pieces) > 1 or any(piece.indices is not None for piece in self.pieces)
 
     def tiles(self, size: int) -> list[Tile]:
-        """The bucket cut into tiles of at most ``size`` coordinates; small tensors of one cell share a tile."""
+        """Cut the bucket into tiles of at most ``size`` coordinates, over all replicas.
+
+        Small tensors of one cell share a tile.
+        """
         size = max(1, size // (self._n_replica or 1))
         tiles: list[Tile] = []
         for piece, cell in zip(self.pieces, self._cells, strict=True):
-            # To put a tile together costs a copy; a large tensor is spared it.
+            # A tile of several pieces is assembled by a copy. A large tensor starts a new tile to avoid the copy.
             large = piece.stop - piece.start >= size // 2 and piece.indices is None
             start = piece.start
             while start < piece.stop:
@@ -265,33 +288,42 @@ class Bucket:
         return tiles
 
     def rows(self, vector: Tensor, n: int) -> Tensor:
-        """The beginning of a vector, as what ``n`` coordinates are put into: ``[n]``, or ``[n_replica, n]``."""
+        """Return the first elements of a vector as a buffer for ``n`` coordinates: ``[n]`` or ``[n_replica, n]``."""
         return vector[:n] if self._n_replica is None else vector[: self._n_replica * n].view(-1, n)
 
     def read(self, tile: Tile, out: Tensor) -> Tensor:
-        """The current weights of a tile, in the dtype of the vector ``out``: a view where possible, otherwise in it."""
+        """Return the current weights of a tile, in the dtype of the vector ``out``.
+
+        The result is a view of the parameter if possible. Otherwise it is a copy in ``out``, or in new memory
+        if the tensor is not dense.
+        """
         whole = self.rows(out, tile.stop - tile.start)
         if len(tile.pieces) == 1:
             values = tile.pieces[0].read(tile.start, tile.stop, whole)
             return values if values.dtype == out.dtype else whole.copy_(values)
         ends = [(piece, max(piece.start, tile.start), min(piece.stop, tile.stop)) for piece in tile.pieces]
         if all(piece.indices is None for piece in tile.pieces):
-            # One call for all of them: a copy each would cost as much again as a pass over the tile.
+            # Concatenate in one call. A separate copy of each piece would cost as much again as a pass over the tile.
             return torch.cat([piece.read(start, stop, whole) for piece, start, stop in ends], dim=-1, out=whole)
         for piece, start, stop in ends:
             _put(piece, start, stop, whole[..., start - tile.start : stop - tile.start])
         return whole
 
     def layout(self) -> list[tuple[object, ...]]:
-        """What tells whether a tensor has been put elsewhere in memory. Cheap: for every event."""
+        """Return the address, shape and stride of each tensor, which change if the tensor moves in memory.
+
+        The call is cheap enough for every event.
+        """
         tensors = [piece.source.held() for piece in self.pieces]
         return [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
 
     def extents(self) -> list[Extent]:
-        """Where all the coordinates are at the moment, in the order of the bucket; valid for as long as the layout is.
+        """Return the current places of all coordinates in memory, in the order of the bucket.
+
+        The result is valid as long as :meth:`layout` does not change.
 
         Raises:
-            ParametersChangedError: a tensor has another shape, dtype or device than at first.
+            ParametersChangedError: a tensor has another shape, dtype or device than at the start.
         """
         n, columns = self._n_replica or 1, self.shape[-1]
         return [
@@ -306,7 +338,7 @@ class Bucket:
         ]
 
     def copy_to(self, flat: Tensor) -> None:
-        """Copy the current weights into ``flat``, of this shape, on the same device."""
+        """Copy the current weights into ``flat``, which has the shape and the device of this bucket."""
         if all(piece.indices is None for piece in self.pieces):
             torch.cat([piece.read(piece.start, piece.stop, flat) for piece in self.pieces], dim=-1, out=flat)
             return
@@ -314,18 +346,18 @@ class Bucket:
             _put(piece, piece.start, piece.stop, flat[..., piece.start : piece.stop])
 
     def put_between(self, first: Tensor, last: Tensor, alpha: float) -> None:
-        r"""Set the weights to :math:`(1 - \alpha)\,first + \alpha\,last`: to the bit to one of them at 0 and 1.
+        r"""Set the weights to :math:`(1 - \alpha)\,first + \alpha\,last`, bit for bit at the two ends.
 
         Args:
             first: a flat copy of the weights, of this shape, on any device.
-            last: another one.
+            last: another flat copy of the weights.
             alpha: between 0 and 1.
 
         Raises:
-            ValueError: a sample is tracked, and no copy of all weights.
+            ValueError: only a sample is tracked, so ``first`` and ``last`` do not hold all weights.
         """
         if any(piece.indices is not None for piece in self.pieces):
-            raise ValueError("a sample of the weights is tracked: what the others were is not known (sample=None)")
+            raise ValueError("only a sample of the weights is tracked: set sample=None to track all weights")
         for piece in self.pieces:
             a, b = (flat[..., piece.start : piece.stop].to(self.device) for flat in (first, last))
             if 0 < alpha < 1:
@@ -341,14 +373,14 @@ def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:
 
 
 class Stretch(NamedTuple):
-    """A run of coordinates in a flat copy of the weights: what of which parameter it is.
+    """A run of coordinates in a flat copy of the weights, and the block of the parameter that they come from.
 
     Attributes:
-        name: of the parameter.
-        offsets: of the block of it, for each dimension.
-        sizes: of the block.
-        order: the dimensions, from the one that is walked slowest to the one that is walked fastest.
-        numel: number of coordinates; fewer than the block has where a sample is tracked.
+        name: name of the parameter.
+        offsets: offsets of the block in the parameter, for each dimension.
+        sizes: sizes of the block, for each dimension.
+        order: the dimensions in the order of memory, from the slowest to the fastest.
+        numel: number of coordinates per replica. A sample has fewer coordinates than the block.
     """
 
     name: str
@@ -362,20 +394,20 @@ class TrackedParameters:
     """The tracked coordinates, laid out for measuring: buckets by device and dtype, cells by group membership.
 
     Args:
-        selected: from :func:`select_parameters`.
-        sample: number of coordinates to draw, uniformly without replacement; ``None``, or at least as many as there
-            are, takes all. Drawn with a generator of its own: the global random state is not touched. The same ones in
-            all replicas.
+        selected: the parameters from :func:`select_parameters`.
+        sample: number of coordinates to draw, uniformly without replacement. ``None``, or a number not below the total,
+            takes all coordinates. The draw uses its own generator and does not change the global random state. All
+            replicas use the same sample.
 
     Raises:
-        ValueError: ``sample`` below 1.
+        ValueError: ``sample`` is not a whole number of at least 1.
     """
 
     def __init__(self, selected: Sequence[Selected], sample: int | None = None) -> None:
         if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
             raise ValueError(f"sample={sample!r} must be a whole number of coordinates, at least 1")
         self.tensors = {p.name: p.tensor.parameter if isinstance(p.tensor, Shard) else p.tensor for p in selected}
-        """The parameters themselves, by their names."""
+        """The parameters themselves, by name."""
         self.dtypes = {parameter.name: parameter.dtype for parameter in selected}
         self.n_replica = selected[0].n_replica
         self.groups: tuple[str, ...] = ("all", *dict.fromkeys(g for parameter in selected for g in parameter.groups))
@@ -383,7 +415,7 @@ class TrackedParameters:
         number = {member: cell for cell, member in enumerate(memberships)}
         n_member = len(memberships)
         self.n_cells = n_member * (self.n_replica or 1)
-        """Number of cells: for each membership one, or as many as there are replicas."""
+        """Number of cells: one for each distinct set of groups, times the number of replicas."""
         self.cells_of = {
             group: [c for c, member in enumerate(memberships) if group == "all" or group in member]
             for group in self.groups
@@ -419,20 +451,20 @@ class TrackedParameters:
         self.n_parameters = {g: sum(n_cell[c] for c in cells) for g, cells in self.cells_of.items()}
         self.n_sampled = {g: sum(sampled_cell[c] for c in cells) for g, cells in self.cells_of.items()}
 
-        # Rounding to a mantissa of spacing eps moves a weight by a mean square of eps^2/12 <m^-2> w^2, m its mantissa:
-        # 0.045 eps^2 w^2 where the logarithms of the weights are spread evenly (2.7e-6 w^2 for bfloat16).
+        # Rounding to a mantissa m of spacing eps moves a weight by a mean square of eps^2/12 <m^-2> w^2. This is
+        # 0.045 eps^2 w^2 if the logarithms of the weights are spread evenly (2.7e-6 w^2 for bfloat16).
         self.resolution = {
             group: sum(p.numel * 0.045 * torch.finfo(p.dtype).eps ** 2 for p in selected if group in ("all", *p.groups))
             / self.n_parameters[group]
             for group in self.groups
         }
-        """For each group the MSD, over the mean squared weight, below which rounding to the own dtype hides motion."""
+        """For each group, the MSD over the mean squared weight, below which rounding to the dtype hides motion."""
 
         self.buckets: list[Bucket] = []
         for (device, dtype), members in parts.items():
             pieces, cells, start = [], [], 0
-            # Odd sizes last: those before them start at multiples of 16, as loads of several numbers at once need.
-            # Small ones of a cell together: they share a tile.
+            # Put sizes that are not multiples of 16 last. All other tensors then start at multiples of 16, as vector
+            # loads need. Keep the tensors of a cell together, so that small tensors share a tile.
             placed = sorted(members, key=lambda member: (member[3] % 16 != 0, member[0], -member[3]))
             for cell, source, indices, numel in placed:
                 pieces.append(_Piece(source, start, start + numel, indices))
@@ -441,13 +473,17 @@ class TrackedParameters:
             self.buckets.append(Bucket(device, dtype, pieces, cells, self.n_replica))
 
     def over(self, flats: Sequence[Tensor]) -> TrackedParameters:
-        """The same coordinates and groups, of a copy of the weights: per bucket a tensor of its shape."""
+        """Return the same coordinates and groups for a copy of the weights.
+
+        Args:
+            flats: per bucket a tensor of its shape.
+        """
         there = copy(self)
         there.buckets = [bucket.over(flat) for bucket, flat in zip(self.buckets, flats, strict=True)]
         return there
 
     def layout(self) -> list[list[Stretch]]:
-        """What lies where in a flat copy of the weights: per bucket the stretches that tensors take, in their order."""
+        """Return the layout of a flat copy of the weights: per bucket the stretches of its tensors, in order."""
         return [
             [
                 Stretch(
@@ -463,7 +499,10 @@ class TrackedParameters:
         ]
 
     def positions(self, stretch: Stretch) -> Tensor:
-        """Of each coordinate of a stretch, in this process or another, the flat position in the parameter, int64."""
+        """Return the flat position in the parameter of each coordinate of a stretch, int64.
+
+        The stretch may be from this process or another.
+        """
         shape = tuple(self._shapes[stretch.name])
         # Some kinds of sharding cut the flattened parameter.
         shape = shape if len(shape) == len(stretch.offsets) else (math.prod(shape),)
@@ -476,10 +515,10 @@ class TrackedParameters:
         return block.positions(range(len(block.sizes)))[rows[in_file]]
 
     def by_group(self, buckets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Sums over the cells of each bucket, ``[n_cell, ...]`` each, as sums over groups.
+        """Convert sums over the cells of each bucket, ``[n_cell, ...]`` each, to sums over groups.
 
         Returns:
-            ``[n_group, ...]``, with replicas ``[n_replica, n_group, ...]``.
+            ``[n_group, ...]``, or ``[n_replica, n_group, ...]`` with replicas.
         """
         cells = sum(buckets[1:], start=buckets[0])
         cells = cells.reshape(-1, self.n_replica or 1, *cells.shape[1:])
@@ -487,10 +526,12 @@ class TrackedParameters:
         return groups[0] if self.n_replica is None else groups
 
     def standard_deviation(self, processes: Processes | None = None) -> float:
-        """Standard deviation of the tracked coordinates now. Waits for the device: for the start of a run only.
+        """Return the current standard deviation of the tracked coordinates.
+
+        Call this only at the start of a run, because the host waits for the device.
 
         Args:
-            processes: those that hold the parameters together.
+            processes: the processes that together hold the parameters.
         """
         n, total, squares = 0, 0.0, 0.0
         for bucket in self.buckets:
@@ -505,21 +546,24 @@ class TrackedParameters:
 
 
 def within_rounding(d2: ArrayLike, s2: ArrayLike, resolution: ArrayLike) -> NDArray[np.bool_]:
-    """Whether sums of squared displacements, of weights with sums of squares ``s2``, are of the order of rounding.
+    """Return whether squared displacements are so small that rounding of the weights may explain them.
 
     Args:
         d2: sums of squared displacements.
         s2: sums of the squared weights.
-        resolution: of the weights' dtype, from :attr:`TrackedParameters.resolution`.
+        resolution: resolution of the weights' dtype, from :attr:`TrackedParameters.resolution`.
     """
     moved, squares = np.asarray(d2), np.asarray(s2)
-    # Weights of 16 bits that do not move at all are as suspect; float32 ones may just have no gradient.
+    # 16-bit weights that do not move at all are suspect, too. Float32 weights that do not move may have no gradient.
     suspect = (moved > 0) | (np.asarray(resolution) > 1e-9)
     return np.asarray(suspect & (squares > 0) & (moved <= 4 * np.asarray(resolution) * squares))
 
 
 def _sample_coordinates(total: int, n: int) -> Tensor:
-    """``n`` of ``range(total)``, sorted, each subset equally likely; int64 on the CPU, with O(n) memory."""
+    """Draw ``n`` numbers of ``range(total)``, each subset equally likely, with O(n) memory.
+
+    The result is sorted, int64 and on the CPU.
+    """
     generator = torch.Generator("cpu").manual_seed(_SAMPLE_SEED)
     if 4 * n >= total:
         return torch.randperm(total, generator=generator, device="cpu")[:n].sort().values
@@ -527,5 +571,5 @@ def _sample_coordinates(total: int, n: int) -> Tensor:
     while len(chosen) < n:
         more = torch.randint(total, (n + n // 4 + 16,), generator=generator, device="cpu")
         chosen = torch.unique(torch.cat([chosen, more]))
-    # `unique` sorts: dropping the surplus from the end would favour small indices, so drop it at random.
+    # `unique` sorts. Drop the surplus at random, because cutting the end would favour small indices.
     return chosen[torch.randperm(len(chosen), generator=generator, device="cpu")[:n]].sort().values

@@ -12,9 +12,7 @@ from lightning_glassy.measure.select import Selected
 from lightning_glassy.measure.shards import Processes
 
 SAFE_FRACTION = 0.1
-
-
-"""Part of a device's free memory that the snapshots may take when nobody said how much."""
+"""Fraction of a device's free memory that ``sample="auto"`` gives to the snapshots, if ``max_memory`` is not lower."""
 
 
 def plan_sample(
@@ -26,23 +24,26 @@ def plan_sample(
     max_memory: int | None = None,
     processes: Processes | None = None,
 ) -> tuple[int | None, int]:
-    """How many coordinates to sample so that ``capacity`` snapshots fit, before any memory is taken.
+    """Choose how many coordinates to sample so that ``capacity`` snapshots fit, before any memory is taken.
 
     Args:
         selected: the tracked parameters.
-        capacity: most snapshots that are held at once.
-        sample: a number of coordinates, ``None`` for all of them, or ``"auto"``: all of them where the snapshots fit in
-            ``max_memory`` and a tenth of the free memory of their device, otherwise as many as do.
-        device: where the snapshots are kept; ``None``: with the parameters.
-        max_memory: most bytes the snapshots may take in this process; ``None``: what is free on their device.
-        processes: those that hold the parameters together. The number is the smallest of theirs.
+        capacity: largest number of snapshots that are held at once.
+        sample: a number of coordinates, ``None`` for all coordinates, or ``"auto"``. ``"auto"`` takes all coordinates
+            if the snapshots fit in ``max_memory`` and in a tenth of the free memory of their device, otherwise as many
+            as fit.
+        device: ``"cpu"`` for host memory, or ``None`` to keep the snapshots with the parameters.
+        max_memory: most bytes that the snapshots may take in this process. ``None`` allows the free memory of their
+            device.
+        processes: the processes that together hold the parameters. The smallest number of all processes is used.
 
     Returns:
-        The number of coordinates to sample, ``None`` for all; and the bytes that the snapshots take in this process.
+        The number of coordinates to sample (``None`` for all), and the bytes that the snapshots take in this process.
 
     Raises:
-        ValueError: another ``sample``, or a ``max_memory`` that is not positive.
-        MemoryError: the snapshots would not fit. The message names the three remedies.
+        ValueError: ``sample``, ``device`` or ``max_memory`` is out of its range.
+        MemoryError: the snapshots do not fit, or their copies do not fit on the device of the weights. The message
+            names the remedies.
     """
     check_memory_options(sample, device, max_memory)
     plan = _Plan(selected, capacity, device, max_memory)
@@ -51,7 +52,7 @@ def plan_sample(
 
 
 class _Plan:
-    """What snapshots take in this process, and how many coordinates fit."""
+    """The memory of the snapshots in this process, and the number of coordinates that fit."""
 
     def __init__(
         self,
@@ -72,27 +73,27 @@ class _Plan:
         homes = {parameter.tensor.device for parameter in selected}
         self._places = homes if device is None else {torch.device(device)}
         self._pinned = device is not None and any(home.type == "cuda" for home in homes)
-        # Snapshots that are kept elsewhere pass through the device of the weights, beside a copy of these.
+        # Snapshots that are kept elsewhere pass through the device of the weights, beside a copy of the weights.
         self._away = [home for home in homes if home not in self._places]
 
     def _here(self, n: int) -> int:
-        """How many of ``n`` sampled coordinates are in this process, about."""
+        """Return about how many of ``n`` sampled coordinates are in this process."""
         return n if self._n_here == self.total else -(-n * self._n_here // self.total)
 
     def footprint(self, n: int) -> int:
-        """Bytes of the snapshots, and of what else a sample of ``n`` coordinates of all keeps."""
+        """Return the bytes that ``n`` coordinates take in this process: the snapshots and the positions of a sample."""
         here = self._here(n)
-        # torch rounds pinned memory up to a power of two.
+        # torch rounds the size of pinned memory up to a power of two.
         if self._pinned:
             of_each = (-(-n_bytes * n // self.total) for n_bytes in self._vectors.values())
             taken = self._capacity * sum(1 << (n_bytes - 1).bit_length() for n_bytes in of_each if n_bytes)
         else:
             taken = round(here * self._width * self._capacity)
-        # A sample also keeps the place of each coordinate, as int64.
+        # A sample also keeps the position of each coordinate, as int64.
         return taken + (8 * here if n < self.total else 0)
 
     def fit(self, sample: int | str | None) -> int:
-        """The number of coordinates to measure, over all processes."""
+        """Return the number of coordinates to measure, over all processes."""
         free = sum(free_memory(place) for place in self._places)
         passing, free_there = (2 * self._width, sum(map(free_memory, self._away))) if self._away else (0.0, 0)
         if sample == "auto":
@@ -129,10 +130,10 @@ class _Plan:
 def check_memory_options(
     sample: object = "auto", device: str | torch.device | None = None, max_memory: object = None
 ) -> None:
-    """Refuse what :func:`plan_sample` could not work with, as soon as it is known.
+    """Check the memory options of :func:`plan_sample`, before the parameters are known.
 
     Raises:
-        ValueError: an argument out of its range; the message names it, its value and what it may be.
+        ValueError: an argument is out of its range. The message names the argument, its value and the allowed values.
     """
 
     def counts(value: object) -> bool:
@@ -147,10 +148,10 @@ def check_memory_options(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on a device, as far as the system tells; 2 GiB where it does not."""
+    """Return the free bytes of a device as the system reports them, or 2 GiB if the system reports nothing."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # Memory that torch has reserved from the driver and not handed out is free to us as well.
+        # Memory that torch has reserved from the driver and not yet allocated to tensors is free, too.
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     known = [free for free in (_available_memory(), _cgroup_memory()) if free is not None]
     return min(known, default=2 << 30)
@@ -164,25 +165,25 @@ def _available_memory() -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     try:
-        # No count of what is available (macOS): half of what is installed.
+        # Some systems (macOS) do not report the available memory. Use half of the installed memory.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
         return None
 
 
 def _cgroup_memory(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the container's limit leaves; /proc/meminfo tells of the whole machine."""
+    """Return the bytes that the container's limit leaves. /proc/meminfo describes the whole machine."""
     try:
         limit, used = (int((root / name).read_text()) for name in ("memory.max", "memory.current"))
         fields = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-        # Cached files are given back when memory is needed.
+        # The system frees cached files when memory is needed.
         return max(0, limit - used + int(fields.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
 
 
 def human_bytes(n: float) -> str:
-    """A number of bytes for people.
+    """Format a number of bytes with a readable unit.
 
     Example:
         >>> human_bytes(10 * 2**20)

@@ -1,4 +1,4 @@
-"""From the device to the host without waiting for the device."""
+"""Copy small tensors from the device to the host without waiting for the device."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 
 class Readback(Generic[T]):
-    """A queue of small tensors on their way to the host, each batch with a tag, first in, first out.
+    """Queue of small tensors on their way to the host, each batch with a tag, first in, first out.
 
-    On CUDA a batch is copied into pinned memory on a side stream that starts when the work queued so far is done, and
-    an event tells when it has landed; nothing is waited for until :meth:`drain`. Elsewhere a batch lands at once.
+    On CUDA, a side stream copies a batch into pinned memory after the work queued so far is done. A CUDA event marks
+    the end of the copy. Only :meth:`drain` waits for it. On other devices, a batch lands at once, or when its
+    collective is completed.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class Readback(Generic[T]):
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def __len__(self) -> int:
-        """Number of batches that have not been taken yet."""
+        """Return the number of batches that have not been taken yet."""
         return len(self._queue)
 
     def push(
@@ -38,13 +39,13 @@ class Readback(Generic[T]):
         streams: Mapping[torch.device, torch.cuda.Stream] | None = None,
         work: torch.distributed.Work | None = None,
     ) -> None:
-        """Send a batch on its way.
+        """Start to copy a batch to the host.
 
         Args:
-            tag: what it belongs to.
+            tag: object that is returned with the batch.
             tensors: the batch.
-            streams: for each CUDA device the stream on which they are made; default the current one.
-            work: a collective that is still to finish the tensors.
+            streams: for each CUDA device, the stream that makes the tensors. Default: the current stream.
+            work: a collective that must still finish the tensors.
         """
         hosts, events = [], []
         for tensor in tensors:
@@ -55,7 +56,7 @@ class Readback(Generic[T]):
             else:
                 host = tensor.cpu()
             hosts.append(host)
-        # What is on CUDA waits for the collective on its stream; on a CPU a thread finishes it.
+        # The side stream waits for the collective on CUDA. On a CPU, a thread finishes the collective.
         on_cpu = work if any(not tensor.is_cuda for tensor in tensors) else None
         self._queue.append(_Batch(tag, hosts, events, on_cpu))
 
@@ -69,28 +70,29 @@ class Readback(Generic[T]):
         side.wait_stream(made_on)
         with torch.cuda.stream(side):
             if work is not None:
-                work.wait()  # of NCCL: makes this stream wait, not the host
+                work.wait()  # with NCCL, this stream waits and not the host
             host.copy_(tensor, non_blocking=True)
             event = torch.cuda.Event()
             event.record(side)
-        # The allocator must not hand this memory to the stream it was made on before the copy has read it.
+        # The allocator must not reuse this memory for the stream that made the tensor before the copy has read it.
         tensor.record_stream(side)
         return host, event
 
     def landed(self) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
-        """The batches that have arrived, in the order in which they were sent. Does not wait.
+        """Yield the batches that have arrived, in the order in which they were sent, without waiting.
 
-        A batch leaves the queue when the next one is asked for: what interrupts its user finds it there still.
+        A batch stays in the queue until the next batch is requested. A signal handler that interrupts the caller can
+        thus still read the batch.
         """
         while self._queue and self._queue[0].landed():
             yield from self._first()
 
     def drain(self, timeout: float | None = None) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
-        """All batches, as :meth:`landed` gives them; waits for those under way.
+        """Yield all batches as :meth:`landed` does, and wait for those under way.
 
         Args:
-            timeout: most seconds to wait; what has not arrived by then is given up. For an end in which other processes
-                may have stopped, so that a collective never finishes.
+            timeout: most seconds to wait. Batches that have not arrived by then are dropped. Set this at the end of a
+                run if other processes may have stopped, because a collective may then never finish.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while self._queue:

@@ -1,4 +1,4 @@
-"""What a tracker needs to go on in another process: its snapshots as plain values, in a checkpoint or beside it."""
+"""Save the snapshots of a tracker as plain values, in a checkpoint or beside it, and restore them later."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 log = logging.getLogger(__name__)
 
 INLINE_BYTES = 16 << 20
-"""Snapshots that take more than this go into files of their own, so that they do not bloat every checkpoint."""
+"""Snapshots that together take more bytes than this go into separate files, to keep every checkpoint small."""
 
 
 _MOST_SNAPSHOTS = 100_000
 
 
 class StateError(ValueError):
-    """A state that does not belong to what is tracked now, or is no state of a tracker; the message says in what."""
+    """A state does not fit the tracked parameters or options, or is not the state of a tracker.
+
+    The message names the difference.
+    """
 
 
 def describe(selected: Sequence[Selected]) -> list[list[Any]]:
-    """The tracked parameters as plain values: name, shape, dtype and groups of each."""
+    """Return the name, shape, dtype and groups of each tracked parameter as plain values."""
     return [[p.name, list(p.tensor.shape), str(p.dtype), list(p.groups)] for p in selected]
 
 
 def restrict(selected: Sequence[Selected], described: object) -> list[Selected]:
-    """Those parameters that a state is of, in its order: what has become trainable since is left out.
+    """Return the parameters of a state, in the order of the state, without parameters that became trainable since.
 
     Raises:
-        StateError: one is missing, or is not what it was; the message names it.
+        StateError: a parameter is missing or has changed. The message names the parameter.
     """
     now, kept = {p.name: p for p in selected}, []
     for name, shape, dtype, groups in described:  # type: ignore[attr-defined]
@@ -58,17 +61,20 @@ def restrict(selected: Sequence[Selected], described: object) -> list[Selected]:
 
 
 def check_parts(parts: object, described: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    """The snapshots of a state, which may come from anywhere, if they are such of these parameters.
+    """Check that the snapshots of a state fit the described parameters, and return them.
+
+    The state may come from an unknown source.
 
     Raises:
-        StateError: they are not.
+        StateError: the snapshots do not fit.
     """
 
     def whole(numbers: object, low: int = 0) -> bool:
         return isinstance(numbers, list) and all(type(n) is int and n >= low for n in numbers)
 
     shapes = {name: tuple(shape) for name, shape, *_ in described}
-    dtypes = {dtype for _, _, dtype, _ in described} | {"torch.float32"}  # complex weights, and masters in float32
+    # Snapshots of complex64 weights and of master weights have the dtype float32.
+    dtypes = {dtype for _, _, dtype, _ in described} | {"torch.float32"}
     dtypes |= {"torch.float64"} if "torch.complex128" in dtypes else set()
     good = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
     for part in parts if good else ():  # type: ignore[attr-defined]
@@ -78,7 +84,7 @@ def check_parts(parts: object, described: Sequence[Sequence[Any]]) -> list[dict[
             good &= shape is not None and whole(offsets) and whole(sizes) and type(numel) is int and numel >= 0
             if not good or shape is None:
                 break
-            # A complex parameter has one dimension more; flattened ones have one.
+            # A complex parameter has an additional last dimension of size 2. A flattened parameter has one dimension.
             fits = {len(shape): shape, len(shape) + 1: (*shape, 2), 1: (math.prod(shape) * 2,)}.get(len(sizes), ())
             ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
             good &= len(fits) == len(sizes) and all(end <= size for end, size in zip(ends, fits, strict=True))
@@ -105,10 +111,10 @@ def pack(
     directory: Path | None,
     processes: Processes | None,
 ) -> list[dict[str, Any]]:
-    """The snapshots of each process, with their last lags, as tensors and plain values, by rank; all processes call it.
+    """Return the snapshots of each process with their last lags, by rank, as tensors and plain values.
 
-    Large ones, and those of several processes, go into files in ``directory``. One that cannot be written is left out,
-    with a warning.
+    All processes must call this function. If the snapshots are large or come from several processes, they go into files
+    in ``directory``. A snapshot that cannot be written is left out, and a warning is logged.
     """
     several = processes is not None and processes.size > 1
     n_bytes = sum(flat.nbytes for snapshot, _ in snapshots for flat in snapshot.flats)
@@ -118,7 +124,7 @@ def pack(
         try:
             packed.append(_packed(snapshot, last_lag, rank, directory if to_files else None))
         except Exception as error:
-            # Left out, and not raised: the other processes wait for this one.
+            # Do not raise, because the other processes wait for this process.
             packed.append(
                 {
                     "waiting_time": snapshot.waiting_time,
@@ -142,7 +148,7 @@ def pack(
 
 
 def _packed(snapshot: Snapshot, last_lag: int, rank: int, directory: Path | None) -> dict[str, Any]:
-    """A snapshot as tensors and plain values; its weights in a file, if there is a directory for that."""
+    """Return a snapshot as tensors and plain values. With a directory, the weights go into a file there."""
     flats, file = None, None
     if directory is not None and snapshot.flats:
         if snapshot.stored is None or not is_stored(directory, snapshot.stored):
@@ -167,15 +173,14 @@ def unpack(
     processes: Processes | None,
     wanted: Callable[[int, int], bool],
 ) -> dict[int, str]:
-    """Put the snapshots of :func:`pack` into an empty bank: those wanted, by waiting time and last lag.
+    """Put the wanted snapshots of :func:`pack` into an empty bank.
 
-    Every process calls it.
-
-    Processes that hold other parts of the parameters than those that packed them, or that are more or fewer, take what
-    they hold from wherever it is.
+    ``wanted`` takes the waiting time and the last lag of a snapshot. Every process must call this function. The number
+    of processes and the part of the parameters in each process may have changed since :func:`pack`. Each process then
+    collects the coordinates it holds from all the parts.
 
     Returns:
-        The waiting times whose snapshot is lost, with the reason.
+        The waiting times of the lost snapshots, with the reasons.
     """
     layout = [[_plain(stretch) for stretch in bucket] for bucket in parameters.layout()]
     rank, size = (0, 1) if processes is None else (processes.rank, processes.size)
@@ -217,7 +222,7 @@ def _plain(stretch: Stretch) -> list[Any]:
 
 
 def _contents(part: Mapping[str, Any], packed: Mapping[str, Any], directories: Sequence[Path]) -> list[Tensor]:
-    """The flat weights that a process packed, one per bucket."""
+    """Return the flat weights that a process packed, one tensor per bucket."""
     if packed["flats"] is not None:
         return list(packed["flats"])
     if packed["file"] is None:
@@ -230,7 +235,7 @@ def _contents(part: Mapping[str, Any], packed: Mapping[str, Any], directories: S
     if not packed["file"][0]:
         raise SnapshotFileError("it could not be written when the checkpoint was saved")
     stored = read_snapshot(directories, Stored(*packed["file"]), sizes)
-    # Copies, as torch wants memory that it may write to.
+    # Copy the weights, because the file is mapped read-only and torch expects writable memory.
     return [torch.from_numpy(np.array(content)).view(dtype) for content, dtype in zip(stored, dtypes, strict=True)]
 
 
@@ -250,7 +255,7 @@ def _gather(
     parameters: TrackedParameters,
     directories: Sequence[Path],
 ) -> None:
-    """Take what this process holds from the snapshots of others, coordinate by coordinate."""
+    """Fill a snapshot with the coordinates that this process holds, from the packed snapshots of all processes."""
     mine: dict[str, list[tuple[Stretch, Tensor]]] = {}
     for bucket, flat in zip(parameters.layout(), snapshot.flats, strict=True):
         start = 0
@@ -272,7 +277,7 @@ def _gather(
 
 
 def _take(parameters: TrackedParameters, theirs: Stretch, values: Tensor, mine: Stretch, target: Tensor) -> int:
-    """Copy the coordinates that two stretches share; the number of them."""
+    """Copy the coordinates that two stretches share, and return their number."""
     if theirs[1:] == mine[1:]:
         target.copy_(values)
         return mine.numel

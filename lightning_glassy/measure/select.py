@@ -15,12 +15,12 @@ from lightning_glassy.measure.shards import Processes, Shard, block_of, shards_o
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
 
 
-# What wrappers put into the names of parameters, and nobody wrote.
+# Prefixes that wrappers insert into the names of parameters.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter without what ``torch.compile`` and other wrappers put into it.
+    """Return the name of a parameter without the prefixes of ``torch.compile`` and other wrappers.
 
     Example:
         >>> plain_name("_orig_mod.layer.weight")
@@ -36,11 +36,11 @@ class Selected:
     """One tracked parameter.
 
     Attributes:
-        name: of the parameter.
-        tensor: the parameter itself, or the shard that stands for it where it is spread over processes.
-        groups: those it is in (``"all"`` left out).
-        counted: whether this process is the one that counts what it holds of it.
-        n_replica: where the first axis of the tensor is that of the replicas, their number.
+        name: name of the parameter.
+        tensor: the parameter itself, or its shard in this process if the parameter is spread over processes.
+        groups: groups of the parameter, without ``"all"``.
+        counted: whether this process counts the coordinates that it holds.
+        n_replica: number of replicas if the first axis of the tensor runs over replicas, otherwise ``None``.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Selected:
 
     @property
     def numel(self) -> int:
-        """Number of real coordinates of a replica, over all processes: a complex number has two."""
+        """Number of real coordinates per replica, over all processes. A complex number has two."""
         return self.tensor.numel() // (self.n_replica or 1) * (2 if self.tensor.is_complex() else 1)
 
     @property
     def n_counted(self) -> int:
-        """Number of those that this process counts."""
+        """Number of coordinates per replica that this process counts."""
         return 0 if not self.counted else self.tensor.block.numel if isinstance(self.tensor, Shard) else self.numel
 
     @property
@@ -72,23 +72,23 @@ def select_parameters(
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
 ) -> list[Selected]:
-    """The trainable parameters to track, each once, with the groups each belongs to.
+    """Select the trainable parameters to track, each once, with its groups.
 
-    Patterns are those of a shell (``"encoder.*"``, ``"*.weight"``), matched against the whole name with its case. A
-    tensor that is tied, i.e. reachable under several names, is counted once and matches by any of its names.
+    Patterns are shell patterns (``"encoder.*"``, ``"*.weight"``). They are case-sensitive and must match the whole
+    name. A tied tensor, i.e. a tensor with several names, is counted once. It matches if one of its names matches.
 
     Args:
-        named_parameters: the module; or pairs as from ``module.named_parameters(remove_duplicate=False)``.
-        groups: ``"all"`` for one group; ``"layer"`` for one group per module that owns parameters; or a mapping of
-            group names to a pattern or several. The group ``"all"`` always exists besides.
-        include: only parameters that match one of these; default all that are trainable.
-        exclude: leave out parameters that match one of these.
+        named_parameters: the module, or pairs as from ``module.named_parameters(remove_duplicate=False)``.
+        groups: ``"all"`` for one group, ``"layer"`` for one group per module that owns parameters, or a mapping of
+            group names to one or several patterns. The group ``"all"`` always exists as well.
+        include: select only parameters that match one of these patterns. By default all trainable ones are selected.
+        exclude: leave out parameters that match one of these patterns.
 
     Raises:
-        ValueError: nothing to track, a pattern that matches nothing, a group called ``"all"``, a parameter whose
-            shape or values are not there yet, or one that is sparse.
-        UnmeasurableError: a parameter that is spread over processes in a way that cannot be measured rightly.
-        TypeError: something else than names and tensors.
+        ValueError: there is nothing to track, a pattern is malformed or matches nothing, a group is called ``"all"``,
+            a parameter has no shape or no values yet, or a parameter is not dense (a sparse tensor).
+        UnmeasurableError: a parameter is spread over processes in a way that cannot be measured correctly.
+        TypeError: an item is not a pair of a name and a tensor.
     """
     tensors: dict[tuple[object, ...], tuple[Tensor | Shard, list[str]]] = {}
     frozen: list[str] = []
@@ -111,8 +111,8 @@ def select_parameters(
         if tensor.is_meta:
             raise ValueError(f"the parameter {name!r} is on the meta device: it has no values to measure")
         if tensor.numel():
-            # The same memory under two Parameter objects is one coordinate as much as one object under two names. An
-            # empty shard has no memory.
+            # Two Parameter objects that share memory are counted once, like one object with two names. A shard is
+            # identified by its object, because an empty shard has no memory.
             key: tuple[object, ...] = (id(parameter),)
             if not isinstance(tensor, Shard):
                 key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -145,13 +145,13 @@ def select_parameters(
 
 
 def share_out(selected: Sequence[Selected]) -> tuple[list[Selected], Processes | None]:
-    """Say of parameters that are spread over processes which blocks are counted here; every process calls it.
+    """Decide which blocks of sharded parameters this process counts. Every process must call this function.
 
     Returns:
-        The parameters, and the processes whose sums have to be added up; ``None`` where no parameter is spread.
+        The parameters, and the processes whose sums must be added up (``None`` if no parameter is sharded).
 
     Raises:
-        UnmeasurableError: the parameters are spread in a way that cannot be measured rightly.
+        UnmeasurableError: the parameters are spread over processes in a way that cannot be measured correctly.
     """
     if not any(isinstance(parameter.tensor, Shard) for parameter in selected):
         return list(selected), None
@@ -161,10 +161,10 @@ def share_out(selected: Sequence[Selected]) -> tuple[list[Selected], Processes |
 
 
 def as_replicas(selected: Sequence[Selected], n_replica: int) -> list[Selected]:
-    """The same parameters, the first axis of each being that of the replicas.
+    """Return the parameters with their first axis marked as the replica axis.
 
     Raises:
-        ValueError: a parameter that has not got that axis; the message names it.
+        ValueError: a parameter has no first axis of length ``n_replica``, or is sharded. The message names it.
     """
     for parameter in selected:
         whole = not isinstance(parameter.tensor, Shard)
@@ -177,10 +177,11 @@ def as_replicas(selected: Sequence[Selected], n_replica: int) -> list[Selected]:
 
 
 def check_patterns(groups: object, include: object = None, exclude: object = None) -> None:
-    """Refuse groups and patterns that can be known to be wrong before there is a model.
+    """Check groups and patterns as far as possible without a model.
 
     Raises:
-        ValueError: something else than a pattern or a list of some; the message names the argument and its value.
+        ValueError: ``groups`` is invalid, or an argument is neither a pattern nor a non-empty list of patterns. The
+            message names the argument and its value.
     """
     arguments = {"include": include, "exclude": exclude}
     if isinstance(groups, Mapping):

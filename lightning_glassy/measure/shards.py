@@ -1,9 +1,9 @@
-"""Which part of each parameter this process holds, and which of it is counted here: each coordinate once, over all.
+"""Find the block of each parameter that this process holds, and count each coordinate once over all processes.
 
-Under data parallelism alone every process holds all the weights, one of them measures, and nothing of this is needed.
-Under FSDP, tensor parallelism and ZeRO a process holds a block of a parameter, some blocks are held by several
-processes, and some processes hold nothing. Every process says at the start which blocks it holds; a block is counted by
-the first that has it, and the blocks that are counted must make up the whole parameter.
+Under data parallelism alone, every process holds all the weights. One process measures, and this module is not needed.
+Under FSDP, tensor parallelism and ZeRO, a process holds a block of a parameter. Several processes may hold the same
+block, and some processes hold nothing. At the start, every process reports the blocks it holds. The first process that
+holds a block counts it. The counted blocks must make up the whole parameter.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ T = TypeVar("T")
 
 
 class ParametersChangedError(RuntimeError):
-    """The tracked parameters are no longer those that the snapshots are of."""
+    """The tracked parameters no longer match the snapshots."""
 
 
 class UnmeasurableError(ValueError):
-    """Parameters are spread over processes in a way that cannot be measured rightly."""
+    """Parameters are spread over processes in a way that cannot be measured correctly."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a parameter: where it begins in it, and its size, for each dimension.
+    """Block of a parameter, with its offset in the parameter and its size along each dimension.
 
     Attributes:
-        shape: of the whole parameter; of a complex one with a last dimension of 2, real and imaginary part.
-        offsets: of the first coordinate.
-        sizes: of the block.
+        shape: shape of the whole parameter. For a complex parameter, a last dimension of 2 holds the real and the
+            imaginary part.
+        offsets: offsets of the first coordinate in the parameter.
+        sizes: sizes of the block.
     """
 
     shape: tuple[int, ...]
@@ -49,11 +50,15 @@ class Block:
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the parameter."""
+        """Whether the block is the whole parameter."""
         return self.sizes == self.shape
 
     def within(self, positions: Tensor) -> Tensor:
-        """Those of some flat positions in the parameter (row-major, int64) that the block has, as positions in it."""
+        """Select the positions that are inside the block, and return them as flat positions in the block.
+
+        Args:
+            positions: flat positions in the parameter (row-major, int64).
+        """
         if self.whole:
             return positions
         left, inside, place, stride = positions, torch.ones_like(positions, dtype=torch.bool), 0 * positions, 1
@@ -64,7 +69,11 @@ class Block:
         return place[inside]
 
     def positions(self, order: Sequence[int]) -> Tensor:
-        """The flat position in the parameter of each coordinate of the block, its dimensions walked in ``order``."""
+        """Return the flat position in the parameter of each coordinate of the block.
+
+        Args:
+            order: dimensions of the block, from the one that varies slowest to the one that varies fastest.
+        """
         strides = [math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape))]
         result = torch.zeros((), dtype=torch.int64, device="cpu")
         for dim in order:
@@ -74,16 +83,17 @@ class Block:
 
 
 class Shard:
-    """A parameter that is spread over processes, and the block of it that is in this one.
+    """Parameter that is spread over processes, with the block that this process holds.
 
-    It stands for the parameter where that tells too little: of its own, a shard may have any shape.
+    A shard replaces the parameter in ``Selected.tensor``, because its local tensor may have any shape.
 
     Attributes:
-        parameter: the object that the module has.
-        shape: of the whole parameter.
-        block: what is here; of sharding that cuts the flattened parameter, an interval of that.
-        dtype: of what is here, which may be more precise than the parameter.
-        device: where it is.
+        parameter: the parameter object of the module.
+        shape: shape of the whole parameter.
+        block: the block that this process holds. If sharding cuts the flattened parameter, the block is an interval of
+            the flattened parameter.
+        dtype: dtype of the block, which may be more precise than the parameter.
+        device: device of the block.
     """
 
     layout = torch.strided
@@ -100,12 +110,12 @@ class Shard:
             )
 
     def held(self) -> Tensor:
-        """What is here, as a plain tensor that autograd does not see.
+        """Return the block that this process holds, as a plain tensor that autograd does not see.
+
+        Call this at each event, because a shard may move in memory. FSDP2 moves it in the first forward pass.
 
         Raises:
-            ParametersChangedError: it has another shape, dtype or device than at first.
-
-        To be asked for at each event: the shard may be put elsewhere in memory, as by FSDP2 in the first forward pass.
+            ParametersChangedError: the block has another shape, dtype or device than at first.
         """
         held = self._now()
         if (held.shape, held.dtype, held.device) != (self._held_shape, self.dtype, self.device):
@@ -128,12 +138,12 @@ class Shard:
         return len(self.shape)
 
     def is_complex(self) -> bool:
-        """Whether its entries are complex."""
+        """Whether the entries are complex."""
         return self.dtype.is_complex
 
 
 def block_of(tensor: Tensor | Shard) -> Block:
-    """The block of a parameter that is here: all of it, unless it is a shard."""
+    """Return the block of a parameter that this process holds: the whole parameter, unless it is a shard."""
     if isinstance(tensor, Shard):
         return tensor.block
     shape = (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
@@ -141,14 +151,14 @@ def block_of(tensor: Tensor | Shard) -> Block:
 
 
 def shards_of(module: nn.Module | None, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[int, Shard]:
-    """The shards among some parameters, by the ``id`` of the parameter: of FSDP, tensor parallelism and ZeRO.
+    """Return the shards of FSDP, tensor parallelism and ZeRO among some parameters, by the ``id`` of the parameter.
 
     Args:
-        module: which the parameters are of; without it the shards of FSDP1 cannot be told from whole parameters.
-        named_parameters: of it.
+        module: module that owns the parameters. Without it, a shard of FSDP1 raises an error.
+        named_parameters: names and parameters of the module.
 
     Raises:
-        UnmeasurableError: a parameter that is spread in a way that cannot be measured rightly; the message names it.
+        UnmeasurableError: a parameter is spread in a way that cannot be measured correctly. The message names it.
     """
     flat = {} if module is None else _fsdp1(module)
     found: dict[int, Shard] = {}
@@ -169,7 +179,7 @@ def shards_of(module: nn.Module | None, named_parameters: Iterable[tuple[str, Te
 
 
 def spread(module: nn.Module) -> bool:
-    """Whether parameters of a module are spread over processes, so that all of them have to measure."""
+    """Return whether parameters of a module are spread over processes, so that all processes must measure."""
     if not torch.distributed.is_available():
         return False
     from torch.distributed.fsdp import FullyShardedDataParallel
@@ -179,10 +189,10 @@ def spread(module: nn.Module) -> bool:
 
 
 def _dtensor(parameter: Tensor) -> Shard | None:
-    """Of FSDP2 and of tensor parallelism."""
+    """Return the shard of a parameter of FSDP2 or tensor parallelism, or ``None`` for another parameter."""
     if not hasattr(parameter, "placements"):
         return None
-    # What `torch.distributed.checkpoint` asks for, too. It knows uneven, empty and strided shards.
+    # `torch.distributed.checkpoint` calls this method, too. It handles uneven, empty and strided shards.
     chunks = parameter.__create_chunk_list__()  # type: ignore[attr-defined]
     if len(chunks) != 1:
         raise UnmeasurableError(
@@ -194,9 +204,10 @@ def _dtensor(parameter: Tensor) -> Shard | None:
 
 
 def _fsdp1(module: nn.Module) -> dict[int, Shard]:
-    """Of FullyShardedDataParallel: intervals of the flattened parameters, as they are once a step is completed.
+    """Return the shards of FullyShardedDataParallel, by the ``id`` of the parameter.
 
-    Where the intervals begin is in its flat parameters alone, in the same attributes from torch 2.5 to 2.14.
+    A shard is an interval of the flattened parameter, as it is after a completed step. Only the flat parameters store
+    the starts of the intervals, in the same attributes from torch 2.5 to 2.14.
     """
     if not torch.distributed.is_available():
         return {}
@@ -223,13 +234,16 @@ def _fsdp1(module: nn.Module) -> dict[int, Shard]:
 
 
 def _masters(parameter: Tensor) -> bool:
-    """Whether ZeRO 1 or 2 keeps the weights in float32, in parts, and gives the module rounded copies."""
+    """Return whether ZeRO 1 or 2 keeps the weights in parts in float32 and gives the module rounded copies."""
     rounded = parameter.is_floating_point() and torch.finfo(parameter.dtype).bits < 32
     return rounded and parameter.requires_grad and hasattr(parameter, "_hp_mapping")
 
 
 def _zero(parameter: Any) -> Shard | None:
-    """Of DeepSpeed: what each process updates, an interval of the flattened parameter in float32."""
+    """Return the shard of a DeepSpeed parameter, or ``None`` for another parameter.
+
+    The shard is the interval of the flattened float32 parameter that this process updates.
+    """
     if getattr(parameter, "allreduce", True) is False:
         raise UnmeasurableError("it is an expert's, which not every process has")
     if hasattr(parameter, "ds_id"):
@@ -237,7 +251,7 @@ def _zero(parameter: Any) -> Shard | None:
 
         if safe_get_local_fp32_param(parameter) is None:
             raise UnmeasurableError("DeepSpeed has its weights neither on a device nor in memory")
-        # The same number in all processes; what goes beyond the end is no weight.
+        # `size` is equal in all processes. Entries past the end of the parameter are no weights.
         size, total = parameter.ds_tensor.ds_numel, parameter.ds_numel
         start = min(size * torch.distributed.get_rank(parameter.ds_process_group), total)
         n = min(size, total - start)
@@ -245,7 +259,7 @@ def _zero(parameter: Any) -> Shard | None:
         return Shard(parameter, parameter.ds_shape, block, lambda: safe_get_local_fp32_param(parameter).flatten()[:n])
     if _masters(parameter):
         mapping, total = parameter._hp_mapping, parameter.numel()
-        if mapping is None:  # no part of it is here
+        if mapping is None:  # this process holds no part of the parameter
             nothing = torch.empty(0, dtype=torch.float32, device=parameter.device)
             return Shard(parameter, parameter.shape, Block((total,), (0,), (0,)), lambda: nothing)
         address = mapping.lp_fragment_address
@@ -255,9 +269,9 @@ def _zero(parameter: Any) -> Shard | None:
 
 
 def reshard(module: nn.Module) -> None:
-    """Have FSDP2 put back what a forward pass without a backward pass (a validation) has left gathered.
+    """Reshard the parameters that FSDP2 left gathered after a forward pass without a backward pass (a validation).
 
-    Otherwise ``named_parameters`` gives buffers that are freed later, in place of the shards.
+    Otherwise ``named_parameters`` returns buffers that are freed later, instead of the shards.
     """
     for part in module.modules():
         if callable(getattr(part, "reshard", None)) and callable(getattr(part, "unshard", None)):
@@ -265,11 +279,11 @@ def reshard(module: nn.Module) -> None:
 
 
 class Processes:
-    """The processes that train one sharded model together; each makes the same calls in the same order.
+    """Processes that train one sharded model together. All of them must make the same calls in the same order.
 
     Attributes:
-        rank: of this process.
-        size: their number.
+        rank: rank of this process.
+        size: number of processes.
     """
 
     def __init__(self) -> None:
@@ -279,34 +293,40 @@ class Processes:
             )
         self.rank = torch.distributed.get_rank()
         self.size = torch.distributed.get_world_size()
-        # A group of its own: in the one of the training, its next collective would wait for our sums.
+        # A separate group. In the group of the training, the next collective of the training would wait for our sums.
         self._group: Any = torch.distributed.new_group()
 
     def gather(self, thing: T) -> list[T]:
-        """What each process has given, by rank. Waits for all: for the start of a run and for checkpoints."""
+        """Return the objects that the processes pass, by rank.
+
+        The call waits for all processes. Use it only at the start of a run and for checkpoints.
+        """
         everything: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(everything, thing, group=self._group)
         return everything
 
     def close(self) -> None:
-        """Give up the group, whose threads should not outlive a training; all that was begun must have ended."""
+        """Destroy the group, so that its threads do not outlive the training. No operation may still be running."""
         if self._group is not None and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group(self._group)
         self._group = None
 
     def place(self, devices: Iterable[torch.device]) -> torch.device:
-        """Where to add up what is on some devices: NCCL alone adds nothing that is on a CPU."""
+        """Return the device on which to add up tensors that are on ``devices``.
+
+        This is a GPU if there is one among them, or if the backend is NCCL, which adds no tensors on a CPU.
+        """
         found = max(devices, key=lambda device: (device.type == "cuda", str(device)))
         if found.type == "cpu" and torch.distributed.get_backend(self._group) == "nccl":
             return torch.device("cuda", torch.cuda.current_device())
         return found
 
     def together(self, make: Callable[[], T]) -> T:
-        """``make()``, unless it fails in any of the processes: then in all of them, so that none waits for another.
+        """Return ``make()``. If it fails in any process, raise in all processes, so that none waits for another.
 
         Raises:
-            Exception: what it raised here; elsewhere a MemoryError, TypeError or ValueError with the words of the first
-                process where it failed.
+            Exception: the error of ``make()``, if it fails in this process. Otherwise a MemoryError, TypeError or
+                ValueError with the message of the first process in which it fails.
         """
         result, error = None, None
         try:
@@ -323,19 +343,20 @@ class Processes:
         return result  # type: ignore[return-value]
 
     def start_sum(self, vector: Tensor) -> torch.distributed.Work:
-        """Begin to add up a vector over all processes, in place; the training does not wait for it."""
+        """Start to add up a vector over all processes, in place. The training does not wait for the sum."""
         work = torch.distributed.all_reduce(vector, group=self._group, async_op=True)
         assert work is not None
         return work
 
     def claim(self, blocks: dict[str, Block]) -> set[str]:
-        """Names of the parameters whose block is counted here, by the first of the processes that hold it.
+        """Return the names of the parameters whose block this process counts, as the first process that holds it.
 
         Args:
             blocks: the block of each parameter that this process holds.
 
         Raises:
-            UnmeasurableError: in all processes: they have other parameters, or blocks that do not make up a parameter.
+            UnmeasurableError: the processes have different parameters, or the blocks do not make up a parameter. Raised
+                in all processes.
         """
         everywhere = self.gather(blocks)
         mine: set[str] = set()

@@ -1,9 +1,9 @@
-"""Snapshots in files of their own, beside the checkpoints that refer to them by name and checksum.
+"""Write and read snapshots in separate files, beside the checkpoints that refer to them by name and checksum.
 
-A snapshot never changes, so that its file is written once, however many checkpoints refer to it. The name has a part of
-the checksum: two continuations of one run never overwrite each other's files, and whoever finds a file of that name
-finds its content. A file is an array of bytes in NumPy's format, read without pickle: the weights of one waiting time
-that one process holds, one dtype after the other.
+A snapshot never changes. Its file is therefore written once, however many checkpoints refer to it. The file name
+contains a part of the checksum, so that the name determines the content. Two continuations of one run therefore never
+overwrite each other's files. A file is an array of bytes in NumPy's format and is read without pickle. It holds the
+weights of one waiting time in one process, one dtype after the other.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Stored(NamedTuple):
     """A file that holds a snapshot.
 
     Attributes:
-        name: of the file, without its directory.
-        checksum: SHA-256 of the content, in hexadecimal digits.
+        name: name of the file, without its directory.
+        checksum: SHA-256 of the weights, in hexadecimal digits.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Stored(NamedTuple):
 
 
 class SnapshotFileError(OSError):
-    """A file with a snapshot is missing, or does not hold what the checkpoint says."""
+    """A file with a snapshot is missing, or its content does not match the checkpoint."""
 
 
 def write_snapshot(directory: Path, waiting_time: int, rank: int, flats: Sequence[Tensor]) -> Stored:
-    """Write the flat weights of a snapshot atomically, unless their file is there already. Waits for their device.
+    """Write the flat weights of a snapshot atomically, unless their file exists. Wait for their device first.
 
     Raises:
         OSError: the file cannot be written.
@@ -62,20 +62,21 @@ def write_snapshot(directory: Path, waiting_time: int, rank: int, flats: Sequenc
         for part in _pieces(hosts):
             file.write(part)
 
-    # A file of this name and length was written whole: see `write_atomically`.
+    # A file of this name and length is complete, because `write_atomically` leaves no partial file.
     if not is_stored(directory, stored) or path.stat().st_size != len(header) + size:
-        remove_left(directory, r"tw_\d+-rank_\d+-[0-9a-f]*(\.npy|\.np|\.n|\.)?")  # of names that were cut
+        # `write_atomically` cuts the names of its temporary files, so the pattern allows for a part of the name.
+        remove_left(directory, r"tw_\d+-rank_\d+-[0-9a-f]*(\.npy|\.np|\.n|\.)?")
         write_atomically(path, write)
     return stored
 
 
 def is_stored(directory: Path, stored: Stored) -> bool:
-    """Whether a directory has the file of a snapshot."""
+    """Return whether a directory has the file of a snapshot."""
     return (directory / stored.name).is_file()
 
 
 def _header(arrays: Sequence[NDArray[np.uint8]] | Sequence[int]) -> bytes:
-    """The beginning of a file in NumPy's format that holds so many bytes."""
+    """Return the header of a NumPy file that holds the bytes of ``arrays`` (arrays, or their sizes in bytes)."""
     file = io.BytesIO()
     size = sum(array if isinstance(array, int) else array.nbytes for array in arrays)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (size,)})
@@ -83,26 +84,30 @@ def _header(arrays: Sequence[NDArray[np.uint8]] | Sequence[int]) -> bytes:
 
 
 def read_snapshot(directories: Sequence[Path], stored: Stored, sizes: Sequence[int]) -> list[NDArray[np.uint8]]:
-    """The bytes of a snapshot, mapped into memory, after comparing them with their checksum.
+    """Check the bytes of a snapshot against the checksum, and return them mapped into memory.
 
     Args:
-        directories: where the file may be; the first that has it.
+        directories: directories that may have the file. The first one that has the file is used.
         stored: the file.
         sizes: number of bytes of each flat tensor.
 
+    Returns:
+        The bytes of each flat tensor.
+
     Raises:
-        SnapshotFileError: no directory has it, or it is damaged; the message says where it was looked for.
+        SnapshotFileError: the name is not the name of a snapshot file, no directory has the file, or the file is
+            damaged. The message names the directories or the file.
     """
     if not _NAME.fullmatch(stored.name):
         raise SnapshotFileError(f"{stored.name!r} is not the name of a file with a snapshot")
     path = next((found for where in directories if (found := where / stored.name).is_file()), None)
     if path is None:
         raise SnapshotFileError(f"there is no {stored.name} in {' or '.join(map(str, dict.fromkeys(directories)))}")
-    # What is read is what is written, byte by byte: no parser sees the file.
+    # Compare the header byte by byte with the header that `write_snapshot` writes, so that no parser reads the file.
     header = _header(sizes)
     with path.open("rb") as file:
         if path.stat().st_size != len(header) + sum(sizes) or file.read(len(header)) != header:
-            raise SnapshotFileError(f"{path} is damaged, or of other weights: {sum(sizes)} bytes of them are expected")
+            raise SnapshotFileError(f"{path} is damaged or holds other weights: expected {sum(sizes)} bytes of weights")
     content = np.memmap(path, np.uint8, mode="r", offset=len(header))
     digest = hashlib.sha256()
     for part in _pieces([content]):

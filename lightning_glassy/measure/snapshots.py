@@ -1,4 +1,4 @@
-"""Where earlier weights are kept: a bank of flat copies, on the device or offloaded; memory is used again."""
+"""Keep earlier weights as flat copies, on the device or in host memory, and reuse their memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from lightning_glassy.measure.snapshot_files import Stored
 class Snapshot:
     """The tracked weights of one step: for each bucket of the parameters one flat tensor, in the bucket's dtype.
 
-    It is made empty; whatever measures the weights fills it in the same reading
-    (:mod:`lightning_glassy.measure.moments`).
+    A new snapshot is empty. The moments (:mod:`lightning_glassy.measure.moments`) fill it in the same pass in which
+    they measure the weights.
 
     Attributes:
-        waiting_time: the step at which it was captured.
-        flats: per bucket a tensor of its shape: ``[numel]``, or a row for each replica.
-        own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``: taken once, as it never changes.
-        last_lag: the lag at which it was last measured; -1 before the first.
-        stored: the file that holds it, once there is one.
+        waiting_time: the step at which the snapshot was captured.
+        flats: per bucket a tensor of its shape, ``[numel]`` or with one row per replica.
+        own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``. They are computed once, because a
+            snapshot never changes.
+        last_lag: the last lag at which the snapshot was measured, or -1 before the first measurement.
+        stored: the file that holds the snapshot, or ``None`` if it has no file yet.
     """
 
     def __init__(self, waiting_time: int, flats: list[Tensor], own_sums: list[Tensor]) -> None:
@@ -35,9 +36,9 @@ class SnapshotBank:
     """The live snapshots, by waiting time.
 
     Args:
-        parameters: what is captured.
-        device: where the snapshots are kept; ``None``: with the parameters. ``"cpu"`` for parameters on CUDA uses
-            pinned memory, so that copies either way need not be waited for.
+        parameters: the coordinates to capture.
+        device: device of the snapshots, or ``None`` to keep them with the parameters. ``"cpu"`` uses pinned memory for
+            parameters on CUDA, so that the host need not wait for copies in either direction.
     """
 
     def __init__(self, parameters: TrackedParameters, device: str | torch.device | None = None) -> None:
@@ -47,15 +48,15 @@ class SnapshotBank:
         self.live: dict[int, Snapshot] = {}
 
     def reserve(self, count: int) -> None:
-        """Take the memory of so many snapshots, live ones and spare ones together, before they are captured."""
+        """Allocate memory for ``count`` snapshots, live and spare together, before they are captured."""
         while len(self.live) + len(self._spare) < count:
             self._spare.append(self._allocate())
 
     def add(self, step: int) -> Snapshot:
-        """A snapshot for the weights of ``step``, still to be filled; the memory is that of one given up, if any."""
+        """Return an empty snapshot for the weights of ``step``. It takes the memory of a spare snapshot, if any."""
         if self._spare:
             spare = self._spare.pop()
-            # A new object: what is still on its way to the host may belong to the old one.
+            # Make a new object, because sums that are still on their way to the host may refer to the old one.
             self.live[step] = Snapshot(step, spare.flats, spare.own_sums)
         else:
             self.live[step] = self._allocate(step)
@@ -72,13 +73,13 @@ class SnapshotBank:
         return Snapshot(step, flats, own_sums)
 
     def release(self, waiting_time: int, *, reuse: bool = True) -> None:
-        """Give up a snapshot that has had its last lag; the next capture takes its memory.
+        """Release a snapshot after its last lag. The next capture reuses its memory.
 
-        Nothing has to be waited for: what is still to be read on the stream comes before what that capture writes.
+        No wait is needed. The stream finishes the pending reads of the memory before the next capture writes to it.
 
         Args:
-            waiting_time: of the snapshot.
-            reuse: ``False`` where no capture is to come: the memory is freed.
+            waiting_time: waiting time of the snapshot.
+            reuse: ``False`` if no capture follows. The memory of all spare snapshots is then freed.
         """
         self._spare.append(self.live.pop(waiting_time))
         if not reuse:
@@ -90,7 +91,7 @@ class SnapshotBank:
         self._spare.clear()
 
     def empty(self) -> None:
-        """Free the memory of all snapshots, and keep the account of their waiting times and lags."""
+        """Free the memory of all snapshots, but keep their waiting times and last lags."""
         self._spare.clear()
         for snapshot in self.live.values():
             snapshot.flats, snapshot.own_sums = [], []

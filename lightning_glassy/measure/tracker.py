@@ -1,4 +1,4 @@
-"""The rooms on the torch side as one object that knows no framework: call ``update(step)`` after each step."""
+"""Measure the aging of any torch training, without a framework: call ``AgingTracker.update(step)`` after each step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# For a run whose length is unknown, memory is planned for one this long; the number of snapshots is logarithmic in it.
+# Number of steps for which memory is planned if the length of the run is unknown. The number of snapshots grows only
+# with its logarithm.
 _HORIZON = 10**9
 
 _STATE_VERSION = 1
@@ -52,24 +53,24 @@ _STATE_VERSION = 1
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a batch of moments on its way to the host belongs to."""
+    """Tag of a batch of moments on its way to the host."""
 
     step: int
-    # Not the waiting times alone: a snapshot in host memory may be freed only when the device has read it. Empty where
-    # it is the replicas that were compared with each other.
+    # The snapshots are kept here, and not only their waiting times, because a snapshot in host memory may be freed only
+    # after the device has read it. Empty if the batch compares the replicas with each other.
     snapshots: tuple[Snapshot, ...]
 
 
 class TrackerEvent(NamedTuple):
-    """What a listener may look at, right after it was measured; the weights are those of the step.
+    """Results of an event for a listener, right after the measurement. The weights are still the weights of the step.
 
     Attributes:
         step: number of completed updates.
-        due: the snapshots that were measured against the weights; they may be gone after this.
+        due: the snapshots that were compared with the weights. They may be freed after the listener returns.
         captured: the snapshot of these weights, if the step is a waiting time.
         parameters: the tracked coordinates.
         sums: the moments on the device, per bucket ``[n_cell, n_due, n_moment]``.
-        record: which has what has landed on the host so far.
+        record: the record, with the measurements that have landed on the host so far.
     """
 
     step: int
@@ -81,14 +82,14 @@ class TrackerEvent(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a listener has measured at a pair of times, for :meth:`AgingRecord.append_profile`.
+    """Profile that a listener has measured at a pair of times, for :meth:`AgingRecord.append_profile`.
 
     Attributes:
-        name: of the profile.
-        waiting_time: in steps.
-        lag: in steps.
-        grid: on the host, ``[n_point]``.
-        values: on any device, ``[n_value]``; not written to after this.
+        name: name of the profile.
+        waiting_time: waiting time in steps.
+        lag: lag in steps.
+        grid: points of the profile, on the host, ``[n_point]``.
+        values: values of the profile, on any device, ``[n_value]``. The listener must not write to them afterwards.
     """
 
     name: str
@@ -100,10 +101,10 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class _Found:
-    """What a batch of values of listeners belongs to."""
+    """Tag of a batch of values from a listener on its way to the host."""
 
     findings: tuple[Finding, ...]
-    snapshots: tuple[Snapshot, ...]  # as of _Measured
+    snapshots: tuple[Snapshot, ...]  # kept for the same reason as in _Measured
 
 
 def check_options(
@@ -116,10 +117,10 @@ def check_options(
     overlap_thresholds: Sequence[float] | str,
     moments: object,
 ) -> None:
-    """Refuse what can be known to be wrong before there is a model; arguments as of :class:`AgingTracker`.
+    """Check the arguments of :class:`AgingTracker` as far as possible without a model.
 
     Raises:
-        ValueError: an argument out of its range; the message names it, its value and what it may be.
+        ValueError: an argument is out of its range. The message names the argument, its value and the allowed values.
     """
     if moments not in ("full", "msd"):
         raise ValueError(f"moments={moments!r} is not 'full' or 'msd'")
@@ -133,51 +134,55 @@ def check_options(
 
 
 class AgingTracker:
-    """Captures and measures the weights of any torch training, by its own count of steps.
+    """Capture and measure the weights of any torch training, at the steps that the caller reports.
 
-    Two comparisons per step where nothing is due; at an event the moments of the current weights against every due
-    snapshot are queued on the device, and entered into the record once they have landed on the host. A step that
-    is jumped over (an optimiser count that grows by 2, say) is handled when it is reached or passed, and what is
-    recorded is the waiting time and the lag that were realised.
+    A step without an event costs two comparisons. At an event, the tracker queues the moments of the current weights
+    against every due snapshot on the device. The moments enter the record after they have landed on the host. If the
+    step count jumps over an event (for example, it grows by 2), the event is handled at the next reported step. The
+    record then contains the realised waiting time and lag.
 
     Args:
-        named_parameters: the module; or pairs as from ``module.named_parameters(remove_duplicate=False)``.
-        schedule: when to capture and to measure; default ``LogTimeSchedule.logspaced()``.
-        max_step: last step of the run, if known: memory is planned for it. The schedule goes on if the run does.
+        named_parameters: the module, or pairs as from ``module.named_parameters(remove_duplicate=False)``.
+        schedule: steps at which to capture and to measure. Default: ``LogTimeSchedule.logspaced()``.
+        max_step: last step of the run, if known. Memory is planned for this length. A longer run continues the
+            schedule.
         groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
-        include: track only parameters whose name matches one of these shell patterns; default all trainable ones.
+        include: track only parameters whose name matches one of these shell patterns. Default: all trainable ones.
         exclude: do not track parameters whose name matches one of these.
-        sample: coordinates to sample; ``None`` for all; ``"auto"`` for all where the snapshots fit in a tenth of the
-            free memory of their device (and in ``max_memory``), otherwise as many as do.
-        snapshot_device: where snapshots are kept; default with the parameters.
-        max_memory: most bytes the snapshots may take; default what is free.
-        overlap_thresholds: the epsilons of the overlap, positive and increasing; ``"auto"`` for about a hundredth
-            and a tenth of the standard deviation of the weights at the start.
+        sample: number of coordinates to sample, or ``None`` for all. ``"auto"`` tracks all if the snapshots fit in a
+            tenth of the free memory of their device (and in ``max_memory``), otherwise as many as fit.
+        snapshot_device: device that keeps the snapshots. Default: the device of the parameters.
+        max_memory: most bytes the snapshots may take. Default: the free memory of their device.
+        overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"``: about a hundredth and a
+            tenth of the standard deviation of the weights at the start.
         moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
-        n_replica: number of replicas, if the first axis of every parameter is that of replicas: each is measured by
-            itself, and they are compared with each other. Of a module it is found out by itself, from the
-            :class:`~lightning_glassy.replicas.ReplicaEnsemble` in it.
-        meta: what else the record should know of the run; only what JSON can hold.
-        state: what :meth:`state_dict` of an earlier tracker of the same parameters gave: this one goes on where that
-            one was, to the bit. Another schedule takes over from there.
-        directory: where files with snapshots that the state refers to may be, besides where they were written.
+        n_replica: number of replicas, if the first axis of every parameter is the replica axis. Each replica is
+            measured by itself, and the replicas are compared with each other. Default for a module: the number of
+            replicas of the :class:`~lightning_glassy.replicas.ReplicaEnsemble` in it.
+        meta: further facts about the run for the record, as values that JSON can hold.
+        state: result of :meth:`state_dict` of an earlier tracker of the same parameters. The new tracker continues
+            from there, bit for bit. If the new schedule differs, it applies from there on.
+        directory: first directory to search for the snapshot files of the state. The second is the directory in
+            which they were written.
 
-    Where parameters are spread over processes (FSDP, tensor parallelism, ZeRO), every process makes a tracker and calls
-    it at the same steps. Each keeps and reads the part it holds; the sums over all are in every record.
+    If parameters are spread over processes (FSDP, tensor parallelism, ZeRO), every process makes a tracker and calls it
+    at the same steps. Each process keeps and reads the part it holds. Every record contains the sums over all
+    processes.
 
     Attributes:
-        record: the :class:`AgingRecord`, growing.
-        last_step: the last event; -1 before the first.
-        next_event: the first step at which :meth:`update` has something to do.
-        description: one line on what is tracked, and the memory its snapshots take.
-        listeners: functions, by names for messages, that are told of each event and may add profiles to the record.
-            What is raised in one costs a warning. They see the sums, and the weights, of this process alone.
+        record: the growing :class:`AgingRecord`.
+        last_step: step of the last event, or -1 before the first.
+        next_event: first step at which :meth:`update` has something to capture or to measure.
+        description: one line about the tracked parameters and the memory of their snapshots.
+        listeners: functions that run at each event and may return profiles for the record. Their keys are names for
+            log messages. An error in a listener is logged as a warning. A listener sees the sums and the weights of
+            this process only.
 
     Raises:
-        ValueError: nothing to track, or an argument out of its range.
-        StateError: a state of other parameters, samples, thresholds or moments; the message says in what.
-        UnmeasurableError: parameters that are spread over processes in a way that cannot be measured rightly.
-        MemoryError: the snapshots would not fit.
+        ValueError: there is nothing to track, or an argument is out of its range.
+        StateError: the state has other parameters, samples, thresholds or moments. The message names the difference.
+        UnmeasurableError: parameters are spread over processes in a way that cannot be measured correctly.
+        MemoryError: the snapshots do not fit.
 
     Example:
         >>> from lightning_glassy import LogTimeSchedule
@@ -218,7 +223,7 @@ class AgingTracker:
         self.schedule = LogTimeSchedule.logspaced() if schedule is None else schedule
         self._end = max_step
         if max_step is not None:
-            self.schedule.until(max_step)  # refuses a run in which nothing could be measured
+            self.schedule.until(max_step)  # raises if the run is too short to measure anything
         endless = self.schedule.open_ended and max_step is None
         capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
         selected = select_parameters(named_parameters, groups=groups, include=include, exclude=exclude)
@@ -234,7 +239,7 @@ class AgingTracker:
             selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory, processes=self._processes
         )
 
-        # Where memory is taken: if one of several processes has none left, all must know.
+        # This line allocates memory. If one process runs out of memory, all processes must raise.
         self.parameters = self._together(lambda: TrackedParameters(selected, n))
         self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
         devices = {parameter.tensor.device for parameter in selected}
@@ -265,7 +270,7 @@ class AgingTracker:
                 n_replica=n_replica,
                 sums=MOMENTS if moments == "full" else MSD_MOMENTS,
                 meta={
-                    # Not from the global generators, whose numbers are the training's.
+                    # A draw from a global generator would change the random numbers of the training.
                     "id": secrets.token_hex(8),
                     "schedule": repr(self.schedule),
                     "max_step": max_step,
@@ -278,7 +283,7 @@ class AgingTracker:
             )
         )
         counts = range(len(MOMENTS), len(MOMENTS) + len(thresholds))
-        self._columns = [*(MOMENTS.index(name) for name in self.record.sums), *counts]  # those that the record keeps
+        self._columns = [*(MOMENTS.index(name) for name in self.record.sums), *counts]  # columns that the record keeps
         self.last_step = self._captured = self._seen = -1
         self.next_event = 0
         self._new: list[tuple[int, int]] = []
@@ -289,7 +294,7 @@ class AgingTracker:
         if earlier is not None:
             self._go_on(earlier, directory)
         if not endless:
-            # What will be needed is taken now: a run must not find out in the middle that it does not fit.
+            # Allocate all snapshots now, so that the run cannot run out of memory later.
             self._together(lambda: self._bank.reserve(capacity))
 
     def _together(self, make: Callable[[], T]) -> T:
@@ -342,18 +347,18 @@ class AgingTracker:
         return default_overlap_thresholds(self.parameters.standard_deviation(self._processes))
 
     def update(self, step: int, one_time: Mapping[str, float] | None = None) -> bool:
-        """Tell the tracker that ``step`` updates are completed; the weights are those after the last of them.
+        """Capture and measure the current weights if an event is due. Call this after ``step`` completed updates.
 
         Args:
-            step: never less than before. The same step again does nothing.
-            one_time: values that belong to this step, recorded if it is an event.
+            step: number of completed updates, never less than before. A repeated step does nothing.
+            one_time: values that belong to this step, recorded if the step is an event.
 
         Returns:
             Whether something was captured or measured.
 
         Raises:
-            TypeError: a step that is not an integer.
-            ValueError: a step below an earlier one.
+            TypeError: ``step`` is not an integer.
+            ValueError: ``step`` is below an earlier step.
             ParametersChangedError: a tracked parameter has another shape, dtype or device than at the start.
         """
         step = operator.index(step)
@@ -364,14 +369,14 @@ class AgingTracker:
         self._seen = step
         if step < self.next_event:
             return False
-        # A handler of a signal may ask for the state in the middle of this, and shall get that of before.
+        # A signal handler that calls state_dict() during the event gets the state before the event.
         self._before = self._now(step)
         try:
             handled = self._handle(step, one_time or {})
         except Exception:
             self._before = None
             raise
-        # After Ctrl-C in the middle it stays: what was captured may be incomplete, and is left out of a checkpoint.
+        # Ctrl-C during the event skips this line. A checkpoint then leaves out the snapshot that may be incomplete.
         self._before = None
         self._enter(self._readback.landed())
         return handled
@@ -381,7 +386,7 @@ class AgingTracker:
         return _Before(step, self.last_step, self._captured, lags)
 
     def _handle(self, step: int, one_time: Mapping[str, float]) -> bool:
-        """Capture and measure what is due at a step."""
+        """Capture and measure everything that is due at a step."""
         new = self._new_snapshot(step)
         due = [
             snapshot
@@ -400,7 +405,7 @@ class AgingTracker:
         if (new or due) and self.listeners and not self._broken:
             self._tell(TrackerEvent(step, tuple(due), new, self.parameters, sums, self.record))
         for snapshot in due:
-            # Lags that were passed together are measured once, at the lag that was realised.
+            # Several lags passed in one jump are measured once, at the realised lag.
             snapshot.last_lag = step - snapshot.waiting_time
             if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
                 more = self.schedule.next_waiting_time(self._captured) is not None
@@ -415,14 +420,18 @@ class AgingTracker:
         return bool(new or due)
 
     def _measure(self, due: list[Snapshot], new: Snapshot | None) -> list[Tensor]:
-        """Capture and measure; of processes that measure together, one that fails must not leave the others waiting."""
+        """Capture the new snapshot, measure the due ones, and return their sums.
+
+        If several processes measure together, a process that fails returns no sums instead of raising. Otherwise the
+        other processes would wait for it.
+        """
         if self._broken:
             return []
         try:
             if new is None and not due:
                 return []
             if new in due:
-                # A lag of 0 compares a snapshot with what it is a copy of: it has to be there first.
+                # At lag 0 the new snapshot is compared with the weights, so it must be filled first.
                 self._moments((), new)
                 return self._moments(due)
             return self._moments(due, new)
@@ -433,7 +442,7 @@ class AgingTracker:
             return []
 
     def _send(self, measured: _Measured, sums: list[Tensor]) -> None:
-        """Send sums on their way to the host, added up over all processes where several hold the parameters."""
+        """Queue the sums for the host. If several processes hold the parameters, first add up the sums of all."""
         if self._processes is None:
             self._readback.push(measured, sums, self._moments.streams)
             return
@@ -452,11 +461,12 @@ class AgingTracker:
         self._readback.push(measured, [vector], self._moments.streams, work)
 
     def _tell(self, event: TrackerEvent) -> None:
-        """Let the listeners look, on the stream of the training; what they find goes to the host as the moments do."""
+        """Run the listeners on the stream of the training, and queue their findings for the host like the moments."""
         for device, side in self._moments.streams.items():
             torch.cuda.current_stream(device).wait_stream(side)
         for tensor in event.sums:
-            if tensor.is_cuda:  # made on another stream, perhaps: not to be used again before it has been read on this
+            # Another stream may have made the tensor. Its memory must not be reused before this stream has read it.
+            if tensor.is_cuda:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
         for name, listener in self.listeners.items():
             try:
@@ -471,12 +481,15 @@ class AgingTracker:
         return self.parameters.n_cells, n_snapshot, len(MOMENTS) + len(self.record.overlap_thresholds)
 
     def _new_snapshot(self, step: int) -> Snapshot | None:
-        """A snapshot to fill, if a waiting time has been reached or passed and a lag of it can be measured."""
+        """Return a snapshot to fill, or ``None``.
+
+        A snapshot is due if a waiting time is reached or passed and at least one of its lags can be measured.
+        """
         waiting_time = self.schedule.next_waiting_time(self._captured)
         if waiting_time is None or waiting_time > step:
             return None
         if step == self._end and self.schedule.next_lag(-1, step) != 0:
-            return None  # nothing comes after; if training is continued, this step is where it begins
+            return None  # no lag is left in this run, but a continued training captures this step when it starts
         self._captured = step
         if self.schedule.next_lag(-1, step) is None:
             return None
@@ -500,39 +513,40 @@ class AgingTracker:
 
     @property
     def n_snapshots(self) -> int:
-        """Number of snapshots held at the moment."""
+        """Number of snapshots that are held now."""
         return len(self._bank.live)
 
     @property
     def pending(self) -> bool:
-        """Whether measurements are on their way that the record does not have yet."""
+        """Whether some measurements are still on their way to the record."""
         return len(self._readback) > 0
 
     def drain(self, timeout: float | None = None) -> None:
-        """Enter everything into the record, waiting for what is under way.
+        """Wait for all measurements under way, and enter them into the record.
 
         Args:
-            timeout: most seconds to wait, where other processes may have stopped; what has not come by then is lost.
+            timeout: most seconds to wait, for the case that other processes have stopped. Measurements that have not
+                arrived by then are lost.
         """
         self._enter(self._readback.drain(timeout))
 
     def close(self) -> None:
-        """Free all snapshots, and the connection to other processes; nothing can be measured after this."""
+        """Free all snapshots and the connection to other processes. The tracker cannot measure after this."""
         self._bank.clear()
         self._broken, self.next_event = True, sys.maxsize
         if self._processes is not None:
             self._processes.close()
 
     def new_pairs(self) -> list[tuple[int, int]]:
-        """The (waiting time, lag) entered into the record since the last call, in the order of measurement."""
+        """Return the pairs (waiting time, lag) that entered the record since the last call, in order of measurement."""
         pairs, self._new = self._new, []
         return pairs
 
     def give_up(self, error: Exception, step: int) -> None:
-        """Free all snapshots and measure no more, after an error at a step. What is under way can still be drained.
+        """Free all snapshots and stop measuring, after an error at a step.
 
-        Where several processes hold the parameters, this one goes on taking part in their sums, which would wait for it
-        otherwise; all of them then measure no more.
+        Measurements under way can still be drained. If several processes hold the parameters, this process still takes
+        part in their sums, because the sums would wait for it otherwise. All the processes then stop measuring.
         """
         if self._broken:
             return
@@ -550,19 +564,20 @@ class AgingTracker:
             self._bank.empty()
 
     def state_dict(self, directory: str | os.PathLike[str] | None = None, *, snapshots: bool = True) -> dict[str, Any]:
-        """What another tracker needs to go on from here: tensors and plain values, for ``torch.save``.
+        """Return the state from which another tracker can continue: tensors and plain values, for ``torch.save``.
 
-        Waits for what is under way. Where several processes hold the parameters, all must call it, and one of the
-        results, which are the same, is enough.
+        The method waits for measurements under way. If several processes hold the parameters, all of them must call it.
+        All results are equal, so it is enough to save one result.
 
         Args:
-            directory: where snapshots go that together take more than 16 MiB, or that several processes hold, in files
-                that are written once and that later states refer to by name and checksum: keep them as long as these.
-                ``None``: they are in the state itself.
-            snapshots: whether the snapshots are part of it; without them the record goes on with new waiting times.
+            directory: directory for files with the snapshots. Files are used if the snapshots take more than 16 MiB
+                together, or if several processes hold them. Each file is written once, and later states refer to it by
+                name and checksum. Keep the files as long as the states. ``None``: the state itself holds the snapshots.
+            snapshots: whether the state includes the snapshots. Without them, the record continues with new waiting
+                times.
 
         Raises:
-            ValueError: no directory, for snapshots that several processes hold.
+            ValueError: several processes hold the snapshots, and there is no directory.
         """
         if directory is None and snapshots and self._processes is not None and self._processes.size > 1:
             raise ValueError("directory=None: the snapshots of several processes need files: name a directory")
@@ -571,7 +586,7 @@ class AgingTracker:
             self.drain()
             for stream in self._moments.streams.values():
                 stream.synchronize()  # a snapshot may still be on its way to the host
-        except RuntimeError as error:  # a device that failed
+        except RuntimeError as error:  # the device failed
             if self._processes is None:
                 raise
             self.give_up(error, self._seen)
@@ -581,7 +596,7 @@ class AgingTracker:
         else:
             record = record.before(before.step)
         if snapshots and self._processes is not None:
-            usable = all(self._processes.gather(usable))  # the others may not know yet that one has given up
+            usable = all(self._processes.gather(usable))  # another process may have given up
         kept = list(before.lags.items()) if usable else []
         place = None if directory is None else Path(directory)
         return {
@@ -601,7 +616,7 @@ class AgingTracker:
                 for (name, waiting_time, lag, grid, _), values in zip(measured.findings, buckets, strict=True):
                     try:
                         self.record.append_profile(name, waiting_time, lag, grid, values)
-                    except ValueError as error:  # another grid than before a run was resumed
+                    except ValueError as error:  # the grid differs from the grid before the resume
                         self._warn_once(f"the record cannot take more: {error}", f"(from step {waiting_time + lag} on)")
                 continue
             if self._processes is not None:
@@ -618,7 +633,7 @@ class AgingTracker:
             for i, snapshot in enumerate(measured.snapshots):
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
                 if pair in self.record:
-                    continue  # entered by a handler of a signal that asked for the state meanwhile
+                    continue  # already entered by a signal handler that called state_dict()
                 self.record.append(*pair, of_groups[..., i, self._columns])
                 self._new.append(pair)
             self._check(of_groups, measured)
@@ -638,7 +653,10 @@ class AgingTracker:
             self.record.append_one_time("replica_overlap", step, float(replica_overlap(products)[pairs].mean()))
 
     def _check(self, of_groups: NDArray[np.float64], measured: _Measured) -> None:
-        """Say once, in words, what a curve would not show by itself."""
+        """Warn once about weights that are not finite and about displacements within rounding.
+
+        A curve alone does not show these problems.
+        """
         d2, s2 = (of_groups[..., MOMENTS.index(name)] for name in ("d2", "s2"))  # [(n_replica,) n_group, n_snapshot]
         lags = np.array([measured.step - snapshot.waiting_time for snapshot in measured.snapshots])
         resolution = np.array(list(self.parameters.resolution.values()))[:, None]
@@ -664,7 +682,7 @@ class AgingTracker:
 
 @dataclass(frozen=True)
 class _Before:
-    """What there was before the event at ``step``; the weights in a snapshot never change."""
+    """State of the tracker before the event at ``step``. The snapshots need no copy, as their weights never change."""
 
     step: int
     last_step: int
@@ -673,10 +691,11 @@ class _Before:
 
 
 def _ensemble_size(module: nn.Module, selected: Sequence[Selected]) -> int | None:
-    """The number of replicas that the selected parameters of a module have; ``None`` for none.
+    """Return the number of replicas of the selected parameters of a module, or ``None`` without replicas.
 
     Raises:
-        ValueError: parameters with and without replicas, or of several numbers of them; the message names one.
+        ValueError: the parameters have different numbers of replicas, or only some have replicas. The message names
+            one parameter.
     """
     sizes = {plain_name(name): n for name, n in replica_axes(module).items()}
     found = {parameter.name: sizes.get(parameter.name) for parameter in selected}
@@ -690,10 +709,10 @@ def _ensemble_size(module: nn.Module, selected: Sequence[Selected]) -> int | Non
 
 
 class _Earlier:
-    """The state of an earlier tracker, checked against what is to be tracked now.
+    """State of an earlier tracker, checked against the parameters and options of the new tracker.
 
     Raises:
-        StateError: it does not fit, or is no such state.
+        StateError: the state does not fit, or is not the state of a tracker.
     """
 
     def __init__(
@@ -728,7 +747,7 @@ class _Earlier:
         except Exception as error:
             raise StateError(f"not the state of an AgingTracker ({type(error).__name__}: {error})") from error
         if moments == "msd" or isinstance(thresholds, str):
-            return  # none are counted, or those of before are taken
+            return  # no thresholds are needed, or the earlier thresholds are used
         if check_thresholds(thresholds) != self.record.overlap_thresholds:
             raise StateError(
                 f"overlap_thresholds={list(thresholds)!r}, and they were {list(self.record.overlap_thresholds)} before"

@@ -1,12 +1,13 @@
-r"""How it is measured: the sums over parameters of one event.
+r"""Measure the moments of one event, which are sums over the parameters.
 
-The contract of an implementation, so that one can be checked against another:
+All implementations keep the following contract, so that one can be checked against another.
 
-``implementation(parameters, overlap_thresholds)`` is called with a list of live snapshots, and with a new one if the
-weights are to be captured. It returns one tensor per bucket of ``parameters.buckets``, on the bucket's device,
-``[n_cell, n_snapshot, n_moment]``, and fills the new snapshot (which is not among the others) in the same reading: a
-copy of the weights, and the sums of w^2 and of w as ``[n_cell, 2]`` per bucket, which it keeps. With :math:`w_i` the
-current weights, :math:`s_i` those of a snapshot and :math:`d_i = w_i - s_i`, the last axis holds
+``implementation(parameters, overlap_thresholds)`` returns an object that is called at each event. The arguments are a
+list of live snapshots and, if the weights are to be captured, a new snapshot. The list does not contain the new
+snapshot. The call returns one tensor ``[n_cell, n_snapshot, n_moment]`` per bucket of ``parameters.buckets``, on the
+device of the bucket. It fills the new snapshot while it reads the weights for the measurement. A snapshot keeps a copy
+of the weights and, per bucket, the sums of w^2 and of w as ``[n_cell, 2]``. Let :math:`w_i` be the current weights,
+:math:`s_i` the weights of a snapshot, and :math:`d_i = w_i - s_i`. The last axis holds
 
     =========================  ==========================================================
     0 ... 6                    the sums named by ``lightning_glassy.record.MOMENTS``:
@@ -15,15 +16,16 @@ current weights, :math:`s_i` those of a snapshot and :math:`d_i = w_i - s_i`, th
                                (to within the rounding of :math:`\epsilon` to the precision of the weights)
     =========================  ==========================================================
 
-* :math:`d` is a difference of weights, never :math:`w^2 + s^2 - 2ws`: that would lose everything at short lags.
-* Weights of fewer bits than float32 are widened first; float64 weights are measured in float64. Sums within a tile may
-  be float32, sums over tiles are float64 (float32 on MPS, which has no float64). The relative error of a sum of
-  positive terms is at most 1e-6, the error of :math:`\sum ws` at most 1e-6 of :math:`(\sum w^2 + \sum s^2)/2`.
-* Sums of the weights alone have the same bits whether or not snapshots are due, so that weights that have not moved
+* :math:`d^2` is the square of a difference of weights, never :math:`w^2 + s^2 - 2ws`. At short lags, this expression
+  would lose all correct digits to cancellation.
+* Weights of fewer bits than float32 are widened first. float64 weights are measured in float64. Sums within a tile may
+  be float32. Sums over tiles are float64 (float32 on MPS, which has no float64). The relative error of a sum of
+  positive terms is at most 1e-6. The error of :math:`\sum ws` is at most 1e-6 of :math:`(\sum w^2 + \sum s^2)/2`.
+* Sums of the weights alone have the same bits whether or not snapshots are due. Weights that have not moved therefore
   have a decorrelation of exactly 0.
-* Nothing waits for the device, no random number is drawn, autograd sees nothing, and the temporary memory is at most
-  8 MiB per device, whatever the size of the model (where snapshots are kept in host memory, that and two copies of the
-  weights: :mod:`lightning_glassy.measure.moments.offload`).
+* Nothing waits for the device, no random number is drawn, and autograd sees nothing. The temporary memory is at most
+  8 MiB per device, for a model of any size. Snapshots in host memory need two more copies of the weights on the device
+  (:mod:`lightning_glassy.measure.moments.offload`).
 """
 
 from __future__ import annotations
@@ -54,17 +56,17 @@ class Moments(Protocol):
     """An implementation of the contract above.
 
     Attributes:
-        streams: for each CUDA device the stream on which the sums are made, where that is not the current one.
+        streams: the stream that makes the sums, for each CUDA device on which this is not the current stream.
     """
 
     streams: Mapping[torch.device, torch.cuda.Stream]
 
     def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
-        """The sums of the current weights against each snapshot, per bucket ``[n_cell, n_snapshot, n_moment]``."""
+        """Return the sums of current weights against each snapshot, ``[n_cell, n_snapshot, n_moment]`` per bucket."""
 
 
 def capture(bank: SnapshotBank, step: int, moments: Moments) -> Snapshot:
-    """Capture the current weights, and measure nothing."""
+    """Capture the current weights without measuring."""
     snapshot = bank.add(step)
     moments((), snapshot)
     return snapshot
@@ -77,29 +79,29 @@ def moments_for(
     msd_only: bool = False,
     snapshot_device: str | torch.device | None = None,
 ) -> Moments:
-    """The fastest implementation that works here: our own kernels where everything is on CUDA, plain torch elsewhere.
+    """Return the fastest implementation that works here: our own kernels if everything is on CUDA, else plain torch.
 
-    The kernels are compiled and tried on a few numbers first, which takes seconds on a machine that has not run them
-    yet, and waits for the device. What stops them is logged, and plain torch serves instead; with the environment
-    variable ``LIGHTNING_GLASSY_EAGER=1`` it always does.
+    The kernels are first compiled and tried on a few numbers. The trial waits for the device, and it takes seconds on a
+    machine that has not run the kernels yet. If the trial fails, the reason is logged and plain torch is used. Set the
+    environment variable ``LIGHTNING_GLASSY_EAGER=1`` to always use plain torch.
 
     Args:
         parameters: the tracked coordinates.
-        overlap_thresholds: the epsilons whose ``|d| <= eps`` are counted.
+        overlap_thresholds: the thresholds eps for which coordinates with ``|d| <= eps`` are counted.
         msd_only: compute the sum of d^2 alone.
-        snapshot_device: where the snapshots are; ``None``: with the parameters.
+        snapshot_device: the device of the snapshots. ``None`` means the device of the parameters.
     """
 
     def on_device(tracked: TrackedParameters) -> Moments:
         on_cuda = bool(tracked.buckets) and all(bucket.device.type == "cuda" for bucket in tracked.buckets)
         if on_cuda and os.environ.get("LIGHTNING_GLASSY_EAGER", "0") in ("", "0"):
             try:
-                # Only here: elsewhere triton may be missing, and is not worth its import.
+                # Import triton only here. Without CUDA it may be missing, and its import takes time.
                 from lightning_glassy.measure.moments.triton import TritonMoments
 
                 _rehearse(TritonMoments, tracked, overlap_thresholds, msd_only)
                 return TritonMoments(tracked, overlap_thresholds, msd_only=msd_only)
-            except Exception as error:  # whatever a compiler, a driver or an older version may raise
+            except Exception as error:  # a compiler, a driver or an older version may raise anything
                 log.warning(
                     "lightning_glassy: measuring with plain torch, which is slower, for the GPU kernels do not work "
                     "here (%s: %s)",
@@ -120,10 +122,12 @@ def _rehearse(
     thresholds: Sequence[float],
     msd_only: bool,
 ) -> None:
-    """Have an implementation measure a few numbers of the same dtypes, on the same devices, in a row or scattered.
+    """Check the sums of an implementation on a few numbers.
+
+    The numbers have the dtypes and the devices of the parameters. They are scattered in memory if some parameters are.
 
     Raises:
-        RuntimeError: the sums are not those of :class:`EagerMoments`.
+        RuntimeError: the sums differ from the sums of :class:`EagerMoments`.
     """
     path = torch.linspace(-1.0, 1.0, 4200, dtype=torch.float64, device="cpu")
     scattered = any(bucket.scattered for bucket in parameters.buckets)
@@ -139,7 +143,7 @@ def _rehearse(
     first, second = capture(bank, 0, ours), bank.add(1)
     for tensor in tensors:
         tensor.mul_(1.25)
-    # All that will be launched: captures, measurements, and both at once.
+    # Try everything that a run launches: captures, measurements, and both at once.
     pairs = list(zip(ours([first], second), plain([first]), strict=True))
     pairs += zip(ours([second, first]), plain([second, first]), strict=True)
     pairs += zip(second.own_sums, capture(bank, 2, plain).own_sums, strict=True)

@@ -1,7 +1,7 @@
-"""The moments in plain torch, tile by tile: any device, no kernel of our own.
+"""Measure the moments in plain torch, tile by tile, on any device and without a kernel of our own.
 
-A tile is small enough to stay in the cache of a CPU, so that the weights and each snapshot come from memory once and
-every further sum reads the cache. What an event costs is measured in ``benchmarks/event.py``.
+A tile is small enough for the cache of a CPU. The weights and each snapshot are read from memory once, and every
+further sum reads the cache. ``benchmarks/event.py`` measures the cost of an event.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from lightning_glassy.measure.layout import Bucket, Tile, TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.record import MOMENTS
 
-# What a tile works in; it stays in the second cache of two cores. Less would be more calls, more would leave the cache.
+# Scratch memory of a tile. This much stays in the second-level cache of two cores. Smaller tiles would need more calls,
+# and larger tiles would leave the cache.
 _SCRATCH_BYTES = 3 << 20
 
-# d^4 is summed as (2^40 d^2) d^2: unscaled it would leave float32 below |d| = 1e-9, scaled below 3e-13; at the other
-# end the sum over a tile of |d| = 3e4 still fits. A power of two, so that it costs no rounding.
+# d^4 is summed as (2^40 d^2) d^2. It leaves the range of float32 below |d| = 3e-13, and without the factor below 3e-10.
+# At the other end, the sum over a tile of |d| = 3e4 still fits. A power of two costs no rounding.
 _D4_SCALE = 2.0**40
 
-# Of squares that are summed in float32 before they go into a float64 sum.
+# Number of squares that are summed in float32 before they are added to a float64 sum.
 _ROW = 1024
 
 
 class EagerMoments:
-    """Sums of one event in chunked torch; the contract is in :mod:`lightning_glassy.measure.moments`.
+    """Moments of one event in plain torch, tile by tile. The contract is in :mod:`lightning_glassy.measure.moments`.
 
     Args:
         parameters: the tracked coordinates.
-        overlap_thresholds: the epsilons whose ``|d| <= eps`` are counted.
-        msd_only: compute the sum of d^2 alone, in about half of the time; of the other moments only those of the
-            snapshot are there, the rest is NaN.
+        overlap_thresholds: the thresholds eps for which coordinates with ``|d| <= eps`` are counted.
+        msd_only: compute the sum of d^2 alone, in about half of the time. The sums of the snapshot, s^2 and s, are
+            returned too. All other moments are NaN.
     """
 
     streams: Mapping[torch.device, torch.cuda.Stream] = {}
@@ -45,18 +46,18 @@ class EagerMoments:
         self._thresholds = tuple(overlap_thresholds)
         self._msd_only = msd_only
         self._plans = [_Plan(bucket) for bucket in parameters.buckets]
-        # Scratch is kept: fresh pages at each event would cost a CPU as much as a fifth of the event itself.
+        # Keep the scratch memory. On a CPU, fresh memory pages at each event would cost up to a fifth of the event.
         self._scratch: dict[torch.device, Tensor] = {}
 
     @torch.no_grad()
     def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
-        """The sums of the current weights against each snapshot, per bucket ``[n_cell, n_snapshot, n_moment]``."""
+        """Return the sums of current weights against each snapshot, ``[n_cell, n_snapshot, n_moment]`` per bucket."""
         return [self._measure(plan, index, snapshots, capture) for index, plan in enumerate(self._plans)]
 
     def _measure(self, plan: _Plan, index: int, snapshots: Sequence[Snapshot], capture: Snapshot | None) -> Tensor:
         bucket, own = plan.bucket, self._zeros(plan.bucket, 2)
         pair = self._zeros(bucket, len(snapshots), 1 if self._msd_only else 2 + len(self._thresholds))
-        # A tile has a row for each replica, and so have its sums.
+        # A tile and its sums have one row for each replica.
         n_replica = self._parameters.n_replica or 1
         own_rows, pair_rows = own.unflatten(0, (-1, n_replica)), pair.unflatten(0, (-1, n_replica))
         tiles, scratch = self._walk(plan)
@@ -81,7 +82,7 @@ class EagerMoments:
 
     @torch.no_grad()
     def own_sums(self) -> list[Tensor]:
-        """The sums of w^2 and of w alone, as a snapshot has them: per bucket ``[n_cell, 2]``."""
+        """Return the sums of w^2 and of w alone, ``[n_cell, 2]`` per bucket, as a snapshot keeps them."""
         n_replica, found = self._parameters.n_replica or 1, []
         for plan in self._plans:
             own = self._zeros(plan.bucket, 2)
@@ -94,20 +95,20 @@ class EagerMoments:
         return found
 
     def _pair_sums(self, w: Tensor, s: Tensor, x: Tensor, y: Tensor, zero: Tensor) -> list[Tensor]:
-        # One pass for (w - s)^2: `torch.nn.functional.mse_loss` has no `out=`, and would allocate a tile each time.
+        # Compute (w - s)^2 in one pass. `torch.nn.functional.mse_loss` has no `out=` and would allocate each tile.
         d2 = torch.ops.aten.mse_loss.out(w, s, 0, out=y)
-        # `sum` adds in a cascade; a BLAS dot product over a whole tile would lose up to 6e-6.
+        # `sum` adds in a cascade. A BLAS dot product over a whole tile would have a relative error of up to 6e-6.
         sums = [d2.sum(-1)]
         if self._msd_only:
             return sums
-        # d^2 <= eps^2 spares a pass for |d|. Comparing into a float vector is several times faster than into
-        # booleans, and a tile has fewer coordinates than the 2^24 that float32 can count.
+        # Comparing d^2 with eps^2 saves a pass for |d|. Writing the result as floats is several times faster than
+        # writing booleans. float32 counts up to 2^24, and a tile has fewer coordinates.
         counts = [torch.le(d2, eps**2, out=x).sum(-1) for eps in self._thresholds]
         d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
         return [*sums, d4.sum(-1), *counts]
 
     def _columns(self, pair: Tensor, own: Tensor, of_s: list[Tensor]) -> Tensor:
-        """Sums of pairs ``[n_cell, n_snapshot, ...]``, of the weights and of the snapshots, in the order of MOMENTS."""
+        """Arrange the sums of pairs ``[n_cell, n_snapshot, ...]``, weights and snapshots in the order of MOMENTS."""
         assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")
         result = pair.new_full((*pair.shape[:2], len(MOMENTS) + len(self._thresholds)), torch.nan)
         if not of_s:
@@ -118,14 +119,18 @@ class EagerMoments:
         if not self._msd_only:
             w2, w = own[:, None, 0], own[:, None, 1]
             result[..., 1], result[..., 3], result[..., 5] = pair[..., 1] / _D4_SCALE, w2, w
-            # ws = (w^2 + s^2 - d^2)/2 spares a pass, and in this direction the identity is safe: its error is that of
-            # the sums, a few 1e-8 of (w^2 + s^2)/2, which bounds |ws|. (d^2 from ws is what would cancel.)
+            # ws = (w^2 + s^2 - d^2)/2 saves a pass and is safe. Its error is the error of the sums, a few 1e-8 of
+            # (w^2 + s^2)/2, which bounds |ws|. Only the other direction, d^2 from ws, would suffer from cancellation.
             result[..., 2] = (w2 + s2 - d2) / 2
             result[..., len(MOMENTS) :] = pair[..., 2:]
         return result
 
     def _walk(self, plan: _Plan) -> tuple[list[Tile], Tensor]:
-        """The tiles, and scratch ``[n, tile]``: two vectors, one to widen a snapshot, one (last) to gather weights."""
+        """Return the tiles and the scratch ``[n_scratch, tile]``.
+
+        The first two scratch vectors hold intermediate results. If a bucket needs them, one more vector widens a
+        snapshot, and the last vector gathers or widens the weights.
+        """
         size = max(tile.stop - tile.start for tile in plan.tiles) * (self._parameters.n_replica or 1)
         n_bytes, device = plan.n_scratch * size * plan.dtype.itemsize, plan.bucket.device
         if device not in self._scratch or len(self._scratch[device]) < n_bytes:
@@ -137,7 +142,10 @@ class EagerMoments:
 
 
 class _Plan:
-    """How a bucket is walked: the precision of its sums, the scratch vectors of a tile, and tiles as large as fit."""
+    """The precision, the number of scratch vectors, and the tiles with which a bucket is measured.
+
+    Tiles are as large as the scratch memory allows.
+    """
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
@@ -154,7 +162,10 @@ def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:
 
 
 def _fine_sum(values: Tensor) -> Tensor:
-    """The sum, in float32 only within rows: 1 - C takes the difference of two such sums, far smaller than either."""
+    """Return the sum over the last axis, in float64 across rows of 1024 values (on MPS all in float32).
+
+    The decorrelation 1 - C needs this precision. It is a difference of two such sums and far smaller than either.
+    """
     if values.device.type == "mps":
         return values.sum(-1)
     n = values.shape[-1]

@@ -1,9 +1,9 @@
-"""Snapshots in host memory, of weights on a device: measured beside the training, which goes on.
+"""Measure weights on a device against snapshots in host memory, while the training goes on.
 
-The weights of an event are copied within the device, on the stream of the training; that is all the training waits
-for. On a side stream the due snapshots are then brought to the device one after the other, each measured against that
-copy, and a new snapshot leaves for the host. The order of the streams alone keeps it right: the next event copies the
-weights only when the side stream has done with the last ones, and nobody on the host waits.
+At an event, the weights are copied within the device, on the stream of the training. The training waits only for this
+copy. A side stream then brings the due snapshots to the device one after the other and measures the copy against each.
+It also sends a new snapshot to the host. The order of the streams is enough to keep the results correct: the next event
+copies the weights only after the side stream has finished with the last copy. The host never waits.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 
 class OffloadedMoments:
-    """An implementation of the moments for snapshots that are not on the device of the weights.
+    """Moments of one event for snapshots that are not on the device of the weights.
 
-    It takes two copies of the tracked weights there: of the current ones, and of a snapshot in passing.
+    Memory for two copies of the tracked weights is taken on the device: one of the current weights, one of the snapshot
+    that is being measured or captured.
 
     Args:
         parameters: the tracked coordinates.
-        make: gives the implementation that measures on the device, for the parameters it is called with.
+        make: function of tracked parameters that returns the implementation for measuring on the device.
 
     Attributes:
-        inner: that implementation.
-        streams: for each CUDA device the stream on which its sums are made: who takes them must wait for that one.
+        inner: the implementation that measures on the device.
+        streams: for each CUDA device, the side stream that makes the sums. Wait for this stream before using the sums.
     """
 
     def __init__(self, parameters: TrackedParameters, make: Callable[[TrackedParameters], Moments]) -> None:
@@ -49,7 +50,7 @@ class OffloadedMoments:
 
     @torch.no_grad()
     def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
-        """The sums of the current weights against each snapshot, per bucket ``[n_cell, n_snapshot, n_moment]``."""
+        """Return the sums of current weights against each snapshot, ``[n_cell, n_snapshot, n_moment]`` per bucket."""
         for device, side in self.streams.items():
             torch.cuda.current_stream(device).wait_stream(side)
         for bucket, flat in zip(self._buckets, self._now, strict=True):
@@ -76,7 +77,10 @@ class OffloadedMoments:
         return nothing
 
     def _outlive(self, tensors: Sequence[Tensor]) -> None:
-        """Have the memory of tensors of the training's stream kept, once freed, until the side stream is done."""
+        """Keep torch from reusing the memory of freed tensors before the side stream has finished with them.
+
+        The tensors were allocated on the stream of the training.
+        """
         for tensor in tensors:
             if tensor.device in self.streams:
                 tensor.record_stream(self.streams[tensor.device])

@@ -1,4 +1,4 @@
-"""What replicas that are trained together are to each other: distances and products of their weights."""
+"""Compare replicas that are trained together: distances and products of their weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from lightning_glassy.measure.layout import TrackedParameters
 
-# Sums of so many squares are made in float32 before they go into float64.
+# Number of squares per replica that are summed in float32 before they are added to a float64 sum.
 _COLUMNS = 4096
 
 
 class BetweenReplicas:
     r"""Sums over the tracked coordinates of :math:`(w_a - w_b)^2` and of :math:`w_a w_b`, for each pair of replicas.
 
-    Differences are taken before they are squared: of clones that have hardly moved apart nothing is lost. The products
-    follow from the distances, :math:`w_a w_b = (w_a^2 + w_b^2 - (w_a - w_b)^2)/2`, which is safe in this direction.
-    float64 weights are summed in float64, others in float32 within stretches of 4096 coordinates. Nothing waits for the
-    device.
+    Differences are taken before they are squared, so that no precision is lost if clones have hardly moved apart. The
+    products follow from the squared distances, :math:`w_a w_b = (w_a^2 + w_b^2 - (w_a - w_b)^2)/2`. This direction is
+    safe, because the error of a product is small compared with :math:`(w_a^2 + w_b^2)/2`. float64 weights are summed in
+    float64, other weights in float32 within stretches of 4096 coordinates. Nothing waits for the device.
 
     Args:
         parameters: the tracked coordinates, with replicas.
@@ -40,7 +40,10 @@ class BetweenReplicas:
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
-        """The distances of the pairs in the order of ``numpy.triu_indices(n_replica, 1)``, then the sums of squares."""
+        """Return the squared distances of all pairs, then the sum of squares of each replica.
+
+        The pairs are in the order of ``numpy.triu_indices(n_replica, 1)``.
+        """
         n, home, dtype = self._n_replica, self._buckets[0].device, self._buckets[0].sum_dtype
         sums = torch.zeros(n * (n - 1) // 2 + n, dtype=dtype, device=home)
         for bucket, scratch, tiles in zip(self._buckets, self._scratch, self._tiles, strict=True):
@@ -52,7 +55,12 @@ class BetweenReplicas:
 
 
 def as_matrices(sums: NDArray[np.float64], n_replica: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The distances and the products of all pairs, each ``[n_replica, n_replica]``, from :class:`BetweenReplicas`."""
+    """Return the squared distances and the products of all pairs, each ``[n_replica, n_replica]``.
+
+    Args:
+        sums: the sums from :class:`BetweenReplicas`.
+        n_replica: number of replicas.
+    """
     distances = np.zeros((n_replica, n_replica))
     pairs, squares = np.triu_indices(n_replica, 1), sums[-n_replica:]
     distances[pairs] = sums[:-n_replica]

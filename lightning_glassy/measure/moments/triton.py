@@ -1,15 +1,18 @@
-"""The moments on CUDA: one kernel over all tensors and all due snapshots, and a small one that adds up.
+"""Measure the moments on CUDA: one kernel over all tensors and all due snapshots, and a small kernel that adds up.
 
-The coordinates are cut into *chunks*, each a run within one tensor, listed with their addresses in a table on the
-device. A *job* is one warp that walks through every so-manieth chunk of a cell, a row of 1024 coordinates at a time:
-the row of weights stays in registers while the rows of the snapshots pass by, so that everything is read once; where a
-snapshot is captured, the row is written there, too. A warp needs no barrier, and a row is the most that is ever added
-up in float32. Each job writes its sums, in float64, to a place of its own, and the second kernel adds them in a fixed
-order: the same weights give the same bits. Tensors of several dtypes share a launch: the table tells a chunk's dtype.
+The coordinates are cut into *chunks*. Each chunk is a run of coordinates within one tensor, and a table on the device
+lists the chunks with their addresses. A *job* is one warp that takes every k-th chunk of a cell if the cell has k jobs.
+It reads a row of 1024 coordinates (512 in float64) at a time. The row of weights stays in registers while the rows of
+the snapshots are read, so that everything is read once. At a capture, the row is also written to the new snapshot. A
+warp needs no barrier, and float32 sums never extend beyond a row.
+
+Each job writes its sums in float64 to its own place in memory. The second kernel adds them in a fixed order, so that
+the same weights give the same bits. Tensors of several dtypes share a launch, because the table holds the dtype of each
+chunk.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-# (the arguments of a kernel are typed by Triton, which has no type hints)
+# (Triton types the arguments of a kernel and has no type hints)
 # ruff: noqa: SIM102
 # (the outer condition is decided when the kernel is compiled, the inner one when it runs)
 
@@ -30,28 +33,28 @@ from lightning_glassy.measure.layout import Bucket, TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.record import MOMENTS
 
-_LANES = tl.constexpr(32)  # most snapshots of one launch: each has a column of the float64 sums, one per thread
-_BLOCK = tl.constexpr(512)  # jobs that the second kernel reads at once
+_LANES = tl.constexpr(32)  # most snapshots per launch: a column of float64 sums for each, one per thread
+_BLOCK = tl.constexpr(512)  # number of jobs that the second kernel reads at once
 
-# d^4 is summed in float32 over a row, as (2^52 d^2) d^2: this keeps |d| from 4e-14 to 9e4 in its range.
+# d^4 is summed in float32 over a row, as (2^52 d^2) d^2. The factor keeps |d| from 4e-14 to 9e4 within its range.
 _D4_SCALE = tl.constexpr(2.0**52)
 
-# Coordinates that a warp holds at once; half as many where they are float64.
+# Number of coordinates that a warp holds at once, and half of it for float64.
 _ROW = tl.constexpr(1024)
 _HALF_ROW = tl.constexpr(512)
 
-# The kinds of chunks; a bit each where a kernel is told which there are.
+# The kind of a chunk is an index into these dtypes. The kernel argument KINDS has a bit for each kind that occurs.
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-# The registers per thread that a row takes. Without a bound the compiler takes up to twice as many, and leaves a
-# multiprocessor with half as many warps.
+# A row takes 128 registers per thread. Without this bound the compiler takes up to twice as many, and only half as many
+# warps fit on a multiprocessor.
 _WALK: dict[str, Any] = {"num_warps": 1} | ({} if torch.version.hip else {"maxnreg": 128})
 
-# Several times as many warps as the largest GPU runs at once, and a few chunks for each if there are enough.
+# More warps than the largest GPU runs at once, and a few chunks for each warp if there are enough.
 _JOBS = 4096
 _CHUNKS = 4 * _JOBS
 
-# Of the 8 MiB that an event may take; the rest is for the tables.
+# An event may take 8 MiB. The rest is for the tables.
 _SCRATCH_BYTES = 6 << 20
 
 
@@ -74,12 +77,12 @@ def _add_row(
     N_PAIR: tl.constexpr,
     ROW: tl.constexpr,
 ):
-    """Add the sums over a row of a chunk: of w^2 and w to ``own``, of each pair to a column of ``pair``."""
+    """Add the sums over a row of a chunk: w^2 and w to ``own``, the sums of each pair to a column of ``pair``."""
     weights = tl.load(chunk).to(tl.pointer_type(DTYPE))
     offset, bucket = tl.load(chunk + 1) + start, tl.load(chunk + 6)
     i = tl.arange(0, ROW)
     inside = i < tl.load(chunk + 2).to(tl.int32) - start
-    if WHOLE:  # complete and aligned: 16 bytes to a load, and no masks
+    if WHOLE:  # the row is complete and aligned: 16 bytes per load, and no masks
         narrow = tl.load(tl.multiple_of(weights + start, 16) + i)
     elif INDEXED:
         places = tl.load(chunk + 4)
@@ -110,7 +113,7 @@ def _add_row(
                 close = d2 <= tl.load(thresholds + k).to(WIDE)
                 if not WHOLE:
                     close = close & inside
-                # Counted in float32, which comparisons give in one instruction, and integers in two.
+                # Count in float32. A comparison gives a float32 in one instruction, and an integer in two.
                 count = tl.sum(tl.where(close, 1.0, 0.0)).to(tl.float64)
                 pair = tl.where((line == 2 + k) & (lane == j), pair + count, pair)
     return own, pair
@@ -133,7 +136,7 @@ def _add_chunk(
     N_PAIR: tl.constexpr,
     ROW: tl.constexpr,
 ):
-    """Add the sums over a chunk, row by row: first those that can be read 16 bytes at a time."""
+    """Add the sums over a chunk, row by row. Rows that can be read 16 bytes at a time come first."""
     length, aligned = tl.load(chunk + 2).to(tl.int32), tl.load(chunk + 3).to(tl.int32)
     for start in range(0, aligned, ROW):
         own, pair = _add_row(
@@ -150,32 +153,32 @@ def _add_chunk(
 
 @triton.jit(do_not_specialize=["n_bucket", "n_snapshot"])
 def _sum_jobs(
-    # [n_chunk, 7] int64: address, first coordinate in its bucket, length, length of its aligned rows, address of the
+    # [n_chunk, 7] int64: address, first coordinate in the bucket, length, length of the aligned rows, address of the
     # places, kind, bucket
     chunks,
     jobs,  # [n_job, 3] int64: first chunk, end, step
-    # int64: addresses of the flat weights [n_bucket, n_snapshot], of their own sums [n_bucket, n_snapshot], and of the
-    # flat weights [n_bucket] and own sums [n_bucket] of the snapshot to be captured
+    # int64 addresses: flat weights [n_bucket, n_snapshot] and own sums [n_bucket, n_snapshot] of the due snapshots,
+    # then flat weights [n_bucket] and own sums [n_bucket] of the new snapshot
     table,
     thresholds,  # [at least 1] float64, eps^2
     partial,  # [2 + N_PAIR * n_snapshot, n_job] float64, written
     n_bucket,
     n_snapshot,
-    KINDS: tl.constexpr,  # which dtypes there are, a bit each
-    INDEXED: tl.constexpr,  # whether there are places at all
-    OWN: tl.constexpr,  # whether the sums of w^2 and of w are wanted
+    KINDS: tl.constexpr,  # the dtypes that occur, one bit each
+    INDEXED: tl.constexpr,  # whether any chunk has places
+    OWN: tl.constexpr,  # whether to sum w^2 and w
     CAPTURE: tl.constexpr,
     N_PAIR: tl.constexpr,  # number of sums for each snapshot
     N_LINE: tl.constexpr,  # N_PAIR rounded up to a power of two
 ):
-    """The sums of each job over its chunks."""
+    """Write the sums of each job over its chunks."""
     job, n_job = tl.program_id(0), tl.num_programs(0)
     own, pair = tl.zeros((2,), tl.float64), tl.zeros((N_LINE, _LANES), tl.float64)
     first, end, step = tl.load(jobs + 3 * job), tl.load(jobs + 3 * job + 1), tl.load(jobs + 3 * job + 2)
     for index in range(first, end, step):
         chunk = chunks + 7 * index
         kind = tl.load(chunk + 5)
-        # A branch for each dtype there is.
+        # Only the dtypes that occur have a branch.
         if KINDS & 1 != 0:
             if kind == 0:
                 own, pair = _add_chunk(
@@ -209,7 +212,7 @@ def _sum_jobs(
 
 @triton.jit(do_not_specialize=["n_bucket", "n_cell", "n_snapshot", "n_job"])
 def _add_jobs(
-    partial,  # as `_sum_jobs` left it
+    partial,  # written by `_sum_jobs`
     cells,  # [n_bucket * n_cell + 1] int64: the first job of each cell of each bucket
     table,  # as for `_sum_jobs`
     out,  # [n_bucket, n_cell, n_snapshot, 7 + number of thresholds] float64, written
@@ -224,7 +227,7 @@ def _add_jobs(
     N_PAIR: tl.constexpr,
     N_LINE: tl.constexpr,  # 2 + N_PAIR rounded up to a power of two
 ):
-    """Add up the jobs of one cell, for one snapshot, and put the moments into the order of ``MOMENTS``."""
+    """Add up the jobs of one cell for one snapshot, and write the moments in the order of ``MOMENTS``."""
     index, snapshot = tl.program_id(0), tl.program_id(1)
     bucket, cell = index // n_cell, index % n_cell
     first, end = tl.load(cells + index), tl.load(cells + index + 1)
@@ -251,27 +254,28 @@ def _add_jobs(
                 if k != 0 and k != 4 and k != 6:
                     tl.store(moments + k, float("nan"))
         else:
-            # From w^2, w, d^2, d^4, counts to where MOMENTS has them.
+            # Put w^2, w, d^2, d^4 and the counts into the order of MOMENTS.
             column = tl.where(line == 0, 3, tl.where(line == 1, 5, tl.where(line < 4, line - 2, line + 3)))
             tl.store(moments + column, tl.where(line == 3, sums / _D4_SCALE, sums), mask=taken)
-            # ws by the identity, which is safe in this direction: see EagerMoments.
+            # ws = (w^2 + s^2 - d^2)/2 is safe in this direction, see EagerMoments.
             w2, d2 = tl.sum(tl.where(line == 0, sums, 0.0)), tl.sum(tl.where(line == 2, sums, 0.0))
             tl.store(moments + 2, (w2 + s2 - d2) / 2)
 
 
 class TritonMoments:
-    """Sums of one event by kernels of our own; the contract is in :mod:`lightning_glassy.measure.moments`.
+    """Moments of one event by our own kernels. The contract is in :mod:`lightning_glassy.measure.moments`.
 
-    Two launches for up to 32 due snapshots and a capture, whatever the tensors; with weights on several GPUs, on each.
+    Two launches on each GPU with weights measure up to 32 due snapshots and a capture, for any number of tensors. With
+    many thresholds or cells, the scratch memory holds fewer snapshots per launch.
 
     Args:
         parameters: the tracked coordinates, on CUDA (elsewhere only in Triton's interpreter).
-        overlap_thresholds: the epsilons whose ``|d| <= eps`` are counted.
-        msd_only: compute the sum of d^2 alone; of the other moments only those of the snapshot are there, the rest
-            is NaN.
+        overlap_thresholds: the thresholds eps for which coordinates with ``|d| <= eps`` are counted.
+        msd_only: compute the sum of d^2 alone. The sums of the snapshot, s^2 and s, are returned too. All other
+            moments are NaN.
 
     Raises:
-        TypeError: a dtype that has no kernel.
+        TypeError: a dtype has no kernel.
     """
 
     streams: Mapping[torch.device, torch.cuda.Stream] = {}
@@ -279,7 +283,7 @@ class TritonMoments:
     def __init__(
         self, parameters: TrackedParameters, overlap_thresholds: Sequence[float] = (), *, msd_only: bool = False
     ) -> None:
-        assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")  # what the kernels are written for
+        assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")  # the kernels rely on this order
         self._n_threshold = len(overlap_thresholds)
         self._n_pair = 1 if msd_only else 2 + self._n_threshold
         self._n_bucket = len(parameters.buckets)
@@ -292,12 +296,12 @@ class TritonMoments:
         ]
         n_job = max(len(plan.jobs) for plan in self._plans)
         self._limit = max(1, min(_LANES.value, (_SCRATCH_BYTES // 8 // n_job - 2) // self._n_pair))
-        # Kept: an event must not take memory that the training does not leave.
+        # Take the memory now and keep it. At an event, the training may have left no free memory.
         n = n_job * (2 + self._n_pair * self._limit)
         self._scratch = [torch.empty(n, dtype=torch.float64, device=plan.device) for plan in self._plans]
 
     def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
-        """The sums of the current weights against each snapshot, per bucket ``[n_cell, n_snapshot, n_moment]``."""
+        """Return the sums of current weights against each snapshot, ``[n_cell, n_snapshot, n_moment]`` per bucket."""
         found: dict[int, Tensor] = {}
         for plan, scratch in zip(self._plans, self._scratch, strict=True):
             starts = range(0, max(len(snapshots), 1), self._limit)
@@ -309,7 +313,7 @@ class TritonMoments:
         return [found[index] for index in range(self._n_bucket)]
 
     def _launch(self, plan: _Plan, scratch: Tensor, due: Sequence[Snapshot], capture: Snapshot | None) -> Tensor:
-        """Both kernels: ``[n_bucket of the device, n_cell, n_snapshot, n_moment]``."""
+        """Launch both kernels and return the sums, ``[n_bucket of the device, n_cell, n_snapshot, n_moment]``."""
         n, n_bucket, n_cell = len(due), len(plan.members), plan.n_cells
         own, n_pair = capture is not None or self._n_pair > 1, self._n_pair
         addresses = [snapshot.flats[i].data_ptr() for i in plan.members for snapshot in due]
@@ -336,7 +340,7 @@ class TritonMoments:
 
 
 class _Plan:
-    """The tables of one device: its chunks and where they are, which jobs take which, which jobs are of which cell."""
+    """The tables of one device: the chunks with their addresses, the chunks of each job, the jobs of each cell."""
 
     chunks: Tensor
     jobs: Tensor
@@ -358,7 +362,7 @@ class _Plan:
         self.device, self.members, self.n_cells = device, members, n_cells
         self._buckets = buckets
         self.kinds = sum(1 << _DTYPES.index(bucket.dtype) for bucket in buckets)
-        # As many rows to a chunk as leave so many chunks in all.
+        # Choose the rows per chunk so that there are about _CHUNKS chunks in all.
         rows = sum(-(-bucket.numel // _row(bucket)) for bucket in buckets)
         self._rows = -(-rows // _CHUNKS)
         squares = [eps**2 for eps in thresholds] or [0.0]
@@ -367,7 +371,7 @@ class _Plan:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the tables anew if a tensor has been put elsewhere.
+        """Rebuild the tables if a tensor has moved in memory.
 
         Raises:
             ParametersChangedError: a tensor has another shape, dtype or device than at first.
@@ -391,7 +395,7 @@ class _Plan:
                 parts.append(part)
                 of_cell.append(np.full(len(begin), number * self.n_cells + extent.cell))
                 places += [] if extent.places is None else [extent.places]
-        # The kernel knows the places by their address only.
+        # Keep these tensors alive, because the kernel has only their addresses.
         self._places, self.indexed = places, bool(places)
         cell = np.concatenate(of_cell)
         order = np.argsort(cell, kind="stable")
@@ -406,9 +410,15 @@ def _row(bucket: Bucket) -> int:
 
 
 def _share_out(n_chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Jobs for cells of so many chunks each, ``[n_job, 3]``: first chunk, end, step; and ``[n_cell + 1]``: the first.
+    """Share out the chunks of each cell among jobs.
 
-    The jobs of a cell take its chunks in turn, so that what is read at one time lies together.
+    The jobs of a cell take its chunks in turn, so that chunks that are read at the same time lie together in memory.
+
+    Args:
+        n_chunks: number of chunks of each cell, ``[n_cell]``.
+
+    Returns:
+        The jobs ``[n_job, 3]`` (first chunk, end, step), and the first job of each cell ``[n_cell + 1]``.
     """
     n_jobs = np.minimum(n_chunks, -(-n_chunks * _JOBS // n_chunks.sum()))
     ends = np.cumsum(n_chunks)
@@ -420,11 +430,14 @@ def _share_out(n_chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def _send(values: Any, device: torch.device) -> Tensor:
-    """Whole numbers to the device, behind what is queued there: nothing waits, and torch keeps the source till then."""
+    """Send integers to the device, after the work that is queued there.
+
+    Nothing waits for the copy. torch keeps the source alive until the copy is done.
+    """
     host = torch.as_tensor(values, dtype=torch.int64, device="cpu")
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
-    # Triton launches on the current device, whatever its arguments are on.
+    # Triton launches on the current device, even if its arguments are on another device.
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
