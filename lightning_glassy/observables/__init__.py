@@ -1,6 +1,7 @@
-"""What is computed from the raw moments: formulas, arrays in and arrays out, and the registry of observables.
+"""Observables computed from the raw moments: formulas from arrays to arrays, and the registry of observables.
 
-:data:`OBSERVABLES` lists every observable of a record. ``lightning_glassy.observables.two_time`` says how one is added.
+:data:`OBSERVABLES` lists every observable of a record. ``lightning_glassy.observables.registry`` explains how to add an
+observable.
 """
 
 from lightning_glassy.observables.arrays import Array

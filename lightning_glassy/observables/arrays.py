@@ -1,4 +1,4 @@
-"""Arrays as the formulas take and return them."""
+"""The arrays that formulas take and return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def quiet() -> np.errstate:
-    """Silence NumPy's warnings: diverged weights are data, and their results (inf, NaN) are returned as they are."""
+    """Silence NumPy's warnings. Diverged weights are data, so inf and NaN are returned as they are."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
@@ -19,6 +19,6 @@ def float64(*arrays: ArrayLike) -> tuple[Array, ...]:
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """Divide; NaN if the denominator is not positive."""
+    """Divide, with NaN if the denominator is not positive."""
     with quiet():
         return np.asarray(np.where(denominator > 0, numerator / denominator, np.nan))

@@ -11,10 +11,10 @@ from lightning_glassy.observables.arrays import Array, float64, quiet, ratio
 
 
 def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
-    r"""The thresholds :math:`\epsilon` used when none are given: about a hundredth and a tenth of the weights' spread.
+    r"""Return the default thresholds :math:`\epsilon`: about a hundredth and a tenth of the spread of the weights.
 
-    Rounded to 1, 2 or 5 times a power of ten, so that similar networks are measured alike. WJ24 uses the standard
-    deviation over 100 ... 700. Weights that all start equal have no spread: 1 is used then.
+    They are rounded to 1, 2 or 5 times a power of ten, so that similar networks get the same thresholds. WJ24 uses the
+    standard deviation over 100 ... 700. If the spread is 0 (all weights start equal) or not finite, 1 replaces it.
 
     Example:
         >>> default_overlap_thresholds(0.058)
@@ -23,23 +23,23 @@ def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
     spread = standard_deviation if 0 < standard_deviation < math.inf else 1.0
     decade = math.floor(math.log10(spread))
     mantissa = min((1, 2, 5, 10), key=lambda m: abs(math.log10(m) - (math.log10(spread) - decade)))
-    # Read from a decimal text: 5 * 10**-4 would print as 0.0005, but 2 * 10**-5 as 2.0000000000000002e-05.
+    # Parse a decimal text. The product 5 * 10**-4 prints as 0.0005, but 2 * 10**-5 as 2.0000000000000002e-05.
     return (float(f"{mantissa}e{decade - 2}"), float(f"{mantissa}e{decade - 1}"))
 
 
 def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) -> Array:
-    r"""What a histogram of centred Gaussian numbers has: the exact probability of each bin, and of what lies beyond.
+    r"""Return the exact probability of each bin, and of both sides beyond the bins, for centred Gaussian numbers.
 
-    :math:`P_k = \Phi(e_{k+1}/\sigma) - \Phi(e_k/\sigma)`, with the digits of far tails. Displacements over
-    :math:`\sqrt\Delta` would be so distributed, with :math:`\sigma = 1`, if weights moved like free random walkers; the
-    self van Hove function of a glass has wider tails.
+    :math:`P_k = \Phi(e_{k+1}/\sigma) - \Phi(e_k/\sigma)`, without loss of digits in far tails. If weights moved like
+    free random walkers, their displacements over :math:`\sqrt\Delta` would have this distribution with
+    :math:`\sigma = 1`. The self van Hove function of a glass has wider tails.
 
     Args:
-        edges: of the bins, increasing, ``[n]``.
+        edges: edges of the bins, increasing, ``[n]``.
         standard_deviation: :math:`\sigma`.
 
     Returns:
-        ``[n + 1]``, in the order of the counts of a :class:`~lightning_glassy.record.Profile`; the sum is 1.
+        ``[n + 1]``, in the order of the counts of a :class:`~lightning_glassy.record.Profile`. The sum is 1.
 
     Example:
         >>> gaussian_probabilities([-1.0, 0.0, 1.0]).round(4).tolist()
@@ -49,24 +49,24 @@ def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) ->
     scaled = np.concatenate([[-np.inf], bounds / (standard_deviation * math.sqrt(2)), [np.inf]])
     center, above = (np.array([f(x) for x in scaled]) / 2 for f in (math.erf, math.erfc))
     below = np.array([math.erfc(-x) for x in scaled]) / 2
-    # Of three differences, which are equal, the one that does not cancel.
+    # Three differences give the same probability. Take the difference without cancellation.
     tails = np.where(scaled[:-1] > 0.5, above[:-1] - above[1:], below[1:] - below[:-1])
     return np.where((scaled[:-1] <= 0.5) & (scaled[1:] >= -0.5), np.diff(center), tails)
 
 
 def fold(edges: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
-    r"""The histogram of :math:`|x|` from that of x, whose bins lie symmetrically about 0.
+    r"""Return the histogram of :math:`|x|`, from a histogram of x with bins that are symmetric about 0.
 
     Args:
-        edges: of the bins, an even number of them, increasing, ``[2 n]``.
-        counts: ``[..., 2 n + 1]``, as in a :class:`~lightning_glassy.record.Profile`; or probabilities of the bins.
+        edges: edges of the bins, an even number of them, increasing, ``[2 n]``.
+        counts: ``[..., 2 n + 1]``, as in a :class:`~lightning_glassy.record.Profile`, or probabilities of the bins.
 
     Returns:
-        The positive edges ``[n]``, and the counts ``[..., n + 1]``; the first one is that of x between the two edges
-        next to 0.
+        The positive edges ``[n]``, and the counts ``[..., n + 1]``. The first count is the number of x between the two
+        edges next to 0.
 
     Raises:
-        ValueError: bins that are not symmetric, or another number of counts.
+        ValueError: the bins are not symmetric, or the number of counts is wrong.
 
     Example:
         >>> fold([-1.0, 1.0], [2, 5, 1])[1].tolist()
@@ -82,29 +82,29 @@ def fold(edges: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
 
 
 def density(edges: ArrayLike, counts: ArrayLike) -> Array:
-    r"""Probability density in each bin of a histogram, :math:`p_k = n_k / (N (e_{k+1} - e_k))`.
+    r"""Return the probability density in each bin of a histogram, :math:`p_k = n_k / (N (e_{k+1} - e_k))`.
 
     Args:
-        edges: of the bins, increasing, ``[n]``.
-        counts: ``[..., n + 1]``, as in a :class:`~lightning_glassy.record.Profile`; N is their sum.
+        edges: edges of the bins, increasing, ``[n]``.
+        counts: ``[..., n + 1]``, as in a :class:`~lightning_glassy.record.Profile`. N is their sum.
 
     Returns:
-        ``[..., n - 1]``: what lies beyond the edges counts in N alone.
+        ``[..., n - 1]``. The counts beyond the edges enter only N.
     """
     bounds, numbers = float64(edges, counts)
     return ratio(numbers[..., 1:-1], numbers.sum(axis=-1, keepdims=True) * np.diff(bounds))
 
 
 def barrier_height(losses: ArrayLike) -> Array:
-    r"""Height of the barrier on a line, :math:`\max_\alpha L(\alpha) - \max(L(0), L(1))`; never negative.
+    r"""Return the height of the barrier on a line, :math:`\max_\alpha L(\alpha) - \max(L(0), L(1)) \ge 0`.
 
     Args:
-        losses: at points along the line, its ends among them, ``[..., n_point]``.
+        losses: losses at points along the line, from one end to the other, ``[..., n_point]``.
 
     Returns:
-        ``[...]``; 0 where no point is higher than both ends, as on a convex loss.
+        ``[...]``. The height is 0 if no point is higher than both ends, as on a convex loss.
 
-    Source: BJ18, who find that no barriers are crossed; the straight line gives an upper bound of the lowest pass.
+    Source: BJ18, who find that no barriers are crossed. The straight line gives an upper bound of the lowest pass.
 
     Example:
         >>> float(barrier_height([1.0, 3.0, 0.5]))

@@ -1,4 +1,4 @@
-"""The registry of observables: each is declared once, below its formula, and found by everything that shows it.
+"""The registry of observables. Each observable is declared once, below its formula.
 
 A record, its tables and figures, the loggers, the report, the command line and the TensorBoard tab loop over
 :data:`OBSERVABLES`. To add an observable, write its formula and its entry in
@@ -25,12 +25,13 @@ NOT_SUMS = ("n", "population", "count", "lags", "noise")
 
 
 class Relaxation(NamedTuple):
-    r"""The quantity that grows from 0 as the weights move. Thresholds and aging exponents of an observable are of it.
+    r"""The quantity of an observable that grows from 0 as the weights move. Thresholds and aging exponents refer to it.
 
     Attributes:
-        label: its name in texts and on axes, such as ``"overlap 1 - Q"``.
-        symbol: its symbol in TeX.
-        falls: True if it is one minus the observable, which falls from 1. Otherwise it is the observable itself.
+        label: name of the quantity in texts and on axes, such as ``"overlap 1 - Q"``.
+        symbol: symbol of the quantity in TeX.
+        falls: True if the observable falls from 1. The quantity is then one minus the observable. Otherwise it is the
+            observable itself.
     """
 
     label: str
@@ -58,15 +59,16 @@ class Observable:
         title: its name in words.
         symbol: its symbol in TeX.
         formula: the function that computes it, elementwise over pairs of times.
-        inputs: the names of the arguments of the formula, in its order. A name is that of a sum in the record
-            (``"d2"``); or ``"n"``, the number of coordinates summed over; ``"population"``, the number N of coordinates
-            in the group; ``"count"``, the number of coordinates with :math:`|d| \le \epsilon`; ``"lags"``; ``"noise"``,
-            the strength D of the gradient noise at :math:`t_w`; or the name of another observable.
+        inputs: the names of the arguments of the formula, in its order. An argument can be a sum in the record
+            (``"d2"``) or another observable, by its name. It can also be ``"n"`` (the number of coordinates summed
+            over), ``"population"`` (the number N of coordinates in the group), ``"count"`` (the number of coordinates
+            with :math:`|d| \le \epsilon`), ``"lags"``, or ``"noise"`` (the strength D of the gradient noise at
+            :math:`t_w`).
         log: whether its axis is logarithmic.
-        relaxation: how it relaxes; None for an observable without a lag to a threshold and an aging exponent.
+        relaxation: how it relaxes, None for an observable without a lag to a threshold and an aging exponent.
         over_replicas: whether the formula compares replicas, so that the result has no axis of replicas.
-        error: its standard error, if that has a formula: of a comparison of replicas, or of a value that was summed
-            over a sample of the coordinates. The scatter between replicas is no matter of one observable.
+        error: its standard error, if there is a formula. There is a formula for a comparison of replicas, and for a
+            value summed over a sample of the coordinates. The scatter between replicas does not belong here.
         logged: whether loggers get its curves.
         drawn: whether loggers get a figure of it.
     """
@@ -104,7 +106,7 @@ def register(entry: Observable) -> None:
     """Add an entry to the registry.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is already registered.
     """
     if entry.name in _ENTRIES:
         raise ValueError(f"the observable {entry.name!r} is registered already: choose another name")
@@ -112,14 +114,14 @@ def register(entry: Observable) -> None:
 
 
 def find(name: str, *, argument: str = "observable") -> Observable:
-    """Return the entry of a name.
+    """Return the entry of an observable.
 
     Args:
-        name: of the observable.
+        name: name of the observable.
         argument: name of the caller's argument, for the message.
 
     Raises:
-        ValueError: there is no such observable; the message lists those there are.
+        ValueError: there is no such observable. The message lists all observables.
     """
     if not isinstance(name, str) or name not in _ENTRIES:
         raise ValueError(f"{argument}={name!r} is not one of {', '.join(map(repr, _ENTRIES))}")
@@ -135,7 +137,7 @@ def relaxation_of(name: str) -> Relaxation:
     """Return how an observable relaxes.
 
     Raises:
-        ValueError: there is no such observable, or it does not relax; the message lists those that do.
+        ValueError: there is no such observable, or it does not relax. The message lists the possible names.
     """
     relaxation = find(name).relaxation
     if relaxation is None:

@@ -1,8 +1,9 @@
-r"""Two-time observables: one formula per quantity, and below it the entry by which everything finds it.
+r"""Two-time observables: one formula per quantity, and below each formula its entry in the registry.
 
-:math:`w` are the weights at step :math:`t_w + t`, :math:`s` (the snapshot) those at :math:`t_w`, and :math:`d = w - s`.
-An argument ``sum_d2`` is the sum of :math:`d^2` over the :math:`n` coordinates that were measured, and so on. A formula
-takes and returns float64 arrays of any shape, broadcasts as NumPy does, and gives NaN where a quantity is not defined.
+:math:`w` are the weights at step :math:`t_w + t`, :math:`s` are the weights at step :math:`t_w` (the snapshot), and
+:math:`d = w - s`. An argument ``sum_d2`` is the sum of :math:`d^2` over the :math:`n` measured coordinates, and so on.
+A formula takes and returns float64 arrays of any shape, and broadcasts as NumPy does. It gives NaN if a quantity is not
+defined.
 
 Sources: BJ18 is Baity-Jesi et al. 2018 (arXiv 1803.06969), WJ24 is Winter and Janssen 2024 (arXiv 2405.13098).
 """
@@ -108,7 +109,7 @@ def correlation_raw(sum_ws: ArrayLike, n: ArrayLike) -> Array:
 def correlation_cosine(sum_ws: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike) -> Array:
     r"""Cosine correlation :math:`\sum w s / \sqrt{\sum w^2 \sum s^2}`, the overlap of the directions.
 
-    Close to 1 a cosine has lost its digits: use :func:`decorrelation` for :math:`1 - C`.
+    A cosine close to 1 has lost its digits. Use :func:`decorrelation` for :math:`1 - C`.
     """
     ws, w2, s2 = float64(sum_ws, sum_w2, sum_s2)
     return ratio(ws, np.sqrt(w2 * s2))
@@ -146,7 +147,7 @@ def correlation(
     :func:`correlation_centred` and ``"pearson"`` is :func:`correlation_pearson`.
 
     Raises:
-        ValueError: another ``kind``.
+        ValueError: ``kind`` is none of the four.
     """
     if kind == "raw":
         return correlation_raw(sum_ws, n)
@@ -201,9 +202,10 @@ register(
 def decorrelation(sum_d2: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike) -> Array:
     r"""Loss of the cosine correlation, :math:`1 - C`, computed from the displacement.
 
-    :math:`1 - C = \frac{\sum d^2 - (|w| - |s|)^2}{2 |w| |s|}` keeps its digits at short lags. A measured C subtracted
-    from 1 would leave only rounding there. A change of length by a factor 1 + r that is much larger than the turn costs
-    digits: if the moments were summed on the device, the relative error is about 1e-9 r/(1 - C).
+    :math:`1 - C = \frac{\sum d^2 - (|w| - |s|)^2}{2 |w| |s|}` keeps its digits at short lags. Subtracting a measured C
+    from 1 would leave only rounding errors there. The formula loses digits if the length changes by a factor 1 + r
+    while the direction changes much less. If the moments were summed on the device, the relative error is then about
+    1e-9 r/(1 - C).
 
     Example:
         >>> float(decorrelation(sum_d2=2.0, sum_w2=1.0, sum_s2=1.0))  # orthogonal
@@ -227,7 +229,7 @@ register(
     )
 )
 
-# ---------------------------------------------------------------------- how the displacements are distributed
+# ---------------------------------------------------------------------- distribution of the displacements
 
 
 @quiet()
@@ -235,7 +237,7 @@ def non_gaussian(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
     r"""Non-Gaussian parameter :math:`\alpha_2 = \langle d^4\rangle / (3\langle d^2\rangle^2) - 1`.
 
     It is 0 for Gaussian displacements, positive if a few coordinates move much more than the rest, and never below
-    -2/3. It is NaN where nothing moved.
+    -2/3. It is NaN if nothing moved.
 
     Source: BJ18 (fourth moment), WJ24.
 
@@ -265,9 +267,9 @@ register(
 def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
     r"""Overlap :math:`Q_\epsilon(t_w, t_w+t)`: the fraction of coordinates with :math:`|w_i - s_i| \le \epsilon`.
 
-    It is NaN where the displacements are not finite, since a NaN is neither near nor far.
+    It is NaN if the displacements are not finite, because a NaN is neither near nor far.
 
-    Source: WJ24, where :math:`\epsilon` is the standard deviation of the weights over 100 ... 700.
+    Source: WJ24, with the standard deviation of the weights over 100 ... 700 as :math:`\epsilon`.
     """
     near, d2, total = float64(count, sum_d2, n)
     return np.where(np.isfinite(d2), ratio(near, total), np.nan)
@@ -277,7 +279,7 @@ def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
 def overlap_standard_error(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike, population: ArrayLike) -> Array:
     r"""Standard error of a sampled overlap, :math:`\sqrt{Q(1-Q)/(n-1)}\,\sqrt{1-n/N}`.
 
-    The sample is one of :func:`msd_standard_error`.
+    The sample is drawn as in :func:`msd_standard_error`.
     """
     sampled, total = float64(n, population)
     q = overlap(count, sum_d2, sampled)
@@ -303,10 +305,10 @@ def binder_cumulant(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array
     r"""Binder cumulant of the displacements, :math:`U = 1 - \langle d^4\rangle / (3\langle d^2\rangle^2)`.
 
     It is 0 for Gaussian displacements, 2/3 if all coordinates move by the same distance, and negative if a few move
-    much more than the rest. The averages are over coordinates. It is minus :func:`non_gaussian`, under the name that is
-    usual for order parameters. It is NaN where nothing moved.
+    much more than the rest. The averages are over coordinates. It is minus :func:`non_gaussian`, under the usual name
+    for order parameters. It is NaN if nothing moved.
 
-    Source: Binder 1981, Z. Phys. B 43, 119 (of the magnetisation).
+    Source: Binder 1981, Z. Phys. B 43, 119 (for the magnetisation).
 
     Example:
         >>> round(float(binder_cumulant(sum_d2=100.0, sum_d4=100.0, n=100)), 6)  # all by the same distance
@@ -331,9 +333,9 @@ register(
 def local_exponent(lags: ArrayLike, msd: ArrayLike) -> Array:
     r"""Local exponent :math:`\gamma(t_w, t) = \partial\ln\Delta / \partial\ln t` along the last axis.
 
-    1 is diffusion, 2 ballistic motion, 0 a plateau. It is taken by second-order differences of the logarithms over the
-    lags that were measured. It is NaN at lag 0, where :math:`\Delta` is not positive, and if fewer than two points are
-    left.
+    A value of 1 is diffusion, 2 is ballistic motion, and 0 is a plateau. The derivative is taken by second-order
+    differences of the logarithms over the measured lags. It is NaN at lag 0, and at points with a :math:`\Delta` that
+    is not positive. All points are NaN if fewer than two points are left.
 
     Args:
         lags: ``[n_lag]``, in steps.
@@ -376,19 +378,18 @@ register(
 def chi4(values: ArrayLike, n: ArrayLike) -> Array:
     r"""Dynamical susceptibility :math:`\chi_4 = N\,\mathrm{Var}(Q)`, the variance taken over replicas.
 
-    For independent Gaussian coordinates it is :math:`\langle w^2\rangle\langle s^2\rangle + C^2` if Q is the
-    correlation C. It is :math:`Q(1-Q)` if Q is an overlap whose coordinates are near or far independently of each
-    other. It grows with the number of coordinates that move together. The variance is the unbiased one, with
-    :math:`1/(R-1)`.
+    It is :math:`\langle w^2\rangle\langle s^2\rangle + C^2` if Q is the correlation C of independent Gaussian
+    coordinates. It is :math:`Q(1-Q)` if Q is an overlap of coordinates that are near or far independently of each
+    other. It grows with the number of coordinates that move together. The variance is unbiased, with :math:`1/(R-1)`.
 
     Args:
         values: an overlap or a correlation, ``[n_replica, ...]``.
-        n: number of coordinates N that each value is an average over.
+        n: number N of coordinates that each value averages over.
 
     Returns:
-        ``[...]``. NaN where a replica was not measured, or with fewer than two replicas.
+        ``[...]``. NaN if a replica was not measured, or with fewer than two replicas.
 
-    Source: the usual four-point susceptibility of glasses, a fluctuation of the overlap; WJ24 for overlaps of networks.
+    Source: the usual four-point susceptibility of glasses, a fluctuation of the overlap. WJ24 for overlaps of networks.
     """
     of_replicas, count = float64(values, n)
     if len(of_replicas) < 2:
@@ -400,14 +401,14 @@ def chi4(values: ArrayLike, n: ArrayLike) -> Array:
 def chi4_error(values: ArrayLike, n: ArrayLike) -> Array:
     r"""Standard error of :func:`chi4` by the jackknife, :math:`\sqrt{\frac{R-1}{R}\sum_r (\chi_{(r)} - \bar\chi)^2}`.
 
-    :math:`\chi_{(r)}` is computed without replica r. Arguments and shapes are those of :func:`chi4`. The error is NaN
-    with fewer than three replicas.
+    :math:`\chi_{(r)}` is computed without replica r. Arguments and shapes are as in :func:`chi4`. The error is NaN with
+    fewer than three replicas.
     """
     of_replicas, count = float64(values, n)
     n_replica = len(of_replicas)
     if n_replica < 3:
         return np.full(of_replicas.shape[1:], np.nan)
-    # The variances without each replica follow from those of all, without a copy of many replicas.
+    # Leave out one replica at a time by a formula, instead of copying the values of all other replicas.
     mean, total = of_replicas.mean(axis=0), ((of_replicas - of_replicas.mean(axis=0)) ** 2).sum(axis=0)
     without = (total - n_replica / (n_replica - 1) * (of_replicas - mean) ** 2) / (n_replica - 2)
     spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)

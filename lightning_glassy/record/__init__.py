@@ -1,8 +1,8 @@
-"""The door between training and analysis: raw two-time moments with labelled axes, in one safe file.
+"""The record between training and analysis: raw two-time moments with labelled axes, in one safe file.
 
-On the side of the training everything is tensors, ranks and streams. On the side of the analysis everything is NumPy
-arrays. A record stores sums over parameters and never a derived curve, so that an observable can be defined or mended
-after the run. Reading a record needs neither torch nor lightning.
+The training side works with tensors, ranks and streams. The analysis side works with NumPy arrays. A record stores sums
+over parameters and never a derived curve, so that an observable can be defined or corrected after the run. Reading a
+record needs neither torch nor lightning.
 """
 
 from lightning_glassy.record.checks import check_thresholds

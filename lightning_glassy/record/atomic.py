@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Write files atomically: a file is complete, or it is not there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-# No write takes an hour: what is older is from a process that was killed in the middle of one.
+# No write takes an hour. An older temporary file belongs to a process that was killed during a write.
 _DEAD = 3600.0
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Let ``write(file)`` fill a temporary neighbour of ``path``, then put it in its place."""
+    """Call ``write(file)`` on a temporary file beside ``path``, then rename the file to ``path``. Return ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not from `tempfile`, whose files are private: this one gets the rights of any other new file.
+    # Files of the module `tempfile` are private. This file gets the permissions of any other new file.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
     try:
         with temporary.open("xb") as file:
@@ -34,11 +34,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> Path:
 
 
 def remove_left(directory: Path, name: str) -> None:
-    """Remove what the writes of killed processes have left, more than an hour ago, of files named by a pattern."""
+    """Remove temporary files of killed writes that are older than an hour.
+
+    Args:
+        directory: directory of the files.
+        name: regular expression for the names of the files that were being written.
+    """
     left = re.compile(rf"\.+{name}(\.[0-9a-f]{{12}}){{1,2}}")
     with contextlib.suppress(OSError):
         for path in list(directory.iterdir()):
             if left.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # another run removes them, too
+                with contextlib.suppress(OSError):  # another run may remove the same file
                     if path.lstat().st_mtime < time.time() - _DEAD:
                         path.unlink()

@@ -13,17 +13,18 @@ from lightning_glassy.observables import NOT_SUMS, OBSERVABLES
 from lightning_glassy.record.file import RecordError
 from lightning_glassy.record.tables import MOMENTS
 
-_LONGEST_NAME = 1000  # characters in the name of a group, which every line of a table repeats
-_DEEPEST = 50  # levels of lists and dictionaries in the metadata, well below where Python's own recursion ends
-_SMALL_PLANE = 4_000_000  # cells, 32 MB: a plane of waiting times and lags that may be as sparse as it likes
+_LONGEST_NAME = 1000  # characters: every line of a table repeats the name of the group
+_DEEPEST = 50  # levels of lists and dictionaries in the metadata, well below Python's recursion limit
+_SMALL_PLANE = 4_000_000  # cells (32 MB): a plane of waiting times and lags up to this size may be arbitrarily sparse
 
 
 def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    """The overlap thresholds as a tuple of floats.
+    """Return the overlap thresholds as a tuple of floats.
 
     Raises:
-        TypeError: something else than a list of numbers.
-        ValueError: one that is not a positive number whose square float32 can hold, or not larger than the one before.
+        TypeError: ``thresholds`` is not a list of numbers.
+        ValueError: a threshold is not between 1e-18 and 1e18 (float32 must hold its square), or is not larger than the
+            threshold before.
     """
     if isinstance(thresholds, (str, bytes, Mapping)) or not isinstance(thresholds, Iterable):
         raise TypeError(f"overlap_thresholds={thresholds!r} is not a list of numbers")
@@ -40,10 +41,10 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
 
 
 def check_sums(sums: Sequence[str]) -> tuple[str, ...]:
-    """The names of sums as a tuple.
+    """Return the names of sums as a tuple.
 
     Raises:
-        ValueError: no names, one that is there twice, or one that means something else as the input of a formula.
+        ValueError: there are no names, a name is repeated, or a name has another meaning as the input of a formula.
     """
     names = tuple(sums)
     for name in names:
@@ -55,10 +56,14 @@ def check_sums(sums: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_name(what: str, name: str) -> None:
-    """Refuse a name that a file cannot hold, or that would fill it.
+    """Refuse a name that a file cannot hold, or a name that is too long for a table.
+
+    Args:
+        what: the kind of thing that has the name, for the message.
+        name: the name.
 
     Raises:
-        ValueError: the message says what has the name.
+        ValueError: the name has more than 1000 characters, or a lone surrogate.
     """
     if len(name) > _LONGEST_NAME:
         raise ValueError(
@@ -72,8 +77,8 @@ def check_meta(meta: dict[str, Any]) -> None:
     """Refuse metadata that cannot be saved.
 
     Raises:
-        TypeError: something that JSON cannot hold.
-        ValueError: metadata that is nested too deep.
+        TypeError: JSON cannot hold a value of the metadata.
+        ValueError: the metadata is nested too deep.
     """
     try:
         json.dumps(meta)
@@ -88,11 +93,11 @@ def check_meta(meta: dict[str, Any]) -> None:
 
 
 def check_plane(pairs: NDArray[np.int64], n_replica: int | None) -> None:
-    """Refuse rows whose matrices would be far larger than what was measured: a file of 2 MB could ask for 7 GB.
+    """Refuse rows whose matrices would be far larger than the measurement. A file of 2 MB could ask for 7 GB.
 
-    The sparsest records there are hold all pairs of n checkpoints at irregular steps: r = n (n - 1) / 2 of them, with
-    n - 1 waiting times and at most r lags, so that their matrix has less than 2 r**1.5 cells. Schedules are far denser,
-    unless a training of a few pairs jumps over their steps. That costs no memory to speak of.
+    The sparsest real records hold all pairs of n checkpoints at irregular steps. They have r = n (n - 1) / 2 pairs,
+    n - 1 waiting times and at most r lags. Their matrix has less than 2 r**1.5 cells. Records of schedules are far
+    denser, unless a training with a few pairs skips steps of its schedule. Such a record takes very little memory.
     """
     cells = len(np.unique(pairs[:, 0])) * len(np.unique(pairs[:, 1]))
     if cells * (n_replica or 1) > _SMALL_PLANE and cells > 2 * len(pairs) ** 1.5:

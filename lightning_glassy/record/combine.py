@@ -1,4 +1,4 @@
-"""Several records as one, and records of what is at hand already: replicas, and weights in memory."""
+"""Join the tables of replicas, and compute the moments of weights in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from lightning_glassy.observables import Array
 from lightning_glassy.record.tables import MOMENTS, MOMENTS_TABLE, Table, TableName
 
-# Replicas of each other agree in these entries of the metadata, if both have them.
+# Two replicas must agree in these entries of the metadata, if both have the entry.
 _SAME_IN_REPLICAS = (
     "module",
     "optimizers",
@@ -29,10 +29,10 @@ Tables = Mapping[TableName, Table]
 
 
 def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse runs that are no replicas of each other.
+    """Refuse runs that are not replicas of each other.
 
     Args:
-        shapes: of each run, what it measured: sizes of the groups, sums and thresholds by name.
+        shapes: for each run the sizes of its groups, its sums and its thresholds, by name.
         metas: the metadata of each run.
 
     Raises:
@@ -52,14 +52,14 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
 def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
     """Join the tables of runs along the axis of replicas.
 
-    The moments are joined. A one-time series is kept if all runs have it at the same steps, as the mean over the runs.
-    Other tables are left out.
+    The moments are joined. A one-time series is kept if all runs have it at the same steps. Its values are then the
+    mean over the runs. Other tables are left out.
 
     Args:
-        runs: the tables of each run, whose moments have rows ``[n_replica, n_group, n_moment]``.
+        runs: the tables of each run. The rows of the moments are ``[n_replica, n_group, n_moment]``.
 
     Raises:
-        ValueError: other pairs of times, or one run twice.
+        ValueError: the runs have different pairs of times, or one run is there twice.
     """
     moments = [tables[MOMENTS_TABLE] for tables in runs]
     for i, table in enumerate(moments):
@@ -93,7 +93,7 @@ def _check_distinct(moments: Sequence[Table]) -> None:
 
 
 def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
-    """The tables of a single run as those of one replica."""
+    """Return the tables of a single run, with a replica axis of length 1 in the moments."""
     single = tables[MOMENTS_TABLE]
     table = single.empty((1, *single.shape))
     table.extend(single.keys, single.values[:, None])
@@ -104,10 +104,10 @@ def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
 
 
 def trajectory(weights: ArrayLike) -> Array:
-    """Weights at every step, float64 ``[(n_replica,) n_steps + 1, N]``.
+    """Return the weights at every step, float64 ``[(n_replica,) n_steps + 1, N]``.
 
     Raises:
-        ValueError: another number of axes, or no step, or no coordinate.
+        ValueError: the number of axes is wrong, or there is no step, or no coordinate.
     """
     found = np.asarray(weights, dtype=np.float64)
     if found.ndim not in (2, 3):
@@ -118,10 +118,10 @@ def trajectory(weights: ArrayLike) -> Array:
 
 
 def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.int64]]:
-    """The coordinates of each group, ``"all"`` first.
+    """Return the coordinates of each group, ``"all"`` first.
 
     Raises:
-        ValueError: a group that is empty, called ``"all"``, or that has a coordinate twice.
+        ValueError: a group is empty, is called ``"all"``, or has a coordinate twice.
     """
     members = {group: np.arange(n)[_indices(group, member)] for group, member in groups.items()}
     if "all" in members:
@@ -133,12 +133,12 @@ def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.
 
 
 def moments_of(w: Array, s: Array, thresholds: Iterable[float], members: Iterable[NDArray[np.int64]]) -> Array:
-    """The sums of one pair in plain float64, ``[(n_replica,) n_group, n_moment]``, in the order of ``MOMENTS``.
+    """Compute the sums of one pair in plain float64, ``[(n_replica,) n_group, n_moment]``, in the order of ``MOMENTS``.
 
     Args:
         w: the weights at :math:`t_w + t`, ``[(n_replica,) N]``.
         s: the weights at :math:`t_w`.
-        thresholds: of the overlaps, whose counts come after the sums.
+        thresholds: thresholds of the overlaps. Their counts come after the sums.
         members: the coordinates of each group.
     """
     d = w - s

@@ -1,4 +1,4 @@
-"""The content of a record: named tables and a header, as they are filled, saved and read."""
+"""The content of a record: named tables and a header. This module fills, saves and reads them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Profile(NamedTuple):
 
     Attributes:
         waiting_times: steps, int64 ``[n]``.
-        lags: steps, int64 ``[n]``; 0 for a function of the waiting time alone.
-        grid: the points at which the function is known, increasing, float64 ``[n_point]``: for a histogram the edges of
-            its bins.
-        values: float64 ``[n, n_value]``. For a histogram the counts, ``n_value = n_point + 1``: those below the first
-            edge, those in each bin (its lower edge belongs to it), and those from the last edge on.
+        lags: steps, int64 ``[n]``. A lag is 0 for a function of the waiting time alone.
+        grid: the points at which the function is known, increasing, float64 ``[n_point]``. For a histogram these are
+            the edges of the bins.
+        values: float64 ``[n, n_value]``. For a histogram these are ``n_value = n_point + 1`` counts: below the first
+            edge, in each bin (including its lower edge), and from the last edge on.
     """
 
     waiting_times: NDArray[np.int64]
@@ -53,9 +53,9 @@ class Profile(NamedTuple):
 
 
 class RecordContent:
-    """Named tables of raw measurements, and the header that says what they are of.
+    """Named tables of raw measurements, and the header that describes them.
 
-    The arguments are those of :class:`~lightning_glassy.AgingRecord`, which adds the observables.
+    The subclass :class:`~lightning_glassy.AgingRecord` documents the arguments, and adds the observables.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RecordContent:
         self._n_sampled = {group: operator.index(sampled[group]) for group in self._n_parameters}
         self.overlap_thresholds = check_thresholds(overlap_thresholds)
         self.meta: dict[str, Any] = dict(meta or {})
-        check_meta(self.meta)  # better now than when the record is saved, after the run
+        check_meta(self.meta)  # check now, because the record is saved only after the run
         self.n_replica = n_replica
         self.sums = check_sums(sums)
         if "all" not in self._n_parameters:
@@ -94,13 +94,13 @@ class RecordContent:
 
         Args:
             waiting_time: step of the reference.
-            lag: steps elapsed since.
-            moments: ``[n_group, n_moment]`` (with replicas ``[n_replica, n_group, n_moment]``), the :attr:`sums` and
-                then one count per overlap threshold, groups in the order of :attr:`groups`.
+            lag: steps since the reference.
+            moments: ``[n_group, n_moment]`` (with replicas ``[n_replica, n_group, n_moment]``). The last axis holds the
+                :attr:`sums`, and then one count per overlap threshold. Groups are in the order of :attr:`groups`.
 
         Raises:
-            TypeError: a step that is not an integer.
-            ValueError: another shape, a negative step, or a pair that is already there.
+            TypeError: a step is not an integer.
+            ValueError: the shape is wrong, a step is negative, or the pair is already there.
         """
         row = np.array(moments, dtype=np.float64)
         if row.shape != self.row_shape:
@@ -111,45 +111,45 @@ class RecordContent:
         self._tables[MOMENTS_TABLE].put(key, row)
 
     def append_one_time(self, name: str, step: int, value: float) -> None:
-        """Add one value of a quantity that belongs to a single step. A later value for the same step wins.
+        """Add one value of a quantity that belongs to a single step, and replace an earlier value at the same step.
 
         Raises:
-            TypeError: a name that is not a string, or a step that is not an integer.
-            ValueError: a negative step.
+            TypeError: the name is not a string, or the step is not an integer.
+            ValueError: the step is negative.
         """
         self._put(TableName("one_time", name), (step,), np.array(float(value)))
 
     def append_between(self, name: str, step: int, values: ArrayLike) -> None:
-        """Add a matrix between replicas at one step. Later values for the same step win.
+        """Add a matrix between replicas at one step, and replace an earlier matrix at the same step.
 
         Args:
-            name: ``"weight_distance"`` for the sums of :math:`(w_a - w_b)^2` over the coordinates;
-                ``"weight_product"`` for the sums of :math:`w_a w_b`; or another, such as the ``"prediction_overlap"``
-                of :class:`ReplicaOverlap`.
+            name: ``"weight_distance"`` for the sums of :math:`(w_a - w_b)^2` over the coordinates,
+                ``"weight_product"`` for the sums of :math:`w_a w_b`, or another name, such as the
+                ``"prediction_overlap"`` of :class:`ReplicaOverlap`.
             step: number of completed optimiser updates.
             values: ``[n_replica, n_replica]``.
 
         Raises:
-            TypeError: a name that is not a string, or a step that is not an integer.
-            ValueError: a negative step, another shape, or a record without replicas.
+            TypeError: the name is not a string, or the step is not an integer.
+            ValueError: the step is negative, the shape is wrong, or the record has no replicas.
         """
         self._put(TableName("between", name), (step,), np.array(values, dtype=np.float64))
 
     def append_profile(self, name: str, waiting_time: int, lag: int, grid: ArrayLike, values: ArrayLike) -> None:
-        """Add a function measured at one pair of times. Later values for the same pair win.
+        """Add a function measured at one pair of times, and replace earlier values of the same pair.
 
         Args:
-            name: ``"displacement"`` or ``"weights"``, the histograms of :class:`DisplacementDistribution`;
-                ``"loss_path"``, the losses of :class:`BarrierMonitor`; or another.
+            name: ``"displacement"`` or ``"weights"`` for the histograms of :class:`DisplacementDistribution`,
+                ``"loss_path"`` for the losses of :class:`BarrierMonitor`, or another name.
             waiting_time: step of the reference.
-            lag: steps elapsed since; 0 for a function of the waiting time alone.
+            lag: steps since the reference, 0 for a function of the waiting time alone.
             grid: the points at which the function is known, ``[n_point]``, the same for all pairs.
-            values: ``[n_value]``, as many for all pairs; see :class:`Profile`.
+            values: ``[n_value]``, with the same length for all pairs. See :class:`Profile`.
 
         Raises:
-            TypeError: a name that is not a string, or a step that is not an integer.
-            ValueError: a negative step, a grid that is not finite and increasing, or another grid or number of values
-                than before.
+            TypeError: the name is not a string, or a step is not an integer.
+            ValueError: a step is negative, the grid is not finite and increasing, or the grid or the number of values
+                has changed.
         """
         self._put(TableName("profiles", name), (waiting_time, lag), np.array(values, dtype=np.float64), grid)
 
@@ -160,10 +160,10 @@ class RecordContent:
         self._table(name, row.shape, grid).put(key, row)
 
     def _table(self, name: TableName, shape: tuple[int, ...], grid: ArrayLike | None) -> Table:
-        """The table of a name, for rows of a shape; it is made if it is not there.
+        """Return the table of a name, for rows of a shape. Make the table if it is not there.
 
         Raises:
-            ValueError: a shape that rows of this kind cannot have, or another shape or grid than the table has.
+            ValueError: rows of this kind cannot have this shape, or the table has another shape or grid.
         """
         kind, of_kind = name.kind, name.name
         points = None if kind != "profiles" else check_grid(of_kind, () if grid is None else grid)
@@ -189,7 +189,7 @@ class RecordContent:
         return len(self._tables[MOMENTS_TABLE])
 
     def __contains__(self, pair: object) -> bool:
-        """Whether a pair (waiting time, lag) has been measured."""
+        """Return whether a pair (waiting time, lag) has been measured."""
         return pair in self._tables[MOMENTS_TABLE]
 
     @property
@@ -205,17 +205,17 @@ class RecordContent:
 
     @property
     def n_parameters(self) -> dict[str, int]:
-        """For each group the number N of its scalar parameters, each counted once."""
+        """Number N of scalar parameters of each group, each parameter counted once."""
         return dict(self._n_parameters)
 
     @property
     def n_sampled(self) -> dict[str, int]:
-        """For each group the number of coordinates summed over; N unless a sample was drawn."""
+        """Number of coordinates summed over in each group. It is N unless a sample was drawn."""
         return dict(self._n_sampled)
 
     @property
     def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """``(waiting_times, lags)`` of every row, each int64 ``[n_row]``, sorted by waiting time, then lag."""
+        """``(waiting_times, lags)`` of every row, each int64 ``[n_row]``, sorted by waiting time, then by lag."""
         waiting_times, lags = self._tables[MOMENTS_TABLE].keys.T.copy()
         return waiting_times, lags
 
@@ -239,7 +239,7 @@ class RecordContent:
 
     @property
     def tables(self) -> dict[TableName, Table]:
-        """Everything that the record stores, by kind and name. Not to be written to."""
+        """All tables of the record, by kind and name. Do not write to them."""
         return dict(self._tables)
 
     def _names(self, kind: str) -> tuple[str, ...]:
@@ -253,48 +253,48 @@ class RecordContent:
 
     @property
     def one_time_names(self) -> tuple[str, ...]:
-        """Names that :meth:`one_time` knows."""
+        """Names that :meth:`one_time` accepts."""
         return self._names("one_time")
 
     def one_time(self, name: str) -> tuple[NDArray[np.int64], Array]:
-        """A quantity that belongs to single steps, such as ``"learning_rate"``.
+        """Return a quantity that belongs to single steps, such as ``"learning_rate"``.
 
         Returns:
             Steps (int64) and values (float64), both ``[n]``, by increasing step.
 
         Raises:
-            KeyError: a name the record does not have; the message lists those it has.
+            KeyError: the record does not have this name. The message lists the names it has.
         """
         table = self._known("one_time", name, "no one-time series")
         return table.keys[:, 0].copy(), table.values.copy()
 
     @property
     def between_names(self) -> tuple[str, ...]:
-        """Names that :meth:`between` knows."""
+        """Names that :meth:`between` accepts."""
         return self._names("between")
 
     def between(self, name: str) -> tuple[NDArray[np.int64], Array]:
-        """Matrices between replicas, as :meth:`append_between` was given them.
+        """Return the matrices between replicas that :meth:`append_between` has added.
 
         Returns:
             Steps (int64 ``[n]``, increasing) and values (float64 ``[n, n_replica, n_replica]``).
 
         Raises:
-            KeyError: a name the record does not have; the message lists those it has.
+            KeyError: the record does not have this name. The message lists the names it has.
         """
         table = self._known("between", name, "nothing is known between replicas of")
         return table.keys[:, 0].copy(), table.values.copy()
 
     @property
     def profile_names(self) -> tuple[str, ...]:
-        """Names that :meth:`profile` knows."""
+        """Names that :meth:`profile` accepts."""
         return self._names("profiles")
 
     def profile(self, name: str) -> Profile:
-        """A function measured at pairs of times, sorted by waiting time, then lag.
+        """Return a function measured at pairs of times, sorted by waiting time, then by lag.
 
         Raises:
-            KeyError: a name the record does not have; the message lists those it has.
+            KeyError: the record does not have this name. The message lists the names it has.
         """
         table = self._known("profiles", name, "no profile")
         assert table.grid is not None
@@ -309,7 +309,7 @@ class RecordContent:
     # ------------------------------------------------------------------ as a value
 
     def _shape(self) -> dict[str, Any]:
-        """What was measured: the arguments that records have in common that can be joined."""
+        """Return the arguments that describe the measurement. Records can be joined only if these agree."""
         return {
             "n_parameters": self._n_parameters,
             "n_sampled": self._n_sampled,
@@ -323,16 +323,19 @@ class RecordContent:
         return other
 
     def before(self: R, step: int) -> R:
-        """The record as it was before the event at ``step``, without what was measured then or later."""
+        """Return the record as it was before the event at ``step``, without rows measured at ``step`` or later."""
         earlier = {name: table.before(step) for name, table in self._tables.items()}
         return self._with({name: table for name, table in earlier.items() if len(table)}, self.meta)
 
     def is_part_of(self, other: RecordContent) -> bool:
-        """Whether each pair was measured in ``other`` as well, with the same bits: an earlier part of the same run."""
+        """Return whether ``other`` holds each pair of this record with the same bits.
+
+        This record is then an earlier part of the same run.
+        """
         return self._tables[MOMENTS_TABLE].within(other._tables[MOMENTS_TABLE])
 
     def __eq__(self, other: object) -> bool:
-        """Whether two records hold the same numbers to the bit; metadata is not compared."""
+        """Return whether two records hold equal numbers. NaN equals NaN, and metadata is not compared."""
         if not isinstance(other, RecordContent):
             return NotImplemented
         same = self._shape() == other._shape() and self.n_replica == other.n_replica
@@ -350,7 +353,7 @@ class RecordContent:
     # ------------------------------------------------------------------ the file
 
     def header(self) -> dict[str, Any]:
-        """Everything but the tables, as values that JSON can hold: the beginning of a file."""
+        """Return everything but the tables as JSON values. A file begins with this header."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -364,11 +367,12 @@ class RecordContent:
 
     @classmethod
     def from_header(cls: type[R], header: Mapping[str, Any]) -> R:
-        """An empty record with a header of the present version.
+        """Make an empty record from a header of the present version.
 
         Raises:
-            RecordError: the header holds something else than what belongs there.
-            ValueError: as of the constructor, or whatever a crafted header leads to.
+            RecordError: a value in the header has the wrong type.
+            ValueError: as in the constructor.
+            Exception: any other error that a crafted header can cause, such as KeyError.
         """
         n_parameters, n_sampled, numbers = (header[k] for k in ("n_parameters", "n_sampled", "overlap_thresholds"))
         sizes = [*n_parameters.values(), *n_sampled.values(), header["n_replica"] or 1]
@@ -390,10 +394,10 @@ class RecordContent:
 
         Args:
             part: the rows.
-            replace: whether they may take the place of rows that are there.
+            replace: whether the rows may replace rows that are already there.
 
         Raises:
-            ValueError: rows of another shape, with negative steps, or that are there already.
+            ValueError: the rows have another shape or negative steps, or a row is already there.
         """
         table = self._table(part.table, part.rows.shape[1:], part.grid)
         if not replace and any(key in table for key in map(tuple, part.keys.tolist())):
@@ -401,9 +405,10 @@ class RecordContent:
         table.extend(part.keys, part.rows)
 
     def upgraded(self: R, version: int) -> R:
-        """The record as the present version would have measured it, after it was read from a file of a version.
+        """Return the record in the present format, after it was read from a file of format ``version``.
 
-        Format 1 had all columns, and NaN in those that ``moments="msd"`` does not measure. They are left out.
+        Format 1 stored all columns, with NaN in the columns that ``moments="msd"`` does not measure. These columns are
+        left out.
         """
         if version > 1 or self.meta.get("moments") != "msd":
             return self
@@ -416,25 +421,25 @@ class RecordContent:
         return other
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the record to one file, atomically: a reader, or a crash, never sees half of it.
+        """Write the record to one file atomically. Readers never see half of a file, and a crash never leaves one.
 
-        The format is an uncompressed ``.npz`` of plain arrays and one JSON text, without pickle. It is written exactly
-        at ``path``, whatever its suffix. :mod:`lightning_glassy.record.file` describes it.
+        The format is an uncompressed ``.npz`` of plain arrays and one JSON text, without pickle. The file is written
+        exactly at ``path``, whatever its suffix. :mod:`lightning_glassy.record.file` describes the format.
 
         Returns:
             The path.
 
         Raises:
-            TypeError: ``meta`` holds something that JSON cannot.
-            OSError: the file cannot be written; an earlier version of it is left as it was.
+            TypeError: ``meta`` holds a value that JSON cannot hold.
+            OSError: the file cannot be written. An earlier version of the file stays unchanged.
         """
         return write_atomically(Path(path), partial(file.write, header=self.header(), tables=self._tables))
 
     def to_bytes(self) -> bytes:
-        """The content of the file that :meth:`save` writes.
+        """Return the content of the file that :meth:`save` writes.
 
         Raises:
-            TypeError: ``meta`` holds something that JSON cannot.
+            TypeError: ``meta`` holds a value that JSON cannot hold.
         """
         content = io.BytesIO()
         file.write(content, self.header(), self._tables)
@@ -444,21 +449,22 @@ class RecordContent:
     def load(cls: type[R], path: str | os.PathLike[str]) -> R:
         """Read a record. The file is not trusted: nothing in it is executed, unpickled or decompressed.
 
-        A record with sums that this version does not know opens, and keeps them. So does a record without some that it
-        knows: :meth:`available` lists the observables that can be computed. Files of the earlier format open, too.
+        A record can be read if it has sums that this version does not know. The unknown sums are kept. A record can
+        also be read if it lacks known sums: :meth:`available` lists the observables that can be computed. Files of the
+        earlier format can be read, too.
 
-        Observables are matrices of waiting times and lags. A file in which no two pairs share a time would make them
-        larger than itself by orders of magnitude. No training leaves such a file, and it is refused.
+        Observables are matrices of waiting times and lags. If no two pairs in a file share a time, these matrices would
+        be larger than the file by orders of magnitude. No training writes such a file, so it is refused.
 
         Raises:
             OSError: there is no such file, or it cannot be read.
-            RecordError: it is truncated, foreign, from a newer version of this package, or malformed; the message
-                says which.
+            RecordError: the file is truncated, foreign, from a newer version of this package, or malformed. The message
+                gives the reason.
         """
         path = Path(path)
         if path.exists() and not path.is_file() and not path.is_dir():
             raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
-        with path.open("rb") as opened:  # the system's own words for a missing file, or a directory
+        with path.open("rb") as opened:  # the system raises its own error for a missing file or a directory
             content = opened.read()
         try:
             return cls.from_bytes(content)
@@ -467,10 +473,10 @@ class RecordContent:
 
     @classmethod
     def from_bytes(cls: type[R], content: bytes) -> R:
-        """Read a record from the content of a file, which is trusted as little as by :meth:`load`.
+        """Read a record from the content of a file. The content is not trusted, as in :meth:`load`.
 
         Raises:
-            RecordError: as of :meth:`load`.
+            RecordError: as in :meth:`load`.
         """
         try:
             header, parts = file.read(content)
@@ -481,6 +487,6 @@ class RecordContent:
                 record.extend(part)
         except RecordError:
             raise
-        except Exception as error:  # whatever a crafted file makes the parsers of zip, npy and JSON raise
+        except Exception as error:  # a crafted file can make the parsers of zip, npy and JSON raise anything
             raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
         return record.upgraded(header["version"])

@@ -1,4 +1,4 @@
-"""Other formats of a table of observables: CSV, pandas, xarray."""
+"""Convert a table of observables to CSV, pandas or xarray."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Columns = Mapping[str, Sequence[Any]]
 
 
 def write_csv(columns: Columns, path: Path) -> Path:
-    """Write a CSV file atomically. Returns the path."""
+    """Write a CSV file atomically. Return the path."""
 
     def write(file: BinaryIO) -> None:
-        # The name of a group is the user's. Quoting keeps its commas and line breaks inside their cell.
+        # The user chooses the names of groups. Quoting keeps commas and line breaks of a name inside its cell.
         text = _TextOver(file)
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
@@ -32,7 +32,7 @@ def write_csv(columns: Columns, path: Path) -> Path:
 
 
 class _TextOver:
-    """The one method that :func:`csv.writer` needs, on a binary file."""
+    """Text interface to a binary file, with the one method that :func:`csv.writer` needs."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -45,7 +45,7 @@ def data_frame(columns: Columns) -> pandas.DataFrame:
     """Make a pandas data frame.
 
     Raises:
-        ImportError: pandas is missing; it is in the extra ``analysis``.
+        ImportError: pandas is missing. The extra ``analysis`` installs it.
     """
     try:
         import pandas
@@ -58,7 +58,7 @@ def dataset(data: Mapping[str, Any], coords: Mapping[str, Any], meta: str) -> xa
     """Make an xarray dataset.
 
     Raises:
-        ImportError: xarray is missing; it is in the extra ``analysis``.
+        ImportError: xarray is missing. The extra ``analysis`` installs it.
     """
     try:
         import xarray

@@ -1,19 +1,21 @@
-"""The file of a record: an uncompressed ``.npz`` of plain arrays and one JSON text, read without trusting it.
+"""The file of a record: an uncompressed ``.npz`` of plain arrays and one JSON text. A reader does not trust it.
 
 =============================  ==================================================================================
 member                         content
 =============================  ==================================================================================
-``header``                     JSON as bytes: format, version, sizes of the groups, ``sums`` (the names of the
-                               columns of ``moments``, before one count per overlap threshold), metadata, and the
-                               names of the tables of each kind
+``header``                     JSON as bytes: format, version, sizes of the groups, overlap thresholds, number of
+                               replicas, ``sums`` (the names of the columns of ``moments``, before one count per
+                               overlap threshold), metadata, and the names of the tables of each kind
 ``waiting_time``, ``lag``      the keys of the rows of ``moments``, int64 ``[n_row]``
 ``moments``                    float64 ``[n_row, (n_replica,) n_group, n_sum + n_threshold]``
-``<kind>_<i>_<key>``           the keys of table i of another kind, int64 ``[n_row]`` each
+``<kind>_<i>_<key>``           the keys of table i of another kind (``one_time``, ``between`` or ``profile``),
+                               int64 ``[n_row]`` each
 ``<kind>_<i>_value``           its rows, float64 ``[n_row, ...]``
 ``profile_<i>_grid``           the points at which a function is known, float64 ``[n_point]``
 =============================  ==================================================================================
 
-Version 1 had no ``sums``: there were always the seven of :data:`MOMENTS`. Its moments had the replicas first.
+Version 1 had no ``sums``, because a record always had the seven sums of :data:`MOMENTS`. The first axis of its moments
+was the replica axis.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from lightning_glassy.record.tables import KINDS, MOMENTS, MOMENTS_TABLE, Table,
 FORMAT = "lightning_glassy.AgingRecord"
 FORMAT_VERSION = 2
 
-_NAMED = ("one_time", "between", "profiles")  # kinds of which a record has any number of tables
+_NAMED = ("one_time", "between", "profiles")  # a record can have any number of tables of these kinds
 
 
 class RecordError(ValueError):
@@ -46,10 +48,10 @@ class Part(NamedTuple):
     """The content of one table as it was stored.
 
     Attributes:
-        table: which one.
+        table: kind and name of the table.
         keys: int64 ``[n_row, n_key]``.
         rows: float64 ``[n_row, ...]``.
-        grid: of a function.
+        grid: the points at which a function is known, None for other tables.
     """
 
     table: TableName
@@ -62,7 +64,7 @@ def write(file: BinaryIO, header: Mapping[str, Any], tables: Mapping[TableName, 
     """Write the header and all tables of a record.
 
     Raises:
-        TypeError: the header holds something that JSON cannot.
+        TypeError: the header holds a value that JSON cannot hold.
     """
     names: dict[str, list[str]] = {kind: [] for kind in _NAMED}
     arrays: dict[str, NDArray[Any]] = {}
@@ -84,7 +86,7 @@ def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
     """Read the header of a record, and then its tables one by one.
 
     Raises:
-        RecordError: from here or from the iterator, the content is no record, or a malformed one.
+        RecordError: the content is not a record, or is malformed. The iterator can raise it, too.
     """
     arrays = _read_arrays(io.BytesIO(content))
     if "header" not in arrays or arrays["header"].dtype != np.uint8:
@@ -104,10 +106,10 @@ def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
 
 
 def opened(header: object) -> dict[str, Any]:
-    """Check a header, and add what the present version has in it.
+    """Check a header, and add the entries that only the present version writes.
 
     Raises:
-        RecordError: it is no header of a record, or a newer version has written it.
+        RecordError: it is not the header of a record, or a newer version has written it.
     """
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise RecordError("not a lightning_glassy record: its header says something else")
@@ -157,10 +159,10 @@ def _column(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[np.generi
 
 
 def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` that may have been made to harm.
+    """Read the arrays of an ``.npz`` that may be malicious.
 
-    NumPy's own reader allocates what a header claims, and inflates what is compressed, before it looks at the content.
-    Here each member must be stored uncompressed, and as long as its header says.
+    NumPy's own reader allocates the size given in a header, and inflates compressed members, before it checks the
+    content. Here each member must be stored uncompressed, and must have the length given in its header.
     """
     try:
         with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""The record of a run: raw two-time moments with labelled axes, and the observables they make."""
+"""The record of a run: raw two-time moments with labelled axes, and the observables computed from them."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 class AgingRecord(RecordContent):
     r"""Two-time moments of one run (or of several replicas of it), with everything needed to interpret them.
 
-    Every row is one pair :math:`(t_w, t)` that was measured: the weights at step :math:`t_w + t` against those at step
-    :math:`t_w`, both in completed optimiser updates. An observable arranges the rows as a matrix ``[n_tw, n_lag]`` over
-    :attr:`waiting_times` and :attr:`lags` (with replicas ``[n_replica, n_tw, n_lag]``), NaN where a pair was not
-    measured. Every observable is in :data:`lightning_glassy.observables.OBSERVABLES`.
+    Every row is one measured pair :math:`(t_w, t)`. It compares the weights at step :math:`t_w + t` with the weights at
+    step :math:`t_w`, both in completed optimiser updates. An observable arranges the rows as a matrix ``[n_tw, n_lag]``
+    over :attr:`waiting_times` and :attr:`lags` (with replicas ``[n_replica, n_tw, n_lag]``). It is NaN for a pair that
+    was not measured. Every observable is in :data:`lightning_glassy.observables.OBSERVABLES`.
 
     Args:
-        n_parameters: for each group the number N of its scalar parameters; the group ``"all"`` must be there.
-        n_sampled: for each group the number of coordinates that are summed over, if only a sample of them is.
+        n_parameters: for each group the number N of its scalar parameters. The group ``"all"`` must be there.
+        n_sampled: for each group the number of coordinates summed over, if only a sample is measured.
         overlap_thresholds: the :math:`\epsilon` of the overlaps, positive and increasing.
-        meta: what is known of the run; only what JSON can hold.
-        n_replica: number of replicas; ``None`` for a single run without that axis.
-        sums: names of the sums that are measured; default the seven of ``MOMENTS``.
+        meta: metadata of the run, in values that JSON can hold.
+        n_replica: number of replicas, ``None`` for a single run without a replica axis.
+        sums: names of the measured sums, default the seven of ``MOMENTS``.
 
     Raises:
-        TypeError: ``meta`` holds something that JSON cannot, or a size is not an integer.
-        ValueError: no group ``"all"``, a size that is not positive, thresholds that are not increasing, a name of more
-            than 1000 characters or with a lone surrogate in it, a sum named twice, or metadata that is nested more than
-            50 levels deep.
+        TypeError: ``meta`` holds a value that JSON cannot hold, or a size is not an integer.
+        ValueError: there is no group ``"all"``, a size is not positive, the thresholds do not increase, a name has more
+            than 1000 characters or a lone surrogate, a sum is named twice, or the metadata is nested more than 50
+            levels deep.
 
     Example:
         >>> from lightning_glassy import LogTimeSchedule
@@ -58,31 +58,33 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ observables
 
     def observable(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
-        r"""Any observable of :data:`lightning_glassy.observables.OBSERVABLES`, by name.
+        r"""Compute any observable of :data:`lightning_glassy.observables.OBSERVABLES`, by name.
 
         Args:
-            name: of the observable.
+            name: name of the observable.
             group: name of the group.
-            eps: threshold :math:`\epsilon`, one of :attr:`overlap_thresholds`, for an observable that depends on one;
-                default the first (smallest).
+            eps: threshold :math:`\epsilon`, one of :attr:`overlap_thresholds`, for an observable that depends on a
+                threshold. The default is the first (smallest).
 
         Returns:
-            float64 ``[n_tw, n_lag]``, NaN where not measured. With replicas ``[n_replica, n_tw, n_lag]``, unless the
+            float64 ``[n_tw, n_lag]``, NaN if not measured. With replicas it is ``[n_replica, n_tw, n_lag]``, unless the
             observable compares the replicas.
 
         Raises:
-            KeyError: a group the record does not have, or no gradient noise of it.
-            ValueError: another name, a threshold that was not counted or does not belong to this observable, or sums,
-                thresholds or replicas that the record does not have.
+            KeyError: the record does not have the group, or no gradient noise of the group.
+            ValueError: there is no such observable, the threshold was not counted, the observable has no threshold, or
+                the record lacks its sums, thresholds or replicas.
         """
         entry = observables.find(name)
         return self._evaluate(entry, entry.formula, entry.inputs, group, eps)
 
     def available(self, group: str = "all") -> list[str]:
-        """Names of the observables that this record has all sums, thresholds, replicas and series for.
+        """Return the names of the observables that can be computed from this record.
+
+        The record has all sums, thresholds, replicas and series that they need.
 
         Raises:
-            KeyError: a group the record does not have.
+            KeyError: the record does not have the group.
         """
         self._group_index(group)
         return [name for name, entry in OBSERVABLES.items() if self._lack(entry, entry.inputs, group) is None]
@@ -105,7 +107,7 @@ class AgingRecord(RecordContent):
             raise lack
 
     def _lack(self, entry: Observable, inputs: Sequence[str], group: str) -> Exception | None:
-        """The error of asking for an observable, or for its standard error, if the record lacks one of its inputs."""
+        """Return the error to raise if the record lacks an input of an observable or of its error, else None."""
         for name in inputs:
             if name in OBSERVABLES:
                 found = self._lack(OBSERVABLES[name], OBSERVABLES[name].inputs, group)
@@ -127,7 +129,7 @@ class AgingRecord(RecordContent):
         return None
 
     def _input(self, name: str, group: str, eps: float | None) -> Any:
-        """An input of a formula: rows ``[n_row(, n_replica)]``, a matrix, or a number."""
+        """Return an input of a formula: rows ``[n_row(, n_replica)]``, a matrix, or a number."""
         if name in OBSERVABLES:
             return self.observable(name, group, eps=eps if OBSERVABLES[name].has_threshold else None)
         if name == "n":
@@ -150,7 +152,7 @@ class AgingRecord(RecordContent):
         raise ValueError(f"eps={eps} was not counted during the run; there are {list(self.overlap_thresholds)}")
 
     def _matrix(self, rows: Array) -> Array:
-        """Rows ``[n_row(, n_replica)]`` as ``[(n_replica,) n_tw, n_lag]``, NaN where not measured."""
+        """Arrange rows ``[n_row(, n_replica)]`` as ``[(n_replica,) n_tw, n_lag]``, NaN if not measured."""
         keys = self._tables[MOMENTS_TABLE].keys
         waiting_times, lags = self.waiting_times, self.lags
         matrix = np.full((*rows.shape[1:], len(waiting_times), len(lags)), np.nan)
@@ -158,7 +160,9 @@ class AgingRecord(RecordContent):
         return matrix
 
     def msd(self, group: str = "all", *, normalise: Literal["noise"] | None = None) -> Array:
-        r"""Mean squared displacement :math:`\Delta(t_w, t_w+t)`: see :func:`lightning_glassy.observables.msd`.
+        r"""Compute the mean squared displacement :math:`\Delta(t_w, t_w+t)`.
+
+        See :func:`lightning_glassy.observables.msd`.
 
         Args:
             group: name of the group.
@@ -166,77 +170,77 @@ class AgingRecord(RecordContent):
                 :math:`\Delta(t_w, t_w+t)/D(t_w)`. D is :meth:`gradient_noise`.
 
         Returns:
-            float64 ``[n_tw, n_lag]`` (with replicas ``[n_replica, n_tw, n_lag]``), NaN where not measured.
+            float64 ``[n_tw, n_lag]`` (with replicas ``[n_replica, n_tw, n_lag]``), NaN if not measured.
 
         Raises:
-            KeyError: a group the record does not have; with ``normalise``, no gradient noise of it.
-            ValueError: another ``normalise``.
+            KeyError: the record does not have the group or, with ``normalise``, no gradient noise of the group.
+            ValueError: ``normalise`` is neither ``"noise"`` nor None.
         """
         if normalise not in (None, "noise"):
             raise ValueError(f"normalise={normalise!r} is neither 'noise' nor None")
         return self.observable("msd" if normalise is None else "normalised_msd", group)
 
     def correlation(self, group: str = "all", kind: CorrelationKind = "raw") -> Array:
-        """Two-time correlation, ``"raw"``, ``"cosine"``, ``"centred"`` or ``"pearson"``.
+        """Compute the two-time correlation, ``"raw"``, ``"cosine"``, ``"centred"`` or ``"pearson"``.
 
-        See :func:`lightning_glassy.observables.correlation`; shapes and errors as :meth:`msd`.
+        See :func:`lightning_glassy.observables.correlation`. Shapes and errors are as in :meth:`msd`.
 
         Raises:
-            ValueError: another ``kind``.
+            ValueError: ``kind`` is none of the four.
         """
         if kind not in get_args(CorrelationKind):
             raise ValueError(f"kind={kind!r} is not one of {', '.join(map(repr, get_args(CorrelationKind)))}")
         return self.observable(f"correlation_{kind}", group)
 
     def decorrelation(self, group: str = "all") -> Array:
-        """One minus the cosine correlation, with its digits at short lags; shapes and errors as :meth:`msd`.
+        """Compute one minus the cosine correlation, without loss of digits at short lags.
 
-        See :func:`lightning_glassy.observables.decorrelation`.
+        See :func:`lightning_glassy.observables.decorrelation`. Shapes and errors are as in :meth:`msd`.
         """
         return self.observable("decorrelation", group)
 
     def overlap(self, eps: float | None = None, group: str = "all") -> Array:
-        r"""Fraction of coordinates with :math:`|w - s| \le \epsilon`; shapes and errors as :meth:`msd`.
+        r"""Compute the fraction of coordinates with :math:`|w - s| \le \epsilon`.
 
-        See :func:`lightning_glassy.observables.overlap`.
+        See :func:`lightning_glassy.observables.overlap`. Shapes and errors are as in :meth:`msd`.
 
         Args:
-            eps: one of :attr:`overlap_thresholds`; default the first (smallest).
+            eps: one of :attr:`overlap_thresholds`, default the first (smallest).
             group: name of the group.
 
         Raises:
-            ValueError: a threshold that was not counted during the run.
+            ValueError: the threshold was not counted during the run.
         """
         return self.observable("overlap", group, eps=eps)
 
     def non_gaussian(self, group: str = "all") -> Array:
-        r"""Non-Gaussian parameter :math:`\alpha_2`; shapes and errors as :meth:`msd`.
+        r"""Compute the non-Gaussian parameter :math:`\alpha_2`.
 
-        See :func:`lightning_glassy.observables.non_gaussian`.
+        See :func:`lightning_glassy.observables.non_gaussian`. Shapes and errors are as in :meth:`msd`.
         """
         return self.observable("non_gaussian", group)
 
     def binder_cumulant(self, group: str = "all") -> Array:
-        r"""Binder cumulant of the displacements, :math:`-\alpha_2`; shapes and errors as :meth:`msd`.
+        r"""Compute the Binder cumulant of the displacements, :math:`-\alpha_2`.
 
-        See :func:`lightning_glassy.observables.binder_cumulant`.
+        See :func:`lightning_glassy.observables.binder_cumulant`. Shapes and errors are as in :meth:`msd`.
         """
         return self.observable("binder_cumulant", group)
 
     def local_exponent(self, group: str = "all") -> Array:
-        r"""Local exponent :math:`\partial\ln\Delta/\partial\ln t`; shapes and errors as :meth:`msd`.
+        r"""Compute the local exponent :math:`\partial\ln\Delta/\partial\ln t`.
 
-        See :func:`lightning_glassy.observables.local_exponent`.
+        See :func:`lightning_glassy.observables.local_exponent`. Shapes and errors are as in :meth:`msd`.
         """
         return self.observable("local_exponent", group)
 
     def chi4(
         self, group: str = "all", *, quantity: Literal["overlap", "correlation"] = "overlap", eps: float | None = None
     ) -> Array:
-        r"""Dynamical susceptibility :math:`\chi_4(t_w, t_w+t) = N\,\mathrm{Var}_{replicas}(Q)`.
+        r"""Compute the dynamical susceptibility :math:`\chi_4(t_w, t_w+t) = N\,\mathrm{Var}_{replicas}(Q)`.
 
-        It says how much replicas differ in how far they have relaxed: of the order of 1 if coordinates move
-        independently of each other, and as large as the number of coordinates that move together. See
+        It measures how much the relaxation differs between replicas. It is of the order of 1 if coordinates move
+        independently of each other. Otherwise it is as large as the number of coordinates that move together. See
         :func:`lightning_glassy.observables.chi4`.
 
         Args:
@@ -248,37 +252,38 @@ class AgingRecord(RecordContent):
             float64 ``[n_tw, n_lag]``. N is the number of coordinates that were measured.
 
         Raises:
-            ValueError: a record of fewer than two replicas, or another quantity.
+            ValueError: the record has fewer than two replicas, or there is no such quantity.
         """
         return self.observable(_chi4_name(quantity), group, eps=eps)
 
     def chi4_error(
         self, group: str = "all", *, quantity: Literal["overlap", "correlation"] = "overlap", eps: float | None = None
     ) -> Array:
-        """Standard error of :meth:`chi4`, by the jackknife over replicas; arguments, shapes and errors as there.
+        """Compute the standard error of :meth:`chi4`, by the jackknife over replicas.
 
-        NaN with two replicas: a variance can be estimated from them, but not its error.
+        Arguments, shapes and errors are as in :meth:`chi4`. The error is NaN with two replicas: they give a variance,
+        but not the error of the variance.
         """
         return self.standard_error(_chi4_name(quantity), group, eps=eps)
 
     def standard_error(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
-        """Standard error of an observable that has a formula for it.
+        """Compute the standard error of an observable that has a formula for its error.
 
-        For ``"msd"`` and ``"overlap"`` it is the error from summing over a sample of the coordinates instead of all: 0
-        without a sample. It concerns each run alone: the scatter between runs needs replicas. For ``"chi4"`` it is
-        :meth:`chi4_error`.
+        The error of ``"msd"`` and ``"overlap"`` comes from summing over a sample of the coordinates instead of all. It
+        is 0 without a sample. It concerns each run alone, since the scatter between runs needs replicas. The error of
+        ``"chi4"`` is :meth:`chi4_error`.
 
         Args:
-            name: of the observable.
+            name: name of the observable.
             group: name of the group.
             eps: threshold of the overlap, as in :meth:`observable`.
 
         Returns:
-            As :meth:`observable`. NaN if the group has fewer than two sampled coordinates.
+            An array as from :meth:`observable`. It is NaN if the group has fewer than two sampled coordinates.
 
         Raises:
-            KeyError: as :meth:`observable`.
-            ValueError: as :meth:`observable`, or an observable without such a formula.
+            KeyError: as in :meth:`observable`.
+            ValueError: as in :meth:`observable`, or the observable has no formula for its error.
         """
         entry = observables.find(name, argument="name")
         if entry.error is None:
@@ -289,12 +294,12 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ between replicas, and along the run
 
     def gradient_noise(self, steps: ArrayLike, group: str = "all") -> Array:
-        r"""Strength of the gradient noise D at given steps, from the one-time series ``"gradient_noise"``.
+        r"""Return the strength of the gradient noise D at given steps, from the series ``"gradient_noise"``.
 
         :math:`D = \langle\|g_b\|^2\rangle - \|\langle g_b\rangle\|^2` over minibatches at fixed weights, summed over
-        the parameters of the group (Baity-Jesi et al. 2018). Between the steps at which it was measured, ln D is
-        interpolated linearly in ln(1 + step). Outside of them it is NaN. The series of another group than ``"all"`` is
-        ``"gradient_noise/<group>"``.
+        the parameters of the group (Baity-Jesi et al. 2018). Between measured steps, ln D is interpolated linearly in
+        ln(1 + step). D is NaN before the first measured step and after the last. A group other than ``"all"`` has the
+        series ``"gradient_noise/<group>"``.
 
         Returns:
             float64, of the shape of ``steps``.
@@ -314,14 +319,14 @@ class AgingRecord(RecordContent):
     def replica_distance(self) -> tuple[NDArray[np.int64], Array]:
         r"""Mean squared distance between replicas, :math:`d_{ab}(t) = \frac{1}{N}\sum_i [w_{a,i}(t) - w_{b,i}(t)]^2`.
 
-        Between clones (:meth:`ReplicaEnsemble.clone_from`) it grows from 0 with the time since they were made. It shows
-        how far different noise drives equal states apart.
+        The distance between clones (:meth:`ReplicaEnsemble.clone_from`) grows from 0 with the time since cloning. It
+        shows how far different noise drives equal states apart.
 
         Returns:
             Steps ``[n]`` and values ``[n, n_replica, n_replica]``.
 
         Raises:
-            KeyError: the record has not got it: only replicas that are trained together are compared.
+            KeyError: the record has no such matrices. Only replicas that are trained together are compared.
         """
         steps, sums = self.between("weight_distance")
         return steps, observables.msd(sums, self._n_sampled["all"])
@@ -329,14 +334,14 @@ class AgingRecord(RecordContent):
     def replica_overlap(self) -> tuple[NDArray[np.int64], Array]:
         r"""Overlap of replicas a and b, :math:`q_{ab}(t) = \sum_i w_{a,i} w_{b,i} / (|w_a| |w_b|)` at the same step.
 
-        Hidden units may be permuted without a change of the function. Networks that do the same may therefore have an
-        overlap near 0: see :class:`ReplicaOverlap` for the overlap of their predictions.
+        A permutation of hidden units does not change the function of a network. Two networks with equal functions may
+        therefore have an overlap near 0. See :class:`ReplicaOverlap` for the overlap of their predictions.
 
         Returns:
             Steps ``[n]`` and values ``[n, n_replica, n_replica]``, 1 on the diagonal.
 
         Raises:
-            KeyError: as of :meth:`replica_distance`.
+            KeyError: as in :meth:`replica_distance`.
         """
         steps, products = self.between("weight_product")
         return steps, observables.replica_overlap(products)
@@ -353,22 +358,22 @@ class AgingRecord(RecordContent):
         overlap_thresholds: Sequence[float] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> AgingRecord:
-        """Make a record from weights that are all at hand, in plain float64 NumPy.
+        """Make a record from a trajectory of weights in memory, in plain float64 NumPy.
 
-        It is for simulations and for testing: it shares no code with the moments on the device, so that each can be
+        Use it for simulations and for testing. It shares no code with the moments on the device, so that each can be
         checked against the other.
 
         Args:
             weights: ``[n_steps + 1, N]`` (row k after k updates), or ``[n_replica, n_steps + 1, N]``.
-            schedule: the pairs to measure; pairs beyond the last step are left out.
-            groups: for each name the coordinates (indices or a mask) that belong to it; ``"all"`` is added.
-            overlap_thresholds: positive and increasing; default about a hundredth and a tenth of the standard deviation
-                of the first row.
-            meta: stored as it is.
+            schedule: the pairs to measure. Pairs beyond the last step are left out.
+            groups: for each name the coordinates of the group, as indices or a mask. ``"all"`` is added.
+            overlap_thresholds: positive and increasing. The default is about a hundredth and a tenth of the standard
+                deviation of the first row.
+            meta: metadata, stored unchanged beside the schedule.
 
         Raises:
-            ValueError: another number of axes, a trajectory of one row, an empty group or one called ``"all"``, or a
-                schedule that has no pair within it.
+            ValueError: the number of axes is wrong, the trajectory has one row, a group is empty or called ``"all"``,
+                or no pair of the schedule lies within the trajectory.
         """
         steps = combine.trajectory(weights)
         members = combine.members_of(groups or {}, steps.shape[-1])
@@ -388,21 +393,22 @@ class AgingRecord(RecordContent):
 
     @classmethod
     def concat(cls, records: Sequence[AgingRecord], dim: Literal["replica"] = "replica") -> AgingRecord:
-        """Join independent runs of the same model and schedule to one record with a replica axis.
+        """Join independent runs of the same model and schedule into one record with a replica axis.
 
         Args:
-            records: runs, or sets of replicas, in the order of their numbers.
-            dim: the axis along which they are joined; there is only ``"replica"``.
+            records: runs, or sets of replicas, in the order of the replica axis.
+            dim: the axis along which the runs are joined, always ``"replica"``.
 
         Returns:
-            A record whose observables are ``[n_replica, n_tw, n_lag]``. Its metadata are those of the first run, with
-            all of them under ``"replicas"``. A one-time series is kept if all runs have the same steps, as their mean.
-            Matrices between the replicas of one record, and profiles, are left out.
+            A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, and the
+            metadata of all runs under ``"replicas"``. A one-time series is kept, as the mean over the runs, if all runs
+            have it at the same steps. Matrices between the replicas of one record are left out, and so are profiles.
 
         Raises:
-            TypeError: something else than a list of records.
-            ValueError: no records, another ``dim``, runs that do not match (the message says in what: the parameters,
-                what was measured, or the module, the optimisers, the batches in their metadata), or one run twice.
+            TypeError: ``records`` is not a list of records.
+            ValueError: there are no records, ``dim`` is not ``"replica"``, runs do not match, or one run is there
+                twice. The message names the mismatch: the parameters, the measured sums, thresholds or pairs, or an
+                entry of the metadata, such as the module, the optimisers or the batches.
         """
         if dim != "replica":
             raise ValueError(f"dim={dim!r} is not 'replica'")
@@ -430,17 +436,17 @@ class AgingRecord(RecordContent):
     def table(
         self, pairs: Sequence[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
-        """The record in long form: one entry per replica, group and pair, every observable of a pair a column.
+        """Return the record in long form: one line per replica, group and pair, and one column per observable.
 
         Args:
-            pairs: the ``(waiting time, lag)`` wanted; default all of them, sorted.
-            columns: the observables wanted, by the names of their columns; default all of :meth:`columns`.
+            pairs: the pairs ``(waiting time, lag)`` to include, default all, sorted.
+            columns: names of the columns of observables to include, default all of :meth:`columns`.
 
         Returns:
-            For each column its values: (replica,) waiting_time, lag, step, group, n_parameters, then the observables.
+            The values of each column: (replica,) waiting_time, lag, step, group, n_parameters, then the observables.
 
         Raises:
-            KeyError: a pair that was not measured.
+            KeyError: a pair was not measured, or there is no such column.
         """
         moments = self._tables[MOMENTS_TABLE]
         part = self if pairs is None else self._with({MOMENTS_TABLE: moments.only(pairs)}, {})
@@ -464,9 +470,10 @@ class AgingRecord(RecordContent):
         return result
 
     def columns(self) -> dict[str, tuple[Observable, float | None]]:
-        """The observables that a :meth:`table` has, and their thresholds, by the names of their columns.
+        """Return the observables in a :meth:`table` and their thresholds, by the names of their columns.
 
-        An observable with a threshold has a column for each, such as ``overlap_0.001``.
+        An observable with a threshold has one column per threshold, such as ``overlap_0.001``. Observables that need
+        more than the sums of one pair are left out.
         """
         return {
             name if eps is None else f"{name}_{eps:.6g}": (entry, eps)
@@ -478,12 +485,12 @@ class AgingRecord(RecordContent):
     def mean_table(
         self, pairs: Sequence[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
-        """As :meth:`table`, with the mean over the replicas in place of a line for each."""
+        """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica."""
         table = self.table(pairs, columns)
         if self.n_replica is None:
             return table
         axes = ("waiting_time", "lag", "step", "group", "n_parameters")
-        # A block of lines for each group, in it a line for each replica.
+        # The lines of a table are sorted by group, then by replica, then by pair.
         shape = (len(self.groups), self.n_replica, len(self if pairs is None else pairs))
         return {
             name: (np.array(column, dtype=object).reshape(shape)[:, 0] if name in axes else _mean(column, shape))
@@ -494,27 +501,28 @@ class AgingRecord(RecordContent):
         }
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write the :meth:`table` to a CSV file, atomically. Returns the path.
+        """Write the :meth:`table` to a CSV file atomically. Return the path.
 
-        The name of a group that begins like a formula of a spreadsheet (``=``, ``+``, ``-``, ``@``) gets an apostrophe.
+        The name of a group gets an apostrophe in front if it begins like a formula of a spreadsheet (``=``, ``+``,
+        ``-``, ``@`` or a tab).
         """
         return convert.write_csv(self.table(), Path(path))
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The :meth:`table` as a pandas data frame.
+        """Return the :meth:`table` as a pandas data frame.
 
         Raises:
-            ImportError: pandas is missing; it is in the extra ``analysis``.
+            ImportError: pandas is missing. The extra ``analysis`` installs it.
         """
         return convert.data_frame(self.table())
 
     def to_xarray(self) -> xarray.Dataset:
-        """All observables over the dimensions ``(eps,) group, (replica,) waiting_time, lag``.
+        """Return all observables over the dimensions ``(eps,) group, (replica,) waiting_time, lag``.
 
-        An observable that only some groups have is NaN for the others.
+        An observable that only some groups have is NaN for the other groups.
 
         Raises:
-            ImportError: xarray is missing; it is in the extra ``analysis``.
+            ImportError: xarray is missing. The extra ``analysis`` installs it.
         """
         data: dict[str, Any] = {"n_parameters": (("group",), list(self._n_parameters.values()))}
         there = {group: self.available(group) for group in self.groups}

@@ -14,13 +14,13 @@ from lightning_glassy.observables import Array
 Key = tuple[int, ...]
 
 MOMENTS = ("d2", "d4", "ws", "w2", "s2", "w", "s")
-"""The sums over the coordinates that are measured: of d^2, d^4, w s, w^2, s^2, w and s, with ``d = w - s``."""
+"""The measured sums over the coordinates: of d^2, d^4, w s, w^2, s^2, w and s, with ``d = w - s``."""
 
 MSD_MOMENTS = ("d2", "s2", "s")
 """The sums that are measured with ``moments="msd"``."""
 
 LARGEST = 2**62
-"""Steps and sizes are below this, so that they fit into an int64."""
+"""Upper bound of steps and sizes, so that they fit into an int64."""
 
 KINDS = {
     "moments": ("waiting_time", "lag"),
@@ -28,30 +28,31 @@ KINDS = {
     "between": ("step",),
     "profiles": ("waiting_time", "lag"),
 }
-"""The kinds of tables in a record, and the names of the integers in their keys, which are steps.
+"""The kinds of tables in a record, and the names of the integers in their keys. The integers are steps.
 
-``moments`` is one table: the sums of each pair of times, and the counts of near coordinates. ``one_time`` are numbers
-along the run. ``between`` are matrices between replicas along the run. ``profiles`` are functions at pairs of times.
+``moments`` is one table: the sums and the counts of near coordinates at each pair of times. ``one_time`` tables hold
+numbers along the run. ``between`` tables hold matrices between replicas along the run. ``profiles`` tables hold
+functions at pairs of times.
 """
 
 
 class TableName(NamedTuple):
-    """Which table of a record: its kind, and its name among those of this kind."""
+    """Name of a table in a record: its kind, and its name among the tables of this kind."""
 
     kind: str
     name: str
 
 
 MOMENTS_TABLE = TableName("moments", "moments")
-"""The one table of its kind."""
+"""Name of the table of moments, the only table of its kind."""
 
 
 class Table:
     """Rows of float64 arrays of one shape, sorted by their integer keys.
 
     Args:
-        key_names: what the integers of a key are, for messages.
-        shape: of the array of each row.
+        key_names: names of the integers of a key, in messages and in files.
+        shape: shape of the array in each row.
         grid: the points at which a function is known, for a table of functions.
     """
 
@@ -65,28 +66,28 @@ class Table:
         return len(self._rows)
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is a row of this key."""
+        """Return whether there is a row of this key."""
         return key in self._rows
 
     def __getitem__(self, key: Key) -> Array:
-        """The row of a key, not to be written to."""
+        """Return the row of a key. Do not write to it."""
         return self._rows[key]
 
     def put(self, key: Key, row: Array) -> None:
-        """Set the row of a key, in the place of an earlier one. The row is kept and not copied."""
-        # In this order: an interruption between the two must not leave a cache that lacks the row.
+        """Set the row of a key, and replace an earlier row. The row is kept and not copied."""
+        # The order matters: an interruption between these two lines must not leave a cache without the row.
         self._sorted = None
         self._rows[key] = row
 
     def extend(self, keys: NDArray[np.int64], rows: Array) -> None:
-        """Set many rows, in the place of earlier ones.
+        """Set many rows, and replace earlier rows of the same keys.
 
         Args:
             keys: ``[n, n_key]``.
             rows: ``[n, *shape]``, kept and not copied.
 
         Raises:
-            ValueError: a key out of its range, one that is there twice, or another shape.
+            ValueError: a key is out of range, a key is there twice, or a shape is wrong.
         """
         if rows.shape != (len(keys), *self.shape) or keys.shape != (len(keys), len(self.key_names)):
             raise ValueError(f"{len(keys)} keys and rows of shape {rows.shape[1:]} where {self.shape} is expected")
@@ -100,12 +101,12 @@ class Table:
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """The keys, sorted, int64 ``[n, n_key]``. Not to be written to."""
+        """The keys, sorted, int64 ``[n, n_key]``. Do not write to them."""
         return self._arrays()[0]
 
     @property
     def values(self) -> Array:
-        """The rows in the order of the keys, float64 ``[n, *shape]``. Not to be written to."""
+        """The rows in the order of the keys, float64 ``[n, *shape]``. Do not write to them."""
         return self._arrays()[1]
 
     def _arrays(self) -> tuple[NDArray[np.int64], Array]:
@@ -116,11 +117,11 @@ class Table:
         return self._sorted
 
     def empty(self, shape: tuple[int, ...] | None = None) -> Table:
-        """A table without rows, with the keys and the grid of this one and the same shape or another."""
+        """Return a table without rows, with the key names and the grid of this table. The default shape is the same."""
         return Table(self.key_names, self.shape if shape is None else shape, self.grid)
 
     def only(self, keys: Iterable[Key]) -> Table:
-        """The rows of some keys.
+        """Return a table with the rows of some keys.
 
         Raises:
             KeyError: there is no row of a key.
@@ -130,25 +131,25 @@ class Table:
         return part
 
     def before(self, step: int) -> Table:
-        """The rows that were known before a step: the integers of a key add up to the step of its measurement."""
+        """Return the rows measured before a step. The integers of a key add up to the step of the measurement."""
         return self.only(key for key in self._rows if sum(key) < step)
 
     def same_keys(self, other: Table) -> bool:
-        """Whether two tables have rows of the same keys."""
+        """Return whether two tables have rows of the same keys."""
         return self._rows.keys() == other._rows.keys()
 
     def odd_keys(self, other: Table) -> list[Key]:
-        """The keys that only one of two tables has, sorted."""
+        """Return the keys that only one of two tables has, sorted."""
         return sorted(self._rows.keys() ^ other._rows.keys())
 
     def within(self, other: Table) -> bool:
-        """Whether another table has every row of this one, with the same bits."""
+        """Return whether another table has every row of this table, with the same bits."""
         return self.shape == other.shape and all(
             key in other._rows and row.tobytes() == other._rows[key].tobytes() for key, row in self._rows.items()
         )
 
     def __eq__(self, other: object) -> bool:
-        """Whether two tables hold the same numbers to the bit."""
+        """Return whether two tables have equal keys, rows and grids. NaN equals NaN."""
         if not isinstance(other, Table):
             return NotImplemented
         mine, others = (
@@ -160,11 +161,11 @@ class Table:
 
 
 def key_of(key_names: tuple[str, ...], *steps: int) -> Key:
-    """The key of a row.
+    """Return the key of a row.
 
     Raises:
-        TypeError: a step that is not an integer.
-        ValueError: a step below 0 or beyond 2**62.
+        TypeError: a step is not an integer.
+        ValueError: a step is below 0, or is 2**62 or more.
     """
     key = tuple(operator.index(step) for step in steps)
     if not all(0 <= step < LARGEST for step in key):
@@ -174,10 +175,10 @@ def key_of(key_names: tuple[str, ...], *steps: int) -> Key:
 
 
 def check_grid(name: str, grid: ArrayLike) -> Array:
-    """The points at which a function is known.
+    """Return the points at which a function is known, as a float64 array.
 
     Raises:
-        ValueError: no list of finite numbers that increase.
+        ValueError: ``grid`` is not a list of finite numbers that increase.
     """
     points = np.array(grid, dtype=np.float64)
     if points.ndim != 1 or not len(points) or not np.isfinite(points).all() or (np.diff(points) <= 0).any():

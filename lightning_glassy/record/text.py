@@ -1,4 +1,4 @@
-"""Values that JSON can hold, and texts that anybody may have written as a terminal, or a spreadsheet, may have them."""
+"""Convert values to JSON, and escape untrusted text for terminals and spreadsheets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """Dictionaries, lists and arrays of numbers and texts as what :mod:`json` takes; NaN and infinity as None.
+    """Convert dictionaries, lists and arrays of numbers and texts to values for :mod:`json`.
+
+    NaN and infinity become None.
 
     Example:
         >>> plain({"lags": np.array([1, 2]), "msd": (0.5, float("nan"))})
@@ -29,7 +31,9 @@ def plain(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    r"""A text without what could command a terminal: all but line breaks that is not printed becomes its escape.
+    r"""Return a text that cannot control a terminal.
+
+    Every character that is not printable becomes its escape, except line breaks.
 
     Example:
         >>> print(printable("\x1b[2J\ud800\u2028"))
@@ -39,10 +43,10 @@ def printable(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    r"""A value for a table that a spreadsheet may open: a text that begins like a formula gets an apostrophe before it.
+    r"""Return a value for a table that a spreadsheet may open.
 
-    A carriage return becomes its escape: :mod:`csv` does not quote it where lines end otherwise, and it would begin a
-    line.
+    A text that begins like a formula gets an apostrophe in front. A carriage return becomes its escape. If lines end
+    with another character, :mod:`csv` does not quote a carriage return, and it would begin a new line.
 
     Example:
         >>> csv_cell("=1+1"), csv_cell("a\r=1"), csv_cell("net.0"), csv_cell(-0.5)
