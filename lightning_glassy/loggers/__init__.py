@@ -1,4 +1,4 @@
-"""How a growing record reaches files and each Lightning logger.
+"""Write a growing record to files and to each Lightning logger.
 
 ======================================  ===============================================================================
 tag                                     content
@@ -11,9 +11,10 @@ tag                                     content
                                         :func:`lightning_glassy.plotting.panels.panels`
 ======================================  ===============================================================================
 
-``glassy`` is the name of the monitor. The registry of observables says which have curves (``logged``) and which have
-figures (``drawn``): the mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap. The
-name of an overlap has its threshold in it, such as ``overlap_0.001``. With replicas a curve is the mean over them.
+``glassy`` is the name of the monitor. The registry of observables marks the observables with curves (``logged``): the
+mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap. It also marks the observables
+with figures (``drawn``): the same list without the decorrelation. The name of an overlap contains its threshold, such
+as ``overlap_0.001``. With replicas, a curve is the mean over the replicas.
 
 =====================  =================================  ===========================  ================================
 logger                 curves                             figures                      record
@@ -31,5 +32,5 @@ any other              ``log_metrics``; the step is the
                        training step t_w + t
 =====================  =================================  ===========================  ================================
 
-To add a logger, write one class beside these and name it in :mod:`lightning_glassy.loggers.dispatch`.
+To add a logger, write a class in this package and add its name to :mod:`lightning_glassy.loggers.dispatch`.
 """

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
     from lightning_glassy.record import AgingRecord
 
-_LONGEST = 100  # Comet cuts longer names, and with them the waiting time
+_LONGEST = 100  # Comet cuts longer names, which would remove the waiting time at the end
 
 
 class CometSink(CurveSink):
     """Write to the experiment of a ``CometLogger``.
 
-    The metrics and figures are the tags of :mod:`lightning_glassy.loggers`. The step of a metric is the lag. A figure
-    is drawn anew each time. At the end the assets ``glassy/aging_record.npz`` and ``.csv`` get the record.
+    The metrics and figures have the tags of :mod:`lightning_glassy.loggers`. The step of a metric is the lag. A new
+    figure replaces the previous figure. At the end, the record is logged as the assets ``glassy/aging_record.npz`` and
+    ``.csv``.
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:
@@ -32,22 +33,22 @@ class CometSink(CurveSink):
             by_lag.setdefault(lag, {})[shortened(tag, _LONGEST)] = value
         for lag, metrics in by_lag.items():
             self._logger.experiment.log_metrics(metrics, step=lag)
-        # The experiment keeps the last step it was told, for what is logged without one.
+        # Comet would use the last step, here a lag, for later logs without a step.
         self._logger.experiment.set_step(self._step)
 
     def log_figure(self, quantity: str, figure: Figure) -> None:
-        """Log the figure in place of the one before."""
+        """Log the figure and replace the previous figure."""
         name = f"{self._prefix}_figures/{quantity}"
         self._logger.experiment.log_figure(name, figure, overwrite=True, step=self._step)
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
-        """Log the two files in place of those before."""
+        """Log the two files and replace the previous files."""
         for file in files:
-            # Its bytes: the upload comes later, when the file is gone.
+            # Pass the bytes, because Comet uploads later, when the file is gone.
             content, name = io.BytesIO(file.read_bytes()), f"{self._prefix}/{file.name}"
             self._logger.experiment.log_asset(content, file_name=name, overwrite=True, step=self._step)
 
     def where(self) -> str | None:
-        """The address of the experiment; offline Comet says itself how to upload it."""
+        """Return a line with the address of the experiment, or None offline: Comet itself reports how to upload it."""
         url = self._logger.experiment.url
         return f"curves     {url}" if url else None

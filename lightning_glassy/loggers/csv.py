@@ -1,4 +1,4 @@
-"""CSVLogger: a table of its own beside ``metrics.csv``."""
+"""CSVLogger: a separate table beside ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 
 class CSVSink:
-    """Appends to ``glassy.csv`` beside the ``metrics.csv`` of a ``CSVLogger``, a line per pair and group.
+    """Append to ``glassy.csv`` beside the ``metrics.csv`` of a ``CSVLogger``, one line per replica, group and pair.
 
-    The columns are those of ``aging_record.csv``: waiting_time, lag, step, group, n_parameters, msd and the other
-    observables. In ``metrics.csv`` each waiting time would be columns of its own, and ``CSVLogger`` writes that file
-    anew for each column that it did not have. A file that is there already is never overwritten: the name gets a
-    number.
+    The table has the columns of ``aging_record.csv``: waiting_time, lag, step, group, n_parameters, msd and the other
+    observables. In ``metrics.csv``, each waiting time would need its own columns, and ``CSVLogger`` rewrites the whole
+    file for each new column. An existing file is never overwritten: the new file gets a number in its name.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -30,7 +29,7 @@ class CSVSink:
             raise ValueError(f"{logger.log_dir} is not a local directory: AgingMonitor(dirpath=...) has the table, too")
         self._wanted = Path(logger.log_dir) / f"{prefix}.csv"
         self._path: Path | None = None
-        self._lines = io.StringIO()  # still to be written
+        self._lines = io.StringIO()  # lines to write
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Append the new pairs."""
@@ -42,12 +41,12 @@ class CSVSink:
         self._write()
 
     def close(self, record: AgingRecord) -> None:
-        """Append what a disk did not take before."""
+        """Append the lines that could not be written before."""
         if self._lines.getvalue():
             self._write()
 
     def where(self) -> str | None:
-        """The path of the table, once there is one."""
+        """Return a line with the path of the table, or None before the first write."""
         return f"curves     {self._path}" if self._path is not None else None
 
     def _write(self) -> None:
@@ -58,7 +57,7 @@ class CSVSink:
             with self._path.open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 file.write(self._lines.getvalue())
         except OSError:
-            # Part of a line may have been written: the table goes on after the last whole one.
+            # Part of a line may be in the file. Cut it off, so that the table continues after the last complete line.
             os.truncate(self._path, size)
             raise
         self._lines = io.StringIO()

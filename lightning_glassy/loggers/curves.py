@@ -1,4 +1,4 @@
-"""What the loggers have in common that can show a series against the lag."""
+"""Base class for loggers that can show a series against the lag."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class CurveSink(ABC):
-    """One series per quantity, group and waiting time against the lag; log-log figures; at the end the record itself.
+    """Log one series per quantity, group and waiting time against the lag, and figures with logarithmic axes.
+
+    The record itself is logged at the end.
 
     Args:
         logger: the Lightning logger.
-        prefix: what the names begin with.
+        prefix: start of all names.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -33,14 +35,14 @@ class CurveSink(ABC):
         self._figures = Figures(type(logger).__name__)
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Log the new pairs, and the figures if it is time to."""
+        """Log the new pairs, and the figures if they are due."""
         self._step = step
         self.log_curves(scalars(record, pairs, self._prefix))
         if self._figures.due(step):
             self._draw(record)
 
     def close(self, record: AgingRecord) -> None:
-        """Log the record, then the figures of all of it."""
+        """Log the record, then the figures of the complete record."""
         if len(record):
             with temporary_files(record) as files:
                 self.log_record(record, files)
@@ -52,25 +54,25 @@ class CurveSink(ABC):
 
     @abstractmethod
     def log_curves(self, points: Sequence[Scalar]) -> None:
-        """Log points of curves, against their lag."""
+        """Log points of curves against their lag."""
 
     @abstractmethod
     def log_figure(self, quantity: str, figure: Figure) -> None:
-        """Log the figure of one quantity, as it is at the training step ``self._step``."""
+        """Log the figure of one quantity at the training step ``self._step``."""
 
     @abstractmethod
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
-        """Log the record, of which ``files`` are there until this returns: the ``.npz`` and the ``.csv``."""
+        """Log the record from ``files``, the ``.npz`` and the ``.csv``, which are deleted after this call."""
 
     @abstractmethod
     def where(self) -> str | None:
-        """One line that tells a person where to look."""
+        """Return one line that shows the user where to find the output, or None."""
 
 
 def shortened(tag: str, longest: int) -> str:
-    """A tag of at most so many characters, for a logger that cuts or refuses longer ones.
+    """Shorten a tag to at most ``longest`` characters, for a logger that cuts or refuses longer tags.
 
-    The waiting time at its end stays; of the rest a digest tells apart what was cut.
+    The waiting time at the end is kept. A digest of the rest keeps shortened tags different from each other.
     """
     if len(tag) <= longest:
         return tag

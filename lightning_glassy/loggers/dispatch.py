@@ -1,4 +1,4 @@
-"""Lightning loggers: those that are known each in its own form, any other by ``log_metrics``."""
+"""Choose the sink for a Lightning logger: a class for each known logger, ``log_metrics`` for any other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# By name: `lightning` and `pytorch_lightning` have unrelated classes, and users derive from both.
+# The keys are class names, because `lightning` and `pytorch_lightning` have unrelated classes. Users subclass both.
 _SINKS: dict[str, Callable[[Any, str], Sink]] = {
     "CometLogger": CometSink,
     "CSVLogger": CSVSink,
@@ -35,8 +35,8 @@ _SINKS: dict[str, Callable[[Any, str], Sink]] = {
 
 
 def sink_for(logger: Logger, prefix: str) -> Sink | None:
-    """The sink for a logger; ``None`` for the one that ``fast_dev_run`` puts in place of all loggers."""
-    # By class and not by what it can do: the no-op objects on other ranks claim to have every attribute.
+    """Return the sink for a logger, or ``None`` for a ``DummyLogger`` (all loggers under ``fast_dev_run``)."""
+    # Look at the class, not at the attributes: the no-op objects on other ranks claim to have every attribute.
     classes = [cls.__name__ for cls in type(logger).__mro__]
     if "DummyLogger" in classes:
         return None
@@ -44,23 +44,24 @@ def sink_for(logger: Logger, prefix: str) -> Sink | None:
 
 
 def run_of(logger: Logger) -> str | None:
-    """What tells the run of a logger from others; ``None`` where that is not known, or each sink has a file of its own.
+    """Return a text that identifies the run of a logger, so that curves are not logged twice in one run.
 
-    A training that is resumed in the same run has its curves there already.
+    A training that is resumed in the same run has its earlier curves there already. The result is ``None`` if the run
+    is unknown, and for a ``CSVLogger``, because each of its sinks writes a new file.
     """
     try:
         if any(cls.__name__ == "CSVLogger" for cls in type(logger).__mro__):
             return None
         return f"{type(logger).__name__} {logger.save_dir} {logger.name} {logger.version}"
-    except Exception:  # a logger that is down says so elsewhere
+    except Exception:  # a logger that is down is reported elsewhere
         return None
 
 
 class MetricsSink:
-    """Any other Lightning logger, by ``log_metrics``.
+    """Write to any other Lightning logger with ``log_metrics``.
 
-    The step is the training step t_w + t, which never goes back, since many loggers drop what does; the waiting time is
-    in the name: ``glassy/msd/tw_100``.
+    The step is the training step t_w + t, because it never decreases. Many loggers drop a value with a smaller step
+    than the last one. The waiting time is in the name: ``glassy/msd/tw_100``.
     """
 
     def __init__(self, logger: Logger, prefix: str) -> None:
@@ -68,7 +69,7 @@ class MetricsSink:
         self._prefix = prefix
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Log the new pairs, those of one training step together."""
+        """Log the new pairs, with one call per training step."""
         by_step: dict[int, dict[str, float]] = {}
         for tag, waiting_time, lag, value in scalars(record, pairs, self._prefix):
             by_step.setdefault(waiting_time + lag, {})[tag] = value
@@ -76,20 +77,21 @@ class MetricsSink:
             self._logger.log_metrics(metrics, step=realised)
 
     def close(self, record: AgingRecord) -> None:
-        """Nothing is left to write: the Trainer finalises its loggers."""
+        """Do nothing: the Trainer finalises its loggers."""
 
     def where(self) -> str | None:
-        """Nothing: the logger says itself where it writes."""
+        """Return None: the logger itself reports where it writes."""
         return None
 
 
 def log_directory(loggers: Sequence[Any], default: str) -> Path:
-    """Directory of the first logger's files, found without asking other ranks, as ``Trainer.log_dir`` would.
+    """Return the directory of the first logger's files.
 
-    ``default`` where there is no logger, or where asking it fails: a record has to be somewhere.
+    Unlike ``Trainer.log_dir``, this function does not communicate with other ranks. The result is ``default`` if there
+    is no logger, or if the logger raises an error, because a record needs a directory.
 
     Raises:
-        ValueError: the directory is not a local one.
+        ValueError: the directory is not local.
     """
     root = directory = default
     if loggers:
@@ -118,5 +120,5 @@ def _directory_of(logger: Any, default: str) -> str:
 
 
 def _root_of(logger: Any, default: str) -> str:
-    # The loggers that are Fabric's own have a `root_dir` alone.
+    # Fabric's own loggers have only a `root_dir`.
     return getattr(logger, "save_dir", getattr(logger, "root_dir", None)) or default

@@ -1,4 +1,4 @@
-"""Figures of a growing record for loggers: which are drawn, and when."""
+"""Draw figures of a growing record for loggers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Figures at steps 1000, 10,000, ... and at the end: to draw one takes as long as many training steps.
+# Figures are rare (steps 1000, 10,000, ... and the end), because one figure takes as long as many training steps.
 _FIRST, _GROWTH = 1000, 10
 
 
@@ -25,7 +25,8 @@ class Figures:
     They are drawn at steps 1000, 10,000, ... and at the end.
 
     Args:
-        place: where they are shown, for the one warning if matplotlib is missing or a figure cannot be drawn.
+        place: name of the logger, for the warning if matplotlib is missing or a figure cannot be drawn. Each warning is
+            logged once.
     """
 
     def __init__(self, place: str) -> None:
@@ -34,14 +35,14 @@ class Figures:
         self._warned: set[str] = set()
 
     def due(self, step: int) -> bool:
-        """Whether it is time to draw; says so once per decade."""
+        """Return whether the figures are due. The result is True once per decade of steps."""
         if step < self._next:
             return False
         self._next = max(self._next, step) * _GROWTH
         return True
 
     def draw(self, record: AgingRecord) -> Iterator[tuple[str, Figure]]:
-        """Name and figure of each observable and panel."""
+        """Yield the name and the figure of each observable and panel."""
         from lightning_glassy.plotting.axes import require_matplotlib
 
         drawings = _drawings(record)
@@ -54,7 +55,7 @@ class Figures:
         for name, draw in drawings.items():
             try:
                 figure = draw()
-            except Exception as error:  # the others, and the record, are worth more
+            except Exception as error:  # keep the other figures and the record
                 self._warn(f"no figure {name!r} in {self._place}: {error}")
                 continue
             yield name, figure
@@ -78,7 +79,7 @@ def _drawings(record: AgingRecord) -> dict[str, Callable[[], Figure]]:
 
 
 def png(figure: Figure) -> io.BytesIO:
-    """A figure as the bytes of a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png")
     file.seek(0)

@@ -1,4 +1,4 @@
-"""The record and its long-form CSV table in a directory."""
+"""Write the record and its long-form CSV table to a directory."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from lightning_glassy.record.atomic import remove_left
 
 RECORD_NAME = "aging_record"
 
-# Between two writes of the record the run grows by a tenth, or so many seconds pass, whichever comes first.
+# The record is written again when the step has grown by this factor, or after this time, whichever comes first.
 _GROWTH = 1.1
 _SECONDS = 30.0
 
 
 class FileSink:
-    """Writes ``aging_record.npz`` during the run, at log-spaced moments, and ``aging_record.csv`` at its end.
+    """Write ``aging_record.npz`` during the run, and ``aging_record.csv`` at its end.
 
-    Every write is atomic, the first one, too: a killed run keeps what it had, and there is never an empty file. A file
-    that is there already is somebody's record: the name gets a number then. Only what is left of the same record by a
-    training that was interrupted is written over by the one that is resumed. What the writes of killed runs have left
-    there, more than an hour ago, is removed.
+    The record is written at an event if the step has grown by a tenth since the last write, or if 30 seconds have
+    passed. Every write is atomic, so a killed run keeps its last record, and no file is ever empty. The only exception
+    is a file system without hard links: there, the first file is empty for a moment.
+
+    An existing file is never overwritten: the new file gets a number in its name. Only a resumed training overwrites
+    the earlier file of the same record. Temporary files of killed runs are removed if they are older than an hour.
 
     Args:
-        directory: where to write; it is made when the first file is.
+        directory: directory for the files, created with the first file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,9 +44,9 @@ class FileSink:
         self._complete = False
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Write the record if it is time to."""
+        """Write the record if it is due."""
         if step >= self._next_step or time.monotonic() >= self._next_time:
-            # Before the attempt: a full disk must not be tried at every step.
+            # Set the next time before the attempt, so that a full disk is not tried again at every step.
             self._next_step, self._next_time = int(step * _GROWTH) + 1, time.monotonic() + _SECONDS
             self._save(record)
 
@@ -55,11 +57,15 @@ class FileSink:
         self._complete = True
 
     def where(self) -> str | None:
-        """The record's path, once all of it is there."""
+        """Return a line with the path of the record, or None before both files are complete."""
         return f"record     {self._path} (and .csv)" if self._complete else None
 
     def _save(self, record: AgingRecord) -> Path:
-        """Write the record to the file of this sink alone: kept, at first, from other monitors and processes."""
+        """Write the record to the file of this sink.
+
+        The first call reserves the file name, so that other monitors and processes do not use it. The first call of a
+        resumed training uses the file of the earlier training instead, if there is one.
+        """
         if self._path is None and "resumed" in record.meta:
             candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz"))
             self._path = next((path for path in candidates if _is_earlier(path, record)), None)
@@ -75,9 +81,10 @@ class FileSink:
 
 
 def _is_earlier(path: Path, record: AgingRecord) -> bool:
-    """Whether a file holds what this record has grown from, or a part that is being measured once more.
+    """Return whether a file holds an earlier state of this record, so that it may be overwritten.
 
-    After a kill the file is ahead of the checkpoint. A run that was completed and has more than this one is another's.
+    The file of a killed run may be ahead of the checkpoint, and the resumed run measures the last pairs again. The file
+    of a completed run belongs to another training if one of its pairs is missing or different in this record.
     """
     try:
         there = AgingRecord.load(path)
@@ -88,9 +95,11 @@ def _is_earlier(path: Path, record: AgingRecord) -> bool:
 
 
 def reserve(path: Path, beside: str | None = None, content: Path | None = None) -> Path:
-    """A file of that name, or of that name with a number if there is one, or one that ends in ``beside``.
+    """Create a new file at ``path`` and return its path, with a number in the name if the name is taken.
 
-    To make it keeps it from other monitors and processes. It is empty, or what the file ``content`` is.
+    A name is taken if the file exists, or if a file of this name with the suffix ``beside`` exists. The new file
+    reserves the name, so that other monitors and processes do not use it. It is empty, or has the content of the file
+    ``content``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
@@ -105,10 +114,10 @@ def reserve(path: Path, beside: str | None = None, content: Path | None = None) 
 def _make(path: Path, content: Path | None) -> None:
     if content is not None:
         try:
-            os.link(content, path)  # whole from the first moment on, and never in place of another file
+            os.link(content, path)  # complete from the start, and never overwrites a file
         except FileExistsError:
             raise
-        except OSError:  # a file system without links: empty for a moment
+        except OSError:  # a file system without hard links: the file is empty for a moment
             path.touch(exist_ok=False)
             content.replace(path)
     else:
@@ -117,7 +126,7 @@ def _make(path: Path, content: Path | None) -> None:
 
 @contextlib.contextmanager
 def temporary_files(record: AgingRecord) -> Iterator[tuple[Path, Path]]:
-    """The record and its table as files that are gone afterwards, for a logger that keeps them elsewhere."""
+    """Write the record and its table to temporary files, for a logger that stores copies elsewhere."""
     with tempfile.TemporaryDirectory() as directory:
         path = record.save(Path(directory) / f"{RECORD_NAME}.npz")
         yield path, record.to_csv(path.with_suffix(".csv"))

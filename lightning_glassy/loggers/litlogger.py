@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 class LitLoggerSink(CurveSink):
     """Write to the experiment of a ``LitLogger``, on lightning.ai.
 
-    The keys are the tags of :mod:`lightning_glassy.loggers`. The step of a series is the lag. At the end the files
-    ``glassy/aging_record.npz`` and ``.csv`` get the record.
+    The keys are the tags of :mod:`lightning_glassy.loggers`. The step of a series is the lag. At the end, the record is
+    uploaded as the files ``glassy/aging_record.npz`` and ``.csv``.
 
-    Its client sends lightning.ai one request for each name that is new to it. Many groups cause as many requests.
+    The client sends one request to lightning.ai for each new name. A model with many groups causes many requests.
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:
-        """Append each point to its series; the client keeps nothing that is not finite, with a warning each."""
+        """Append each finite point to its series. The client would drop any other value, with a warning for each."""
         for tag, _, lag, value in points:
             if math.isfinite(value):
                 self._logger.experiment[tag].append(value, step=lag)
@@ -42,12 +42,12 @@ class LitLoggerSink(CurveSink):
             self._logger.experiment[key].append(LitImage(image), step=self._step)
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
-        """Upload the two files in place of those before."""
+        """Upload the two files and replace the previous files."""
         from litlogger import File
 
         for file in files:
             self._logger.experiment[f"{self._prefix}/{file.name}"] = File(str(file))
 
     def where(self) -> str:
-        """The address of the experiment."""
+        """Return a line with the address of the experiment."""
         return f"curves     {self._logger.experiment.url}"

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from lightning_glassy.record import AgingRecord
 
-# What MLflow takes at once, and the longest name it takes.
+# The most metrics that MLflow accepts at once, and the longest name.
 _BATCH, _LONGEST = 1000, 250
 
 
 class MLflowSink(CurveSink):
     """Write to the run of an ``MLFlowLogger``.
 
-    The metrics are the tags of :mod:`lightning_glassy.loggers`, and their step is the lag. A figure is the artifact
-    ``glassy/<figure>.png``, drawn anew each time. At the end the artifacts ``glassy/aging_record.npz`` and ``.csv`` get
-    the record.
+    The metrics have the tags of :mod:`lightning_glassy.loggers`. The step of a metric is the lag. A figure is the
+    artifact ``glassy/<figure>.png``, and a new figure replaces the previous figure. At the end, the record is logged as
+    the artifacts ``glassy/aging_record.npz`` and ``.csv``.
 
-    MLflow refuses some characters in names, such as ``=``. In the name of a group such a character becomes its code
-    between underscores (``_3d_``).
+    MLflow refuses some characters in names, such as ``=``. Such a character in the name of a group is replaced by its
+    code between underscores (``_3d_``).
     """
 
     def log_curves(self, points: Sequence[Scalar]) -> None:
@@ -41,22 +41,29 @@ class MLflowSink(CurveSink):
             self._logger.experiment.log_batch(self._logger.run_id, metrics=metrics[start : start + _BATCH])
 
     def log_figure(self, quantity: str, figure: Figure) -> None:
-        """Log a PNG in place of the one before."""
+        """Log a PNG and replace the previous PNG."""
         self._logger.experiment.log_figure(self._logger.run_id, figure, f"{self._prefix}/{quantity}.png")
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
-        """Log the two files in place of those before."""
+        """Log the two files and replace the previous files."""
         for file in files:
             self._logger.experiment.log_artifact(self._logger.run_id, str(file), self._prefix)
 
     def where(self) -> str:
-        """The run, and for a local store the command that shows it; another address may hold a password."""
+        """Return a line with the run and, for a local store, the command that shows the run.
+
+        The address of any other store is left out, because it may contain a password.
+        """
         uri, run_id = self._logger.experiment.tracking_uri, self._logger.run_id
         local = "://" not in uri or uri.startswith(("sqlite:", "file:"))
         return f"curves     MLflow run {run_id}" + (f": mlflow ui --backend-store-uri {uri}" if local else "")
 
 
 def _metric_name(tag: str) -> str:
-    """The tag with nothing in it that MLflow refuses: neither characters nor what would be another path."""
+    """Return the tag in a form that MLflow accepts.
+
+    Characters that MLflow refuses are replaced by their code. Parts that would change the path, such as ``..``, get
+    underscores around them. A long tag is shortened.
+    """
     parts = [re.sub(r"[^\w. -]", lambda match: f"_{ord(match[0]):x}_", part) for part in tag.split("/")]
     return shortened("/".join(part if part.strip(".") else f"_{part}_" for part in parts), _LONGEST)

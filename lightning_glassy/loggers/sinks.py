@@ -1,7 +1,7 @@
-"""Sinks: the places a growing record is written to.
+"""Sinks write a growing record to files and loggers.
 
-``update`` gives a sink the new pairs, and ``close`` marks the end. A failure in one sink costs a warning. It stops
-neither the training nor the other sinks, and the record is kept.
+``update`` passes the new pairs to a sink, and ``close`` marks the end. A failure in a sink causes a warning. The
+training and the other sinks continue, and the record is kept.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ log = logging.getLogger(__name__)
 Pairs = Sequence[tuple[int, int]]
 
 Scalar = tuple[str, int, int, float]
-"""(tag, waiting time, lag, value)."""
+"""A point of a curve: (tag, waiting time, lag, value)."""
 
 
 class Sink(Protocol):
-    """Something that a record is written to."""
+    """An object that writes a record to a file or a logger."""
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Take the pairs (waiting time, lag) that are new in the record at ``step``."""
+        """Write the pairs (waiting time, lag) that are new in the record at ``step``."""
 
     def close(self, record: AgingRecord) -> None:
-        """Write what is still to be written. More may follow if training goes on."""
+        """Write the rest of the record. More calls of ``update`` may follow if the training continues."""
 
     def where(self) -> str | None:
-        """One line that tells a person where to look."""
+        """Return one line that shows the user where to find the output, or None."""
 
 
 class Sinks:
-    """Several sinks, each shielded from the failures of the others, and training from all of them."""
+    """Hold several sinks. A failure in one sink does not stop the other sinks or the training."""
 
     def __init__(self, sinks: Iterable[Sink] = ()) -> None:
         self._sinks = list(sinks)
         self._failed: set[int] = set()
 
     def add(self, name: str, make: Callable[[], Sink | None]) -> Sink | None:
-        """Make one more sink, if there is one to be made, and return it; ``name`` is what it is for."""
+        """Create a sink with ``make``, add it unless it is None, and return it. A warning uses ``name``."""
         try:
             sink = make()
         except Exception as error:
@@ -51,7 +51,7 @@ class Sinks:
         return sink
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """:meth:`Sink.update` of each."""
+        """Call :meth:`Sink.update` of each sink."""
         for sink in self._sinks:
             try:
                 sink.update(record, pairs, step)
@@ -59,7 +59,7 @@ class Sinks:
                 self._warn(sink, error)
 
     def close(self, record: AgingRecord) -> None:
-        """:meth:`Sink.close` of each."""
+        """Call :meth:`Sink.close` of each sink."""
         for sink in self._sinks:
             try:
                 sink.close(record)
@@ -67,7 +67,7 @@ class Sinks:
                 self._warn(sink, error)
 
     def where(self) -> list[str]:
-        """:meth:`Sink.where` of each that has something to say."""
+        """Return the lines of :meth:`Sink.where` of the sinks that return a line."""
         lines: list[str | None] = []
         for sink in self._sinks:
             try:
@@ -77,7 +77,7 @@ class Sinks:
         return [line for line in lines if line]
 
     def _warn(self, sink: Sink, error: Exception) -> None:
-        # A logger that is down stays down: once is enough. It is tried again all the same.
+        # A logger that is down stays down, so one warning per sink is enough. Later updates still try it.
         if id(sink) not in self._failed:
             self._failed.add(id(sink))
             _warn(type(sink).__name__, error)
@@ -94,10 +94,10 @@ def _warn(what: str, error: Exception) -> None:
 
 
 def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
-    """Points of curves for a logger of scalars: (tag, waiting time, lag, value).
+    """Return the points of the curves at ``pairs`` for a logger of scalars.
 
-    The tags are those of :mod:`lightning_glassy.loggers`, the values those of the observables that the registry marks
-    as ``logged``. With replicas a value is the mean over them.
+    The tags are listed in :mod:`lightning_glassy.loggers`. The registry marks the observables with curves as
+    ``logged``. With replicas, a value is the mean over the replicas.
     """
     names = [name for name, (entry, _) in record.columns().items() if entry.logged]
     table = record.mean_table(pairs, names)
@@ -107,10 +107,10 @@ def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
         zip(table["waiting_time"], table["lag"], table["group"], strict=True)
     ):
         if record.n_sampled[group] == 0:
-            continue  # no coordinate of this group is in the sample
+            continue  # the sample has no coordinate of this group
         for name in names:
             value = table[name][i]
-            # An undefined value is left out, such as alpha_2 where nothing moved. NaN weights are shown.
+            # Leave out an undefined value, such as alpha_2 if nothing moved. Keep the NaN of diverged weights.
             if value == value or moved[i] != moved[i]:
                 of_group = "" if group == "all" else f"{group}/"
                 result.append((f"{prefix}/{name}/{of_group}tw_{waiting_time}", waiting_time, lag, value))

@@ -1,4 +1,7 @@
-"""TensorBoard: the record for the tab "Glassy"; scalars against the lag, and log-log figures, which they cannot be."""
+"""TensorBoard: the record for the tab "Glassy", scalars against the lag, and log-log figures.
+
+The figures are needed because TensorBoard's charts of scalars cannot be log-log.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# TensorBoard sends the metadata of a whole run at once. The matrices between more replicas would make it too large.
+# TensorBoard sends the metadata of a whole run at once. The matrices between more replicas are too large for this.
 _MOST_COMPARED = 32
 
-_SECONDS = 5.0  # between two parts of the record: TensorBoard looks for new events every five seconds
+_SECONDS = 5.0  # between two parts of the record, because TensorBoard looks for new events every five seconds
 
 
 class TensorBoardSink:
     """Write to a ``TensorBoardLogger``.
 
-    The tags are those of :mod:`lightning_glassy.loggers`. The step of a curve is the lag. Each waiting time has a tag
-    of its own, because TensorBoard drops the points before one whose step goes back. The record itself is written under
-    ``glassy_record/...``, in parts, at most every five seconds: the tab "Glassy" shows it. The step of a part, and of a
-    figure, is the training step.
+    The tags are listed in :mod:`lightning_glassy.loggers`. The step of a curve is the lag. Each waiting time has its
+    own tag, because TensorBoard drops earlier points of a tag if the step decreases. The record itself is written under
+    ``glassy_record/...`` in parts, at most every five seconds. The tab "Glassy" shows the record. The step of a part,
+    and of a figure, is the training step.
 
-    The writer is the logger's own. A full disk ends its thread, which then raises an error at whatever anybody logs. If
-    that happens here, the logger gets a new writer, and nothing more is written before the end, when it is tried again.
+    The sink uses the writer of the logger. A full disk ends the writer's thread, and each later log call then raises an
+    error. If the error is raised here, the logger gets a new writer. The sink then writes nothing more until
+    :meth:`close`, which tries again.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -41,7 +45,7 @@ class TensorBoardSink:
         self._prefix = prefix
         self._step = 0
         self._figures = Figures("TensorBoard")
-        # By the clock, so that the record of a resumed run in the same directory comes after the earlier one's.
+        # The token is the time. In one directory, the record of a resumed run then comes after the earlier record.
         self._next_part = Place(prefix, f"{time.time_ns():016x}", 0)
         self._written = Written()
         self._next_time = 0.0
@@ -50,7 +54,7 @@ class TensorBoardSink:
         self._failed = False
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Write the scalars of the new pairs, and the figures if it is time to."""
+        """Write the scalars of the new pairs, and the figures and the next part of the record if they are due."""
         self._step = step
         if self._failed:
             return  # each attempt would leave an empty event file
@@ -63,33 +67,33 @@ class TensorBoardSink:
                 self._write_part(record)
 
     def close(self, record: AgingRecord) -> None:
-        """Draw the figures of the whole record, and write its last part."""
+        """Draw the figures of the complete record, and write the last part of the record."""
         self._failed = False
         with self._writing():
             self._draw(record)
             self._write_part(record)
 
     def where(self) -> str | None:
-        """The command that opens TensorBoard on this run, if it has all of the record."""
+        """Return a line with the command that opens TensorBoard on this run, or None if a write failed."""
         if self._failed:
             return None
         return f"curves     tensorboard --logdir {self._logger.log_dir}   (in the tab Glassy)"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """See to it that what is written here fails here, and leaves a writer that works."""
+        """Raise a write error inside this block, and leave the logger a writer that works."""
         writer = self._logger.experiment
         try:
             yield
-            writer.flush()  # else the error would be that of who logs next, or of the end of the Trainer
+            writer.flush()  # else the next log call, or the end of the Trainer, would raise the error
         except OSError:
             self._failed = True
-            # As its `close` does, which would raise: the next who logs opens a new file.
+            # `close` resets these attributes, too, but it would raise. The next log call opens a new file.
             writer.file_writer = writer.all_writers = None
             raise
 
     def _write_part(self, record: AgingRecord) -> None:
-        """Write what is new in the record, and see to it that TensorBoard can read it."""
+        """Write the new rows of the record as a part for the tab "Glassy"."""
         self._next_time = time.monotonic() + _SECONDS
         too_many = (record.n_replica or 1) > _MOST_COMPARED and bool(record.between_names)
         if too_many and not self._left_out:
@@ -105,11 +109,11 @@ class TensorBoardSink:
             return
         try:
             part = summary(tag_of(self._next_part), content)
-        except ImportError as error:  # the logger writes by tensorboardX then
+        except ImportError as error:  # the logger then writes with tensorboardX
             self._has_tab = False
             log.warning("lightning_glassy: no tab in TensorBoard: %s", error)
             return
-        # Its public methods write no metadata. As they do, this opens a new file after the logger has been closed.
+        # The public methods write no metadata. This one also opens a new file if the logger has been closed.
         self._logger.experiment._get_file_writer().add_summary(part, self._step)
         self._written, self._next_part = written, self._next_part._replace(number=self._next_part.number + 1)
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from lightning_glassy.record import AgingRecord
 
-_STEP = "trainer/global_step"  # the x axis of everything else that Lightning logs there
+_STEP = "trainer/global_step"  # the x axis of all other metrics that Lightning logs to wandb
 
 
 class WandbSink(CurveSink):
     """Write to the run of a ``WandbLogger``.
 
     The keys are the tags of :mod:`lightning_glassy.loggers`. ``glassy/lag`` is the x axis of the curves
-    (``define_metric``). At the end ``glassy_table`` gets every pair of group ``"all"`` with every observable, and the
-    artifact ``glassy-<run id>``, of type ``aging_record``, gets ``aging_record.npz`` and ``.csv``.
+    (``define_metric``). At the end, ``glassy_table`` is logged with every pair of the group ``"all"`` and every
+    observable. The artifact ``glassy-<run id>`` of type ``aging_record`` holds ``aging_record.npz`` and ``.csv``.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -33,7 +33,7 @@ class WandbSink(CurveSink):
         logger.experiment.define_metric(f"{prefix}/*", step_metric=f"{prefix}/lag")
 
     def log_curves(self, points: Sequence[Scalar]) -> None:
-        """Log a row for each lag: a row has one x, and a training step brings pairs of several lags."""
+        """Log one row per lag, because a row has one x value and one training step brings pairs of several lags."""
         rows: dict[int, dict[str, float]] = {}
         for tag, _, lag, value in points:
             rows.setdefault(lag, {f"{self._prefix}/lag": lag})[tag] = value
@@ -41,7 +41,10 @@ class WandbSink(CurveSink):
             self._logger.experiment.log(row)
 
     def log_figure(self, quantity: str, figure: Figure) -> None:
-        """Log an image. Not the figure itself: wandb would look for pyplot, which is not imported in a training."""
+        """Log the figure as an image.
+
+        For a figure object, wandb would look for pyplot, which is not imported during training.
+        """
         import wandb
         from PIL import Image
 
@@ -53,7 +56,7 @@ class WandbSink(CurveSink):
         import wandb
 
         run = self._logger.experiment
-        # Of the other groups the artifact has the numbers: wandb cuts a table at 10,000 rows.
+        # The table has only the group "all", because wandb cuts a table at 10,000 rows. The artifact has all groups.
         columns = record.table()
         rows = [row for row in zip(*columns.values(), strict=True) if row[list(columns).index("group")] == "all"]
         run.log({f"{self._prefix}_table": wandb.Table(columns=list(columns), data=rows), _STEP: self._step})
@@ -63,6 +66,6 @@ class WandbSink(CurveSink):
         run.log_artifact(artifact)
 
     def where(self) -> str:
-        """The address of the run, or the command that uploads it."""
+        """Return a line with the address of the run, or with the command that uploads it."""
         run = self._logger.experiment
         return f"curves     {run.url or f'wandb sync {Path(run.dir).parent}'}"

@@ -1,7 +1,8 @@
 """Plots with matplotlib.
 
-A function named ``plot_...`` draws on the axes it is given, or on new ones, and returns them. The colour is the waiting
-time, on a perceptually uniform map. matplotlib is imported when a function is called. It comes with the extra ``plot``.
+A function named ``plot_...`` draws on the given axes, or on new axes, and returns the axes. The colour of a curve is
+the waiting time, on a perceptually uniform map. matplotlib is imported when a function is called. The extra ``plot``
+installs matplotlib.
 """
 
 from lightning_glassy.plotting.axes import new_figure, require_matplotlib, title_of

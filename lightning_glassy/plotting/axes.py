@@ -1,4 +1,4 @@
-"""Figures, scales and colours that all plots share."""
+"""Figures, scales and colours for all plots."""
 
 from __future__ import annotations
 
@@ -17,35 +17,43 @@ if TYPE_CHECKING:
 
 
 def title_of(record: AgingRecord, group: str) -> str:
-    """What a picture of a group is called: its name, which is no formula and no longer than the picture, and N."""
+    """Return the title for a figure of a group: the name of the group and N.
+
+    The name is cut to 60 characters, so that the title fits the figure. A ``$`` is escaped, because matplotlib would
+    read it as the start of a formula.
+    """
     name = "all parameters" if group == "all" else printable(group.replace("\n", " "))
     name = name if len(name) <= 60 else f"{name[:57]}..."
     return f"{name}, N = {record.n_parameters[group]:,}".replace("$", r"\$")
 
 
 def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figure:
-    """Make a figure with axes side by side, outside the global state of pyplot.
+    """Create a figure with axes side by side, outside the global state of pyplot.
 
     Args:
         columns: number of axes.
-        width: of each, in inches.
-        height: of the figure, in inches.
+        width: width of each of the axes, in inches.
+        height: height of the figure, in inches.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     require_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height), dpi=110)
     figure.subplots(1, columns)
-    # Fixed margins: to find good ones, matplotlib would take three times as long as to draw the curves.
+    # The margins are fixed, because a search by matplotlib takes three times as long as drawing the curves.
     figure.subplots_adjust(left=0.8 / (width * columns), right=0.985, bottom=0.55 / height, top=1 - 0.35 / height)
     return figure
 
 
 def logarithmic(ax: Axes, *, both: bool = True) -> None:
-    """Logarithmic scales for what is drawn: nothing, or one value (all else NaN), would have no range on them."""
+    """Set a logarithmic x axis and, with ``both``, a logarithmic y axis.
+
+    Axes without points stay linear, because a logarithmic scale without points has no range. If all y values are equal,
+    the logarithmic y axis runs from half to twice this value.
+    """
     lines = [line for line in ax.get_lines() if len(line.get_xdata())]  # type: ignore[arg-type]
     if not lines:
         return
@@ -58,7 +66,7 @@ def logarithmic(ax: Axes, *, both: bool = True) -> None:
 
 
 class Colours:
-    """The colour of a waiting time, on a logarithmic scale."""
+    """Colours of waiting times, on a logarithmic scale."""
 
     def __init__(self, waiting_times: NDArray[np.int64]) -> None:
         from matplotlib import colormaps
@@ -67,21 +75,21 @@ class Colours:
         positive = waiting_times[waiting_times > 0]
         low, high = (positive.min(), positive.max()) if len(positive) else (1, 1)
         self._norm = LogNorm(low, high if high > low else 10 * low)
-        # The lightest tenth of the map is lost on white paper.
+        # The lightest 7 % of the map is hard to see on white paper.
         shades = colormaps["viridis"](np.linspace(0, 0.93, 256))
         self._map = LinearSegmentedColormap.from_list("waiting times", shades)
         self._any = len(positive) > 0
 
     def line(self, waiting_time: int) -> dict[str, Any]:
-        """How the curve of a waiting time is drawn."""
+        """Return the line style for the curve of a waiting time."""
         style: dict[str, Any] = {"marker": ".", "markersize": 4, "linewidth": 1.2}
-        # Step 0 has no place on a logarithmic scale of waiting times: dashed and grey.
+        # A logarithmic scale has no step 0, so this curve is dashed and grey.
         if waiting_time > 0:
             return style | {"color": self._map(self._norm(waiting_time)), "label": f"$t_w = {waiting_time:,}$"}
         return style | {"color": "0.6", "linestyle": "--", "label": "$t_w = 0$"}
 
     def bar(self, ax: Axes) -> None:
-        """Draw the scale beside the axes."""
+        """Draw the colour scale beside the axes."""
         from matplotlib.cm import ScalarMappable
 
         if self._any:
@@ -89,17 +97,17 @@ class Colours:
 
 
 def cell_edges(centres: ArrayLike) -> Array:
-    """Borders of cells around points on a logarithmic axis, one more than points."""
+    """Return the edges of cells around ``n`` points on a logarithmic axis, ``[n + 1]``."""
     logs = np.log(np.asarray(centres, dtype=np.float64))
     middle = 0.5 * (logs[1:] + logs[:-1])
     return np.asarray(np.exp([1.5 * logs[0] - 0.5 * logs[1], *middle, 1.5 * logs[-1] - 0.5 * logs[-2]]))
 
 
 def require_matplotlib() -> None:
-    """What every plot needs.
+    """Check that matplotlib is installed.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     try:
         import matplotlib  # noqa: F401

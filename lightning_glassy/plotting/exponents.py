@@ -1,4 +1,4 @@
-"""Plots of relaxation curves and of the exponents found in them."""
+"""Plots of relaxation curves and of the exponents fitted to them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 
 def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
-    """Relaxation curves as they are analysed against the lag, both axes logarithmic; of replicas the mean.
+    """Draw the relaxation curves of the analysis against the lag, with both axes logarithmic.
+
+    With replicas, the mean over the replicas is drawn.
 
     Args:
-        curves: from :func:`~lightning_glassy.analysis.relaxation_curves`.
-        ax: where to draw; default new axes.
-        colorbar: whether to draw the scale of waiting times beside the axes.
+        curves: result of :func:`~lightning_glassy.analysis.relaxation_curves`.
+        ax: axes to draw on, default new axes.
+        colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     values = curves.mean()
     ax = draw_curves(curves.waiting_times, np.broadcast_to(curves.lags, values.shape), values, ax, colorbar)
@@ -34,15 +36,17 @@ def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True
 
 
 def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
-    """Curves against the scaled lag: where they fall on each other, the lag to relax grows with that exponent.
+    """Draw curves against the scaled lag.
+
+    If the curves fall on each other, the lag to relax grows with the exponent ``collapsed.mu``.
 
     Args:
-        collapsed: from :func:`~lightning_glassy.analysis.collapse`.
-        ax: where to draw; default new axes.
-        colorbar: whether to draw the scale of waiting times beside the axes.
+        collapsed: result of :func:`~lightning_glassy.analysis.collapse`.
+        ax: axes to draw on, default new axes.
+        colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     ax = draw_curves(collapsed.waiting_times, collapsed.scaled_lags, collapsed.values, ax, colorbar)
     variable = {"effective": r"effective time $\lambda$", "plain": r"$t/t_w^\mu$"}[collapsed.variable]
@@ -51,7 +55,10 @@ def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool
 
 
 def draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: Axes | None, colorbar: bool) -> Axes:
-    """Draw one curve per waiting time, both axes logarithmic; ``x`` and ``values`` are ``[n_tw, n_lag]``."""
+    """Draw one curve per waiting time, with both axes logarithmic.
+
+    The arrays ``x`` and ``values`` have the shape ``[n_tw, n_lag]``.
+    """
     require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = Colours(waiting_times)
@@ -66,14 +73,14 @@ def draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: A
 
 
 def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
-    r"""Lag to each threshold against the waiting time, with the fitted power laws.
+    r"""Draw the lag to each threshold against the waiting time, with the fitted power laws.
 
     Args:
-        fit: from :func:`~lightning_glassy.analysis.aging_exponent`.
-        ax: where to draw; default new axes.
+        fit: result of :func:`~lightning_glassy.analysis.aging_exponent`.
+        ax: axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     require_matplotlib()
     from matplotlib import colormaps
@@ -102,15 +109,17 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_local_exponent(found: Diffusion, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
-    r"""The plane of waiting times and lags, coloured by the local exponent: white is diffusion, blue is slower.
+    r"""Draw the local exponent as a colour in the plane of waiting times and lags.
+
+    White is diffusion, and blue is slower than diffusion.
 
     Args:
-        found: from :func:`~lightning_glassy.analysis.diffusion`.
-        ax: where to draw; default new axes.
-        colorbar: whether to draw the scale beside the axes.
+        found: result of :func:`~lightning_glassy.analysis.diffusion`.
+        ax: axes to draw on, default new axes.
+        colorbar: whether to draw the colour scale beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax

@@ -1,4 +1,4 @@
-"""Plots of the landscape: the noise clock, barriers, and distributions of displacements."""
+"""Plots of the landscape: the noise clock, barriers and distributions of displacements."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 
 def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None = None, colorbar: bool = True) -> Axes:
-    r"""Displacement against the noise that has acted since t_w, :math:`\int D\,dt'`: diffusion is one straight line.
+    r"""Draw the displacement against the noise that has acted since t_w, :math:`\int D\,dt'`.
+
+    With diffusion, the curves of all waiting times fall on one straight line.
 
     Args:
-        record: what to draw; of replicas their mean.
+        record: record to draw. With replicas, the mean over the replicas is drawn.
         group: name of the group of parameters.
-        ax: where to draw; default new axes.
-        colorbar: whether to draw the scale of the waiting times beside the axes.
+        ax: axes to draw on, default new axes.
+        colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib or scipy is missing; the message names the extra.
-        KeyError: the record has no gradient noise of that group.
+        ImportError: matplotlib or scipy is missing. The message names the extra to install.
+        KeyError: the record has no such group, or no gradient noise of this group.
     """
     from lightning_glassy.analysis import noise_clock
 
@@ -40,15 +42,15 @@ def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None
 
 
 def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
-    r"""Loss along the straight line between the weights at two times, and the height of the barrier against the lag.
+    r"""Draw the loss along the straight line between the weights at two times, and the barrier height against the lag.
 
     Args:
-        record: with the profile ``loss_path`` of a :class:`~lightning_glassy.BarrierMonitor`.
-        axes: two to draw in; default new ones.
+        record: record with the profile ``loss_path`` of a :class:`~lightning_glassy.BarrierMonitor`.
+        axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-        KeyError: the record has no such profile.
+        ImportError: matplotlib is missing. The message names the extra to install.
+        KeyError: the record has no profile ``loss_path``.
     """
     require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
@@ -74,15 +76,17 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
 
 
 def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
-    r"""Density of :math:`|\Delta w|/\sqrt\Delta` beside that of a Gaussian, and of the weights at each waiting time.
+    r"""Draw the density of :math:`|\Delta w|/\sqrt\Delta`, and the density of :math:`|w|` at each waiting time.
+
+    The displacements of a Gaussian are drawn for comparison.
 
     Args:
-        record: with the profiles of a :class:`~lightning_glassy.DisplacementDistribution`.
-        axes: two to draw in; default new ones.
+        record: record with the profiles of a :class:`~lightning_glassy.DisplacementDistribution`.
+        axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-        KeyError: the record has no such profiles.
+        ImportError: matplotlib is missing. The message names the extra to install.
+        KeyError: the record lacks the profile ``displacement`` or ``weights``.
     """
     require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes

@@ -1,4 +1,4 @@
-"""The pictures of what callbacks beside the monitor have measured along a run: for the report, and for loggers."""
+"""Figures for the measurements of callbacks other than the monitor, used by the report and the loggers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ if TYPE_CHECKING:
 def panels(
     record: AgingRecord, *, group: str = "all", regimes: LossRegimes | None = None
 ) -> dict[str, Callable[[], Figure]]:
-    """What draws each picture that a record has the data for, by name; the figures are unknown to pyplot.
+    """Return a function for each figure that the record has data for, by name.
 
-    ``loss`` in logarithmic time with its three regimes; ``gradient_noise`` of the group, ``displacement_over_noise``
-    (the displacement, and beside it over D), and ``noise_clock`` (the displacement against the noise that has acted);
-    ``barriers``, ``distributions`` and ``curvature``.
+    The names are:
+
+    * ``loss``: the losses in logarithmic time, with the three regimes of the training loss.
+    * ``gradient_noise``: the gradient noise of the group.
+    * ``displacement_over_noise``: the displacement of the group, and the displacement over D.
+    * ``noise_clock``: the displacement of the group against the noise that has acted.
+    * ``barriers``, ``distributions`` and ``curvature``.
+
+    A returned function takes no arguments and returns its figure. pyplot does not keep the figure.
 
     Args:
-        record: what to draw.
+        record: record to draw.
         group: name of the group of parameters.
-        regimes: of the training loss; default those that are found when it is drawn.
+        regimes: regimes of the training loss. By default, they are fitted when the figure is drawn.
 
     Raises:
-        ImportError: from the functions returned, matplotlib or scipy is missing; the message names the extra.
+        ImportError: raised by a returned function if matplotlib or scipy is missing. The message names the extra to
+            install.
     """
     there, found = record.one_time_names, {}
     if any(name.endswith("_loss") for name in there):
@@ -55,7 +62,7 @@ def panels(
 def _loss(record: AgingRecord, regimes: LossRegimes | None) -> Figure:
     figure = new_figure(1)
     if regimes is None and "train_loss" in record.one_time_names:
-        # Without scipy the losses are drawn alone.
+        # The fit of the regimes needs scipy. Without scipy, the losses are drawn alone.
         with contextlib.suppress(ImportError):
             from lightning_glassy.analysis import NotEnoughDataError, loss_regimes
 

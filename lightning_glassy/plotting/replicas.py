@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
-    r"""Dynamical susceptibility against the lag, a line per waiting time, its standard error as a band.
+    r"""Draw the dynamical susceptibility against the lag, one line per waiting time, with its standard error as a band.
 
     Args:
-        found: from :func:`~lightning_glassy.analysis.heterogeneity`.
-        ax: where to draw; default new axes.
-        colorbar: whether to draw the scale of the waiting times beside the axes.
+        found: result of :func:`~lightning_glassy.analysis.heterogeneity`.
+        ax: axes to draw on, default new axes.
+        colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-        ValueError: no overlaps were counted in the record.
+        ImportError: matplotlib is missing. The message names the extra to install.
+        ValueError: the record has no counted overlaps.
     """
     require_matplotlib()
     if found.chi4 is None or found.chi4_error is None:
@@ -47,15 +47,17 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
 
 
 def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
-    r"""Overlap between replicas along the run (mean and extremes over pairs), and its distribution P(q) at the end.
+    r"""Draw the overlap between replicas along the run, and the distribution P(q) of the overlap at the end.
+
+    The line is the mean over the pairs of replicas, and the band spans their extremes.
 
     Args:
-        found: from :func:`~lightning_glassy.analysis.heterogeneity`.
-        axes: two to draw in; default new ones.
+        found: result of :func:`~lightning_glassy.analysis.heterogeneity`.
+        axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-        ValueError: the replicas were trained apart: they were not compared.
+        ImportError: matplotlib is missing. The message names the extra to install.
+        ValueError: the replicas were trained apart, so they were never compared.
     """
     from lightning_glassy.analysis.heterogeneity import overlap_distribution
 

@@ -19,22 +19,24 @@ if TYPE_CHECKING:
 
 
 def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
-    """All losses of a record (series called ``<set>_loss``) against the logarithm of the step, of replicas with errors.
+    """Draw all losses of a record (series called ``<set>_loss``) against the logarithm of the step.
+
+    With replicas, a band shows the errors.
 
     Args:
-        record: what to draw.
-        regimes: from :func:`~lightning_glassy.analysis.loss_regimes`, to draw the fitted curve and both crossovers,
-            each with the steps that the fit allows as a band.
-        ax: where to draw; default new axes.
+        record: record to draw.
+        regimes: result of :func:`~lightning_glassy.analysis.loss_regimes`. With this argument, the fitted curve and
+            both crossovers are drawn, each crossover with a band of the steps that the fit allows.
+        ax: axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     for name in record.one_time_names:
         if name.endswith("_loss"):
-            words = printable(name.replace("\n", " ").replace("_", " "))  # what begins with "_" has no legend
+            words = printable(name.replace("\n", " ").replace("_", " "))  # a label that begins with "_" has no legend
             _plot_series(ax, record, name, label=words[-40:].replace("$", r"\$"), error=f"{name}_error")
     if regimes is not None and regimes.falls:
         ax.plot(regimes.steps, regimes.fitted, color="0.4", linestyle="--", linewidth=1, label="three regimes")
@@ -50,16 +52,16 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
 
 
 def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | None = None) -> Axes:
-    r"""Strength D(t) of the gradient noise and, if it was measured, the squared norm of the mean gradient.
+    r"""Draw the strength D(t) of the gradient noise and, if measured, the squared norm of the mean gradient.
 
     Args:
-        record: what to draw.
+        record: record to draw.
         group: name of the group of parameters.
-        ax: where to draw; default new axes.
+        ax: axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-        KeyError: the record has no gradient noise of that group.
+        ImportError: matplotlib is missing. The message names the extra to install.
+        KeyError: the record has no gradient noise of this group.
     """
     require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
@@ -73,17 +75,17 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
 
 
 def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
-    r"""Fractions of flat and of descending directions, and the extreme eigenvalues of the curvature, along the run.
+    r"""Draw the fractions of flat and descending directions and the extreme eigenvalues of the curvature.
 
-    The eigenvalues are on an axis that is logarithmic beyond :math:`\pm\epsilon` and linear between; shaded is where 90
-    and where 50 % of the directions lie. Bands of the fractions are their errors.
+    Both are drawn against the step. The axis of the eigenvalues is logarithmic beyond :math:`\pm\epsilon` and linear in
+    between. Two shaded bands hold 90 % and 50 % of the directions. The bands of the fractions are their errors.
 
     Args:
-        record: with the series of :class:`~lightning_glassy.CurvatureMonitor`.
-        axes: two to draw in; default new ones.
+        record: record with the series of :class:`~lightning_glassy.CurvatureMonitor`.
+        axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra to install.
     """
     require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
@@ -118,7 +120,10 @@ def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None
 
 
 def _late(record: AgingRecord, name: str, positive: bool = False) -> tuple[NDArray[np.int64], Array]:
-    """A series after step 0, which has no place on a logarithmic axis; NaN where it has no value to be drawn."""
+    """Return the steps and values of a series after step 0, with NaN for a value that cannot be drawn.
+
+    Step 0 is left out, because a logarithmic axis has no 0.
+    """
     steps, values = record.one_time(name)
     shown = np.isfinite(values) & ((values > 0) | (not positive))
     return steps[steps > 0], np.where(shown, values, np.nan)[steps > 0]

@@ -26,21 +26,21 @@ def plot_two_time(
 ) -> Axes:
     """Draw one curve per waiting time against the lag, on a logarithmic axis. The colour is the waiting time.
 
-    Curves that lie on each other do not age. Curves that move to longer lags as the waiting time grows do. With
-    replicas the mean is drawn.
+    The system does not age if the curves lie on each other. It ages if the curves move to longer lags as the waiting
+    time grows. With replicas, the mean over the replicas is drawn.
 
     Args:
-        record: what to draw.
-        quantity: an observable, by its name in :data:`lightning_glassy.observables.OBSERVABLES`.
+        record: record to draw.
+        quantity: name of the observable, see :data:`lightning_glassy.observables.OBSERVABLES`.
         group: name of the group of parameters.
-        eps: threshold of the overlap; default the record's first.
-        ax: where to draw; default new axes.
-        colorbar: whether to draw the scale of waiting times beside the axes.
+        eps: threshold of the overlap, default the first threshold of the record.
+        ax: axes to draw on, default new axes.
+        colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
-        KeyError: as of :meth:`AgingRecord.observable`.
-        ValueError: another quantity, one that the record cannot give, or a record without a measured pair.
+        ImportError: matplotlib is missing. The message names the extra to install.
+        KeyError: the record has no such group, or no gradient noise of this group.
+        ValueError: an unknown quantity, a quantity that the record cannot provide, or a record without measured pairs.
     """
     require_matplotlib()
     entry = find(quantity, argument="quantity")
@@ -70,9 +70,9 @@ def plot_two_time(
 def two_time_figure(
     record: AgingRecord, quantity: str = "msd", *, group: str = "all", eps: float | None = None
 ) -> Figure:
-    """Make a figure of :func:`plot_two_time`, whose arguments and errors it shares.
+    """Draw :func:`plot_two_time` in a new figure and return the figure.
 
-    pyplot does not know the figure, so that it need not be closed.
+    The arguments and errors are described there. pyplot does not keep the figure, so you need not close it.
     """
     figure = new_figure(1)
     plot_two_time(record, quantity, group=group, eps=eps, ax=figure.axes[0])
