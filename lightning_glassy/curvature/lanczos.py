@@ -11,7 +11,7 @@ import numpy as np
 from lightning_glassy.curvature.operators import CurvatureOperator
 from lightning_glassy.curvature.spectrum import Array, Spectrum
 
-_DENSE = 2000  # up to so many parameters the whole matrix is a small thing: 32 MB, and seconds to diagonalise
+_DENSE = 2000  # with at most this many parameters, the whole matrix takes 32 MB and seconds to diagonalise
 
 
 def measure_spectrum(
@@ -25,28 +25,35 @@ def measure_spectrum(
     tol: float = 1e-3,
     seed: int = 0,
 ) -> Spectrum:
-    """The spectrum of a curvature matrix, by at most ``max_products`` products with vectors.
+    """Measure the spectrum of a curvature matrix with at most ``max_products`` products with vectors.
 
-    With no more parameters than that (and at most 2,000) the whole matrix is computed, and everything is exact.
-    Otherwise the leading and the lowest eigenvalues come from ARPACK and are taken out of the rest, which Lanczos
-    quadrature then sees from random vectors. These come from a generator of their own: the same seed, the same result.
+    If the matrix has at most ``max_products`` rows, and at most 2,000, the whole matrix is computed and the result is
+    exact. Otherwise the leading and the lowest eigenvalues come from ARPACK. These eigenvalues are projected out, and
+    Lanczos quadrature with random vectors estimates the rest. The random vectors come from a separate generator, so the
+    same seed gives the same result.
 
     Args:
-        operator: from :class:`HessianOperator` or :class:`GaussNewtonOperator`.
-        eps: below which a direction is flat, in units of the loss per weight squared.
-        n_eigenvalues: how many leading and how many lowest eigenvalues to look for.
-        n_probes: random vectors; errors fall with its square root.
-        n_nodes: products for each of them, and nodes of its quadrature; it resolves the width of the bulk over this.
-        max_products: what may be spent. What the probes leave is for the eigenvalues, half of it for each end.
-        tol: largest residual of an eigenvalue, relative to the eigenvalue for the leading ones and to the width of the
-            spectrum for the lowest. The error of an eigenvalue is about the square of its residual over the distance to
-            the next one.
-        seed: of the probes.
+        operator: a :class:`HessianOperator` or a :class:`GaussNewtonOperator`.
+        eps: a direction with curvature below this size is flat, in units of the loss per weight squared.
+        n_eigenvalues: number of leading eigenvalues, and number of lowest eigenvalues, to look for.
+        n_probes: number of random vectors. Errors fall as ``1 / sqrt(n_probes)``.
+        n_nodes: products for each random vector, and nodes of its quadrature. The resolution of the quadrature is the
+            width of the bulk over ``n_nodes``.
+        max_products: largest number of products. The probes take ``n_probes * n_nodes`` products. The leading
+            eigenvalues take at most half of the other products. The lowest eigenvalues take at most the rest.
+        tol: largest residual of an eigenvalue, relative to the eigenvalue (leading end) or to the width of the spectrum
+            (lowest end). The error of an eigenvalue is about the square of its residual over the distance to the next
+            eigenvalue.
+        seed: seed of the random vectors.
+
+    Returns:
+        The spectrum, with the errors of its estimates.
 
     Raises:
-        ValueError: an argument out of its range, or ``max_products`` that do not suffice for the least.
-        ImportError: scipy is missing; it is in the extra ``curvature``.
-        FloatingPointError: a product that is not finite, as where the weights have diverged.
+        ValueError: an argument is out of range, or ``max_products`` is too small. The message then gives the smallest
+            possible value.
+        ImportError: scipy is missing. Install the extra ``curvature``.
+        FloatingPointError: a product is not finite, for example because the weights have diverged.
     """
     counts = {"n_eigenvalues": n_eigenvalues, "n_probes": n_probes, "max_products": max_products, "n_nodes": n_nodes}
     for name, count in counts.items():
@@ -73,8 +80,8 @@ def measure_spectrum(
     rng = np.random.default_rng(seed)
     room = max_products - for_probes
     top, leading = _extremes(operator, "LA", np.zeros((n, 0)), 0.0, n_eigenvalues, basis, room // 2, tol, rng)
-    # Seen from the last of the leading ones, the lowest are the largest in size: ARPACK's tolerance is then relative to
-    # the width of the bulk, and not to an eigenvalue that may be zero.
+    # Subtract the smallest leading eigenvalue, so that the lowest eigenvalues have the largest magnitude. ARPACK's
+    # tolerance is then relative to the width of the bulk, and not to an eigenvalue that may be zero.
     shift = float(top.min()) if len(top) else 0.0
     room -= operator.n_products - before + len(top)
     bottom, lowest = _extremes(operator, "SA", leading, shift, n_eigenvalues, basis, room, tol, rng)
@@ -90,8 +97,8 @@ def measure_spectrum(
     order = np.argsort(found)
     known = found[order], residuals[order]
     spectrum = Spectrum(n, operator.n_products - before, eps, *known, 0, 0, diagonals, off_diagonals)
-    # Of a degenerate eigenvalue ARPACK sees few copies, and takes what comes next for the lowest or the leading ones.
-    # What the probes saw beyond them shows it.
+    # ARPACK finds only a few copies of a degenerate eigenvalue, and then returns other eigenvalues as the lowest or the
+    # leading ones. Do not count an eigenvalue if a node of the probes lies beyond it.
     seen, slack = spectrum._seen(), residuals + 1e-9 * np.abs(found)
     return replace(
         spectrum,
@@ -111,7 +118,7 @@ def _extremes(
     tol: float,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """Eigenvalues of one end, ``[k]``, and their vectors, ``[N, k]``, beside those that are known."""
+    """Return the eigenvalues of one end, ``[k]``, and their vectors, ``[N, k]``, orthogonal to ``known``."""
     try:
         from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
     except ImportError as error:
@@ -130,28 +137,28 @@ def _extremes(
             which=which,
             v0=_without(known, rng.standard_normal(n)),
             ncv=basis,
-            # A basis, and in each round as much of it anew as is not kept; one more for each residual afterwards.
+            # Each restart computes basis - count new vectors. Leave products for the first basis and the residuals.
             maxiter=(room - count - basis - 1) // (basis - count),
             tol=tol,
             **options,
         )
     except ArpackNoConvergence as error:
         values, vectors = error.eigenvalues, error.eigenvectors
-    except ArpackError:  # a matrix that is zero, or a multiple of one, has no direction to start from
+    except ArpackError:  # the zero matrix and multiples of the identity leave ARPACK no direction to start from
         values, vectors = np.zeros(0), np.zeros((n, 0))
     return np.asarray(values) + shift, np.asarray(vectors)
 
 
 def _without(known: Array, vector: Array) -> Array:
-    """A vector less its part in the span of orthonormal ones."""
+    """Return the part of ``vector`` that is orthogonal to the orthonormal columns of ``known``."""
     return np.asarray(vector - known @ (known.T @ vector))
 
 
 def _lanczos(operator: CurvatureOperator, known: Array, n_nodes: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """The tridiagonal matrix that a random vector beside the known ones sees: its diagonal, and that next to it.
+    """Return the diagonal and the off-diagonal of the tridiagonal matrix of a random vector orthogonal to ``known``.
 
-    The recurrence of Lanczos without reorthogonalisation, which would keep all its vectors: what it loses are second
-    copies of nodes that have converged, which share their weight.
+    Run the Lanczos recurrence without reorthogonalisation, which would keep all vectors in memory. The only loss is
+    that a converged node can appear twice. The copies share the weight of the node.
     """
     diagonal, off = np.zeros(n_nodes), np.zeros(n_nodes)
     previous = np.zeros(operator.n_parameters)
@@ -162,7 +169,7 @@ def _lanczos(operator: CurvatureOperator, known: Array, n_nodes: int, rng: np.ra
         diagonal[k] = new @ vector
         new -= diagonal[k] * vector + off[k - 1] * previous
         off[k] = np.linalg.norm(new)
-        if off[k] == 0:  # the vectors so far span all that this one sees; later nodes have no weight
+        if off[k] == 0:  # no further vector is reachable from the first one, and later nodes would have no weight
             break
         previous, vector = vector, new / off[k]
     return diagonal, off[:-1]

@@ -15,10 +15,11 @@ from lightning_glassy.curvature.spectrum import Array
 
 
 class CurvatureOperator(ABC):
-    """A symmetric matrix of second derivatives with respect to parameters, known by its products with vectors.
+    """A symmetric matrix of second derivatives with respect to parameters, given by its products with vectors.
 
-    Global random numbers (CPU, CUDA) are put back after a product, so that dropout is the same in the next, and
-    ``.grad`` is not touched. The mode of a module and its buffers (BatchNorm in training mode) are the caller's.
+    The global random state (CPU, CUDA) is restored after a product, so that dropout is the same in the next product.
+    ``.grad`` is not touched. The mode of a module and its buffers (BatchNorm in training mode) are not restored: the
+    caller is responsible for them.
 
     Attributes:
         n_parameters: number of coordinates, N.
@@ -33,7 +34,7 @@ class CurvatureOperator(ABC):
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         tensors = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
-        # Tied parameters are one coordinate each, however often they are listed.
+        # A tied parameter counts once, however often it is listed.
         self._parameters = list({id(p): p for p in tensors if p.requires_grad}.values())
         if not self._parameters:
             raise ValueError("parameters has none that requires a gradient: give some that are trained")
@@ -53,12 +54,14 @@ class CurvatureOperator(ABC):
         self._cuda = sorted({p.device.index for p in self._parameters if p.device.type == "cuda"})
 
     def product(self, vector: Array) -> Array:
-        """The matrix times a vector, ``[N]`` to ``[N]``, float64; computed in the dtype of the parameters.
+        """Return the product of the matrix and a vector: ``[N]`` to ``[N]``, float64.
+
+        The computation uses the dtype of the parameters.
 
         Raises:
-            FloatingPointError: a product that is not finite, as where the weights have diverged.
-            ValueError: a vector of another length; ``batches`` that has none, or one without a tensor to tell its size
-                by; a loss that is not one number, or has no gradient.
+            FloatingPointError: the product is not finite, for example because the weights have diverged.
+            ValueError: the vector has another length, ``batches`` is empty, a batch contains no tensor that gives its
+                size, or the loss is not one number or has no gradient.
         """
         if np.shape(vector) != (self.n_parameters,):
             raise ValueError(f"vector has the shape {np.shape(vector)}: give one of shape ({self.n_parameters},)")
@@ -66,7 +69,7 @@ class CurvatureOperator(ABC):
         vectors = [v.view(p.shape).to(p) for v, p in zip(parts, self._parameters, strict=True)]
         total = [torch.zeros_like(p) for p in self._parameters]
         weight = 0
-        # Fused attention has no second derivative; the plain one has.
+        # Use plain attention, because fused attention has no second derivative.
         with torch.random.fork_rng(devices=self._cuda), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             for batch in self._batches:
                 size = 1 if self._reduction == "sum" else _batch_size(batch)
@@ -83,23 +86,24 @@ class CurvatureOperator(ABC):
 
     @abstractmethod
     def _batch_product(self, batch: Any, vectors: list[Tensor]) -> Sequence[Tensor]:
-        """The product for the loss of one batch."""
+        """Return the product for the loss of one batch."""
 
 
 class HessianOperator(CurvatureOperator):
     r"""The Hessian :math:`H_{ij} = \partial^2 L/\partial w_i\partial w_j` of a loss over fixed data.
 
     Args:
-        loss: gives the loss of a batch, a scalar tensor.
-        parameters: those to differentiate by, or a module for all of its own; frozen ones are left out, and one that is
-            listed twice counts once.
-        batches: the fixed data. Read anew for each product: a list, or a loader that gives the same each time.
-        reduction: what ``loss`` does over the samples of a batch. With ``"mean"`` the batches are weighted by their
-            sizes, so that the result is that of one large batch; with ``"sum"`` they are added.
+        loss: function that returns the loss of a batch, a scalar tensor.
+        parameters: parameters to differentiate by, or a module for all its parameters. Frozen parameters are left out.
+            A parameter that is listed twice counts once.
+        batches: the fixed data. Each product reads the batches again, so give a list, or a loader that returns the same
+            batches each time.
+        reduction: how ``loss`` combines the samples of a batch. With ``"mean"``, the batches are weighted by their
+            sizes, and the result is the same as for one large batch. With ``"sum"``, the batches are added.
 
     Raises:
-        ValueError: no parameter that is trained, one that is complex or spread over processes, another reduction, an
-            iterator for ``batches``.
+        ValueError: no parameter is trained, a parameter is complex or spread over processes, ``reduction`` is unknown,
+            or ``batches`` is an iterator.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -128,14 +132,15 @@ class GaussNewtonOperator(CurvatureOperator):
     r"""The generalised Gauss-Newton matrix :math:`G = \sum_b J_b^T\, \ell''_b\, J_b` of a loss over fixed data.
 
     :math:`J` is the derivative of the outputs by the parameters, :math:`\ell''` the Hessian of the loss by the outputs.
-    G has no negative eigenvalue where the loss is convex in the outputs, and is the Hessian of a model that is linear.
+    G has no negative eigenvalue if the loss is convex in the outputs. G equals the Hessian if the model is linear in
+    its parameters.
 
     Args:
-        outputs: gives the outputs of a batch, one tensor.
-        loss: gives the loss, a scalar tensor, of these outputs and the batch.
+        outputs: function that returns the outputs of a batch, one tensor.
+        loss: function of these outputs and the batch that returns the loss, a scalar tensor.
         parameters: as for :class:`HessianOperator`.
-        batches: likewise.
-        reduction: likewise, of ``loss``.
+        batches: as for :class:`HessianOperator`.
+        reduction: as for :class:`HessianOperator`.
 
     Raises:
         ValueError: as for :class:`HessianOperator`.
@@ -158,7 +163,7 @@ class GaussNewtonOperator(CurvatureOperator):
         outputs = self._outputs(batch)
         if not isinstance(outputs, Tensor):
             raise ValueError(f"outputs gave a {type(outputs).__name__}: it must give one tensor")
-        # J^T u is linear in u, and its derivative along v is J v: no forward-mode rules are needed.
+        # J^T u is linear in u, and the derivative of v^T J^T u by u is J v, so no forward-mode rules are needed.
         u = torch.zeros_like(outputs, requires_grad=True)
         pulled = _gradient([outputs], self._parameters, [u], create_graph=True)
         (pushed,) = _gradient(pulled, [u], vectors)
@@ -179,7 +184,7 @@ def _scalar(loss: Tensor) -> list[Tensor]:
 def _gradient(
     outputs: Sequence[Tensor], inputs: list[Tensor], weights: Sequence[Tensor] | None = None, create_graph: bool = False
 ) -> Sequence[Tensor]:
-    """Gradient of the weighted outputs; zero by what they do not depend on."""
+    """Return the gradient of the weighted outputs, zero for inputs that the outputs do not depend on."""
     used = [k for k, output in enumerate(outputs) if output.requires_grad]
     if not used:
         return [torch.zeros_like(p) for p in inputs]
@@ -193,7 +198,7 @@ def _gradient(
 
 
 def _batch_size(batch: Any) -> int:
-    """Length of the first axis of the first tensor in a batch."""
+    """Return the length of the first axis of the first tensor in a batch."""
     parts = [batch]
     while parts:
         part = parts.pop(0)

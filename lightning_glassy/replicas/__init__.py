@@ -1,7 +1,7 @@
 """Replicas: R independent realisations of one training, run as one batched network.
 
 Every tensor (parameters, outputs, losses, norms) has the replicas as its first axis: slice r belongs to replica r. Only
-the loss sums over that axis, so each replica follows the trajectory it would have alone.
+the loss sums over this axis, so each replica follows the trajectory that it would have alone.
 """
 
 from lightning_glassy.replicas.batches import ReplicaBatchSampler, replica_loader

@@ -14,26 +14,26 @@ from lightning_glassy.replicas.ensemble import check_seeds
 
 
 class ReplicaBatchSampler(Sampler[Tensor]):
-    """Minibatches of a data set, for each replica in an order of its own: one permutation per epoch.
+    """Minibatches of a data set, in a separate order for each replica: one permutation per replica and epoch.
 
-    The order of a replica depends on its seed and the epoch alone, not on how many replicas there are: the sampler of
-    one seed gives the lone run the batches that the replica of that seed has.
+    The order of a replica depends only on its seed and on the epoch, not on the number of replicas. A lone run with the
+    seed of a replica therefore gets the batches of this replica.
 
     Args:
         n_samples: size of the data set.
-        batch_size: of one replica.
-        seeds: one for each replica; or a single number, for a lone run.
+        batch_size: samples per batch of one replica.
+        seeds: one seed for each replica, or a single number for a lone run.
         drop_last: leave out the last batch of an epoch if it is smaller.
 
     Yields:
         Indices, int64: ``[n_replica, batch_size]``, or ``[batch_size]`` for a lone run.
 
     Attributes:
-        epoch: the pass over the data that is next, or under way. Counts by itself; ``set_epoch`` sets it, as Lightning
-            does before each pass.
+        epoch: number of the current or the next pass over the data. It increases by 1 after each pass. Lightning
+            sets it with ``set_epoch`` before each pass.
 
     Raises:
-        ValueError: a number out of its range; the message names it.
+        ValueError: an argument is out of range. The message names the argument.
 
     Example:
         >>> replicas, lone = ReplicaBatchSampler(10, 4, [3, 7]), ReplicaBatchSampler(10, 4, 7)
@@ -53,7 +53,7 @@ class ReplicaBatchSampler(Sampler[Tensor]):
         return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        # NumPy seeds with all bits of both numbers; torch would keep 32 bits of what they are mixed to.
+        # NumPy uses all bits of both numbers as the seed. torch would keep only 32 bits of their mixture.
         orders = [np.random.default_rng((seed, self.epoch)).permutation(self.n_samples) for seed in self.seeds]
         indices = torch.from_numpy(orders[0] if self._lone else np.stack(orders)).to(torch.int64)
         first, self._first = self._first, 0
@@ -63,22 +63,25 @@ class ReplicaBatchSampler(Sampler[Tensor]):
         self.epoch, self._batch = self.epoch + 1, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which pass is next, from its first batch; nothing changes if it is that already."""
+        """Start the next pass at the first batch of ``epoch``, unless ``epoch`` is already the current epoch."""
         if epoch != self.epoch:
             self.epoch, self._batch, self._first = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
-        """The position: epoch, and batches yielded. Workers of a DataLoader ask for batches ahead of the training."""
+        """Return the position: the epoch and the number of batches yielded.
+
+        The workers of a DataLoader request batches ahead of the training, so the number can include unused batches.
+        """
         return {"epoch": self.epoch, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a position: the next pass starts there."""
+        """Start the next pass at a position from ``state_dict``."""
         self.epoch = state["epoch"]
         self._batch = self._first = state["batch"]
 
 
 class _ByIndices(Dataset[Any]):
-    """A data set whose items are whole batches, by tensors of indices of any shape; its length is that of samples."""
+    """Data set that returns a whole batch for a tensor of indices of any shape. Its length is the number of samples."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -89,7 +92,7 @@ class _ByIndices(Dataset[Any]):
     def __getitem__(self, indices: Tensor | list[int]) -> Any:
         indices = torch.as_tensor(indices)
         if type(self.dataset) is TensorDataset:
-            # A third of the time of tensor[indices].
+            # index_select takes a third of the time of tensor[indices].
             flat, shape = indices.flatten(), indices.shape
             return [t.index_select(0, flat).view(*shape, *t.shape[1:]) for t in self.dataset.tensors]
         return self._read(indices.tolist())
@@ -106,18 +109,19 @@ def replica_loader(
     drop_last: bool = False,
     **options: Any,
 ) -> DataLoader[Any]:
-    """A loader that gives each replica minibatches in an order of its own, as in :class:`ReplicaBatchSampler`.
+    """Return a loader with minibatches in a separate order for each replica, as in :class:`ReplicaBatchSampler`.
 
     Args:
-        dataset: with a length and items by number. A ``TensorDataset`` is read in one go per batch.
-        batch_size: of one replica.
-        seeds: one for each replica; or a single number, for a lone run.
+        dataset: a data set with a length and with items by number. A ``TensorDataset`` is read once per batch, any
+            other data set once per sample.
+        batch_size: samples per batch of one replica.
+        seeds: one seed for each replica, or a single number for a lone run.
         drop_last: leave out the last batch of an epoch if it is smaller.
-        options: others of ``torch.utils.data.DataLoader``.
+        options: further arguments of ``torch.utils.data.DataLoader``.
 
     Returns:
-        A loader of batches ``[n_replica, batch_size, ...]``, for ``ensemble(x, shared=False)``; for a lone run
-        ``[batch_size, ...]``.
+        A loader of batches ``[n_replica, batch_size, ...]`` for ``ensemble(x, shared=False)``, or of batches
+        ``[batch_size, ...]`` for a lone run.
 
     Example:
         >>> data = TensorDataset(torch.arange(10.0), torch.arange(10))

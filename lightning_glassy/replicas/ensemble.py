@@ -1,7 +1,7 @@
 """Replicas: R independent realisations of one training, run as one batched network.
 
-What belongs to replica r is the r-th slice along the first axis of every tensor: of parameters, outputs, losses and
-norms. Nothing sums over that axis but the loss, so that each replica follows the trajectory it would have alone.
+Every tensor (parameters, outputs, losses, norms) has the replicas as its first axis: slice r belongs to replica r. Only
+the loss sums over this axis, so each replica follows the trajectory that it would have alone.
 """
 
 from __future__ import annotations
@@ -19,53 +19,57 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-# Layers that see no axis: they do to each number the same.
+# Elementwise layers apply the same function to each number, so a replica axis makes no difference.
 _ELEMENTWISE = (nn.Identity, nn.Tanh, nn.ReLU, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus)
 
 
 class ReplicaEnsemble(nn.Module):
     """R independent realisations of a network, trained together by one optimiser.
 
-    Each parameter is one tensor ``[n_replica, ...]`` under the name it has in the network, after ``network.``. The sum
-    of the replicas' losses is what to minimise: its gradient with respect to replica r is that of r's loss alone. An
-    optimiser that treats each coordinate by itself (SGD, momentum, Adam, weight decay and most others) then moves
-    each replica as it would move it alone. Those that do not (LBFGS, Adafactor, Muon, LARS) couple the replicas, and so
-    does the gradient scaler of ``16-mixed``, which leaves out a step for all of them (use ``bf16-mixed``), and clipping
-    by the norm of all gradients: for that there are :meth:`clip_grad_norm_` and :class:`ReplicaTraining`.
+    Each parameter is one tensor ``[n_replica, ...]``. Its name is the name in the network with the prefix ``network.``.
+    Minimise the sum of the losses of the replicas: the gradient of this sum with respect to replica r is the gradient
+    of the loss of r alone. An optimiser that treats each coordinate separately (SGD, momentum, Adam, weight decay and
+    most others) then updates each replica as in a lone run.
 
-    Replica r equals the lone run of its seed bit for bit at the start, and up to the rounding of its dtype afterwards:
-    a batched matrix product may add in another order. What draws random numbers in the forward pass (dropout) draws
-    other ones for each replica, and not those of the lone run.
+    Other optimisers (LBFGS, Adafactor, Muon, LARS) couple the replicas. The gradient scaler of ``16-mixed`` also
+    couples them, because it skips a step for all replicas: use ``bf16-mixed``. Clipping by the norm of all gradients
+    also couples them: use :meth:`clip_grad_norm_` or :class:`ReplicaTraining`.
+
+    Replica r equals the lone run with its seed bit for bit at the start. Afterwards it is equal up to the rounding of
+    its dtype, because a batched matrix product may add in another order. Layers that draw random numbers in the forward
+    pass (dropout) draw different numbers for each replica. These numbers also differ from the numbers of the lone run.
 
     Args:
-        network: a function without arguments (a class will do) that makes a network; or a network, of which all
-            replicas start as copies.
+        network: a function or class that takes no arguments and returns a network, or a network. If it is a network,
+            all replicas start as copies of it.
         n_replica: number of replicas, at least 1.
-        seeds: for each replica the seed from which the function makes it: its weights are those after
-            ``torch.manual_seed(seed)``; equal seeds make equal weights. Default ``0 ... n_replica - 1``. The global
-            random state is left as it was. Without meaning for a network that is made already. What is neither
-            parameter nor buffer is that of the first replica.
+        seeds: one seed for each replica. The function is called after ``torch.manual_seed(seed)``, so equal seeds make
+            equal weights. The default is ``0 ... n_replica - 1``. The global random state is restored afterwards.
+            Do not give seeds if ``network`` is a network. Attributes that are neither parameter nor buffer come from
+            the first replica.
 
     Attributes:
-        network: the network, with stacked parameters; not to be called by itself. A buffer that is the same in all
-            replicas is shared, any other is stacked.
+        network: the network with stacked parameters. Do not call it directly. A buffer that is equal in all replicas is
+            shared, any other buffer is stacked.
         n_replica: number of replicas.
-        seeds: of the initial weights, ``None`` for copies of one network.
+        seeds: seeds of the initial weights, ``None`` for copies of one network.
 
     Raises:
-        TypeError: ``network`` is neither a network nor a function that makes one.
-        ValueError: an argument out of its range; networks that differ in more than their weights; a network without
-            parameters; layers that keep running statistics or have not got their shape yet.
+        TypeError: ``network`` is neither a network nor a function that returns a network.
+        ValueError: an argument is out of range, seeds are given with a ready network, the networks differ in more than
+            their weights, a network has no parameters, or a layer keeps running statistics or has no shape yet.
 
     Note:
-        Under DDP each process can train its part of the replicas (:meth:`split`), so that several GPUs make more of
-        them in the same time; all processes hold all of them.
+        Under DDP, each process can train a part of the replicas (:meth:`split`), so that several GPUs train more
+        replicas in the same time. All processes hold all replicas.
 
-        The forward pass is ``torch.func.vmap`` of ``torch.func.functional_call``. A network whose control flow depends
-        on its data, that calls ``.item()`` or that writes into its buffers is refused when it is first called. An
-        ``nn.Sequential`` of ``Linear``, ``Dropout``, ``Flatten`` and the usual activations is run layer by layer
-        instead, with one matrix product for each ``Linear``: the same function, in a third of the time where the
-        layers are small (``benchmarks/results/replicas.md``). Give the ensemble that part of a network, then.
+        The forward pass is ``torch.func.vmap`` of ``torch.func.functional_call``. The first call raises an error if the
+        control flow of the network depends on its data, or if the network calls ``.item()`` or writes into its buffers.
+
+        An ``nn.Sequential`` of ``Linear``, ``Dropout``, ``Flatten`` and the usual activations is run layer by layer,
+        with one matrix product for each ``Linear``. This computes the same function in a third of the time if the
+        layers are small (``benchmarks/results/replicas.md``). If a network has such a part, give the ensemble only this
+        part.
 
     Example:
         >>> from lightning_glassy.replicas import per_replica
@@ -108,21 +112,21 @@ class ReplicaEnsemble(nn.Module):
         self._part: slice | None = None
 
     def split(self, rank: int, size: int) -> range:
-        """Have forward passes in training mode be those of a part of the replicas, as one of several processes.
+        """Restrict forward passes in training mode to the part of the replicas that belongs to this process.
 
-        What belongs to all replicas is then ``[n_here, ...]``: outputs, losses, and of ``shared=False`` the inputs. The
-        gradients of the others are zero here; added up over the processes, which DDP does, they are those of all.
-        :class:`ReplicaTraining` does this under DDP. ``split(0, 1)`` ends it.
+        Outputs and losses then have the shape ``[n_here, ...]``, and so do the inputs for ``shared=False``. The
+        gradients of all other replicas are zero in this process. The sum of the gradients over the processes is the
+        gradient of all replicas. :class:`ReplicaTraining` calls this method under DDP. ``split(0, 1)`` ends the split.
 
         Args:
-            rank: of this process.
-            size: number of processes, at most that of replicas.
+            rank: rank of this process.
+            size: number of processes, at most ``n_replica``.
 
         Returns:
-            The replicas of this process.
+            The numbers of the replicas of this process.
 
         Raises:
-            ValueError: more processes than replicas, or no such rank.
+            ValueError: there are more processes than replicas, or there is no such rank.
         """
         if not 0 <= rank < size <= self.n_replica:
             raise ValueError(
@@ -133,18 +137,18 @@ class ReplicaEnsemble(nn.Module):
         return part
 
     def forward(self, *inputs: Any, shared: bool = True) -> Any:
-        """The outputs of all replicas.
+        """Return the outputs of all replicas.
 
         Args:
-            inputs: what one network takes.
-            shared: ``True`` where all replicas get the same inputs, ``[B, ...]``; ``False`` where each gets its own:
-                tensors ``[n_replica, B, ...]``.
+            inputs: the inputs of one network.
+            shared: ``True`` if all replicas get the same inputs ``[B, ...]``, ``False`` if each replica gets separate
+                inputs, as tensors ``[n_replica, B, ...]``.
 
         Returns:
-            What one network returns, with the replicas as first axis: ``[n_replica, B, ...]``.
+            The outputs of the network with the replicas as first axis: ``[n_replica, B, ...]``.
 
         Raises:
-            ValueError: ``shared=False``, and an input without the axis of the replicas.
+            ValueError: ``shared=False``, and an input has no replica axis.
             RuntimeError: the network runs alone, but not as a batch of replicas.
         """
         part = self._part if self.training else None
@@ -159,7 +163,7 @@ class ReplicaEnsemble(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # Whose fault is it? What fails alone, too, says so itself.
+            # Run one replica alone first. A network that also fails alone raises its own, clearer error here.
             with torch.no_grad():
                 self.replica(0)(*(x if shared else x[0] for x in inputs))
             raise RuntimeError(
@@ -192,7 +196,7 @@ class ReplicaEnsemble(nn.Module):
         return outputs
 
     def replica(self, r: int) -> nn.Module:
-        """A copy of replica ``r`` as an ordinary network, on its own.
+        """Return a copy of replica ``r`` as an ordinary network.
 
         Raises:
             ValueError: there is no such replica.
@@ -205,15 +209,15 @@ class ReplicaEnsemble(nn.Module):
 
     @torch.no_grad()
     def clone_from(self, r: int, *optimizers: Optimizer) -> None:
-        """Make all replicas equal to replica ``r``: clones, which different noise will drive apart.
+        """Make all replicas equal to replica ``r``. The clones move apart again if their noise differs.
 
         Args:
-            r: the replica to copy: its parameters, gradients and buffers.
-            optimizers: those that train the ensemble: what they keep for each parameter (momentum and the like) is
-                copied, too.
+            r: the replica to copy. Its parameters, gradients and buffers are copied.
+            optimizers: the optimisers of the ensemble. Their state for each parameter (momentum and similar) is copied,
+                too.
 
         Raises:
-            ValueError: there is no such replica, or an optimiser keeps something that has no axis of replicas.
+            ValueError: there is no such replica, or an optimiser keeps a tensor without a replica axis.
         """
         self._check_replica(r)
         tensors = [*self.parameters(), *(self.network.get_buffer(name) for name in self._stacked_buffers)]
@@ -221,7 +225,7 @@ class ReplicaEnsemble(nn.Module):
         for parameter in self.parameters():
             for optimizer in optimizers:
                 for key, value in optimizer.state.get(parameter, {}).items():
-                    # A count of steps is one number, the same for all.
+                    # A step count has no dimension and is shared by all replicas.
                     if isinstance(value, Tensor) and value.dim():
                         if value.shape != parameter.shape:
                             raise ValueError(
@@ -237,7 +241,7 @@ class ReplicaEnsemble(nn.Module):
         """Scale the gradient of each replica to a Euclidean norm of at most ``max_norm``, as if it were alone.
 
         Returns:
-            The norms before, ``[n_replica]``.
+            The norms before clipping, ``[n_replica]``.
 
         Raises:
             ValueError: ``max_norm`` is not a positive number.
@@ -245,7 +249,7 @@ class ReplicaEnsemble(nn.Module):
         return clip_norms(list(self.parameters()), max_norm)
 
     def extra_repr(self) -> str:
-        """What ``print`` says besides the network."""
+        """Return the text that ``print`` shows in addition to the network."""
         return f"n_replica={self.n_replica}"
 
     def _check_replica(self, r: int) -> None:
@@ -261,10 +265,10 @@ _REMEDY = (
 
 
 def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """The seeds as a tuple of integers.
+    """Return the seeds as a tuple of integers.
 
     Raises:
-        ValueError: no seeds, or one that is not a whole number of 0 or more.
+        ValueError: there are no seeds, or a seed is not a whole number of 0 or more.
     """
     found = tuple(seeds)
     if not found or any(isinstance(s, bool) or not isinstance(s, (int, np.integer)) or s < 0 for s in found):
@@ -274,8 +278,8 @@ def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """The random state after ``torch.manual_seed(seed)``; afterwards that from before."""
-    # A CUDA that nobody has used yet is left alone: to start it here would forbid a later fork.
+    """Seed the random numbers as ``torch.manual_seed(seed)`` does, and restore the old state on exit."""
+    # Do not initialise CUDA here: the process could no longer fork afterwards.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         if devices:
@@ -294,7 +298,7 @@ def _make(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def _refuse(network: nn.Module) -> None:
-    """What can be seen to fail, before any data."""
+    """Raise an error for networks that will fail, before any data arrive."""
     parameters = dict(network.named_parameters())
     if not parameters:
         raise ValueError(f"network: {type(network).__name__} has no parameters: there is nothing to replicate")
@@ -311,7 +315,7 @@ def _refuse(network: nn.Module) -> None:
 
 
 def _stack(networks: Sequence[nn.Module]) -> frozenset[str]:
-    """Give the first of the networks the parameters and buffers of all; the names of the buffers that are stacked."""
+    """Stack parameters and buffers of all networks into the first network, and return the names of stacked buffers."""
     kinds = [
         {name: (tensor.shape, tensor.dtype) for name, tensor in (*n.named_parameters(), *n.named_buffers())}
         for n in networks
@@ -341,7 +345,7 @@ def _stack(networks: Sequence[nn.Module]) -> frozenset[str]:
 
 
 def _replace(network: nn.Module, value: Callable[[str, nn.Parameter], Tensor]) -> None:
-    """Put new parameters in the place of the old ones; what was tied remains so."""
+    """Replace all parameters. Tied parameters stay tied."""
     new: dict[nn.Parameter, nn.Parameter] = {}
     for name, old in list(network.named_parameters(remove_duplicate=False)):
         if old not in new:
@@ -357,10 +361,10 @@ def _replace_buffers(network: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def check_axis(n_replica: int, inputs: Iterable[Any]) -> None:
-    """Refuse inputs without the axis of the replicas.
+    """Raise an error for inputs without a replica axis.
 
     Raises:
-        ValueError: an input that is no tensor ``[n_replica, ...]``.
+        ValueError: an input is not a tensor ``[n_replica, ...]``.
     """
     for x in inputs:
         if not isinstance(x, Tensor) or x.dim() == 0 or len(x) != n_replica:
@@ -372,8 +376,8 @@ def check_axis(n_replica: int, inputs: Iterable[Any]) -> None:
 
 
 def _plain_layers(module: nn.Module) -> list[nn.Module] | None:
-    """The layers of an ``nn.Sequential`` of which each can be run on all replicas at once; ``None`` for others."""
-    # Hooks may do anything, such as to compute the weight: they need the layer to be called.
+    """Return the layers of an ``nn.Sequential`` if each can run on all replicas at once, ``None`` otherwise."""
+    # A hook runs only when the layer is called, and it may change the result, for example by computing the weight.
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return None
     kind = type(module)
@@ -402,10 +406,10 @@ def _run(layers: Sequence[nn.Module], x: Tensor, n_replica: int, shared: bool, p
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: bool) -> Tensor:
-    """``x W_r^T + b_r`` for all r, ``[R, ..., out]``, from ``x [..., in]`` if shared, else ``[R, ..., in]``.
+    """Return ``x W_r^T + b_r`` for all r, ``[R, ..., out]``, from ``x [..., in]`` if shared, else ``[R, ..., in]``.
 
-    The transpose of that is what is computed: the gradient of the weights then comes out in their own layout, where
-    it would otherwise have to be copied into it.
+    Compute the transpose of this product. The gradient of the weights then has the memory layout of the weights, so
+    torch need not copy it.
     """
     n_replica, n_out, _ = weight.shape
     if shared:
@@ -419,10 +423,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: bool) -> Ten
 
 
 def replica_axes(module: nn.Module) -> dict[str, int]:
-    """The parameters of a module whose first axis is that of replicas: name -> number of replicas.
+    """Return ``{name: number of replicas}`` for the parameters of a module that have a replica axis.
 
-    Names are those of ``module.named_parameters(remove_duplicate=False)``; parameters outside a
-    :class:`ReplicaEnsemble` are left out.
+    Names come from ``module.named_parameters(remove_duplicate=False)``. Parameters outside a :class:`ReplicaEnsemble`
+    are left out.
 
     Example:
         >>> replica_axes(nn.Sequential(ReplicaEnsemble(nn.Linear(2, 2), 3), nn.Linear(2, 2)))
@@ -434,7 +438,7 @@ def replica_axes(module: nn.Module) -> dict[str, int]:
 
 
 def replica_owners(module: nn.Module) -> dict[nn.Parameter, int]:
-    """The parameters of the ensembles in a module, with the number of replicas of each."""
+    """Return the parameters of all ensembles in a module, each with its number of replicas."""
     return {
         parameter: ensemble.n_replica
         for ensemble in module.modules()
@@ -447,11 +451,11 @@ def clip_norms(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     """Scale the gradients of each replica to a Euclidean norm of at most ``max_norm``.
 
     Args:
-        parameters: ``[n_replica, ...]`` each.
-        max_norm: largest norm.
+        parameters: parameters of shape ``[n_replica, ...]``.
+        max_norm: largest norm after clipping.
 
     Returns:
-        The norms before, ``[n_replica]``.
+        The norms before clipping, ``[n_replica]``.
 
     Raises:
         ValueError: ``max_norm`` is not a positive number.
@@ -465,7 +469,7 @@ def clip_norms(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
             return torch.zeros(n_replica, device=parameters[0].device)
         parts = [torch.linalg.vector_norm(gradient.reshape(n_replica, -1), dim=1) for gradient in gradients]
         norms: Tensor = torch.linalg.vector_norm(torch.stack([part.to(parts[0]) for part in parts]), dim=0)
-        # The 1e-6 is that of torch.nn.utils.clip_grad_norm_, which this has to equal.
+        # torch.nn.utils.clip_grad_norm_ also adds 1e-6, and a lone run must be clipped in the same way.
         scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(scale.to(gradient).view(-1, *[1] * (gradient.dim() - 1)))

@@ -13,21 +13,23 @@ from lightning_glassy.replicas.ensemble import check_axis
 
 
 def per_replica(function: Callable[..., Tensor], *, shared: bool = True, loop: bool = False) -> Callable[..., Tensor]:
-    """A loss or a metric of one network, made one of all replicas.
+    """Turn a loss or a metric of one network into a function of all replicas.
+
+    Minimise the sum of the losses over the replicas, and log their mean.
 
     Args:
-        function: of the outputs of one network and whatever else (labels), such as
+        function: a function of the outputs of one network and of further arguments (labels), such as
             ``torch.nn.functional.cross_entropy``.
-        shared: whether what else it takes is the same for all replicas; ``False`` where it has their axis.
-        loop: ``False`` evaluates all replicas in one go (``torch.func.vmap``); ``True`` one after the other, for
-            functions that do not permit that, such as most of torchmetrics.
+        shared: ``True`` if the further arguments are the same for all replicas, ``False`` if each of them has the
+            replicas as its first axis.
+        loop: ``False`` evaluates all replicas at once (``torch.func.vmap``). ``True`` evaluates one replica after the
+            other, for functions that vmap cannot run, such as most of torchmetrics.
 
     Returns:
-        A function of ``outputs [n_replica, ...]`` and the rest, which returns ``[n_replica, ...]``. The sum of a loss
-        is what to minimise, its mean what to log.
+        A function of ``outputs [n_replica, ...]`` and the further arguments. It returns ``[n_replica, ...]``.
 
     Raises:
-        ValueError: from the function returned, if ``shared=False`` and something has no axis of replicas.
+        ValueError: raised by the returned function if ``shared=False`` and an argument has no replica axis.
 
     Example:
         >>> outputs, y = torch.zeros(8, 5, 2), torch.zeros(5, dtype=torch.int64)
@@ -51,7 +53,10 @@ def per_replica(function: Callable[..., Tensor], *, shared: bool = True, loop: b
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, shared: bool) -> Tensor:
-    """Cross-entropy of ``logits [R, B, class]``, mean over B, with the classes first: vmap makes a slow one of it."""
+    """Return the cross-entropy of ``logits [R, B, class]``, mean over B, without vmap, which is slow here.
+
+    Move the class axis before the batch axis, as ``torch.nn.functional.cross_entropy`` expects.
+    """
     target = y.expand(len(logits), *y.shape) if shared else y
     if y.is_floating_point():
         return nn.functional.cross_entropy(logits.mT, target.mT, reduction="none").mean(-1)

@@ -11,18 +11,20 @@ from lightning_glassy.replicas.ensemble import ReplicaEnsemble, clip_norms, repl
 
 
 class ReplicaTraining:
-    """What a LightningModule that trains a :class:`ReplicaEnsemble` needs: to be named before ``LightningModule``.
+    """Mixin for a LightningModule that trains a :class:`ReplicaEnsemble`. Name it before ``LightningModule``.
 
-    ``Trainer(gradient_clip_val=...)`` then clips the norm of each replica by itself; the norm over all parameters,
-    which Lightning would take, couples the replicas. Clipping by value is per coordinate, and left to Lightning.
+    ``Trainer(gradient_clip_val=...)`` then clips the gradient norm of each replica separately. Lightning alone would
+    clip the norm over all parameters, which couples the replicas. Clipping by value acts on each coordinate
+    separately, so Lightning does it.
 
-    Under DDP each process trains its part of the replicas; their gradients are exchanged, and all processes hold all
-    replicas, so that the record, and a checkpoint, has them all. Minibatches of their own come from
-    ``replica_loader(..., seeds=self.replicas_here)``, and ``Trainer(use_distributed_sampler=False)`` leaves the loader
-    as it is: otherwise each process, and the replicas of it, would see a part of the data in each epoch.
+    Under DDP, each process trains a part of the replicas, and the processes exchange the gradients. All processes hold
+    all replicas, so records and checkpoints contain all replicas. For minibatches in a separate order per replica, use
+    ``replica_loader(..., seeds=self.replicas_here)`` and ``Trainer(use_distributed_sampler=False)``. Otherwise
+    Lightning changes the sampler, and each process trains its replicas on only a part of the data in each epoch.
 
     Raises:
-        TypeError: from a class definition that names it after ``LightningModule``, where it would do nothing.
+        TypeError: a class definition names ``ReplicaTraining`` after ``LightningModule``. The mixin would have no
+            effect there.
 
     Example:
         >>> from lightning.pytorch import LightningModule
@@ -49,10 +51,11 @@ class ReplicaTraining:
 
     @property
     def replicas_here(self) -> range:
-        """The numbers of the replicas that this process trains: all of them, except under DDP.
+        """Return the numbers of the replicas that this process trains: all replicas, except under DDP.
 
         Raises:
-            ValueError: fewer replicas than processes.
+            ValueError: there are fewer replicas than processes, or the module has no ensemble, or its ensembles differ
+                in their number of replicas.
         """
         sizes = {module.n_replica for module in self.modules() if isinstance(module, ReplicaEnsemble)}  # type: ignore[attr-defined]
         if len(sizes) != 1:
@@ -63,18 +66,18 @@ class ReplicaTraining:
         return range(rank * n // size, (rank + 1) * n // size)
 
     def _process(self) -> tuple[int, int]:
-        """Rank of this process and their number, if they share the replicas out."""
+        """Return the rank of this process and the number of processes under DDP, ``(0, 1)`` otherwise."""
         trainer = self._trainer  # type: ignore[attr-defined]
         under_ddp = trainer is not None and any(cls.__name__ == "DDPStrategy" for cls in type(trainer.strategy).__mro__)
         return (trainer.global_rank, trainer.world_size) if under_ddp else (0, 1)
 
     def on_fit_start(self) -> None:
-        """Share the replicas out over the processes of DDP. Who overrides this calls it by ``super()``."""
+        """Divide the replicas among the processes of DDP. Call ``super().on_fit_start()`` if you override this hook."""
         super().on_fit_start()  # type: ignore[misc]
         self._split(*self._process())
 
     def on_fit_end(self) -> None:
-        """Forward passes are of all replicas again."""
+        """Run forward passes for all replicas again."""
         super().on_fit_end()  # type: ignore[misc]
         self._split(0, 1)
 
@@ -84,7 +87,10 @@ class ReplicaTraining:
                 module.split(rank, size)
 
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
-        """The gradients of the sum of the losses of all replicas: DDP takes the mean over its processes."""
+        """Compute the gradients of the summed loss of all replicas.
+
+        DDP takes the mean over the processes, so the loss is multiplied by the number of processes first.
+        """
         split = any(m._part is not None for m in self.modules() if isinstance(m, ReplicaEnsemble))  # type: ignore[attr-defined]
         size = self._process()[1] if split else 1
         super().backward(loss * size if size > 1 else loss, *arguments, **options)  # type: ignore[misc]
@@ -95,13 +101,14 @@ class ReplicaTraining:
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip per replica, by the norm, or leave it to Lightning, by value; arguments as of ``LightningModule``.
+        """Clip by norm for each replica separately, or let Lightning clip by value.
 
-        Called by the Trainer, or by hand in manual optimisation.
+        The arguments are the arguments of ``LightningModule.clip_gradients``. The Trainer calls this method. Call it
+        yourself in manual optimisation.
 
         Raises:
-            ValueError: the optimiser has parameters that belong to no ensemble, or to ensembles of several sizes:
-                their norm belongs to no replica.
+            ValueError: the optimiser has parameters outside any ensemble, or in ensembles that differ in their number
+                of replicas. The norm of such parameters belongs to no replica.
         """
         trainer = self.trainer  # type: ignore[attr-defined]
         if (gradient_clip_algorithm or trainer.gradient_clip_algorithm) == "value":
@@ -122,10 +129,10 @@ class ReplicaTraining:
         clip_norms(parameters, max_norm)
 
     def log_replicas(self, name: str, values: Tensor, **options: Any) -> None:
-        """Log a quantity ``values [n_replica]``: its mean as ``name``, that of replica r as ``name/r``.
+        """Log ``values [n_replica]``: the mean as ``name``, the value of replica r as ``name/r``.
 
-        ``self.log(name, values.mean())`` logs the mean alone, which takes less time. ``options`` are those of
-        ``LightningModule.log``.
+        In training under DDP, ``values`` has the shape ``[len(self.replicas_here)]``. ``self.log(name, values.mean())``
+        logs the mean alone and takes less time. ``options`` are further arguments of ``LightningModule.log``.
         """
         self.log(name, values.mean(), **options)  # type: ignore[attr-defined]
         for r, value in enumerate(values, start=self.replicas_here.start if self.training else 0):  # type: ignore[attr-defined]
