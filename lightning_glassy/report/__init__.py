@@ -1,4 +1,4 @@
-"""Report what a record shows: text, figures, and one interactive page."""
+"""Report the findings in a record: text, figures, and one interactive page."""
 
 from lightning_glassy.report.result import Report, report
 

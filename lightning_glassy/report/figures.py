@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def figures(found: Findings) -> dict[str, Figure]:
-    """Draw the figures of a report, by name. pyplot does not know them.
+    """Draw the figures of a report, by name, outside the global state of pyplot.
 
-    ``curves`` of the observable, and ``local_exponent``. With an exponent ``collapse`` (the curves beside the collapsed
-    ones) and ``threshold_lags``. With replicas ``chi4``, and if they were trained together ``replica_overlap``. And
-    those of :func:`~lightning_glassy.plotting.panels.panels` for which the record has the data.
+    Every report has ``curves`` of the observable, and ``local_exponent``. A report with an exponent has ``collapse``
+    (the curves beside the collapsed curves) and ``threshold_lags``. A report on replicas has ``chi4`` if overlaps were
+    counted, and ``replica_overlap`` if the replicas were trained together. The figures of
+    :func:`~lightning_glassy.plotting.panels.panels` follow if the record has the data.
 
     Raises:
-        ImportError: matplotlib is missing; the message names the extra.
+        ImportError: matplotlib is missing. The message names the extra.
     """
     record, group, fit = found.record, found.group, found.exponent
     drawn = {"curves": _curves(found)}

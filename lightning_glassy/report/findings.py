@@ -1,4 +1,4 @@
-"""The answers of the analysis to one record, as text and as plain values."""
+"""The results of the analysis of one record, as text and as plain values."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lightning_glassy.record.text import plain, printable
 
 @dataclass(frozen=True)
 class Findings:
-    """The answers of the analysis to one record. Prints as a page of text.
+    """The results of the analysis of one record. Prints as a page of text.
 
     Attributes:
-        title: one line on what was measured.
+        title: one line that describes the measurement.
         record: the record that was analysed.
-        observable: name of the observable that the exponent and the curves are of.
+        observable: name of the observable of the exponent and the curves.
         group: name of the group of parameters.
-        eps: threshold of the overlap, if the observable depends on one.
+        eps: threshold of the overlap, if the observable depends on a threshold.
         verdict: whether the network ages.
-        exponent: the aging exponent; None if none can be estimated.
-        why_not: the reason for that.
+        exponent: the aging exponent, None if it cannot be estimated.
+        why_not: the reason why there is no exponent, None if there is an exponent.
         diffusion: the kinds of motion.
-        heterogeneity: the differences between replicas; None for a single run.
-        regimes: the regimes of the training loss; None if the record has it too seldom or not at all.
+        heterogeneity: the differences between replicas, None for a single run.
+        regimes: the regimes of the training loss, None if the record has no training loss, or has it at too few steps.
     """
 
     title: str
@@ -42,18 +42,18 @@ class Findings:
 
     def __str__(self) -> str:
         exponent = str(self.exponent) if self.exponent is not None else f"no aging exponent: {self.why_not}"
-        # A doubt that both have is printed once.
+        # Print a doubt of both the verdict and the exponent only once.
         known = set(self.exponent.warnings) if self.exponent is not None else set()
         doubts = [warning for warning in self.verdict.warnings if warning in known]
         judged = "\n".join(
             line for line in str(self.verdict).split("\n") if not any(line == f"  ! {doubt}" for doubt in doubts)
         )
-        # Names in a record are not trusted.
+        # Escape the names in a record, which are not trusted.
         more = [str(part) for part in (self.heterogeneity, self.regimes) if part is not None]
         return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion), *more]))
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers and words as plain values, None for a number that is not finite."""
+        """Return the numbers and texts as plain values, with None for a number that is not finite."""
         content = {
             "title": self.title,
             "observable": self.observable,

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else. Its curves collapse as the exponent is moved."""
+"""A report as one HTML file that needs no other file. The reader moves the exponent and watches the collapse."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MUS = np.linspace(-0.5, 2, 126)
 
 
 def page(found: Findings) -> str:
-    """Write a report as an HTML page with plotly.js inside. It loads nothing from anywhere.
+    """Return a report as an HTML page with plotly.js inside. The page loads no other file.
 
     Raises:
-        ImportError: plotly is missing; the message names the extra.
+        ImportError: plotly is missing. The message names the extra.
     """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ImportError("the interactive report needs plotly: pip install 'lightning-glassy[report]'") from error
     template = (files("lightning_glassy.report") / "report.html").read_text(encoding="utf-8")
-    # "<" would let a name in a record end the script.
+    # A name in a record could otherwise end the script with "</script>".
     data = json.dumps(_data(found), allow_nan=False).replace("<", "\\u003c")
     parts = {"title": html.escape(found.title), "plotly": get_plotlyjs(), "data": data}
     return re.sub(r"\{\{(title|plotly|data)\}\}", lambda match: parts[match[1]], template)
@@ -76,7 +76,7 @@ def _data(found: Findings) -> dict[str, Any]:
         curves = relaxation_curves(record, found.observable, group=found.group, eps=found.eps)
         used = above_plateaus(curves.between(*fit.window))
         data |= {"mu": fit.mu, "variable": fit.variable, "thresholds": _thresholds(fit)}
-        mus = np.union1d(_MUS, fit.mu)  # with the fitted one, so that page and text have the same S there
+        mus = np.union1d(_MUS, fit.mu)  # include the fitted mu, so that page and text show the same S
         data["scan"] = {"mus": mus} | {
             variable: collapse_quality(used, mus, variable, t0=fit.t0) for variable in ("effective", "plain")
         }
@@ -84,7 +84,7 @@ def _data(found: Findings) -> dict[str, Any]:
 
 
 def _curves(found: Findings) -> tuple[Any, Array, str, bool]:
-    """Lags, curves, label and whether the axis is logarithmic, of the observable of a report."""
+    """Return lags, curves, label, and whether the axis is logarithmic, for the observable of a report."""
     if find(found.observable).relaxation is not None:
         curves = relaxation_curves(found.record, found.observable, group=found.group, eps=found.eps)
         return curves.lags, curves.mean(), curves.label, True
@@ -94,13 +94,13 @@ def _curves(found: Findings) -> tuple[Any, Array, str, bool]:
 
 
 def _mean(found: Findings, name: str, eps: float | None) -> Array:
-    """An observable over the pairs of times, ``[n_tw, n_lag]``; of replicas the mean."""
+    """Return an observable over the pairs of times, ``[n_tw, n_lag]``, averaged over replicas."""
     values = found.record.observable(name, found.group, eps=eps)
     return values if values.ndim == 2 else values.mean(axis=0)
 
 
 def _observables(found: Findings) -> dict[str, Any]:
-    """Every observable that the record has, at each threshold."""
+    """Return every observable that the record has, at each threshold."""
     entries = [find(name) for name in found.record.available(found.group)]
     return {
         "lags": found.record.lags,
@@ -117,7 +117,7 @@ def _observables(found: Findings) -> dict[str, Any]:
 
 
 def _answers(found: Findings) -> list[list[str]]:
-    """The cards at the top of the page: a value, and its name."""
+    """Return the cards at the top of the page: a value and its name."""
     fit, judged = found.exponent, found.verdict
     answers = [[judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else ""), "verdict"]]
     if judged.phase is not None:

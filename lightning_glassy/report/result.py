@@ -1,4 +1,4 @@
-"""Report what a record shows: the text, the figures and the page of its findings."""
+"""Report the findings in a record as text, figures and a page."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Report(Findings):
         return figures(self)
 
     def write(self, directory: str | Path) -> list[Path]:
-        """Write ``report.html``, ``report.txt``, ``report.json`` and one PNG per figure; returns their paths.
+        """Write ``report.html``, ``report.txt``, ``report.json`` and one PNG per figure. Return their paths.
 
         Raises:
-            ImportError: plotly or matplotlib is missing; the message names the extra.
+            ImportError: plotly or matplotlib is missing. The message names the extra.
             OSError: the directory cannot be written.
         """
         directory = Path(directory)
@@ -73,25 +73,25 @@ def report(
     n_bootstrap: int = 200,
     title: str | None = None,
 ) -> Report:
-    """Ask :mod:`lightning_glassy.analysis` everything it can answer about a record.
+    """Analyse a record with :mod:`lightning_glassy.analysis`: aging, diffusion, replicas and loss.
 
     Args:
         record: one run, or replicas.
-        observable: the exponent and the curves are of this one, by its name in
-            :data:`lightning_glassy.observables.OBSERVABLES`. One that does not relax has curves and no exponent. For
-            this and the following arguments see :func:`~lightning_glassy.analysis.aging_exponent`.
+        observable: observable of the exponent and the curves, by its name in
+            :data:`lightning_glassy.observables.OBSERVABLES`. An observable that does not relax has curves but no
+            exponent. For this and the following arguments see :func:`~lightning_glassy.analysis.aging_exponent`.
         group: name of the group of parameters.
         eps: threshold of the overlap.
         window: first and last waiting time of the exponent.
         thresholds: values to be reached.
         t0: origin of the clock, or ``"fit"``.
         confidence: level of the interval.
-        n_bootstrap: resampled fits.
-        title: one line on what was measured; default the module, N and the number of replicas.
+        n_bootstrap: number of resampled fits.
+        title: one line that describes the measurement, default the module, N and the number of replicas.
 
     Raises:
-        ValueError: an empty record, an argument out of its range, or an observable that the record cannot give.
-        KeyError: a group the record does not have, or no gradient noise in it.
+        ValueError: the record is empty, an argument is out of range, or the record lacks data for the observable.
+        KeyError: the record does not have the group, or no gradient noise of the group.
     """
     if not len(record):
         raise ValueError("the record is empty: no pair of times was measured")
@@ -101,7 +101,7 @@ def report(
         title = f"{module if isinstance(module, str) else 'aging record'}: N = {record.n_parameters['all']:,}{replicas}"
     exponent, why_not = None, None
     if find(observable).relaxation is None:
-        record.observable(observable, group, eps=eps)  # refuses one that this record cannot give
+        record.observable(observable, group, eps=eps)  # raises if this record lacks data for the observable
         why_not = f"the {find(observable).title} does not relax: it has no lag to a threshold"
         judged = verdict(record, group=group)
     else:
@@ -119,7 +119,7 @@ def report(
                 n_bootstrap=n_bootstrap,
             )
         except NotEnoughDataError as error:
-            if window is not None:  # it was asked for
+            if window is not None:  # the caller has asked for this window
                 raise
             why_not = str(error)
     if exponent is not None:

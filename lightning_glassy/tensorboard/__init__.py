@@ -1,1 +1,1 @@
-"""The TensorBoard tab "Glassy": what the event files carry, and the page that shows it."""
+"""The TensorBoard tab "Glassy": the data in the event files, and the page that shows them."""

@@ -1,6 +1,7 @@
-"""What the page asks of a record, as plain values: every number of it is one of :mod:`lightning_glassy.analysis`.
+"""Answers to the questions of the page about a record, as plain values.
 
-Matrices are ``[n_tw][n_lag]``, None where there is nothing; times are in steps.
+Every number comes from the record or from :mod:`lightning_glassy.analysis`. Matrices are ``[n_tw][n_lag]``, with None
+for a missing value. Times are in steps.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def observables() -> list[dict[str, Any]]:
-    """Every observable of the registry, as the page shows it.
+    """Return every observable of the registry, as the page shows it.
 
     ``symbol`` is text with Unicode letters and subscripts after an underscore. ``relaxing`` is the symbol of the
     quantity that reaches a threshold, None for an observable that does not relax. ``falls`` is true if this quantity is
@@ -42,12 +43,12 @@ def observables() -> list[dict[str, Any]]:
 
 
 def describe(record: AgingRecord) -> dict[str, Any]:
-    """What there is to choose from in a record, and how far it has come."""
+    """Return the groups, observables, thresholds and series of a record, and its last step."""
     there = {name for group in record.groups for name in record.available(group)}
     module = record.meta.get("module")
     waiting_times, lags = record.pairs
     steps = waiting_times + lags
-    if not len(record):  # of a training without AgingMonitor
+    if not len(record):  # a record of a training without AgingMonitor
         steps = np.concatenate([steps, *(record.one_time(name)[0] for name in record.one_time_names)])
     return {
         "groups": [{"name": group, "n_parameters": n} for group, n in record.n_parameters.items()],
@@ -62,8 +63,12 @@ def describe(record: AgingRecord) -> dict[str, Any]:
 
 
 def curves(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
-    """The two-time curves, as measured; of replicas their mean, and one standard error of it to either side."""
-    entry, positive = find(observable), record.lags > 0  # lag 0 has no place on a logarithmic axis
+    """Return the two-time curves, as measured, and a band of one standard error on either side.
+
+    Replicas are averaged, and the band is the standard error of their mean. The values and the error of an observable
+    that compares replicas come from the record. A single run has no band.
+    """
+    entry, positive = find(observable), record.lags > 0  # a logarithmic axis cannot show lag 0
     values, error = record.observable(observable, group, eps=eps), None
     if entry.over_replicas:
         error = None if entry.error is None else record.standard_error(observable, group, eps=eps)
@@ -79,7 +84,7 @@ def curves(record: AgingRecord, observable: str, group: str, eps: float | None) 
 
 
 def fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
-    """The exponent, the verdict and the doubts: the report of ``lightning-glassy report``, as values and as text."""
+    """Return the exponent, the verdict and the doubts of ``lightning-glassy report``, as values and as text."""
     from lightning_glassy.report import report
 
     if find(observable).relaxation is None:
@@ -95,11 +100,12 @@ def fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> 
 
 @dataclass(frozen=True)
 class Window:
-    """The curves that an exponent is fitted to, or would be.
+    """The curves for the fit of an exponent.
 
     Attributes:
-        curves: those of :func:`lightning_glassy.analysis.exponents.windowed`; of too few for a fit, all after step 0.
-        relaxing: the same above their fast plateaus, which the quality of a collapse is of.
+        curves: the curves that :func:`lightning_glassy.analysis.exponents.windowed` selects. If they are too few for a
+            fit, all curves after step 0.
+        relaxing: these curves above their fast plateaus. The quality of a collapse is computed from them.
     """
 
     curves: Curves
@@ -107,7 +113,7 @@ class Window:
 
 
 def window(record: AgingRecord, observable: str, group: str, eps: float | None) -> Window:
-    """The curves of one observable that are collapsed and timed."""
+    """Return the curves of one observable for the collapse and for the lags to a threshold."""
     from lightning_glassy.analysis import NotEnoughDataError, relaxation_curves
     from lightning_glassy.analysis.exponents import windowed
     from lightning_glassy.analysis.plateaus import above_plateaus
@@ -121,9 +127,10 @@ def window(record: AgingRecord, observable: str, group: str, eps: float | None) 
 
 
 def scaled(record: AgingRecord, window: Window | None, mu: float, variable: Variable) -> dict[str, Any]:
-    """The abscissa of each point when the lag is scaled, None outside of the window, and the quality S of the collapse.
+    """Return the abscissa of each point after scaling the lag, and the quality S of the collapse.
 
-    Without a window (the non-Gaussian parameter is no relaxation) all waiting times are scaled, and there is no S.
+    The abscissa is None outside of the window. An observable that does not relax, such as the non-Gaussian parameter,
+    has no window. All its waiting times after step 0 are then scaled, and there is no S.
     """
     from lightning_glassy.analysis import collapse_quality, scaled_lag
 
@@ -136,9 +143,9 @@ def scaled(record: AgingRecord, window: Window | None, mu: float, variable: Vari
 
 
 def crossings(window: Window, threshold: float) -> dict[str, Any]:
-    """The lag at which each curve reaches a threshold, and its slope against the waiting time.
+    """Return the lag at which each curve reaches a threshold, and the slope of this lag against the waiting time.
 
-    Of the overlap it is 1 - Q that reaches it.
+    For the overlap, the threshold applies to 1 - Q.
     """
     from lightning_glassy.analysis.exponents import threshold_fit
 
@@ -158,7 +165,7 @@ def crossings(window: Window, threshold: float) -> dict[str, Any]:
 
 
 def exponents(record: AgingRecord, group: str) -> dict[str, Any]:
-    """The local exponent of the displacement, smoothed over a quarter of a decade of lags to either side."""
+    """Return the local exponent of the displacement, smoothed over a quarter of a decade of lags to either side."""
     from lightning_glassy.analysis import diffusion
 
     found = diffusion(record, group=group)
@@ -167,7 +174,7 @@ def exponents(record: AgingRecord, group: str) -> dict[str, Any]:
 
 
 def series(record: AgingRecord) -> dict[str, Any]:
-    """Every one-time series of a record."""
+    """Return every one-time series of a record."""
     content = {name: {"steps": steps, "values": values} for name in record.one_time_names
                for steps, values in [record.one_time(name)]}  # fmt: skip
     return plain(content)  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""How the parts of a record lie in an event file: what the sink writes and the tab looks for.
+"""The place of the parts of a record in an event file. The sink writes them there, and the tab reads them.
 
-Each part has a tag of its own, and lies in the *metadata* of a summary whose tensor is empty (as TensorBoard's HParams
-do it). TensorBoard keeps the metadata of every tag: nothing is sampled away, whatever ``--samples_per_plugin`` says,
-nothing is lost where steps go back after a resumption, and no tensor of a crafted file is ever unpacked.
+Each part has its own tag, and lies in the *metadata* of a summary with an empty tensor, as in TensorBoard's HParams.
+TensorBoard keeps the metadata of every tag. No part is sampled away, at any ``--samples_per_plugin``. No part is lost
+if steps go back after a resumption. No tensor of a crafted file is ever unpacked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TAG = re.compile(r"(?P<monitor>.+)_record/(?P<token>[0-9a-f]{16})/(?P<number>[0
 
 
 class Place(NamedTuple):
-    """Which part of which record a tag is."""
+    """The content of a tag: the monitor, the token of the record, and the number of the part."""
 
     monitor: str
     token: str
@@ -25,18 +25,18 @@ class Place(NamedTuple):
 
 
 def tag_of(place: Place) -> str:
-    """The tag of a part."""
+    """Return the tag of a part."""
     return f"{place.monitor}_record/{place.token}/{place.number}"
 
 
 def place_of(tag: str) -> Place | None:
-    """Which part a tag is, None if it is none."""
+    """Return the place that a tag describes, None if it is not the tag of a part."""
     found = _TAG.fullmatch(tag)
     return None if found is None else Place(found["monitor"], found["token"], int(found["number"]))
 
 
 def summary(tag: str, content: bytes) -> Any:
-    """The summary that carries a part.
+    """Return the summary that carries a part.
 
     Raises:
         ImportError: the package tensorboard is missing.
@@ -46,7 +46,7 @@ def summary(tag: str, content: bytes) -> Any:
     from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
     from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
-    # The data server of TensorBoard drops what has no data class.
+    # The data server of TensorBoard drops summaries without a data class.
     metadata = SummaryMetadata(
         plugin_data=SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content), data_class=DATA_CLASS_TENSOR
     )

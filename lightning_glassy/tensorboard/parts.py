@@ -1,18 +1,18 @@
-"""A record in parts, as it grows: the TensorBoard sink writes them, and the tab puts them together again.
+"""A growing record in parts. The TensorBoard sink writes the parts, and the tab joins them.
 
-A part is one line of JSON and the raw numbers after it, little-endian. The line says how many rows of each table
-follow. The first part has the header of the record, and so has each part after a change of it::
+A part is one line of JSON, and then the raw numbers, little-endian. The line holds the number of rows of each table
+that follow. The first part has the header of the record, and so has each part after a change of the header::
 
     {"rows": 2, "one_time": {"learning_rate": 1}, "between": {}, "profiles": {"displacement": [1, 122, 123]},
      "header": {...}}
-    keys of the moments, int64 [2, 2]; moments, float64 [2, (n_replica,) n_group, n_moment];
-    then for each series its steps, int64 [1], and values, float64 [1];
-    for each table between replicas its steps, and values, float64 [n, n_replica, n_replica];
-    for each profile its keys, int64 [1, 2], its grid, float64 [122], and values, float64 [1, 123]
+    moments: keys, int64 [2, 2], and sums, float64 [2, (n_replica,) n_group, n_moment]
+    each series: steps, int64 [1], and values, float64 [1]
+    each table between replicas: steps, int64 [n], and values, float64 [n, n_replica, n_replica]
+    each profile: keys, int64 [1, 2], grid, float64 [122], and values, float64 [1, 123]
 
-A profile has three numbers: rows, points of the grid (0 if an earlier part has it), and values of a row. No part
-repeats the rows of another one, so that a run of any length writes little more than its record. Parts of format 1 had
-neither ``between`` nor ``profiles``.
+A profile has three numbers in the line: rows, points of the grid (0 if an earlier part has the grid), and values in a
+row. No part repeats the rows of another part, so that a run of any length writes little more than its record. Parts of
+format 1 had neither ``between`` nor ``profiles``.
 """
 
 from __future__ import annotations
@@ -32,35 +32,36 @@ from lightning_glassy.record.file import Part, opened
 from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, Key, TableName
 
 LARGEST_PLANE = 4_000_000
-"""Most cells of the two-time plane (replicas x waiting times x lags) that are put together. A crafted file of many
-rows, no two of which share a time, would otherwise ask for the square of its size."""
+"""Largest number of cells of the two-time plane (replicas x waiting times x lags) that is accepted. Without this limit,
+a crafted file with many rows that share no time would ask for the square of its size."""
 
 _NAMED = ("one_time", "between", "profiles")
 
 
 @dataclass(frozen=True)
 class Written:
-    """What of a record is in its parts so far: the header as text, and the rows of each table by key."""
+    """The content of the parts written so far: the header as text, and the rows of each table by key."""
 
     header: str = ""
     rows: dict[TableName, dict[Key, Array]] = field(default_factory=dict)
 
 
 def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] = ()) -> tuple[bytes | None, Written]:
-    """Write the rows of a record that are not yet in its parts; None if there are none.
+    """Make a part of the rows of a record that are not yet written.
 
     Args:
-        record: as it is now.
-        written: what its parts hold.
+        record: the record in its present state.
+        written: the content of the parts so far.
         left_out: kinds of tables that are not written.
 
     Returns:
-        The part, and what is written after it.
+        The part, and the content of all parts including this part. The part is None if neither a row nor the header
+        has changed.
     """
     line: dict[str, Any] = {"rows": 0, **{kind: {} for kind in _NAMED}}
     blocks: list[NDArray[Any]] = []
     after: dict[TableName, dict[Key, Array]] = {}
-    # In the order of the kinds, which is the order of the numbers.
+    # Sort the tables by kind, because the reader expects the numbers in this order.
     for name, table in sorted(record.tables.items(), key=lambda item: list(KINDS).index(item[0].kind)):
         if name.kind in left_out:
             continue
@@ -93,18 +94,19 @@ def _same(before: Array, now: Array) -> bool:
 
 
 def assemble(parts: Iterable[bytes]) -> AgingRecord:
-    """Put a record together from its parts, in the order in which they were written.
+    """Join the parts of a record, in the order in which they were written.
 
-    The parts are not trusted: nothing is executed, or allocated because a part says so.
+    The parts are not trusted. Nothing in them is executed. The sizes in a part are checked against its bytes before
+    memory is allocated.
 
     Raises:
-        RecordError: a part that is missing, malformed or from a newer version; the message says which.
+        RecordError: a part is missing, malformed or from a newer version. The message gives the reason.
     """
     try:
         return _assembled([_split(part) for part in parts])
     except RecordError:
         raise
-    except Exception as error:  # whatever a crafted part makes the parsers of JSON and of numbers raise
+    except Exception as error:  # a crafted part can make the parsers of JSON and of numbers raise anything
         raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
 
 
@@ -137,13 +139,13 @@ def _assembled(parts: list[tuple[dict[str, Any], bytes]]) -> AgingRecord:
 
 
 def _tables(head: dict[str, Any], numbers: bytes, record: AgingRecord, grids: dict[TableName, Array]) -> Iterator[Part]:
-    """The rows of each table in a part.
+    """Yield the rows of each table in a part.
 
     Args:
-        head: its first line.
-        numbers: the rest.
-        record: whose rows have this shape.
-        grids: of the profiles so far, which is added to.
+        head: the first line of the part.
+        numbers: the bytes after this line.
+        record: the record, for the shape of its rows.
+        grids: the grids of all profiles so far. The grids in this part are added.
     """
     shapes: list[tuple[TableName, int, int, tuple[int, ...]]] = [(MOMENTS_TABLE, head["rows"], 0, record.row_shape)]
     shapes += [(TableName("one_time", name), n, 0, ()) for name, n in head["one_time"].items()]

@@ -1,7 +1,7 @@
-"""The TensorBoard plugin behind the tab "Glassy": files of the page, and answers as JSON.
+"""The TensorBoard plugin of the tab "Glassy": files of the page, and answers as JSON.
 
-TensorBoard imports this module at every start, and does not start if that fails: it imports neither torch nor
-lightning, and what takes time (scipy) only when the page asks.
+TensorBoard imports this module at every start, and does not start if the import fails. This module therefore imports
+neither torch nor lightning. It imports scipy, which takes time, only if the page needs it for an answer.
 """
 
 from __future__ import annotations
@@ -31,33 +31,35 @@ log = logging.getLogger(__name__)
 Answer = Callable[[Request], dict[str, Any]]
 
 _TYPES = {"js": "text/javascript", "css": "text/css"}
-_MOST_SERIES = 200  # of one question: runs times groups
+_MOST_SERIES = 200  # largest number of runs times groups in one question
 _YEAR = 365 * 24 * 3600
 _MU = (-2.0, 4.0)
 
 
 class QuestionError(ValueError):
-    """A question that cannot be answered; the text says what to ask instead."""
+    """A question that cannot be answered. The text gives the reason."""
 
 
 class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
-    """Shows the aging curves of the runs in a log directory.
+    """Plugin that shows the aging curves of the runs in a log directory.
+
+    Answers are JSON. A question that cannot be answered gets status 400 and ``{"error": sentence}``.
 
     ================  ===================================================================================
-    path              what it answers (JSON; 400 with ``{"error": sentence}`` for what cannot be answered)
+    path              answer
     ================  ===================================================================================
     ``/observables``  every observable of the registry: its name, title, symbol, axis, and how it relaxes
-    ``/runs``         every record: its groups, observables, one-time series, how far it has come
+    ``/runs``         every record: its groups, observables, one-time series, and last step
     ``/curves``       two-time curves of an observable, for runs and groups
-    ``/fits``         aging exponent, verdict and doubts, as ``lightning-glassy report`` gives them
-    ``/collapse``     where each point goes when the lag is scaled with mu, and the quality S
+    ``/fits``         aging exponent, verdict and doubts, as in ``lightning-glassy report``
+    ``/collapse``     abscissa of each point after scaling the lag with mu, and the quality S
     ``/crossings``    lag to a threshold, and its slope
     ``/exponents``    local exponent of the displacement
     ``/series``       one-time series
     ================  ===================================================================================
 
     Args:
-        context: what TensorBoard gives its plugins; its data provider is all that is read from.
+        context: the context that TensorBoard gives to plugins. The plugin reads only from its data provider.
     """
 
     plugin_name = PLUGIN_NAME
@@ -67,15 +69,15 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         self._replicas: dict[tuple[str, ...], Run] = {}
 
     def is_active(self) -> bool:
-        """Never by itself: TensorBoard activates the tab when there are data for it."""
+        """Return False. TensorBoard activates the tab by itself if there are data for it."""
         return False
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:
-        """Where the page begins."""
+        """Return the first module of the page, and the name of the tab."""
         return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="Glassy")
 
     def get_plugin_apps(self) -> dict[str, Any]:
-        """What is served: the page's own files by name, plotly.js, and the answers."""
+        """Return the applications by path: the files of the page, plotly.js, and the answers."""
         static = files("lightning_glassy.tensorboard") / "static"
         names = [file.name for file in static.iterdir() if file.name.rsplit(".", 1)[-1] in _TYPES]
         apps = {f"/{name}": _file(name, (static / name).read_bytes()) for name in names}
@@ -165,7 +167,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     # ------------------------------------------------------------------ inside
 
     def _each(self, request: Request, answer: Callable[[Run, str], dict[str, Any]]) -> dict[str, Any]:
-        """One answer for every run that was asked for, and every group of those that it has."""
+        """Return one answer for every requested run and every requested group that the run has."""
         runs, groups = self._chosen(request), _several(request, "group")
         missing = [g for g in groups if not any(run.record is None or g in run.record.groups for run in runs)]
         if missing:
@@ -180,7 +182,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         ]}  # fmt: skip
 
     def _chosen(self, request: Request) -> list[Run]:
-        """The runs that are asked for; with ``together=1`` they are replicas, and one."""
+        """Return the requested runs. With ``together=1`` join them as replicas into one run."""
         names = _several(request, "run")
         known = self._runs.known(context(request.environ), experiment_id(request.environ))
         unknown = [name for name in names if name not in known]
@@ -264,7 +266,7 @@ def _record(run: Run) -> AgingRecord:
 
 
 def _once(run: Run, question: tuple[Any, ...], answer: Callable[[], Any]) -> Any:
-    """The answer to a question about one version of a run, computed once."""
+    """Return the answer to a question about one version of a run. Compute it only once."""
     if question not in run.answers:
         run.answers[question] = answer()
     return run.answers[question]
@@ -277,25 +279,25 @@ def _window(run: Run, observable: str, group: str, eps: float | None) -> answers
 
 
 def _shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """An answer, or what is wrong with this one run: the others are shown all the same."""
+    """Return an answer, or the error of this run, so that the page still shows the other runs."""
     try:
         return answer()
     except (ValueError, KeyError) as error:
         return {"error": str(error.args[0] if error.args else error)}
-    except Exception as error:  # a record that the analysis does not know how to take: the page says so
+    except Exception as error:  # the analysis cannot handle this record, and the page shows the error
         log.exception("lightning_glassy: a run could not be analysed")
         return {"error": f"it could not be analysed ({type(error).__name__}: {error})"}
 
 
 def _json(answer: Answer) -> Any:
-    """A WSGI application that answers a GET with JSON."""
+    """Return a WSGI application that answers a GET with JSON."""
 
     @Request.application
     def respond(request: Request) -> Any:
         if request.method != "GET":
             return _error(request, f"{request.method} is not answered here, GET is", 405)
         try:
-            # As a text: TensorBoard would look through every number of it once more.
+            # Respond with a text. TensorBoard would check every number of a dictionary once more.
             content = json.dumps(answer(request), allow_nan=False)
         except QuestionError as error:
             return _error(request, str(error), 400)
@@ -323,7 +325,7 @@ def _file(name: str, content: bytes) -> Any:
 
 @Request.application
 def _plotly(request: Request) -> Any:
-    """plotly.js as the installed plotly package has it."""
+    """Respond with plotly.js from the installed plotly package."""
     try:
         content = _compressed_plotly()
     except (ImportError, OSError):

@@ -1,4 +1,4 @@
-"""The records in a log directory, put together from what TensorBoard has read of its event files."""
+"""Read the records in a log directory from the event files that TensorBoard has loaded."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.tensorboard.events import PLUGIN_NAME, Place, place_of
 from lightning_glassy.tensorboard.parts import assemble
 
-_USUAL_MONITOR = "glassy"  # the default name of an AgingMonitor: it is not worth mentioning
+_USUAL_MONITOR = "glassy"  # the default name of an AgingMonitor, left out of the names of runs
 
 
 @dataclass(frozen=True)
 class Run:
-    """One record, or why there is none.
+    """One record, or the reason why it cannot be read.
 
     Attributes:
-        name: the run as TensorBoard calls it; with the monitor, and a number, where it has several records.
-        version: changes when the record has grown.
-        record: what was measured; None with an error.
-        error: why it cannot be read, in a sentence.
-        answers: what has been computed from this version of it, by question.
+        name: the name of the run in TensorBoard, the monitor if its name is not the default, and a number if the
+            monitor has several records.
+        version: a text that changes when the record grows.
+        record: the record, None if there is an error.
+        error: the reason why the record cannot be read, None if there is a record.
+        answers: answers computed from this version of the record, by question.
     """
 
     name: str
@@ -34,21 +35,21 @@ class Run:
 
 
 class Runs:
-    """Reads the records of all runs from a data provider of TensorBoard, and keeps them until they grow.
+    """Reader of the records of all runs. It keeps each record until the record grows.
 
     Args:
-        provider: a ``tensorboard.data.provider.DataProvider``, of the fast or the slow loading.
+        provider: a ``tensorboard.data.provider.DataProvider``, for the fast or the slow loading.
     """
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Run]] = {}  # by experiment
-        # By experiment, run, monitor and token: the number of parts and the record, or the error.
+        # Keys are experiment, run, monitor and token. Values are the number of parts, and the record or its error.
         self._records: dict[tuple[str, str, str, str], tuple[int, AgingRecord | str]] = {}
 
     def refresh(self, context: Any, experiment: str) -> dict[str, Run]:
-        """All runs by name, as the data provider has them now."""
+        """Return all runs by name, as the data provider has them now."""
         series = self._series(context, experiment)
         with self._lock:
             before, now = self._known.get(experiment, {}), {}
@@ -59,17 +60,17 @@ class Runs:
             return now
 
     def known(self, context: Any, experiment: str) -> dict[str, Run]:
-        """All runs by name, as they were when they were refreshed last: one page shows one version of a record."""
+        """Return all runs by name as of the last refresh, so that a page shows one version of a record."""
         known = self._known.get(experiment)
         return self.refresh(context, experiment) if known is None else known
 
     def _series(self, context: Any, experiment: str) -> Mapping[str, Mapping[str, Any]]:
-        """What lies in the metadata, by run and tag."""
+        """Return the series with their metadata, by run and tag."""
         question = {"experiment_id": experiment, "plugin_name": PLUGIN_NAME}
         try:
             return self._provider.list_tensors(context, **question)  # type: ignore[no-any-return]
         except Exception:
-            # Of very many large records at once: more than one message of the data server may hold.
+            # The metadata of very many large records may not fit into one message of the data server. Ask run by run.
             from tensorboard.data.provider import RunTagFilter
 
             found: dict[str, Mapping[str, Any]] = {}
@@ -89,7 +90,7 @@ class Runs:
                 record = self._record((experiment, name, monitor, token), numbered)
                 found.setdefault(monitor, []).append((f"{token}.{len(numbered)}", record))
             for monitor, versions in found.items():
-                # A resumed run's record may go on from that of an earlier one: then it holds all of that, too.
+                # The record of a resumed run can continue an earlier record and hold all its rows. Drop the earlier.
                 kept = [v for i, v in enumerate(versions) if not any(_within(v[1], w[1]) for w in versions[i + 1 :])]
                 for number, (version, record) in enumerate(kept, start=1):
                     own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"
@@ -109,5 +110,5 @@ class Runs:
 
 
 def _within(one: AgingRecord | str, other: AgingRecord | str) -> bool:
-    """Whether all rows of one record are in the other."""
+    """Return whether all rows of one record are in the other."""
     return not isinstance(one, str) and not isinstance(other, str) and len(one) > 0 and one.is_part_of(other)
