@@ -109,9 +109,15 @@ def test_runs_of_different_sums_are_no_replicas(record: AgingRecord) -> None:
         AgingRecord.concat([record, with_sums(record, (*MOMENTS, "d6"))])
 
 
-@pytest.mark.parametrize(
-    "sums", ["d2", (), ("d2", "d2"), ("d2", "n"), ("d2", "count"), ("d2", "msd"), ("d2", "\ud800")]
-)
+@pytest.mark.parametrize("name", ["n", "noise", "count", "msd"])
+def test_an_unknown_sum_may_have_any_name(record: AgingRecord, tmp_path: Path, name: str) -> None:
+    opened = through_a_file(with_sums(record, (*MOMENTS, name)), tmp_path)
+    assert opened.sums == (*MOMENTS, name)
+    for known in record.available():
+        np.testing.assert_array_equal(opened.observable(known), record.observable(known))
+
+
+@pytest.mark.parametrize("sums", ["d2", (), ("d2", "d2"), ("d2", "\ud800")])
 def test_names_that_are_none_for_sums_are_refused(sums: object) -> None:
     with pytest.raises(ValueError, match=r"sums=|a sum"):
         AgingRecord({"all": 3}, sums=sums)

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,8 @@ def record(walk: np.ndarray) -> AgingRecord:
 
 
 @pytest.fixture
-def fourth_moment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Observable]:
+def fourth_moment() -> Iterator[Observable]:
     """An observable that somebody adds: its entry, and nothing else."""
-    monkeypatch.setattr(registry, "_ENTRIES", registry._ENTRIES)
     entry = Observable(
         name="fourth_moment",
         title="fourth moment",
@@ -192,6 +192,14 @@ def test_what_does_not_relax_or_is_not_there_is_refused_by_name(record: AgingRec
         record.observable("normalised_msd")
     with pytest.raises(ValueError, match="the observable 'msd' is registered already"):
         registry.register(OBSERVABLES["msd"])
+
+
+@pytest.mark.parametrize("name", ["n", "noise", "d2", "s2", "itself"])
+def test_an_observable_cannot_have_the_name_of_an_input(name: str) -> None:
+    entry = replace(OBSERVABLES["msd"], name=name, inputs=("itself", "n"))
+    with pytest.raises(ValueError, match=f"the observable '{name}' has the name of an input of a formula"):
+        registry.register(entry)
+    assert name not in OBSERVABLES
 
 
 def test_only_the_groups_with_noise_have_the_displacement_over_it(walk: np.ndarray) -> None:

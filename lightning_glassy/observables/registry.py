@@ -106,10 +106,13 @@ def register(entry: Observable) -> None:
     """Add an entry to the registry.
 
     Raises:
-        ValueError: the name is already registered.
+        ValueError: the name is taken, by another observable or as the input of a formula.
     """
     if entry.name in _ENTRIES:
         raise ValueError(f"the observable {entry.name!r} is registered already: choose another name")
+    formulas = [formula for known in (*_ENTRIES.values(), entry) for formula in (known, known.error) if formula]
+    if entry.name in NOT_SUMS or any(entry.name in formula.inputs for formula in formulas):
+        raise ValueError(f"the observable {entry.name!r} has the name of an input of a formula: choose another name")
     _ENTRIES[entry.name] = entry
 
 

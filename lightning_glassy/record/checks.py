@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import NOT_SUMS, OBSERVABLES
 from lightning_glassy.record.file import RecordError
 from lightning_glassy.record.tables import MOMENTS
 
@@ -44,13 +43,12 @@ def check_sums(sums: Sequence[str]) -> tuple[str, ...]:
     """Return the names of sums as a tuple.
 
     Raises:
-        ValueError: there are no names, a name is repeated, or a name has another meaning as the input of a formula.
+        ValueError: there are no names, a name is repeated, or a file cannot hold a name.
     """
     names = tuple(sums)
     for name in names:
         check_name("a sum", name)
-    odd = [name for name in names if names.count(name) > 1 or name in NOT_SUMS or name in OBSERVABLES]
-    if isinstance(sums, str) or odd or not names:
+    if isinstance(sums, str) or len(set(names)) < len(names) or not names:
         raise ValueError(f"sums={sums!r} must be different names of sums, such as {', '.join(MOMENTS)}")
     return names
 
