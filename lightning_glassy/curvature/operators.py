@@ -37,7 +37,7 @@ class CurvatureOperator(ABC):
         # A tied parameter counts once, however often it is listed.
         self._parameters = list({id(p): p for p in tensors if p.requires_grad}.values())
         if not self._parameters:
-            raise ValueError("parameters has none that requires a gradient: give some that are trained")
+            raise ValueError("parameters has none that requires a gradient: give parameters that are trained")
         for p in self._parameters:
             if p.is_complex() or hasattr(p, "placements"):
                 kind = "complex" if p.is_complex() else "spread over processes"

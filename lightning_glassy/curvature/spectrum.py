@@ -137,7 +137,7 @@ class Spectrum:
             if width <= 1e-9 * max(abs(low), abs(high)):  # all eigenvalues are equal
                 width = max(abs(low), abs(high)) / _RESOLUTION or self.eps
         if not width > 0:
-            raise ValueError(f"width={width} must be positive; leave it out for what the quadrature resolves")
+            raise ValueError(f"width={width} must be positive: leave it out for the resolution of the quadrature")
         if grid is None:
             grid = np.linspace(low - 4 * width, high + 4 * width, 256)
         points, sigma = np.asarray(grid, dtype=np.float64), width

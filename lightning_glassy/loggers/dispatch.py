@@ -99,7 +99,7 @@ def log_directory(loggers: Sequence[Any], default: str) -> Path:
             root, directory = _root_of(loggers[0], default), _directory_of(loggers[0], default)
         except Exception as error:
             log.warning(
-                "lightning_glassy: %s cannot say where its files are (%s: %s); those of the record go to %s",
+                "lightning_glassy: %s cannot say where its files are (%s: %s). The files of the record go to %s",
                 type(loggers[0]).__name__,
                 type(error).__name__,
                 error,

@@ -85,7 +85,7 @@ class Sinks:
 
 def _warn(what: str, error: Exception) -> None:
     log.warning(
-        "lightning_glassy: %s failed (%s: %s); training goes on, and the record stays in memory: "
+        "lightning_glassy: %s failed (%s: %s). Training goes on, and the record stays in memory: "
         "AgingMonitor.record.save(path) writes it",
         what,
         type(error).__name__,

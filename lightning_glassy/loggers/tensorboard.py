@@ -99,8 +99,8 @@ class TensorBoardSink:
         if too_many and not self._left_out:
             self._left_out = True
             log.warning(
-                "lightning_glassy: the matrices between %d replicas are not in the event file, which takes those of up "
-                "to %d; the record has them",
+                "lightning_glassy: the matrices between %d replicas are not in the event file, which takes at most %d "
+                "replicas. The record has them",
                 record.n_replica,
                 _MOST_COMPARED,
             )

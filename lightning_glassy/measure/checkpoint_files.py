@@ -102,8 +102,8 @@ class Content:
 
 
 _NOT_WHOLE = (
-    "{}: only plain tensors, whole in one file, can be measured. Save a full state_dict: of a sharded model the "
-    "gathered one (FSDP: state_dict_type='full'), of a quantised model that of the original"
+    "{}: only plain tensors, each whole in one file, can be measured. Save the full state_dict: gather a sharded model "
+    "first (FSDP: state_dict_type='full'), and save a model before it is quantised"
 )
 
 

@@ -157,7 +157,9 @@ def _warn(record: AgingRecord, resolution: float) -> None:
     d2, s2 = (record.moments[:, 0, MOMENTS.index(name)] for name in ("d2", "s2"))
     finite = np.isfinite(d2)
     if not finite.all():
-        log.warning("the weights are not finite in %d of %d pairs; recorded as they are", (~finite).sum(), len(d2))
+        log.warning(
+            "the weights are not finite in %d of %d pairs. They are recorded as they are", (~finite).sum(), len(d2)
+        )
     hidden = finite & within_rounding(d2, s2, resolution)
     if hidden.any():
         log.warning(
@@ -264,7 +266,7 @@ class _Layout:
             if name not in self._names and _matches(name, self._include) and not _matches(name, self._exclude):
                 raise ValueError(
                     f"the tensor {name!r} is in {path} and not in {self._path}: measure checkpoints of one model, or "
-                    "name what they share with include=[...]"
+                    "name the common tensors with include=[...]"
                 )
 
 

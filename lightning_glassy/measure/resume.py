@@ -101,7 +101,7 @@ def check_parts(parts: object, described: Sequence[Sequence[Any]]) -> list[dict[
             file = packed["file"]
             good &= file is None or (len(file) == 2 and all(isinstance(word, str) for word in file))
     if not good:
-        raise StateError("its snapshots are not those of these parameters")
+        raise StateError("its snapshots belong to other parameters")
     return parts  # type: ignore[return-value]
 
 

@@ -140,7 +140,7 @@ def select_parameters(
         return [Selected(aliases[0], tensor, ()) for tensor, aliases in kept]
     layers = [aliases[0].rpartition(".")[0] or aliases[0] for _, aliases in kept]
     if "all" in layers:
-        raise ValueError("groups='layer': a layer is called 'all'; give a mapping of group names to patterns")
+        raise ValueError("groups='layer': a layer is called 'all'. Give a mapping of group names to patterns")
     return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
 
 
@@ -171,7 +171,7 @@ def as_replicas(selected: Sequence[Selected], n_replica: int) -> list[Selected]:
         if not whole or not parameter.tensor.dim() or parameter.tensor.shape[0] != n_replica:
             raise ValueError(
                 f"the parameter {parameter.name!r} of shape {tuple(parameter.tensor.shape)} has no axis of "
-                f"n_replica={n_replica} replicas: leave out what is no part of the ensemble with exclude=..."
+                f"n_replica={n_replica} replicas: leave out parameters outside the ensemble with exclude=..."
             )
     return [replace(parameter, n_replica=n_replica) for parameter in selected]
 
@@ -186,7 +186,7 @@ def check_patterns(groups: object, include: object = None, exclude: object = Non
     arguments = {"include": include, "exclude": exclude}
     if isinstance(groups, Mapping):
         if "all" in groups:
-            raise ValueError("groups: 'all' always exists and means every tracked parameter; choose another name")
+            raise ValueError("groups: 'all' always exists and means every tracked parameter: choose another name")
         if not groups or not all(isinstance(group, str) for group in groups):
             raise ValueError(f"groups={groups!r} must name at least one group, by a string")
         arguments |= {f"groups[{group!r}]": [] if patterns is None else patterns for group, patterns in groups.items()}
@@ -206,10 +206,10 @@ def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[s
     several = [patterns] if isinstance(patterns, str) else list(patterns)
     for pattern in several:
         if not _matches(names, [pattern]):
-            hint = "; it matches frozen parameters only" if _matches(frozen, [pattern]) else ""
+            hint = ", only frozen ones" if _matches(frozen, [pattern]) else ""
             raise ValueError(
-                f"{argument}: the pattern {pattern!r} matches no trainable parameter{hint}; "
-                f"the names are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+                f"{argument}: the pattern {pattern!r} matches no trainable parameter{hint}. "
+                f"The names are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
             )
     return several
 

@@ -320,7 +320,7 @@ class AgingTracker:
     def _go_on(self, earlier: _Earlier, directory: str | os.PathLike[str] | None) -> None:
         if earlier.record.n_sampled != self.parameters.n_sampled:
             raise StateError(
-                f"sample: {earlier.record.n_sampled} were sampled, and {self.parameters.n_sampled} are now"
+                f"sample: {earlier.record.n_sampled} coordinates were sampled, and {self.parameters.n_sampled} are now"
             )
         self.last_step, self._captured = earlier.last_step, earlier.captured
         places = [Path(place) for place in (directory, earlier.directory) if place is not None]
@@ -475,7 +475,7 @@ class AgingTracker:
                     self._readback.push(_Found(found, event.due), [finding.values for finding in found])
             except Exception as error:
                 words = f"{name} failed ({type(error).__name__}: {error})"
-                self._warn_once(words, f"at step {event.step}; training goes on")
+                self._warn_once(words, f"at step {event.step}. Training goes on")
 
     def _sums_shape(self, n_snapshot: int) -> tuple[int, int, int]:
         return self.parameters.n_cells, n_snapshot, len(MOMENTS) + len(self.record.overlap_thresholds)
@@ -552,7 +552,7 @@ class AgingTracker:
             return
         self._broken = True
         log.warning(
-            "lightning_glassy: no more is measured from step %d on (%s: %s); what was measured is kept",
+            "lightning_glassy: no more is measured from step %d on (%s: %s). The record so far is kept",
             step,
             type(error).__name__,
             error,
@@ -624,7 +624,7 @@ class AgingTracker:
                 buckets = [buckets[0][:-1].reshape(shape)]
                 if failed:
                     n = f"{failed:.0f} of {self._processes.size} processes"
-                    self.give_up(RuntimeError(f"{n} could not measure, and say why"), measured.step)
+                    self.give_up(RuntimeError(f"{n} could not measure, and log the reason"), measured.step)
                     continue
             if not measured.snapshots:
                 self._enter_between(measured.step, *as_matrices(buckets[0], self.record.n_replica or 1))
@@ -673,7 +673,7 @@ class AgingTracker:
             self._warned.add(kind)
             log.warning(
                 "lightning_glassy: %s",
-                f"the weights are not finite {where}; recorded as they are"
+                f"the weights are not finite {where}. They are recorded as they are"
                 if kind == "nan"
                 else f"the mean squared displacement {d2[at] / n:.2g} is within the rounding of the weights' own dtype "
                 f"(about {resolution[k, 0] * s2[at] / n:.2g}) {where}: a plateau there is not physics",

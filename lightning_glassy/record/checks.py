@@ -100,6 +100,6 @@ def check_plane(pairs: NDArray[np.int64], n_replica: int | None) -> None:
     cells = len(np.unique(pairs[:, 0])) * len(np.unique(pairs[:, 1]))
     if cells * (n_replica or 1) > _SMALL_PLANE and cells > 2 * len(pairs) ** 1.5:
         raise RecordError(
-            f"its {len(pairs):,} pairs of times would make a matrix of {cells:,} cells (waiting times x lags); of more "
-            f"than {_SMALL_PLANE:,} cells over all replicas, no training leaves more than 2 * pairs**1.5"
+            f"its {len(pairs):,} pairs of times would make a matrix of {cells:,} cells (waiting times x lags). Above "
+            f"{_SMALL_PLANE:,} cells over all replicas, no training leaves more than 2 * pairs**1.5"
         )

@@ -87,7 +87,7 @@ def _check_distinct(moments: Sequence[Table]) -> None:
             digest = hashlib.sha256(table.values[:, replica].tobytes()).digest()
             if digest in seen:
                 raise ValueError(
-                    f"records[{i}] and records[{seen[digest]}] hold the same run to the bit: it is no two replicas"
+                    f"records[{i}] and records[{seen[digest]}] hold the same run to the bit: leave one out"
                 )
             seen[digest] = i
 
@@ -125,7 +125,7 @@ def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.
     """
     members = {group: np.arange(n)[_indices(group, member)] for group, member in groups.items()}
     if "all" in members:
-        raise ValueError("groups: 'all' is always there and means every coordinate; choose another name")
+        raise ValueError("groups: 'all' is always there and means every coordinate: choose another name")
     for group, member in members.items():
         if len(member) == 0 or len(np.unique(member)) < len(member):
             raise ValueError(f"groups[{group!r}] is empty, or names a coordinate twice")

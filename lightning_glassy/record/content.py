@@ -282,7 +282,7 @@ class RecordContent:
         Raises:
             KeyError: the record does not have this name. The message lists the names it has.
         """
-        table = self._known("between", name, "nothing is known between replicas of")
+        table = self._known("between", name, "no matrix between replicas")
         return table.keys[:, 0].copy(), table.values.copy()
 
     @property

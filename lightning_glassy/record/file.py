@@ -112,7 +112,7 @@ def opened(header: object) -> dict[str, Any]:
         RecordError: it is not the header of a record, or a newer version has written it.
     """
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise RecordError("not a lightning_glassy record: its header says something else")
+        raise RecordError("not a lightning_glassy record: its header names another format")
     version = header.get("version")
     if type(version) is not int or version < 1:
         raise RecordError(f"its format version is {version!r}")

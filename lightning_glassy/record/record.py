@@ -124,7 +124,7 @@ class AgingRecord(RecordContent):
                 )
         if entry.over_replicas and (self.n_replica is None or self.n_replica < 2):
             return ValueError(
-                f"n_replica={self.n_replica}: {entry.name} is a variance between replicas, of which two are needed"
+                f"n_replica={self.n_replica}: {entry.name} is a variance between replicas, and needs at least two"
             )
         return None
 

@@ -103,8 +103,8 @@ def moments_for(
                 return TritonMoments(tracked, overlap_thresholds, msd_only=msd_only)
             except Exception as error:  # a compiler, a driver or an older version may raise anything
                 log.warning(
-                    "lightning_glassy: measuring with plain torch, which is slower, for the GPU kernels do not work "
-                    "here (%s: %s)",
+                    "lightning_glassy: measuring with plain torch, which is slower, because the GPU kernels do not "
+                    "work here (%s: %s)",
                     type(error).__name__,
                     error,
                 )
@@ -149,4 +149,4 @@ def _rehearse(
     pairs += zip(second.own_sums, capture(bank, 2, plain).own_sums, strict=True)
     pairs += zip(second.flats, bank.live[2].flats, strict=True)
     if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-2, equal_nan=True) for a, b in pairs):
-        raise RuntimeError("their sums are not those of plain torch")
+        raise RuntimeError("their sums differ from the sums of plain torch")
