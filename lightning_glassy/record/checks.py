@@ -46,10 +46,10 @@ def check_sums(sums: Sequence[str]) -> tuple[str, ...]:
         ValueError: there are no names, a name is repeated, or a file cannot hold a name.
     """
     names = tuple(sums)
+    if isinstance(sums, str) or not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
+        raise ValueError(f"sums={sums!r} must be different names of sums, such as {', '.join(MOMENTS)}")
     for name in names:
         check_name("a sum", name)
-    if isinstance(sums, str) or len(set(names)) < len(names) or not names:
-        raise ValueError(f"sums={sums!r} must be different names of sums, such as {', '.join(MOMENTS)}")
     return names
 
 

@@ -23,7 +23,6 @@ from lightning_glassy.record.tables import (
     LARGEST,
     MOMENTS,
     MOMENTS_TABLE,
-    MSD_MOMENTS,
     Key,
     Table,
     TableName,
@@ -412,11 +411,14 @@ class RecordContent:
         """
         if version > 1 or self.meta.get("moments") != "msd":
             return self
-        shape = self._shape() | {"sums": MSD_MOMENTS, "overlap_thresholds": ()}
-        other = type(self)(**shape, meta=self.meta, n_replica=self.n_replica)
         table = self._tables[MOMENTS_TABLE]
+        measured = [self.sums.index(name) for name in file.MSD_SUMS_V1]
+        if not np.isnan(np.delete(table.values, measured, axis=-1)).all():
+            return self  # the metadata is the user's, who may call anything "msd"
+        shape = self._shape() | {"sums": file.MSD_SUMS_V1, "overlap_thresholds": ()}
+        other = type(self)(**shape, meta=self.meta, n_replica=self.n_replica)
         kept = table.empty(other.row_shape)
-        kept.extend(table.keys, table.values[..., [self.sums.index(name) for name in MSD_MOMENTS]])
+        kept.extend(table.keys, table.values[..., measured])
         other._tables = {**self._tables, MOMENTS_TABLE: kept}
         return other
 

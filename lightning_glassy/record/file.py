@@ -14,7 +14,7 @@ member                         content
 ``profile_<i>_grid``           the points at which a function is known, float64 ``[n_point]``
 =============================  ==================================================================================
 
-Version 1 had no ``sums``, because a record always had the seven sums of :data:`MOMENTS`. The first axis of its moments
+Version 1 had no ``sums``, because a record always had seven: d2, d4, ws, w2, s2, w and s. The first axis of its moments
 was the replica axis.
 """
 
@@ -32,12 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.record.tables import KINDS, MOMENTS, MOMENTS_TABLE, Table, TableName
+from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, Table, TableName
 
 FORMAT = "lightning_glassy.AgingRecord"
 FORMAT_VERSION = 2
 
-_NAMED = ("one_time", "between", "profiles")  # a record can have any number of tables of these kinds
+# The sums in files of version 1. These do not change if this package measures other sums.
+_SUMS_V1 = ("d2", "d4", "ws", "w2", "s2", "w", "s")
+MSD_SUMS_V1 = ("d2", "s2", "s")
 
 
 class RecordError(ValueError):
@@ -66,7 +68,7 @@ def write(file: BinaryIO, header: Mapping[str, Any], tables: Mapping[TableName, 
     Raises:
         TypeError: the header holds a value that JSON cannot hold.
     """
-    names: dict[str, list[str]] = {kind: [] for kind in _NAMED}
+    names: dict[str, list[str]] = {kind: [] for kind in NAMED_KINDS}
     arrays: dict[str, NDArray[Any]] = {}
     for table_name, table in tables.items():
         kind, name = table_name
@@ -95,7 +97,7 @@ def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
     header = opened(header)
     if header["version"] == 1 and header["n_replica"] is not None:
         arrays["moments"] = np.moveaxis(arrays["moments"], 0, 1)
-    names = {kind: header.get(kind, []) for kind in _NAMED}
+    names = {kind: header.get(kind, []) for kind in NAMED_KINDS}
     for of_kind in names.values():
         if type(of_kind) is not list or not all(type(name) is str for name in of_kind):
             raise RecordError("its header holds something else where numbers and names are expected")
@@ -121,7 +123,7 @@ def opened(header: object) -> dict[str, Any]:
             f"written in format {version}, this version of lightning_glassy reads up to {FORMAT_VERSION}: "
             "upgrade lightning_glassy"
         )
-    return header if version > 1 else header | {"sums": list(MOMENTS)}
+    return header if version > 1 else header | {"sums": list(_SUMS_V1)}
 
 
 def _part(arrays: Mapping[str, NDArray[Any]], table: TableName, names: Mapping[str, list[str]]) -> Part:

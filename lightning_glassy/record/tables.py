@@ -35,6 +35,9 @@ numbers along the run. ``between`` tables hold matrices between replicas along t
 functions at pairs of times.
 """
 
+NAMED_KINDS = tuple(kind for kind in KINDS if kind != "moments")
+"""The kinds of which a record can have any number of tables, each under a name."""
+
 
 class TableName(NamedTuple):
     """Name of a table in a record: its kind, and its name among the tables of this kind."""

@@ -29,13 +29,11 @@ from numpy.typing import NDArray
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.record.file import Part, opened
-from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, Key, TableName
+from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, Key, TableName
 
 LARGEST_PLANE = 4_000_000
 """Largest number of cells of the two-time plane (replicas x waiting times x lags) that is accepted. Without this limit,
 a crafted file with many rows that share no time would ask for the square of its size."""
-
-_NAMED = ("one_time", "between", "profiles")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
         The part, and the content of all parts including this part. The part is None if neither a row nor the header
         has changed.
     """
-    line: dict[str, Any] = {"rows": 0, **{kind: {} for kind in _NAMED}}
+    line: dict[str, Any] = {"rows": 0, **{kind: {} for kind in NAMED_KINDS}}
     blocks: list[NDArray[Any]] = []
     after: dict[TableName, dict[Key, Array]] = {}
     # Sort the tables by kind, because the reader expects the numbers in this order.
@@ -114,7 +112,7 @@ def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
     line, _, numbers = part.partition(b"\n")
     head = json.loads(line)
     counts = [head["rows"]]
-    for kind in _NAMED:
+    for kind in NAMED_KINDS:
         for entry in head.get(kind, {}).values():
             counts += entry if kind == "profiles" else [entry]
     if not all(type(count) is int and 0 <= count <= len(numbers) for count in counts):
