@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lightning_glassy.loggers.figures import Figures
 from lightning_glassy.loggers.sinks import scalars
 from lightning_glassy.observables import OBSERVABLES, Observable, Relaxation, registry, unicode_of
 from lightning_glassy.plotting import plot_two_time
+from lightning_glassy.record.combine import moments_of
 from lightning_glassy.report import report
 from lightning_glassy.tensorboard import answers
 
@@ -34,7 +35,22 @@ def record(walk: np.ndarray) -> AgingRecord:
 
 
 @pytest.fixture
-def fourth_moment() -> Iterator[Observable]:
+def added() -> Iterator[Callable[[Observable], Observable]]:
+    """Register an observable until the end of a test."""
+    names = []
+
+    def add(entry: Observable) -> Observable:
+        registry.register(entry)
+        names.append(entry.name)
+        return entry
+
+    yield add
+    for name in names:
+        del registry._ENTRIES[name]
+
+
+@pytest.fixture
+def fourth_moment(added: Callable[[Observable], Observable]) -> Observable:
     """An observable that somebody adds: its entry, and nothing else."""
     entry = Observable(
         name="fourth_moment",
@@ -47,9 +63,7 @@ def fourth_moment() -> Iterator[Observable]:
         logged=True,
         drawn=True,
     )
-    registry.register(entry)
-    yield entry
-    del registry._ENTRIES[entry.name]
+    return added(entry)
 
 
 def page_data(path: Path) -> dict:
@@ -125,6 +139,84 @@ def test_every_observable_is_a_formula_of_named_inputs(name: str) -> None:
         assert np.array_equal(values[:, np.isfinite(values).all(axis=0)], rows[:, np.isfinite(rows).all(axis=0)])
 
 
+@pytest.mark.parametrize(
+    ("inputs", "over_replicas", "formula"),
+    [
+        (("d2", "n", "noise"), False, lambda d2, n, noise: d2 / n / noise),
+        (("d2", "msd", "lags"), False, lambda d2, msd, lags: d2 / msd + 0 * lags),
+        (("count", "overlap"), False, lambda count, overlap: count - overlap),
+        (("d2", "n"), True, lambda d2, n: (d2 / n).var(axis=0)),
+        (("d2", "msd"), True, lambda d2, msd: (d2 - msd).mean(axis=0)),
+    ],
+)
+def test_a_formula_may_mix_all_kinds_of_inputs(
+    added: Callable[[Observable], Observable],
+    tmp_path: Path,
+    inputs: tuple[str, ...],
+    over_replicas: bool,
+    formula: Callable[..., np.ndarray],
+) -> None:
+    walks = np.cumsum(np.random.default_rng(2).normal(size=(4, 301, 30)), axis=1)
+    record = AgingRecord.from_trajectory(walks, LogTimeSchedule([0, 3, 20], [1, 5, 30]))
+    for step in (0, 300):
+        record.append_one_time("gradient_noise", step, 2.0)
+    added(
+        Observable(
+            name="mixed",
+            title="mixed",
+            symbol=r"\kappa_\mathrm{mix}",
+            formula=formula,
+            inputs=inputs,
+            over_replicas=over_replicas,
+        )
+    )
+    places = {"d2": record.msd() * 30, "n": 30, "noise": 2.0, "lags": record.lags, "msd": record.msd()}
+    places |= {"count": record.overlap() * 30, "overlap": record.overlap()}
+    expected = formula(*(places[name] for name in inputs))
+    np.testing.assert_allclose(record.observable("mixed"), expected, rtol=1e-13, atol=1e-12)
+    assert "mixed" in record.to_xarray()
+    assert "mixed" not in record.table()
+    assert np.shape(answers.curves(record, "mixed", "all", None)["values"]) == expected.shape[-2:]
+    report(record, n_bootstrap=10).write(tmp_path)
+    titles = [curve["title"] for curve in page_data(tmp_path / "report.html")["observables"]["curves"]]
+    assert any(title.startswith("mixed κ_mix") for title in titles)
+
+
+def test_loggers_cannot_be_promised_more_than_a_pair_of_times() -> None:
+    for flags in ({"logged": True}, {"drawn": True}):
+        with pytest.raises(ValueError, match="the observable 'another' needs more than one pair of times"):
+            registry.register(replace(OBSERVABLES["local_exponent"], name="another", **flags))
+
+
+def test_an_observable_that_does_not_relax_takes_no_argument_of_an_exponent(record: AgingRecord) -> None:
+    for arguments in ({"window": (1, 100)}, {"thresholds": [0.1]}, {"t0": "fit"}):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(arguments))}: observable='non_gaussian' has no aging exponent"
+        ):
+            report(record, observable="non_gaussian", **arguments)
+
+
+def test_the_page_has_the_measured_lags_of_each_curve_and_no_others(tmp_path: Path) -> None:
+    """Checkpoints share hardly any lags: the plane of all times would be a hundred times larger."""
+    walk = np.cumsum(np.random.default_rng(6).normal(size=(2000, 20)), axis=0)
+    steps = np.unique(np.geomspace(1, 1999, 40).astype(int))
+    record = AgingRecord({"all": 20}, overlap_thresholds=[1.0])
+    for i, first in enumerate(steps):
+        for step in steps[i:]:
+            record.append(first, step - first, moments_of(walk[step], walk[first], [1.0], [np.arange(20)]))
+    report(record, n_bootstrap=10).write(tmp_path)
+    found = page_data(tmp_path / "report.html")["observables"]
+    assert found["lags"] == [(steps[i:] - first).tolist() for i, first in enumerate(steps)]
+    times, lags = record.pairs
+    for curve, name in zip(found["curves"], record.available(), strict=True):
+        assert [len(values) for values in curve["values"]] == [len(row) for row in found["lags"]]
+        shown = np.array([value for values in curve["values"] for value in values], dtype=float)
+        values = record.observable(name)[
+            np.searchsorted(record.waiting_times, times), np.searchsorted(record.lags, lags)
+        ]
+        assert np.array_equal(shown, values, equal_nan=True)
+
+
 def test_the_binder_cumulant_is_that_of_the_displacements(
     record: AgingRecord, walk: np.ndarray, tmp_path: Path
 ) -> None:
@@ -184,7 +276,7 @@ def test_what_does_not_relax_or_is_not_there_is_refused_by_name(record: AgingRec
         record.observable("msd", eps=0.1)
     with pytest.raises(TypeError, match="eps='all' is not a number; a group is named by group='all'"):
         record.overlap("all")
-    with pytest.raises(ValueError, match="n_replica=None: chi4 is a variance between replicas, and needs at least two"):
+    with pytest.raises(ValueError, match="n_replica=None: chi4 compares replicas, and needs at least two"):
         report(record, observable="chi4")
     with pytest.raises(KeyError, match="no one-time series 'gradient_noise'"):
         record.observable("normalised_msd")

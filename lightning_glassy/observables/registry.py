@@ -8,7 +8,8 @@ A record, its tables and figures, the loggers, the report, the command line and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -17,8 +18,8 @@ from lightning_glassy.observables.arrays import Array
 
 Formula = Callable[..., Array]
 
-_UNICODE = {r"\Delta": "Δ", r"\alpha": "α", r"\chi": "χ", r"\epsilon": "ε", r"\partial": "∂", r"\ln": " ln "}
-
+_UNICODE = {"partial": "∂", "ln": " ln ", "lambda": "λ", "Lambda": "Λ", "sum": "∑", "sqrt": "√", "langle": "⟨",
+            "rangle": "⟩", "cdot": "·", "infty": "∞", "mathrm": ""}  # fmt: skip
 
 NOT_SUMS = ("n", "population", "count", "lags", "noise")
 """Names of inputs of formulas that are neither sums nor observables: see :class:`Observable`."""
@@ -69,8 +70,8 @@ class Observable:
         over_replicas: whether the formula compares replicas, so that the result has no axis of replicas.
         error: its standard error, if there is a formula. There is a formula for a comparison of replicas, and for a
             value summed over a sample of the coordinates. The scatter between replicas does not belong here.
-        logged: whether loggers get its curves.
-        drawn: whether loggers get a figure of it.
+        logged: whether loggers get its curves. It must then be pairwise.
+        drawn: whether loggers get a figure of it. It must then be pairwise.
     """
 
     name: str
@@ -87,8 +88,12 @@ class Observable:
 
     @property
     def pairwise(self) -> bool:
-        """Whether the sums of one pair of times are enough to compute it."""
-        return not any(name in ("lags", "noise") or name in _ENTRIES for name in self.inputs)
+        """Whether the sums of one pair of times, in one replica, are enough to compute it."""
+        return self.of_one_pair(self.inputs)
+
+    def of_one_pair(self, inputs: Sequence[str]) -> bool:
+        """Return whether a formula for this observable, or for its error, needs only the sums of one pair of times."""
+        return not self.over_replicas and not any(name in ("lags", "noise") or name in _ENTRIES for name in inputs)
 
     @property
     def has_threshold(self) -> bool:
@@ -106,13 +111,18 @@ def register(entry: Observable) -> None:
     """Add an entry to the registry.
 
     Raises:
-        ValueError: the name is taken, by another observable or as the input of a formula.
+        ValueError: the name is taken, by another observable or as the input of a formula, or loggers cannot get it.
     """
     if entry.name in _ENTRIES:
         raise ValueError(f"the observable {entry.name!r} is registered already: choose another name")
     formulas = [formula for known in (*_ENTRIES.values(), entry) for formula in (known, known.error) if formula]
     if entry.name in NOT_SUMS or any(entry.name in formula.inputs for formula in formulas):
         raise ValueError(f"the observable {entry.name!r} has the name of an input of a formula: choose another name")
+    if (entry.logged or entry.drawn) and not entry.pairwise:
+        raise ValueError(
+            f"the observable {entry.name!r} needs more than one pair of times or one replica, and loggers get no more: "
+            "leave out logged and drawn"
+        )
     _ENTRIES[entry.name] = entry
 
 
@@ -151,9 +161,22 @@ def relaxation_of(name: str) -> Relaxation:
 def unicode_of(symbol: str) -> str:
     r"""Write TeX as plain text with Unicode letters. Subscripts keep their underscore.
 
+    A command without a Unicode letter becomes its name.
+
     Example:
         >>> unicode_of(r"\alpha_2(t_w, t_w+t)"), unicode_of(r"\partial\ln\Delta/\partial\ln t")
         ('α_2(t_w, t_w+t)', '∂ ln Δ/∂ ln t')
+        >>> unicode_of(r"C_\mathrm{raw}"), unicode_of(r"\erf\kappa")
+        ('C_raw', 'erf κ')
     """
-    text = re.sub(r"\\[A-Za-z]+ ?", lambda found: _UNICODE[found[0].rstrip()], symbol)
-    return text.strip().replace("-", "−")
+    text = re.sub(r"\\([A-Za-z]+) ?", lambda found: _letter(found[1]), symbol)
+    return re.sub("[{}]", "", text).strip().replace("-", "−")
+
+
+def _letter(command: str) -> str:
+    if command in _UNICODE:
+        return _UNICODE[command]
+    try:
+        return unicodedata.lookup(f"greek {'capital' if command[0].isupper() else 'small'} letter {command}")
+    except KeyError:
+        return f"{command} "

@@ -164,7 +164,7 @@ register(
     Observable(
         name="correlation_raw",
         title="correlation",
-        symbol=r"C(t_w, t_w+t)",
+        symbol=r"C_\mathrm{raw}(t_w, t_w+t)",
         formula=correlation_raw,
         inputs=("ws", "n"),
     )
@@ -182,7 +182,7 @@ register(
     Observable(
         name="correlation_centred",
         title="centred correlation",
-        symbol=r"C(t_w, t_w+t)",
+        symbol=r"C_\mathrm{centred}(t_w, t_w+t)",
         formula=correlation_centred,
         inputs=("ws", "w", "s", "n"),
     )
@@ -191,7 +191,7 @@ register(
     Observable(
         name="correlation_pearson",
         title="Pearson correlation",
-        symbol=r"C(t_w, t_w+t)",
+        symbol=r"C_\mathrm{Pearson}(t_w, t_w+t)",
         formula=correlation_pearson,
         inputs=("ws", "w2", "s2", "w", "s", "n"),
     )
@@ -419,7 +419,7 @@ register(
     Observable(
         name="chi4_correlation",
         title="susceptibility of the correlation",
-        symbol=r"\chi_4(t_w, t_w+t)",
+        symbol=r"\chi_4^C(t_w, t_w+t)",
         formula=chi4,
         inputs=("correlation_raw", "n"),
         over_replicas=True,

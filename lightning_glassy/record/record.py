@@ -16,7 +16,7 @@ from lightning_glassy import observables
 from lightning_glassy.observables import NOT_SUMS, OBSERVABLES, Array, CorrelationKind, Formula, Observable
 from lightning_glassy.record import combine, convert
 from lightning_glassy.record.content import RecordContent
-from lightning_glassy.record.tables import MOMENTS_TABLE
+from lightning_glassy.record.tables import MOMENTS_TABLE, TableName
 
 if TYPE_CHECKING:
     import pandas
@@ -92,11 +92,6 @@ class AgingRecord(RecordContent):
     def _evaluate(
         self, entry: Observable, formula: Formula, inputs: Sequence[str], group: str, eps: float | None
     ) -> Array:
-        self._check(entry, inputs, group, eps)
-        values = formula(*(self._input(name, group, eps) for name in inputs))
-        return self._matrix(values) if entry.pairwise else np.asarray(values)
-
-    def _check(self, entry: Observable, inputs: Sequence[str], group: str, eps: float | None) -> None:
         self._group_index(group)
         if isinstance(eps, str):
             raise TypeError(f"eps={eps!r} is not a number; a group is named by group={eps!r}")
@@ -105,6 +100,9 @@ class AgingRecord(RecordContent):
         lack = self._lack(entry, inputs, group)
         if lack is not None:
             raise lack
+        by_row = entry.of_one_pair(inputs)
+        values = formula(*(self._input(name, group, eps, by_row) for name in inputs))
+        return self._matrix(values) if by_row else np.asarray(values)
 
     def _lack(self, entry: Observable, inputs: Sequence[str], group: str) -> Exception | None:
         """Return the error to raise if the record lacks an input of an observable or of its error, else None."""
@@ -113,23 +111,22 @@ class AgingRecord(RecordContent):
                 found = self._lack(OBSERVABLES[name], OBSERVABLES[name].inputs, group)
                 if found is not None:
                     return found
-            elif name == "noise" and _noise_name(group) not in self.one_time_names:
+            elif name == "noise" and TableName("one_time", _noise_name(group)) not in self._tables:
                 return KeyError(f"no one-time series {_noise_name(group)!r}; there are {list(self.one_time_names)}")
             elif name == "count" and not self.overlap_thresholds:
                 return ValueError("no overlap thresholds were counted in this record")
             elif name not in (*NOT_SUMS, *self.sums):
+                of = entry.name if inputs == entry.inputs else f"the standard error of {entry.name}"
                 return ValueError(
-                    f"{entry.name} is made of the sum {name!r}, which this record does not have: its sums are "
+                    f"{of} is made of the sum {name!r}, which this record does not have: its sums are "
                     f"{', '.join(self.sums)}"
                 )
         if entry.over_replicas and (self.n_replica is None or self.n_replica < 2):
-            return ValueError(
-                f"n_replica={self.n_replica}: {entry.name} is a variance between replicas, and needs at least two"
-            )
+            return ValueError(f"n_replica={self.n_replica}: {entry.name} compares replicas, and needs at least two")
         return None
 
-    def _input(self, name: str, group: str, eps: float | None) -> Any:
-        """Return an input of a formula: rows ``[n_row(, n_replica)]``, a matrix, or a number."""
+    def _input(self, name: str, group: str, eps: float | None, by_row: bool) -> Any:
+        """Return an input of a formula. A sum has rows ``[n_row(, n_replica)]``, or is arranged as a matrix."""
         if name in OBSERVABLES:
             return self.observable(name, group, eps=eps if OBSERVABLES[name].has_threshold else None)
         if name == "n":
@@ -141,7 +138,8 @@ class AgingRecord(RecordContent):
         if name == "noise":
             return self.gradient_noise(self.waiting_times, group)[:, None]
         column = len(self.sums) + self._threshold_index(eps) if name == "count" else self.sums.index(name)
-        return self._tables[MOMENTS_TABLE].values[..., self._group_index(group), column]
+        rows = self._tables[MOMENTS_TABLE].values[..., self._group_index(group), column]
+        return rows if by_row else self._matrix(rows)
 
     def _threshold_index(self, eps: float | None) -> int:
         if eps is None:
@@ -289,6 +287,9 @@ class AgingRecord(RecordContent):
         if entry.error is None:
             known = [repr(o.name) for o in OBSERVABLES.values() if o.error is not None]
             raise ValueError(f"name={name!r}: there is a formula for the error of {', '.join(known)} only")
+        n = self._n_sampled.get(group)
+        if not entry.over_replicas and n == self._n_parameters.get(group) and n != 1:
+            return np.where(np.isfinite(self.observable(name, group, eps=eps)), 0.0, np.nan)
         return self._evaluate(entry, *entry.error, group, eps)
 
     # ------------------------------------------------------------------ between replicas, and along the run
@@ -436,7 +437,10 @@ class AgingRecord(RecordContent):
     def table(
         self, pairs: Sequence[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
-        """Return the record in long form: one line per replica, group and pair, and one column per observable.
+        """Return the record in long form: one line per replica, group and pair.
+
+        There is one column per observable, or one per threshold. An observable of more than one pair of times, or of
+        more than one replica, has no column.
 
         Args:
             pairs: the pairs ``(waiting time, lag)`` to include, default all, sorted.
@@ -465,15 +469,15 @@ class AgingRecord(RecordContent):
             result.setdefault("group", []).extend([group] * (len(part) * n_replica))
             result.setdefault("n_parameters", []).extend([self._n_parameters[group]] * (len(part) * n_replica))
             for name, (entry, eps) in wanted.items():
-                rows = entry.formula(*(part._input(i, group, eps) for i in entry.inputs))
+                rows = entry.formula(*(part._input(i, group, eps, by_row=True) for i in entry.inputs))
                 result.setdefault(name, []).extend(rows.T.ravel().tolist())
         return result
 
     def columns(self) -> dict[str, tuple[Observable, float | None]]:
         """Return the observables in a :meth:`table` and their thresholds, by the names of their columns.
 
-        An observable with a threshold has one column per threshold, such as ``overlap_0.001``. Observables that need
-        more than the sums of one pair are left out.
+        An observable with a threshold has one column per threshold, such as ``overlap_0.001``. Observables of more than
+        one pair of times, or of more than one replica, are left out.
         """
         return {
             name if eps is None else f"{name}_{eps:.6g}": (entry, eps)

@@ -100,20 +100,21 @@ def _mean(found: Findings, name: str, eps: float | None) -> Array:
 
 
 def _observables(found: Findings) -> dict[str, Any]:
-    """Return every observable that the record has, at each threshold."""
-    entries = [find(name) for name in found.record.available(found.group)]
-    return {
-        "lags": found.record.lags,
-        "curves": [
-            {
-                "title": f"{entry.title} {unicode_of(entry.symbol)}" + ("" if eps is None else f", ε = {eps:.3g}"),
-                "log": entry.log,
-                "values": _mean(found, entry.name, eps),
-            }
-            for entry in entries
-            for eps in (found.record.overlap_thresholds if entry.has_threshold else (None,))
-        ],
-    }
+    """Return every observable that the record has, at each threshold.
+
+    Waiting times of checkpoints share hardly any lags. Each curve therefore has only the lags at which it was measured.
+    """
+    record = found.record
+    waiting_times, lags = record.pairs
+    measured = [np.searchsorted(record.lags, lags[waiting_times == t_w]) for t_w in record.waiting_times]
+    drawn = []
+    for entry in map(find, record.available(found.group)):
+        for eps in record.overlap_thresholds if entry.has_threshold else (None,):
+            values = _mean(found, entry.name, eps)
+            title = f"{entry.title} {unicode_of(entry.symbol)}" + ("" if eps is None else f", ε = {eps:.3g}")
+            curves = [row[places] for row, places in zip(values, measured, strict=True)]
+            drawn.append({"title": title, "log": entry.log, "values": curves})
+    return {"lags": [record.lags[places] for places in measured], "curves": drawn}
 
 
 def _answers(found: Findings) -> list[list[str]]:
