@@ -275,7 +275,7 @@ def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
         "n_sampled": record.n_sampled,
         "overlap_thresholds": record.overlap_thresholds,
         "sums": record.sums,
-        "observables": record.available(),
+        "observables": record.available() if len(record) else [],
         "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
         "meta": record.meta,
     }
@@ -297,7 +297,8 @@ def _as_text(path: Path, record: AgingRecord) -> str:
         )
     if record.overlap_thresholds:
         lines.append(f"  overlaps        eps = {', '.join(f'{eps:.3g}' for eps in record.overlap_thresholds)}")
-    lines.append(f"  observables     {', '.join(record.available())}")
+    if len(record):
+        lines.append(f"  observables     {', '.join(record.available())}")
     lines += [
         f"  between         {name!r}: {len(record.between(name)[0]):,} matrices between replicas"
         for name in record.between_names

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_glassy import AgingRecord, AgingTracker, LogTimeSchedule, RecordError, cli
-from lightning_glassy.analysis import aging_exponent
+from lightning_glassy.analysis import aging_exponent, heterogeneity
 from lightning_glassy.loggers.figures import Figures
 from lightning_glassy.loggers.sinks import scalars
 from lightning_glassy.measure.resume import StateError
+from lightning_glassy.observables import OBSERVABLES
+from lightning_glassy.plotting.panels import panels
 from lightning_glassy.record import MOMENTS, MSD_MOMENTS
+from lightning_glassy.report import report
 from lightning_glassy.tensorboard import answers
 from lightning_glassy.tensorboard.parts import Written, assemble, next_part
 
@@ -80,15 +84,19 @@ def test_without_a_sum_the_record_opens_and_gives_what_can_be_computed(
     record: AgingRecord, tmp_path: Path, again: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = again(with_sums(record, tuple(name for name in MOMENTS if name != "d4")), tmp_path)
-    lost = {"non_gaussian", "binder_cumulant"}
+    lost = {entry.name for entry in OBSERVABLES.values() if "d4" in entry.inputs}
+    assert lost >= {"non_gaussian", "binder_cumulant"}
     assert set(record.available()) - set(opened.available()) == lost
     assert same(opened, record, opened.available())
     with pytest.raises(ValueError, match=r"non_gaussian is made of the sum 'd4', which this record does not have: its"):
         opened.non_gaussian()
     with pytest.raises(ValueError, match="binder_cumulant is made of the sum 'd4'"):
         opened.observable("binder_cumulant")
-    with pytest.raises(ValueError, match="d4"):
-        opened.standard_error("msd")
+    sampled = AgingRecord({"all": 100}, n_sampled={"all": 50}, sums=opened.sums)
+    sampled.append(0, 1, np.ones(sampled.row_shape))
+    with pytest.raises(ValueError, match="the standard error of msd is made of the sum 'd4'"):
+        sampled.standard_error("msd")
+    assert np.array_equal(opened.standard_error("msd"), record.standard_error("msd"), equal_nan=True)
     # Everything that loops over the observables goes on without these.
     assert set(record.table()) - set(opened.table()) == lost
     assert set(record.to_xarray()) - set(opened.to_xarray()) == lost
@@ -104,6 +112,20 @@ def test_without_a_sum_the_record_opens_and_gives_what_can_be_computed(
     assert "non_gaussian" not in capsys.readouterr().out
 
 
+def test_without_the_displacement_nothing_is_offered_that_needs_it(record: AgingRecord, tmp_path: Path) -> None:
+    record.append_one_time("gradient_noise", 0, 1.0)
+    assert {"displacement_over_noise", "noise_clock"} <= set(panels(record))
+    opened = with_sums(record, tuple(name for name in MOMENTS if name != "d2"))
+    opened.append_one_time("gradient_noise", 0, 1.0)
+    assert set(panels(opened)) == {"gradient_noise"}
+    assert heterogeneity(opened).chi4 is None
+    assert same(opened, record, opened.available())
+    assert "correlation_cosine" in opened.available()
+    assert not list(Figures("a test").draw(opened))[1:]
+    with pytest.raises(ValueError, match="msd is made of the sum 'd2', which this record does not have"):
+        report(opened)
+
+
 def test_runs_of_different_sums_are_no_replicas(record: AgingRecord) -> None:
     with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in sums"):
         AgingRecord.concat([record, with_sums(record, (*MOMENTS, "d6"))])
@@ -117,7 +139,7 @@ def test_an_unknown_sum_may_have_any_name(record: AgingRecord, tmp_path: Path, n
         np.testing.assert_array_equal(opened.observable(known), record.observable(known))
 
 
-@pytest.mark.parametrize("sums", ["d2", (), ("d2", "d2"), ("d2", "\ud800")])
+@pytest.mark.parametrize("sums", ["d2", (), ("d2", "d2"), ("d2", "\ud800"), ("d2", 2)])
 def test_names_that_are_none_for_sums_are_refused(sums: object) -> None:
     with pytest.raises(ValueError, match=r"sums=|a sum"):
         AgingRecord({"all": 3}, sums=sums)
@@ -163,7 +185,10 @@ def test_the_displacement_alone_has_no_columns_without_numbers() -> None:
     tracker.drain()
     assert (tracker.record.sums, tracker.record.overlap_thresholds) == (MSD_MOMENTS, ())
     assert np.isfinite(tracker.record.moments).all()
-    assert tracker.record.available() == ["msd", "local_exponent"]
+    there = tracker.record.available()
+    assert {"msd", "local_exponent"} <= set(there)
+    assert not {"overlap", "non_gaussian", "decorrelation"} & set(there)
+    assert tracker.record.standard_error("msd").tolist() == [[0.0]]
 
 
 # ---------------------------------------------------------------------- the first format
@@ -189,7 +214,21 @@ def test_the_displacement_alone_of_the_first_format_opens_without_its_empty_colu
     opened = AgingRecord.load(FORMATS / "msd_v1.npz")
     assert (opened.sums, opened.overlap_thresholds) == (MSD_MOMENTS, ())
     assert opened.msd().tolist() == [[0.5, 1.25]]
-    assert opened.available() == ["msd", "local_exponent"]
+
+
+def test_metadata_alone_take_no_column_from_a_record_of_the_first_format() -> None:
+    record = AgingRecord.load(FORMATS / "replicas_v1.npz")
+    record.meta["moments"] = "msd"
+    assert record.upgraded(1) == record
+
+
+@pytest.mark.parametrize("file", ["replicas_v1.npz", "msd_v1.npz", "parts_v1.npz"])
+def test_a_sum_of_tomorrow_leaves_the_first_format_readable(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = AgingRecord.load(FORMATS / file)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("lightning_glassy") and hasattr(module, "MOMENTS"):
+            monkeypatch.setattr(module, "MOMENTS", (*MOMENTS, "d6"))
+    assert AgingRecord.load(FORMATS / file) == before
 
 
 def test_event_files_of_the_first_format_are_read() -> None:

@@ -221,6 +221,15 @@ def test_show_tells_what_a_record_holds(tmp_path: Path, capsys) -> None:
     content = json.loads(out)
     assert content["waiting_times"] == record.waiting_times.tolist()
     assert content["one_time"]["train_loss"] == {"steps": [0], "values": [2.5]}
+    assert content["observables"] == record.available()
+
+
+def test_show_lists_no_observable_of_a_record_without_pairs(tmp_path: Path, capsys) -> None:
+    record = AgingRecord({"all": 3}, overlap_thresholds=[0.1])
+    record.append_one_time("train_loss", 0, 2.5)
+    path = saved(tmp_path, record)
+    assert "msd" not in run(capsys, "show", path)[1]
+    assert json.loads(run(capsys, "show", path, "--json")[1])["observables"] == []
 
 
 def test_wrong_input_is_an_error_with_code_2(tmp_path: Path, capsys) -> None:

@@ -105,7 +105,7 @@ def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None 
     """
     if record.n_replica is None or record.n_replica < 2:
         raise NotEnoughDataError(f"n_replica={record.n_replica}: two or more can be compared")
-    counted = bool(record.overlap_thresholds)
+    counted = "chi4" in record.available(group)
     chi4 = record.chi4(group, eps=eps) if counted else None
     error = record.chi4_error(group, eps=eps) if counted else None
     pairs = np.triu_indices(record.n_replica, 1)

@@ -47,7 +47,7 @@ def panels(
         found["loss"] = lambda: _loss(record, regimes)
     if ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in there:
         found["gradient_noise"] = lambda: _gradient_noise(record, group)
-        if len(record):
+        if len(record) and group in record.groups and "normalised_msd" in record.available(group):
             found["displacement_over_noise"] = lambda: _displacement_over_noise(record, group)
             found["noise_clock"] = lambda: _noise_clock(record, group)
     if "loss_path" in record.profile_names:
