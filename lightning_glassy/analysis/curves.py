@@ -74,8 +74,7 @@ def relaxation_curves(
 
     Args:
         record: a single run, or replicas.
-        observable: one that relaxes, by its name in :data:`lightning_glassy.observables.OBSERVABLES`: ``"msd"``,
-            ``"normalised_msd"``, ``"decorrelation"`` or ``"overlap"``.
+        observable: one of :func:`lightning_glassy.observables.relaxing`, such as ``"msd"``.
         group: name of the group of parameters.
         eps: threshold of the overlap.
 

@@ -173,8 +173,7 @@ def aging_exponent(
 
     Args:
         record: one run, or (for an interval) at least 8 replicas.
-        observable: ``"msd"``, ``"normalised_msd"`` (over the gradient noise, which the record must have),
-            ``"decorrelation"`` or ``"overlap"``.
+        observable: one of :func:`lightning_glassy.observables.relaxing`, such as ``"msd"``.
         group: name of the group of parameters.
         eps: threshold of the overlap.
         thresholds: values to be reached; default up to five, log-spaced between the fast plateaus and what enough

@@ -96,7 +96,8 @@ class AgingMonitor(Callback):
         max_memory: most bytes that the snapshots may take; default what is free.
         overlap_thresholds: the epsilons of the overlap; ``"auto"`` for about a hundredth and a tenth of the standard
             deviation of the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost. No
+            overlaps are counted then, whatever ``overlap_thresholds``.
         name: prefix of the keys, and name of the directory. A second monitor of the same name gets a number.
         dirpath: where the files go; default the directory ``name`` beside the first logger's files. A file that is
             there already is never overwritten: the new one gets a number.

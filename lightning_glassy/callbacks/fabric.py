@@ -68,7 +68,8 @@ class FabricAgingMonitor:
         snapshot_device: ``"cpu"`` keeps the snapshots in host memory; default with the weights.
         max_memory: most bytes that the snapshots may take; default what is free.
         overlap_thresholds: the epsilons of the overlap; ``"auto"`` for two that fit the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone. No overlaps are counted then,
+            whatever ``overlap_thresholds``.
         name: prefix of the keys, and name of the directory. Two monitors of one Fabric need two names.
         dirpath: where the files go; default the directory ``name`` beside the first logger's files, or in the working
             directory. A file that is there already is never overwritten: the new one gets a number.

@@ -27,7 +27,7 @@ logger                 curves                             figures               
                                                           ``glassy/<figure>.png``      ``glassy/aging_record.*``
 ``CometLogger``        metrics; the step is the lag       figures                      assets ``glassy/aging_record.*``
 ``LitLogger``          series; the step is the lag        series of images             files ``glassy/aging_record.*``
-``CSVLogger``          ``glassy.csv``, all observables
+``CSVLogger``          ``glassy.csv``, the table
 any other              ``log_metrics``; the step is the
                        training step t_w + t
 =====================  =================================  ===========================  ================================

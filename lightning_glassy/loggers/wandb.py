@@ -23,8 +23,8 @@ class WandbSink(CurveSink):
     """Write to the run of a ``WandbLogger``.
 
     The keys are the tags of :mod:`lightning_glassy.loggers`. ``glassy/lag`` is the x axis of the curves
-    (``define_metric``). At the end, ``glassy_table`` is logged with every pair of the group ``"all"`` and every
-    observable. The artifact ``glassy-<run id>`` of type ``aging_record`` holds ``aging_record.npz`` and ``.csv``.
+    (``define_metric``). At the end, ``glassy_table`` is logged: the table of the record, for the group
+    ``"all"``. The artifact ``glassy-<run id>`` of type ``aging_record`` holds ``aging_record.npz`` and ``.csv``.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:

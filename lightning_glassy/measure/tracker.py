@@ -155,7 +155,8 @@ class AgingTracker:
         max_memory: most bytes the snapshots may take. Default: the free memory of their device.
         overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"``: about a hundredth and a
             tenth of the standard deviation of the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
+        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost. No
+            overlaps are counted then, whatever ``overlap_thresholds``.
         n_replica: number of replicas, if the first axis of every parameter is the replica axis. Each replica is
             measured by itself, and the replicas are compared with each other. Default for a module: the number of
             replicas of the :class:`~lightning_glassy.replicas.ReplicaEnsemble` in it.
