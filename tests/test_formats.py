@@ -240,3 +240,39 @@ def test_a_file_of_the_next_format_is_refused_by_name(record: AgingRecord, tmp_p
     record.header = lambda: AgingRecord.header(record) | {"version": 3}  # type: ignore[method-assign]
     with pytest.raises(RecordError, match="written in format 3, this version of lightning_glassy reads up to 2"):
         AgingRecord.load(record.save(tmp_path / "next.npz"))
+
+
+# ---------------------------------------------------------------------- parts that do not belong together
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sums": list(MOMENTS[::-1])},
+        {"n_parameters": {"head": 3, "all": 50}, "n_sampled": {"head": 3, "all": 50}},
+        {"overlap_thresholds": [1.0, 2.0]},
+        {"n_replica": None},
+        {"format": "foreign"},
+    ],
+)
+@pytest.mark.parametrize("changed", [0, 1])
+def test_parts_that_measure_something_else_are_refused(record: AgingRecord, change: dict, changed: int) -> None:
+    first, written = next_part(record, Written())
+    record.meta["seed"] = 1
+    second, _ = next_part(record, written)
+    parts = [first, second]
+    assert assemble(parts) == record
+    head, _, numbers = parts[changed].partition(b"\n")
+    content = json.loads(head)
+    content["header"] |= change
+    parts[changed] = json.dumps(content).encode() + b"\n" + numbers
+    with pytest.raises(RecordError):
+        assemble(parts)
+
+
+def test_a_part_that_names_something_twice_is_refused(record: AgingRecord) -> None:
+    content, _ = next_part(record, Written())
+    twice = content.replace(b'"n_parameters": {"all": 50', b'"n_parameters": {"all": 5, "all": 50', 1)
+    assert twice != content
+    with pytest.raises(RecordError, match="twice"):
+        assemble([twice])

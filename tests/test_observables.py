@@ -276,7 +276,7 @@ def test_what_does_not_relax_or_is_not_there_is_refused_by_name(record: AgingRec
         record.observable("msd", eps=0.1)
     with pytest.raises(TypeError, match="eps='all' is not a number; a group is named by group='all'"):
         record.overlap("all")
-    with pytest.raises(ValueError, match="n_replica=None: chi4 compares replicas, and needs at least two"):
+    with pytest.raises(ValueError, match="n_replica=None: chi4 is a variance between replicas, and needs at least two"):
         report(record, observable="chi4")
     with pytest.raises(KeyError, match="no one-time series 'gradient_noise'"):
         record.observable("normalised_msd")

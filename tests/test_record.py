@@ -558,3 +558,107 @@ def test_hostile_functions_are_errors(record: AgingRecord, tmp_path: Path) -> No
     for names in (["displacement"] * 2, ["displacement", "other"], [1], "displacement", None):
         with pytest.raises(RecordError):
             AgingRecord.load(hostile(tmp_path, record, header={"profiles": names}))
+
+
+# ---------------------------------------------------------------------- the order of groups, and odd arguments
+
+
+def test_groups_in_another_order_are_another_record() -> None:
+    schedule, walks = LogTimeSchedule([0], [1, 2]), np.random.default_rng(0).normal(size=(2, 5, 4))
+    groups = {"x": [0, 1], "y": [2, 3]}
+    one = AgingRecord.from_trajectory(walks[0], schedule, groups=groups, overlap_thresholds=[])
+    two = AgingRecord.from_trajectory(
+        walks[1], schedule, groups=dict(list(groups.items())[::-1]), overlap_thresholds=[]
+    )
+    with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in n_parameters"):
+        AgingRecord.concat([one, two])
+    row = np.arange(14.0).reshape(2, 7)
+    same = [AgingRecord(dict.fromkeys(names, 4)) for names in (("all", "x"), ("x", "all"), ("all", "x"))]
+    for record in same:
+        record.append(0, 1, row)
+    assert same[0] == same[2]
+    assert same[0] != same[1]
+    assert same[0].is_part_of(same[2])
+    assert not same[0].is_part_of(same[1])
+
+
+def test_the_mean_series_of_replicas_does_not_depend_on_how_they_were_joined(walk: np.ndarray) -> None:
+    runs = []
+    for i, noise in enumerate((1.0, 2.0, 9.0)):
+        runs.append(AgingRecord.from_trajectory(walk[:5] + walk[:5] ** (1 + i), LogTimeSchedule([0], [1, 2])))
+        runs[-1].overlap_thresholds = runs[0].overlap_thresholds
+        runs[-1].append_one_time("gradient_noise", 0, noise)
+    joined = AgingRecord.concat([AgingRecord.concat(runs[:2]), runs[2]])
+    assert joined == AgingRecord.concat(runs)
+    assert joined.one_time("gradient_noise")[1].tolist() == [4.0]
+
+
+def test_a_file_that_names_not_all_of_its_content_is_refused(record: AgingRecord, tmp_path: Path) -> None:
+    header = header_of(record.save(tmp_path / "record.npz"))
+    for kind in ("one_time", "between", "profiles"):
+        text = json.dumps({key: value for key, value in header.items() if key != kind}).encode()
+        with pytest.raises(RecordError, match=kind):
+            AgingRecord.load(hostile(tmp_path, record, header_text=text))
+    with pytest.raises(RecordError, match="does not name one_time_0_step, one_time_0_value"):
+        AgingRecord.load(hostile(tmp_path, record, header={"one_time": []}))
+
+
+def test_two_files_in_one_are_not_one_of_them(record: AgingRecord) -> None:
+    content = record.to_bytes()
+    for both in (content + AgingRecord({"all": 3}).to_bytes(), b"#!" + content, content + b"\n"):
+        with pytest.raises(RecordError, match="before or after"):
+            AgingRecord.from_bytes(both)
+
+
+def test_metadata_that_a_file_would_change_are_refused(record: AgingRecord, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="meta has two keys that are one in a file"):
+        AgingRecord({"all": 3}, meta={"outer": [{1: "a", "1": "b"}]})
+    deep: list = []
+    for _ in range(60):
+        deep = [deep]
+    record.meta["deep"] = deep
+    for save in (record.to_bytes, lambda: record.save(tmp_path / "deep.npz")):
+        with pytest.raises(ValueError, match="nested more than 50 levels"):
+            save()
+    assert not (tmp_path / "deep.npz").exists()
+
+
+def test_numbers_of_numpy_are_numbers_and_odd_sizes_are_named() -> None:
+    record = AgingRecord({"all": np.int64(3)}, n_replica=np.int64(2))
+    assert AgingRecord.from_bytes(record.to_bytes()) == record
+    with pytest.raises(ValueError, match="n_replica=True"):
+        AgingRecord({"all": 3}, n_replica=True)
+    for sizes, sampled in (({1: 5, "1": 6, "all": 7}, None), ({"all": 3, "x": 2}, {"all": 3}), ({"all": 3}, {"al": 3})):
+        with pytest.raises(ValueError, match="n_sampled has the groups"):
+            AgingRecord(sizes, n_sampled=sampled)
+
+
+def test_thresholds_that_print_alike_have_a_column_each() -> None:
+    for near in (0.5000001, 0.5 * (1 + 1e-10)):
+        record = AgingRecord({"all": 4}, overlap_thresholds=[0.5, near])
+        record.append(0, 1, [[1.0] * 7 + [2.0, 4.0]])
+        overlaps = {name: column for name, column in record.table().items() if name.startswith("overlap")}
+        assert overlaps == {"overlap_0.5": [0.5], f"overlap_{near}": [1.0]}
+        assert [record.overlap(eps).item() for eps in record.overlap_thresholds] == [0.5, 1.0]
+
+
+def test_a_table_of_some_pairs_takes_any_pairs(walk: np.ndarray) -> None:
+    replicas = AgingRecord.from_trajectory(np.stack([walk, 2 * walk]), LogTimeSchedule.logspaced(100))
+    expected = replicas.mean_table([(0, 1), (1, 10)])
+    assert expected["lag"] == [1, 10]
+    for pairs in ([[0, 1], [1, 10]], np.array([[0, 1], [1, 10]]), iter([(0, 1), (1, 10)]), [(0, 1), (1, 10), (0, 1)]):
+        assert replicas.mean_table(pairs) == expected
+    for record in (replicas, AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100))):
+        with pytest.raises(KeyError, match="7"):
+            record.table([(0, 7.5)])
+
+
+def test_without_a_sample_there_is_no_sampling_error_even_of_what_diverged() -> None:
+    record = AgingRecord({"all": 4, "one": 1}, overlap_thresholds=[0.1])
+    record.append(0, 1, np.full(record.row_shape, np.nan))
+    record.append(1, 1, np.full(record.row_shape, np.inf))
+    record.append(1, 2, np.ones(record.row_shape))
+    for group in record.groups:
+        for name in ("msd", "overlap"):
+            expected = np.where(np.isin([[1, 0], [1, 1]], 1), 0.0, np.nan)
+            np.testing.assert_array_equal(record.standard_error(name, group), expected)

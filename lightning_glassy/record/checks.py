@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.record.file import RecordError
+from lightning_glassy.record.file import RecordError, parse
 from lightning_glassy.record.tables import MOMENTS
 
 _LONGEST_NAME = 1000  # characters: every line of a table repeats the name of the group
@@ -47,7 +47,7 @@ def check_sums(sums: Sequence[str]) -> tuple[str, ...]:
     """
     names = tuple(sums)
     if isinstance(sums, str) or not names or not all(isinstance(n, str) for n in names) or len(set(names)) < len(names):
-        raise ValueError(f"sums={sums!r} must be different names of sums, such as {', '.join(MOMENTS)}")
+        raise ValueError(f"sums={sums!r:.200} must be different names of sums, such as {', '.join(MOMENTS)}")
     for name in names:
         check_name("a sum", name)
     return names
@@ -76,10 +76,10 @@ def check_meta(meta: dict[str, Any]) -> None:
 
     Raises:
         TypeError: JSON cannot hold a value of the metadata.
-        ValueError: the metadata is nested too deep.
+        ValueError: the metadata is nested too deep, or two keys are the same in JSON.
     """
     try:
-        json.dumps(meta)
+        text = json.dumps(meta)
         level: list[Any] = [meta]
         for _ in range(_DEEPEST):
             parts = [part.values() if isinstance(part, dict) else part for part in level]
@@ -88,6 +88,10 @@ def check_meta(meta: dict[str, Any]) -> None:
         level = [meta]
     if level:
         raise ValueError(f"meta is nested more than {_DEEPEST} levels deep: give the record something flatter")
+    try:
+        parse(text.encode())
+    except RecordError as error:
+        raise ValueError("meta has two keys that are one in a file, such as 1 and '1': name them by strings") from error
 
 
 def check_plane(pairs: NDArray[np.int64], n_replica: int | None) -> None:

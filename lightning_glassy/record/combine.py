@@ -40,7 +40,7 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
     """
     for i, (shape, meta) in enumerate(zip(shapes, metas, strict=True)):
         for what, value in shape.items():
-            if value != shapes[0][what]:
+            if value != shapes[0][what] or (isinstance(value, dict) and list(value) != list(shapes[0][what])):
                 raise ValueError(f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}")
         for key in _SAME_IN_REPLICAS:
             if key in metas[0] and key in meta and metas[0][key] != meta[key]:
@@ -53,7 +53,7 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
     """Join the tables of runs along the axis of replicas.
 
     The moments are joined. A one-time series is kept if all runs have it at the same steps. Its values are then the
-    mean over the runs. Other tables are left out.
+    mean over the replicas. Other tables are left out.
 
     Args:
         runs: the tables of each run. The rows of the moments are ``[n_replica, n_group, n_moment]``.
@@ -76,7 +76,8 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
         others = [tables[name] for tables in runs if name in tables]
         if name.kind == "one_time" and len(others) == len(runs) and all(table.same_keys(other) for other in others):
             joined[name] = table.empty()
-            joined[name].extend(table.keys, np.mean([other.values for other in others], axis=0))
+            of_replicas = [o.values for o, run in zip(others, moments, strict=True) for _ in range(run.shape[0])]
+            joined[name].extend(table.keys, np.mean(of_replicas, axis=0))
     return joined
 
 

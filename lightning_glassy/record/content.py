@@ -68,12 +68,16 @@ class RecordContent:
         sums: Sequence[str] = MOMENTS,
     ) -> None:
         self._n_parameters = {str(group): operator.index(n) for group, n in n_parameters.items()}
-        sampled = self._n_parameters if n_sampled is None else n_sampled
+        sampled = {str(group): n for group, n in (n_parameters if n_sampled is None else n_sampled).items()}
+        if len(self._n_parameters) < len(n_parameters) or sampled.keys() != self._n_parameters.keys():
+            raise ValueError(
+                f"n_sampled has the groups {list(sampled)}: name those of n_parameters, {list(n_parameters)}"
+            )
         self._n_sampled = {group: operator.index(sampled[group]) for group in self._n_parameters}
         self.overlap_thresholds = check_thresholds(overlap_thresholds)
         self.meta: dict[str, Any] = dict(meta or {})
         check_meta(self.meta)  # check now, because the record is saved only after the run
-        self.n_replica = n_replica
+        self.n_replica = None if n_replica is None else operator.index(n_replica)
         self.sums = check_sums(sums)
         if "all" not in self._n_parameters:
             raise ValueError(f"n_parameters has no group 'all', only {sorted(self._n_parameters)}")
@@ -82,7 +86,7 @@ class RecordContent:
             check_name("a group", group)
             if not 0 <= self._n_sampled[group] <= n or not 1 <= n < LARGEST:
                 raise ValueError(f"group {group!r}: {self._n_sampled[group]} of {n} coordinates is impossible")
-        if n_replica is not None and not 1 <= operator.index(n_replica) <= 10**6:
+        if isinstance(n_replica, bool) or (self.n_replica is not None and not 1 <= self.n_replica <= 10**6):
             raise ValueError(f"n_replica={n_replica} must be between 1 and a million")
         self._tables: dict[TableName, Table] = {MOMENTS_TABLE: Table(KINDS["moments"], self.row_shape)}
 
@@ -327,18 +331,21 @@ class RecordContent:
         return self._with({name: table for name, table in earlier.items() if len(table)}, self.meta)
 
     def is_part_of(self, other: RecordContent) -> bool:
-        """Return whether ``other`` holds each pair of this record with the same bits.
+        """Return whether ``other`` measures the same, and holds each pair of this record with the same bits.
 
         This record is then an earlier part of the same run.
         """
-        return self._tables[MOMENTS_TABLE].within(other._tables[MOMENTS_TABLE])
+        return self._measures_as(other) and self._tables[MOMENTS_TABLE].within(other._tables[MOMENTS_TABLE])
+
+    def _measures_as(self, other: RecordContent) -> bool:
+        same = self._shape() == other._shape() and self.n_replica == other.n_replica
+        return same and self.groups == other.groups  # dictionaries are equal in any order, and columns are not
 
     def __eq__(self, other: object) -> bool:
         """Return whether two records hold equal numbers. NaN equals NaN, and metadata is not compared."""
         if not isinstance(other, RecordContent):
             return NotImplemented
-        same = self._shape() == other._shape() and self.n_replica == other.n_replica
-        return same and self._tables == other._tables
+        return self._measures_as(other) and self._tables == other._tables
 
     __hash__ = None  # type: ignore[assignment]  # a record grows
 
@@ -398,10 +405,7 @@ class RecordContent:
         Raises:
             ValueError: the rows have another shape or negative steps, or a row is already there.
         """
-        table = self._table(part.table, part.rows.shape[1:], part.grid)
-        if not replace and any(key in table for key in map(tuple, part.keys.tolist())):
-            raise ValueError(f"a row of the table {part.table.name!r} is there already")
-        table.extend(part.keys, part.rows)
+        self._table(part.table, part.rows.shape[1:], part.grid).extend(part.keys, part.rows, replace=replace)
 
     def upgraded(self: R, version: int) -> R:
         """Return the record in the present format, after it was read from a file of format ``version``.
@@ -433,8 +437,10 @@ class RecordContent:
 
         Raises:
             TypeError: ``meta`` holds a value that JSON cannot hold.
+            ValueError: ``meta`` is nested too deep, or two of its keys are the same in JSON.
             OSError: the file cannot be written. An earlier version of the file stays unchanged.
         """
+        check_meta(self.meta)
         return write_atomically(Path(path), partial(file.write, header=self.header(), tables=self._tables))
 
     def to_bytes(self) -> bytes:
@@ -442,7 +448,9 @@ class RecordContent:
 
         Raises:
             TypeError: ``meta`` holds a value that JSON cannot hold.
+            ValueError: ``meta`` is nested too deep, or two of its keys are the same in JSON.
         """
+        check_meta(self.meta)
         content = io.BytesIO()
         file.write(content, self.header(), self._tables)
         return content.getvalue()

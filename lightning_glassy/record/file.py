@@ -37,6 +37,8 @@ from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, Ta
 FORMAT = "lightning_glassy.AgingRecord"
 FORMAT_VERSION = 2
 
+# The last record of an archive without a comment: its length and its mark (APPNOTE 4.3.16).
+_END, _END_MARK = 22, b"PK\x05\x06"
 # The sums in files of version 1. These do not change if this package measures other sums.
 _SUMS_V1 = ("d2", "d4", "ws", "w2", "s2", "w", "s")
 MSD_SUMS_V1 = ("d2", "s2", "s")
@@ -93,18 +95,18 @@ def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
     arrays = _read_arrays(io.BytesIO(content))
     if "header" not in arrays or arrays["header"].dtype != np.uint8:
         raise RecordError("not a lightning_glassy record: it has no header")
-    header = json.loads(arrays["header"].tobytes().decode(), object_pairs_hook=_without_repetition)
-    header = opened(header)
+    header = opened(parse(arrays.pop("header").tobytes()))
     if header["version"] == 1 and header["n_replica"] is not None:
         arrays["moments"] = np.moveaxis(arrays["moments"], 0, 1)
-    names = {kind: header.get(kind, []) for kind in NAMED_KINDS}
+    if header["version"] == 1:
+        header = {"between": [], "profiles": []} | header  # the first files had neither
+    names = {kind: header[kind] for kind in NAMED_KINDS}
     for of_kind in names.values():
         if type(of_kind) is not list or not all(type(name) is str for name in of_kind):
             raise RecordError("its header holds something else where numbers and names are expected")
         if len(set(of_kind)) != len(of_kind):
             raise RecordError("its header holds a repeated name")
-    tables = [MOMENTS_TABLE, *(TableName(k, n) for k, of_kind in names.items() for n in of_kind)]
-    return header, (_part(arrays, table, names) for table in tables)
+    return header, _parts(arrays, names)
 
 
 def opened(header: object) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def opened(header: object) -> dict[str, Any]:
         raise RecordError("not a lightning_glassy record: its header names another format")
     version = header.get("version")
     if type(version) is not int or version < 1:
-        raise RecordError(f"its format version is {version!r}")
+        raise RecordError(f"its format version is {version!r:.40}")
     if version > FORMAT_VERSION:
         raise RecordError(
             f"written in format {version}, this version of lightning_glassy reads up to {FORMAT_VERSION}: "
@@ -126,12 +128,32 @@ def opened(header: object) -> dict[str, Any]:
     return header if version > 1 else header | {"sums": list(_SUMS_V1)}
 
 
-def _part(arrays: Mapping[str, NDArray[Any]], table: TableName, names: Mapping[str, list[str]]) -> Part:
-    kind, name = table
-    prefix = _prefix(kind, names[kind].index(name) if kind in names else 0)
+def parse(text: bytes) -> Any:
+    """Parse JSON from a source that is not trusted.
+
+    Raises:
+        RecordError: an object names something twice.
+        ValueError: the text is not JSON.
+    """
+    return json.loads(text, object_pairs_hook=_without_repetition)
+
+
+def _parts(arrays: dict[str, NDArray[Any]], names: Mapping[str, list[str]]) -> Iterator[Part]:
+    yield _part(arrays, MOMENTS_TABLE, 0)
+    for kind, of_kind in names.items():
+        for number, name in enumerate(of_kind):
+            yield _part(arrays, TableName(kind, name), number)
+    if arrays:
+        raise RecordError(f"its header does not name {', '.join(sorted(arrays)):.200}")
+
+
+def _part(arrays: dict[str, NDArray[Any]], table: TableName, number: int) -> Part:
+    """Take the arrays of one table out of all arrays."""
+    kind = table.kind
+    prefix = _prefix(kind, number)
     keys = [_column(arrays, f"{prefix}{key_name}", np.int64) for key_name in KINDS[kind]]
     rows_name = _values_name(kind, prefix)
-    rows = arrays[rows_name]
+    rows = arrays.pop(rows_name)
     if rows.dtype != np.float64 or rows.ndim < 1 or {len(key) for key in keys} != {len(rows)}:
         what = "one waiting time, one lag and float64 moments" if kind == "moments" else "a key and float64 numbers"
         raise RecordError(f"its rows do not have {what} each ({rows_name!r})")
@@ -153,8 +175,8 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _column(arrays: Mapping[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:
-    column = arrays[name]
+def _column(arrays: dict[str, NDArray[Any]], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    column = arrays.pop(name)
     if column.ndim != 1 or column.dtype != dtype:
         raise RecordError(f"{name!r} is {column.dtype} of shape {column.shape}, not a column of {dtype.__name__}")
     return column
@@ -166,14 +188,17 @@ def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
     NumPy's own reader allocates the size given in a header, and inflates compressed members, before it checks the
     content. Here each member must be stored uncompressed, and must have the length given in its header.
     """
+    content = file.getbuffer()
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
+            if min((m.header_offset for m in members), default=0) or content[-_END : -_END + 4] != _END_MARK:
+                raise RecordError("not a lightning_glassy record: there is something before or after it")
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise RecordError("not a lightning_glassy record: it is compressed")
             if len({member.filename.removesuffix(".npy") for member in members}) < len(members):
                 raise RecordError("it names a part twice")
-            if sum(member.file_size for member in members) > len(file.getbuffer()):
+            if sum(member.file_size for member in members) > len(content):
                 raise RecordError("its parts claim to be longer than the file")
             return {
                 member.filename.removesuffix(".npy"): _parse_npy(archive.read(member), member.filename)

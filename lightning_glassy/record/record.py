@@ -122,7 +122,9 @@ class AgingRecord(RecordContent):
                     f"{', '.join(self.sums)}"
                 )
         if entry.over_replicas and (self.n_replica is None or self.n_replica < 2):
-            return ValueError(f"n_replica={self.n_replica}: {entry.name} compares replicas, and needs at least two")
+            return ValueError(
+                f"n_replica={self.n_replica}: {entry.name} is a variance between replicas, and needs at least two"
+            )
         return None
 
     def _input(self, name: str, group: str, eps: float | None, by_row: bool) -> Any:
@@ -144,6 +146,8 @@ class AgingRecord(RecordContent):
     def _threshold_index(self, eps: float | None) -> int:
         if eps is None:
             return 0
+        if eps in self.overlap_thresholds:
+            return self.overlap_thresholds.index(eps)
         for i, threshold in enumerate(self.overlap_thresholds):
             if math.isclose(eps, threshold, rel_tol=1e-9):
                 return i
@@ -277,7 +281,7 @@ class AgingRecord(RecordContent):
             eps: threshold of the overlap, as in :meth:`observable`.
 
         Returns:
-            An array as from :meth:`observable`. It is NaN if the group has fewer than two sampled coordinates.
+            An array as from :meth:`observable`. It is NaN if the sample has fewer than two coordinates of the group.
 
         Raises:
             KeyError: as in :meth:`observable`.
@@ -287,9 +291,9 @@ class AgingRecord(RecordContent):
         if entry.error is None:
             known = [repr(o.name) for o in OBSERVABLES.values() if o.error is not None]
             raise ValueError(f"name={name!r}: there is a formula for the error of {', '.join(known)} only")
-        n = self._n_sampled.get(group)
-        if not entry.over_replicas and n == self._n_parameters.get(group) and n != 1:
-            return np.where(np.isfinite(self.observable(name, group, eps=eps)), 0.0, np.nan)
+        if not entry.over_replicas and self._n_sampled.get(group) == self._n_parameters.get(group):
+            self.observable(name, group, eps=eps)  # raises as documented
+            return self._matrix(np.zeros(self._tables[MOMENTS_TABLE].values.shape[:-2]))
         return self._evaluate(entry, *entry.error, group, eps)
 
     # ------------------------------------------------------------------ between replicas, and along the run
@@ -402,8 +406,8 @@ class AgingRecord(RecordContent):
 
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, and the
-            metadata of all runs under ``"replicas"``. A one-time series is kept, as the mean over the runs, if all runs
-            have it at the same steps. Matrices between the replicas of one record are left out, and so are profiles.
+            metadata of all runs under ``"replicas"``. A one-time series is kept, as the mean over the replicas, if all
+            runs have it at the same steps. Matrices between the replicas of one record and profiles are left out.
 
         Raises:
             TypeError: ``records`` is not a list of records.
@@ -435,7 +439,7 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ other formats
 
     def table(
-        self, pairs: Sequence[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
+        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
         """Return the record in long form: one line per replica, group and pair.
 
@@ -453,7 +457,7 @@ class AgingRecord(RecordContent):
             KeyError: a pair was not measured, or there is no such column.
         """
         moments = self._tables[MOMENTS_TABLE]
-        part = self if pairs is None else self._with({MOMENTS_TABLE: moments.only(pairs)}, {})
+        part = self if pairs is None else self._with({MOMENTS_TABLE: moments.only(map(tuple, pairs))}, {})
         wanted = self.columns()
         if columns is not None:
             wanted = {name: wanted[name] for name in columns}
@@ -479,15 +483,17 @@ class AgingRecord(RecordContent):
         An observable with a threshold has one column per threshold, such as ``overlap_0.001``. Observables of more than
         one pair of times, or of more than one replica, are left out.
         """
+        short = {f"{eps:.6g}" for eps in self.overlap_thresholds}
+        form = ".6g" if len(short) == len(self.overlap_thresholds) else ""  # in full if rounding made two equal
         return {
-            name if eps is None else f"{name}_{eps:.6g}": (entry, eps)
+            name if eps is None else f"{name}_{eps:{form}}": (entry, eps)
             for name, entry in OBSERVABLES.items()
             if entry.pairwise and self._lack(entry, entry.inputs, "all") is None
             for eps in (self.overlap_thresholds if entry.has_threshold else (None,))
         }
 
     def mean_table(
-        self, pairs: Sequence[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
+        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
         """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica."""
         table = self.table(pairs, columns)
@@ -495,7 +501,7 @@ class AgingRecord(RecordContent):
             return table
         axes = ("waiting_time", "lag", "step", "group", "n_parameters")
         # The lines of a table are sorted by group, then by replica, then by pair.
-        shape = (len(self.groups), self.n_replica, len(self if pairs is None else pairs))
+        shape = (len(self.groups), self.n_replica, len(table["lag"]) // (len(self.groups) * self.n_replica))
         return {
             name: (np.array(column, dtype=object).reshape(shape)[:, 0] if name in axes else _mean(column, shape))
             .ravel()

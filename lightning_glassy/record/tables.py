@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,9 @@ class Table:
 
     def __init__(self, key_names: tuple[str, ...], shape: tuple[int, ...], grid: Array | None = None) -> None:
         self.key_names, self.shape, self.grid = key_names, shape, grid
-        self._rows: dict[Key, Array] = {}
+        # By packed key: Python salts the hash of bytes, so that no file can make all keys collide.
+        self._rows: dict[bytes, Array] = {}
+        self._format = f"<{len(key_names)}q"
         self._sorted: tuple[NDArray[np.int64], Array] | None = None
 
     def __len__(self) -> int:
@@ -70,24 +73,28 @@ class Table:
 
     def __contains__(self, key: object) -> bool:
         """Return whether there is a row of this key."""
-        return key in self._rows
+        try:
+            return struct.pack(self._format, *key) in self._rows  # type: ignore[misc]
+        except (TypeError, struct.error):  # no integers, or another number of them
+            return False
 
     def __getitem__(self, key: Key) -> Array:
         """Return the row of a key. Do not write to it."""
-        return self._rows[key]
+        return self._rows[struct.pack(self._format, *key)]
 
     def put(self, key: Key, row: Array) -> None:
         """Set the row of a key, and replace an earlier row. The row is kept and not copied."""
         # The order matters: an interruption between these two lines must not leave a cache without the row.
         self._sorted = None
-        self._rows[key] = row
+        self._rows[struct.pack(self._format, *key)] = row
 
-    def extend(self, keys: NDArray[np.int64], rows: Array) -> None:
-        """Set many rows, and replace earlier rows of the same keys.
+    def extend(self, keys: NDArray[np.int64], rows: Array, *, replace: bool = False) -> None:
+        """Set many rows.
 
         Args:
             keys: ``[n, n_key]``.
             rows: ``[n, *shape]``, kept and not copied.
+            replace: whether the rows may replace earlier rows of the same keys.
 
         Raises:
             ValueError: a key is out of range, a key is there twice, or a shape is wrong.
@@ -96,8 +103,9 @@ class Table:
             raise ValueError(f"{len(keys)} keys and rows of shape {rows.shape[1:]} where {self.shape} is expected")
         if ((keys < 0) | (keys >= LARGEST)).any():
             raise ValueError(f"a {' or a '.join(self.key_names)} is negative, or 2**62 and more")
-        new = dict(zip(map(tuple, keys.tolist()), rows, strict=True))
-        if len(new) < len(keys):
+        packed = np.ascontiguousarray(keys, dtype="<i8").view(f"V{8 * len(self.key_names)}").ravel().tolist()
+        new = dict(zip(packed, rows, strict=True))
+        if len(new) < len(keys) or not (replace or self._rows.keys().isdisjoint(new)):
             raise ValueError(f"a key ({', '.join(self.key_names)}) is there twice")
         self._sorted = None
         self._rows |= new
@@ -114,10 +122,22 @@ class Table:
 
     def _arrays(self) -> tuple[NDArray[np.int64], Array]:
         if self._sorted is None:
-            keys = sorted(self._rows)
-            stacked = np.array([self._rows[key] for key in keys], dtype=np.float64).reshape(len(keys), *self.shape)
-            self._sorted = (np.array(keys, dtype=np.int64).reshape(len(keys), len(self.key_names)), stacked)
+            known = dict(self._rows)
+            keys, rows = self._unpacked(known), list(known.values())
+            order = np.lexsort(keys.T[::-1])
+            stacked = np.array([rows[i] for i in order], dtype=np.float64).reshape(len(keys), *self.shape)
+            if len(known) < len(self._rows):  # a signal handler has added a row meanwhile
+                return keys[order], stacked
+            self._sorted = (keys[order], stacked)
         return self._sorted
+
+    def _unpacked(self, keys: Iterable[bytes]) -> NDArray[np.int64]:
+        return np.frombuffer(b"".join(keys), dtype="<i8").astype(np.int64).reshape(-1, len(self.key_names))
+
+    def _part(self, keys: Iterable[bytes]) -> Table:
+        part = self.empty()
+        part._rows = {key: self._rows[key] for key in keys}
+        return part
 
     def empty(self, shape: tuple[int, ...] | None = None) -> Table:
         """Return a table without rows, with the key names and the grid of this table. The default shape is the same."""
@@ -129,13 +149,29 @@ class Table:
         Raises:
             KeyError: there is no row of a key.
         """
-        part = self.empty()
-        part._rows = {key: self._rows[key] for key in keys}
-        return part
+        wanted = list(keys)
+        for key in wanted:
+            if key not in self:
+                raise KeyError(key)
+        return self._part(struct.pack(self._format, *key) for key in wanted)
 
     def before(self, step: int) -> Table:
         """Return the rows measured before a step. The integers of a key add up to the step of the measurement."""
-        return self.only(key for key in self._rows if sum(key) < step)
+        earlier = self._unpacked(self._rows).sum(axis=1) < step
+        return self._part(key for key, is_earlier in zip(self._rows, earlier, strict=True) if is_earlier)
+
+    def since(self, earlier: Mapping[bytes, Array]) -> Table:
+        """Return the rows that are new, or that differ from the :attr:`rows` of an earlier time."""
+        return self._part(
+            key
+            for key, row in self._rows.items()
+            if (old := earlier.get(key)) is not row and (old is None or not np.array_equal(old, row, equal_nan=True))
+        )
+
+    @property
+    def rows(self) -> dict[bytes, Array]:
+        """A copy of the rows, by key as bytes. Do not write to the rows."""
+        return dict(self._rows)
 
     def same_keys(self, other: Table) -> bool:
         """Return whether two tables have rows of the same keys."""
@@ -143,7 +179,7 @@ class Table:
 
     def odd_keys(self, other: Table) -> list[Key]:
         """Return the keys that only one of two tables has, sorted."""
-        return sorted(self._rows.keys() ^ other._rows.keys())
+        return sorted(map(tuple, self._unpacked(self._rows.keys() ^ other._rows.keys()).tolist()))
 
     def within(self, other: Table) -> bool:
         """Return whether another table has every row of this table, with the same bits."""
@@ -185,5 +221,5 @@ def check_grid(name: str, grid: ArrayLike) -> Array:
     """
     points = np.array(grid, dtype=np.float64)
     if points.ndim != 1 or not len(points) or not np.isfinite(points).all() or (np.diff(points) <= 0).any():
-        raise ValueError(f"grid of profile {name!r} is not a list of finite numbers that increase")
+        raise ValueError(f"grid of profile {name!r:.80} is not a list of finite numbers that increase")
     return points

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord, RecordError
-from lightning_glassy.record.file import Part, opened
-from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, Key, TableName
+from lightning_glassy.record.file import Part, opened, parse
+from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, TableName
 
 LARGEST_PLANE = 4_000_000
 """Largest number of cells of the two-time plane (replicas x waiting times x lags) that is accepted. Without this limit,
@@ -41,7 +41,7 @@ class Written:
     """The content of the parts written so far: the header as text, and the rows of each table by key."""
 
     header: str = ""
-    rows: dict[TableName, dict[Key, Array]] = field(default_factory=dict)
+    rows: dict[TableName, dict[bytes, Array]] = field(default_factory=dict)
 
 
 def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] = ()) -> tuple[bytes | None, Written]:
@@ -58,26 +58,24 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
     """
     line: dict[str, Any] = {"rows": 0, **{kind: {} for kind in NAMED_KINDS}}
     blocks: list[NDArray[Any]] = []
-    after: dict[TableName, dict[Key, Array]] = {}
+    after: dict[TableName, dict[bytes, Array]] = {}
     # Sort the tables by kind, because the reader expects the numbers in this order.
     for name, table in sorted(record.tables.items(), key=lambda item: list(KINDS).index(item[0].kind)):
         if name.kind in left_out:
             continue
-        before, keys = written.rows.get(name, {}), [tuple(key) for key in table.keys.tolist()]
-        after[name] = {key: table[key] for key in keys}
-        new = [key for key in keys if key not in before or not _same(before[key], table[key])]
-        if not new:
+        before, after[name] = written.rows.get(name, {}), table.rows
+        part = table.since(before)
+        if not len(part):
             continue
-        part = table.only(new)
         blocks += [part.keys.astype("<i8"), part.values.astype("<f8")]
         if name == MOMENTS_TABLE:
-            line["rows"] = len(new)
+            line["rows"] = len(part)
         elif table.grid is None:
-            line[name.kind][name.name] = len(new)
+            line[name.kind][name.name] = len(part)
         else:
             grid = np.zeros(0) if before else table.grid
             blocks.insert(-1, grid.astype("<f8"))
-            line[name.kind][name.name] = [len(new), len(grid), *table.shape]
+            line[name.kind][name.name] = [len(part), len(grid), *table.shape]
     header = json.dumps(record.header())
     if header != written.header:
         line["header"] = json.loads(header)
@@ -85,10 +83,6 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
         return None, written
     content = b"\n".join([json.dumps(line).encode(), b"".join(block.tobytes() for block in blocks)])
     return content, Written(header, after)
-
-
-def _same(before: Array, now: Array) -> bool:
-    return before is now or np.array_equal(before, now, equal_nan=True)
 
 
 def assemble(parts: Iterable[bytes]) -> AgingRecord:
@@ -110,7 +104,7 @@ def assemble(parts: Iterable[bytes]) -> AgingRecord:
 
 def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
     line, _, numbers = part.partition(b"\n")
-    head = json.loads(line)
+    head = parse(line)
     counts = [head["rows"]]
     for kind in NAMED_KINDS:
         for entry in head.get(kind, {}).values():
@@ -121,10 +115,12 @@ def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _assembled(parts: list[tuple[dict[str, Any], bytes]]) -> AgingRecord:
-    headers = [head["header"] for head, _ in parts if "header" in head]
     if not parts or "header" not in parts[0][0]:
         raise RecordError("its first part is missing")
-    header = opened(headers[-1])
+    headers = [opened(head["header"]) for head, _ in parts if "header" in head]
+    header = headers[-1]
+    if len({json.dumps({**other, "meta": None}) for other in headers}) > 1:
+        raise RecordError("its parts do not measure the same: only the metadata of a record can change")
     record = AgingRecord.from_header(header)
     grids: dict[TableName, Array] = {}
     for head, numbers in parts:
