@@ -283,8 +283,10 @@ class AgingTracker:
                 },
             )
         )
+        # Columns that the record keeps. All of them are a slice, which does not copy.
         counts = range(len(MOMENTS), len(MOMENTS) + len(thresholds))
-        self._columns = [*(MOMENTS.index(name) for name in self.record.sums), *counts]  # columns that the record keeps
+        columns = [*(MOMENTS.index(name) for name in self.record.sums), *counts]
+        self._columns = slice(None) if self.record.sums == MOMENTS else columns
         self.last_step = self._captured = self._seen = -1
         self.next_event = 0
         self._new: list[tuple[int, int]] = []

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ class Observable:
     logged: bool = False
     drawn: bool = False
 
-    @property
+    @cached_property
     def pairwise(self) -> bool:
         """Whether the sums of one pair of times, in one replica, are enough to compute it."""
         return self.of_one_pair(self.inputs)
@@ -95,7 +96,7 @@ class Observable:
         """Return whether a formula for this observable, or for its error, needs only the sums of one pair of times."""
         return not self.over_replicas and not any(name in ("lags", "noise") or name in _ENTRIES for name in inputs)
 
-    @property
+    @cached_property
     def has_threshold(self) -> bool:
         r"""Whether it depends on a threshold :math:`\epsilon`, by itself or through another observable."""
         return "count" in self.inputs or any(_ENTRIES[name].has_threshold for name in self.inputs if name in _ENTRIES)

@@ -78,6 +78,8 @@ def check_meta(meta: dict[str, Any]) -> None:
         TypeError: JSON cannot hold a value of the metadata.
         ValueError: the metadata is nested too deep, or two keys are the same in JSON.
     """
+    if not meta:
+        return
     try:
         text = json.dumps(meta)
         level: list[Any] = [meta]

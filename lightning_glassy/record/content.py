@@ -105,13 +105,13 @@ class RecordContent:
             TypeError: a step is not an integer.
             ValueError: the shape is wrong, a step is negative, or the pair is already there.
         """
-        row = np.array(moments, dtype=np.float64)
-        if row.shape != self.row_shape:
-            raise ValueError(f"moments of shape {row.shape} where {self.row_shape} are expected")
-        key = key_of(KINDS["moments"], waiting_time, lag)
-        if key in self._tables[MOMENTS_TABLE]:
+        table, row = self._tables[MOMENTS_TABLE], np.array(moments, dtype=np.float64)
+        if row.shape != table.shape:
+            raise ValueError(f"moments of shape {row.shape} where {table.shape} are expected")
+        key = key_of(table.key_names, waiting_time, lag)
+        if key in table:
             raise ValueError(f"the pair (waiting time, lag) = {key} has been measured already")
-        self._tables[MOMENTS_TABLE].put(key, row)
+        table.put(key, row)
 
     def append_one_time(self, name: str, step: int, value: float) -> None:
         """Add one value of a quantity that belongs to a single step, and replace an earlier value at the same step.

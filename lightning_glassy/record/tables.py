@@ -206,8 +206,8 @@ def key_of(key_names: tuple[str, ...], *steps: int) -> Key:
         TypeError: a step is not an integer.
         ValueError: a step is below 0, or is 2**62 or more.
     """
-    key = tuple(operator.index(step) for step in steps)
-    if not all(0 <= step < LARGEST for step in key):
+    key = tuple(map(operator.index, steps))
+    if min(key) < 0 or max(key) >= LARGEST:
         named = ", ".join(f"{name}={step}" for name, step in zip(key_names, steps, strict=True))
         raise ValueError(f"{named}: steps lie between 0 and 2**62")
     return key
