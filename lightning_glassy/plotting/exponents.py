@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.plotting.axes import Colours, cell_edges, logarithmic, new_figure, require_matplotlib
+from lightning_glassy.plotting.axes import Colours, cell_edges, logarithmic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,6 @@ def draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: A
 
     The arrays ``x`` and ``values`` have the shape ``[n_tw, n_lag]``.
     """
-    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = Colours(waiting_times)
     for waiting_time, lags, row in zip(waiting_times, x, values, strict=True):
@@ -82,10 +81,9 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
     Raises:
         ImportError: matplotlib is missing. The message names the extra to install.
     """
-    require_matplotlib()
+    ax = new_figure(1).axes[0] if ax is None else ax
     from matplotlib import colormaps
 
-    ax = new_figure(1).axes[0] if ax is None else ax
     colours, markers = colormaps["cividis"], "osD^v<>p"
     times = fit.waiting_times + fit.t0
     for i, threshold in enumerate(fit.thresholds):
@@ -121,7 +119,6 @@ def plot_local_exponent(found: Diffusion, *, ax: Axes | None = None, colorbar: b
     Raises:
         ImportError: matplotlib is missing. The message names the extra to install.
     """
-    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     positive = found.waiting_times > 0
     if positive.sum() >= 2 and len(found.lags) >= 2:

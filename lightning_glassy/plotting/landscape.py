@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import barrier_height, density, fold
-from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, require_matplotlib
+from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure
 from lightning_glassy.plotting.exponents import draw_curves
 from lightning_glassy.record import AgingRecord
 
@@ -52,7 +52,6 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
         ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record has no profile ``loss_path``.
     """
-    require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
     paths = record.profile("loss_path")
     times = np.unique(paths.waiting_times)
@@ -88,7 +87,6 @@ def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axe
         ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record lacks the profile ``displacement`` or ``weights``.
     """
-    require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
     moved, weights = record.profile("displacement"), record.profile("weights")
     colours = Colours(np.unique(np.concatenate([moved.waiting_times, weights.waiting_times])))

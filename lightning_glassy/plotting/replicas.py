@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, require_matplotlib
+from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,6 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
         ImportError: matplotlib is missing. The message names the extra to install.
         ValueError: the record has no counted overlaps.
     """
-    require_matplotlib()
     if found.chi4 is None or found.chi4_error is None:
         raise ValueError("no overlaps were counted in this record: there is no chi_4")
     ax = new_figure(1).axes[0] if ax is None else ax
@@ -61,7 +60,6 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
     """
     from lightning_glassy.analysis.heterogeneity import overlap_distribution
 
-    require_matplotlib()
     if not len(found.steps):
         raise ValueError("these replicas were not compared with each other: they were not trained together")
     left, right = new_figure(2).axes if axes is None else axes

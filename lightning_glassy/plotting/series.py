@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.plotting.axes import logarithmic, new_figure, require_matplotlib
+from lightning_glassy.plotting.axes import logarithmic, new_figure
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import printable
 
@@ -32,7 +32,6 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
     Raises:
         ImportError: matplotlib is missing. The message names the extra to install.
     """
-    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     for name in record.one_time_names:
         if name.endswith("_loss"):
@@ -63,7 +62,6 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
         ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record has no gradient noise of this group.
     """
-    require_matplotlib()
     ax = new_figure(1).axes[0] if ax is None else ax
     suffix = "" if group == "all" else f"/{group}"
     _plot_series(ax, record, f"gradient_noise{suffix}", label=r"noise $D$", positive=True)
@@ -87,7 +85,6 @@ def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None
     Raises:
         ImportError: matplotlib is missing. The message names the extra to install.
     """
-    require_matplotlib()
     left, right = new_figure(2).axes if axes is None else axes
     there = record.one_time_names
     matrix = "gauss_newton" if "gauss_newton_trace" in there else "hessian"

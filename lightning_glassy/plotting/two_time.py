@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import find
-from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, require_matplotlib, title_of
+from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, title_of
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def plot_two_time(
         KeyError: the record has no such group, or no gradient noise of this group.
         ValueError: an unknown quantity, a quantity that the record cannot provide, or a record without measured pairs.
     """
-    require_matplotlib()
     entry = find(quantity, argument="quantity")
     if not len(record):
         raise ValueError("the record holds no measured pair yet: there is nothing to draw")
