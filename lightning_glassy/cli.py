@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_MANY = 1000  # records in a directory beyond which it is more likely the wrong directory
+_MANY = 1000  # a directory with more records than this is probably the wrong directory
 
 
 class _WrongInputError(Exception):
-    """What the user gave cannot be worked with; the text says what to do."""
+    """An error in the input of the user. The text says how to correct it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 for what cannot be worked with, told on stderr."""
+    """Run the command and return its exit code: 0, 2 after an error on stderr, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
     except (_WrongInputError, ValueError, KeyError, OSError, ImportError) as error:
-        if isinstance(error, BrokenPipeError):  # `| head` has read enough; nothing may be flushed into it at exit
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough, and the flush at exit must not fail
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         text = error.args[0] if isinstance(error, KeyError) else error
@@ -58,12 +58,13 @@ def _parser() -> argparse.ArgumentParser:
         "report",
         help="exponent, verdict and figures of one or several runs",
         description="Prints the verdict and the aging exponent, and writes report.html, report.json and figures. "
-        "Several runs of the same model and schedule are taken as replicas, which gives error bars.",
+        "Several runs of the same model and schedule count as replicas, and give error bars.",
     )
     report.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a record, or a directory with runs")
-    report.add_argument("-o", "--out", type=Path, help="where to write (default: beside the record; of several runs, "
-                        "glassy_report)")  # fmt: skip
-    report.add_argument("--separate", action="store_true", help="report each run on its own, not as replicas")
+    report.add_argument(
+        "-o", "--out", type=Path, help="directory to write to (default: beside the record; several runs: glassy_report)"
+    )
+    report.add_argument("--separate", action="store_true", help="report each run alone, not as one of several replicas")
     report.add_argument(
         "--observable",
         default="msd",
@@ -73,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--group", default="all", help="group of parameters (default all)")
     report.add_argument("--eps", type=float, help="threshold of the overlap")
-    report.add_argument("--window", type=int, nargs=2, metavar=("FIRST", "LAST"), help="waiting times of the exponent")
-    report.add_argument("--thresholds", type=float, nargs="+", metavar="VALUE", help="values to be reached")
+    report.add_argument("--window", type=int, nargs=2, metavar=("FIRST", "LAST"), help="range of waiting times to fit")
+    report.add_argument("--thresholds", type=float, nargs="+", metavar="VALUE", help="levels of the relaxation")
     report.add_argument("--t0", type=_origin, default=0.0, help="origin of the clock in steps before step 0, or 'fit'")
     report.add_argument("--confidence", type=float, default=0.95, help="level of the interval (default 0.95)")
     report.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resampled fits (default 200)")
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print JSON instead of text")
     report.set_defaults(run=_report)
 
-    show = commands.add_parser("show", help="what a record holds", description="Prints what a record holds.")
+    show = commands.add_parser("show", help="contents of a record", description="Prints the contents of a record.")
     show.add_argument("path", type=Path, metavar="PATH", help="a record, or a directory with one")
     show.add_argument("--json", action="store_true", help="print JSON instead of text")
     show.set_defaults(run=_show)
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     tensorboard = commands.add_parser(
         "tensorboard",
         help="TensorBoard with the tab Glassy",
-        description="Starts TensorBoard on a directory of runs, with the tab Glassy in front of its reader's eyes.",
+        description="Starts TensorBoard on a directory of runs. The aging curves are in the tab Glassy.",
     )
     tensorboard.add_argument("logdir", type=Path, metavar="LOGDIR", help="a directory with runs")
     tensorboard.add_argument(
@@ -100,18 +101,18 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = commands.add_parser(
         "measure",
-        help="a record from checkpoints that are there already",
-        description="Measures the two-time plane over all pairs of checkpoints: Lightning .ckpt files, files with a "
-        "state_dict, or .safetensors. Nothing in them is executed.",
+        help="a record from existing checkpoints",
+        description="Measures all pairs of checkpoints: Lightning .ckpt files, files with a state_dict, or "
+        ".safetensors. No code in the files is executed.",
     )
     measure.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="two or more files")
     measure.add_argument("-o", "--out", type=Path, required=True, metavar="RECORD", help="the record to write (.npz)")
-    measure.add_argument("--steps", type=_steps, help="their steps, separated by commas (default: from each file)")
-    measure.add_argument("--key", help="where in each file the state_dict is, if there are several")
-    measure.add_argument("--layers", action="store_true", help="measure each layer on its own, too")
-    measure.add_argument("--include", action="append", metavar="PATTERN", help="only parameters of such names")
-    measure.add_argument("--exclude", action="append", metavar="PATTERN", help="not parameters of such names")
-    measure.add_argument("--overwrite", action="store_true", help="replace RECORD if it is there")
+    measure.add_argument("--steps", type=_steps, help="steps of the files, with commas (default: from each file)")
+    measure.add_argument("--key", help="key of the state_dict in each file, if there are several")
+    measure.add_argument("--layers", action="store_true", help="also measure each layer alone")
+    measure.add_argument("--include", action="append", metavar="PATTERN", help="only parameters with names like this")
+    measure.add_argument("--exclude", action="append", metavar="PATTERN", help="no parameters with names like this")
+    measure.add_argument("--overwrite", action="store_true", help="replace RECORD if it exists")
     measure.set_defaults(run=_measure)
     return parser
 
@@ -144,14 +145,14 @@ def _report(options: argparse.Namespace) -> None:
         raise _WrongInputError(f"--out {options.out} is a file: name a directory")
     paths = find_records(options.paths)
     records = [AgingRecord.load(path) for path in paths]
-    told: list[dict[str, Any]] = []
+    contents: list[dict[str, Any]] = []
     for source, record in zip(paths, records, strict=True):
         if len(record):
             continue
         if not record.one_time_names:
             raise _WrongInputError(f"{source}: the record is empty: no pair of times was measured")
-        # Of a training without AgingMonitor: there is nothing to be analysed, only to be shown.
-        told.append(_content(source, record))
+        # A training without AgingMonitor has series to show, and no pairs of times to analyse.
+        contents.append(_content(source, record))
         if not options.json:
             _print(_as_text(source, record))
     measured = [i for i, record in enumerate(records) if len(record)]
@@ -180,20 +181,20 @@ def _report(options: argparse.Namespace) -> None:
             content["files"] = [str(written) for written in found.write(out)]
             if not options.json:
                 _print(f"\nwritten to {out}: {', '.join(Path(name).name for name in content['files'])}")
-        told.append(content)
+        contents.append(content)
     if options.json:
-        print(json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False))
+        print(json.dumps(contents[0] if len(contents) == 1 else contents, indent=1, allow_nan=False))
 
 
 def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
-    """Where a report goes: beside its record, or where the user wants it, several in directories of their own."""
+    """Return the directory of a report. Several reports get numbered directories below ``chosen``."""
     if chosen is None:
         return Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
     return chosen if number is None else chosen / str(number)
 
 
 def _without_earlier_parts(paths: list[Path], records: list[AgingRecord]) -> tuple[list[Path], list[AgingRecord]]:
-    """Leave out what a run that was interrupted had measured where the record of the resumed one has it, too."""
+    """Leave out the record of an interrupted run, if the record of the resumed run contains it."""
     kept = [
         i
         for i, record in enumerate(records)
@@ -206,7 +207,7 @@ def _without_earlier_parts(paths: list[Path], records: list[AgingRecord]) -> tup
         )
     ]
     for i in sorted(set(range(len(paths))) - set(kept)):
-        _print(f"{paths[i]} is an earlier part of another record here, and left out", file=sys.stderr)
+        _print(f"{paths[i]} is an earlier part of another record here: left out", file=sys.stderr)
     return [paths[i] for i in kept], [records[i] for i in kept]
 
 
@@ -216,17 +217,16 @@ def _as_replicas(paths: list[Path], records: list[AgingRecord]) -> AgingRecord:
     except ValueError as error:
         names = "".join(f"\n  records[{i}] is {path}" for i, path in enumerate(paths))
         raise _WrongInputError(
-            f"these runs are not replicas of each other: {error}{names}\n--separate reports each of them on its own"
+            f"these runs are not replicas of each other: {error}{names}\n--separate reports each run alone"
         ) from None
 
 
 def find_records(paths: Sequence[Path]) -> list[Path]:
-    """The record files that paths name: themselves, or those anywhere below a directory, sorted, each once.
+    """Return the record files at some paths, each file once. A directory gives all records below it, sorted.
 
     Raises:
-        FileNotFoundError: a path that does not exist, or a directory without a record; the message says what to look
-            for.
-        ValueError: a directory with more than a thousand records.
+        FileNotFoundError: a path does not exist, or a directory has no record. The message names the missing file.
+        ValueError: a directory has more than a thousand records.
     """
     found: list[Path] = []
     for path in paths:
@@ -238,7 +238,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
                     "directory 'glassy' of the run"
                 )
             if len(inside) > _MANY:
-                raise ValueError(f"{path} holds {len(inside)} records: name fewer")
+                raise ValueError(f"{path} holds {len(inside)} records, more than {_MANY}: name a directory with fewer")
             found += inside
         elif path.exists():
             found.append(path)
@@ -263,7 +263,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
-    """What is in a record, as plain values."""
+    """Return the contents of a record as plain values."""
     series = {name: record.one_time(name) for name in record.one_time_names}
     content = {
         "path": str(path),
@@ -283,7 +283,7 @@ def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
 
 
 def _as_text(path: Path, record: AgingRecord) -> str:
-    """What is in a record, for a person."""
+    """Return the contents of a record as text."""
     lines = [
         f"{path}",
         f"  {len(record):,} pairs of times" + ("" if record.n_replica is None else f", {record.n_replica} replicas"),
@@ -321,9 +321,9 @@ def _range(steps: NDArray[np.int64]) -> str:
 
 
 def _print(*parts: object, file: TextIO | None = None) -> None:
-    """Print lines without what could command a terminal, or what it has no letters for.
+    """Print lines, with escapes for control characters and for characters that the terminal cannot show.
 
-    The names in a record, and of files, are whoever's made them.
+    Names in records and names of files can come from anyone, and must not send commands to the terminal.
     """
     stream = file or sys.stdout
     encoding = stream.encoding or "utf-8"
@@ -333,12 +333,12 @@ def _print(*parts: object, file: TextIO | None = None) -> None:
 
 # ---------------------------------------------------------------------- tensorboard
 
-# A second of two options of the same name wins, so that the user's do.
+# Of two options with one name the last wins: an option of the user replaces one of these.
 _TENSORBOARD_OPTIONS = (
-    # The tab needs no samples to be kept; but the figures of all decades should be there, too.
+    # Keep the figures of all decades. The tab itself needs no samples.
     "--samples_per_plugin=images=100",
     "--reload_interval=5",
-    # A run that was resumed, or has two monitors, goes on in a second file.
+    # A resumed run, or a run with two monitors, has several event files.
     "--reload_multifile=true",
     "--window_title=Glassy",
 )
@@ -359,7 +359,7 @@ def _tensorboard(options: argparse.Namespace) -> None:
         raise _WrongInputError(str(error)) from None
     print("the curves are in the tab Glassy: add #glassy to the address", file=sys.stderr, flush=True)
     if server.main():
-        raise _WrongInputError("TensorBoard did not start; it says above why")
+        raise _WrongInputError("TensorBoard did not start, for the reason above")
 
 
 # ---------------------------------------------------------------------- measure
@@ -367,7 +367,7 @@ def _tensorboard(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.overwrite:
-        raise _WrongInputError(f"{options.out} is there already: choose another name, or give --overwrite")
+        raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
     from lightning_glassy.measure.checkpoints import measure_checkpoints
 
     record = measure_checkpoints(

@@ -53,10 +53,10 @@ _KEY = "lightning_glassy"
 class AgingMonitor(Callback):
     r"""Measures how the weights move: two-time displacements and correlations on a logarithmic clock.
 
-    A snapshot of the weights is taken at log-spaced waiting times :math:`t_w`, on their device; at log-spaced lags
-    :math:`t` after each the weights are compared with it. If the curves depend on :math:`t_w`, the network *ages*
-    (Baity-Jesi et al. 2018; Herrera Segura et al. 2022). Steps are completed optimiser updates. Training is the same,
-    bit for bit, with the callback and without it.
+    At log-spaced waiting times :math:`t_w` the callback takes a snapshot of the weights, on their device. At log-spaced
+    lags :math:`t` after each snapshot it compares the weights with the snapshot. If the curves depend on :math:`t_w`,
+    the network *ages* (Baity-Jesi et al. 2018; Herrera Segura et al. 2022). Steps are completed optimiser updates.
+    Training is the same, bit for bit, with the callback and without it.
 
     Loggers get the curve of each waiting time as ``glassy/<observable>/tw_<t_w>``, and figures of all curves on
     logarithmic axes as ``glassy_figures/<observable>``. :mod:`lightning_glassy.loggers` has the table of tags, and says
@@ -67,16 +67,17 @@ class AgingMonitor(Callback):
     ``aging_record.csv``. The one-time series of the record: ``learning_rate`` (``learning_rate_<i>_<j>`` for the
     parameter group j of the optimiser i where there are several), the one in force for the update after the step.
 
-    What is tracked is decided when training starts: parameters that are unfrozen later are not. Under DDP rank 0
-    measures, since all ranks hold the same weights. Where weights are spread over the ranks
-    (``ModelParallelStrategy``, that is FSDP2 and tensor parallelism; ``FSDPStrategy``; ``DeepSpeedStrategy``, of whose
-    ZeRO the float32 weights are measured) each rank keeps and reads its shard, and one small sum over the ranks per
-    event makes the record, on all ranks; rank 0 writes and logs it.
+    The tracked parameters are chosen when training starts. Parameters that are unfrozen later are not tracked.
 
-    A :class:`~lightning_glassy.ReplicaEnsemble` in the module is measured replica by replica: the record then has that
-    axis, loggers get the mean over the replicas, and how far these are from each other is in the record, too
-    (:meth:`AgingRecord.replica_distance`, :meth:`AgingRecord.replica_overlap`; their means over pairs are the one-time
-    series ``replica_distance`` and ``replica_overlap``).
+    Under DDP all ranks hold the same weights, and rank 0 measures them. Other strategies spread the weights over the
+    ranks: ``ModelParallelStrategy`` (FSDP2 and tensor parallelism), ``FSDPStrategy`` and ``DeepSpeedStrategy`` (its
+    float32 weights are measured). Then each rank measures its shard, one small sum over the ranks per event gives all
+    ranks the record, and rank 0 writes and logs it.
+
+    Each replica of a :class:`~lightning_glassy.ReplicaEnsemble` in the module is measured. The record then has an axis
+    of replicas, and loggers get the mean over them. The record also has the distances and overlaps between replicas
+    (:meth:`AgingRecord.replica_distance`, :meth:`AgingRecord.replica_overlap`). The one-time series
+    ``replica_distance`` and ``replica_overlap`` are their means over pairs.
 
     Checkpoints hold what is needed to go on: ``fit(ckpt_path=...)`` continues the record as if nothing had happened.
     Snapshots that take more than 16 MiB together are in files of their own, in the directory ``glassy_snapshots``

@@ -265,7 +265,7 @@ def _pool(trainer: Trainer, spread: Spread) -> Spread:
 
 
 def _temperature_per_noise(trainer: Trainer) -> float:
-    """What D/N is to be multiplied by; NaN where there is no such temperature."""
+    """Return the ratio of the temperature to D/N. It is NaN if the optimisers define no temperature."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     plain = all(type(optimizer) is torch.optim.SGD for optimizer in trainer.optimizers)
     settings = {(float(g["lr"]), g["momentum"], g["dampening"]) for g in groups} if plain else set()

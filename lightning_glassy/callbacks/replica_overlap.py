@@ -25,21 +25,22 @@ _NEVER = sys.maxsize
 class ReplicaOverlap(Callback):
     r"""Compares what the replicas of a :class:`ReplicaEnsemble` predict on a fixed batch, at log-spaced steps.
 
-    The overlap of the weights says little of networks whose hidden units may be permuted; that of their outputs
-    :math:`f_a(x)`, in evaluation mode, does:
+    Two networks with permuted hidden units have different weights and the same outputs. So the outputs
+    :math:`f_a(x)` are compared, in evaluation mode:
 
     ============================  =========================================================================
     name                          what is in the record, for each pair of replicas a and b
     ============================  =========================================================================
     ``prediction_overlap``        correlation of :math:`f_a` and :math:`f_b` over the samples, each output
-                                  less its mean over them: 1 where they differ by a constant and a factor
-    ``prediction_agreement``      fraction of the samples for which the largest output is the same one;
-                                  with two outputs or more
+                                  minus its mean over the samples. It is 1 if they differ by a constant and a
+                                  positive factor
+    ``prediction_agreement``      fraction of the samples for which the same output is the largest. It needs
+                                  two outputs or more
     ============================  =========================================================================
 
-    They are matrices of the record of the :class:`AgingMonitor` of the same name (:meth:`AgingRecord.between`), and
-    their means over pairs one-time series. Training is the same, bit for bit, with the callback and without it. Under
-    DDP rank 0 compares all replicas.
+    The record of the :class:`AgingMonitor` with the same name gets both as matrices (:meth:`AgingRecord.between`), and
+    their means over pairs as one-time series. Training is the same, bit for bit, with the callback and without it.
+    Under DDP rank 0 compares all replicas.
 
     Args:
         inputs: the batch, ``[n_sample, ...]``, as one network takes it.
