@@ -139,9 +139,12 @@ class AgingRecord(RecordContent):
             return self.lags
         if name == "noise":
             return self.gradient_noise(self.waiting_times, group)[:, None]
-        column = len(self.sums) + self._threshold_index(eps) if name == "count" else self.sums.index(name)
-        rows = self._tables[MOMENTS_TABLE].values[..., self._group_index(group), column]
+        rows = self._tables[MOMENTS_TABLE].values[..., self._group_index(group), self._column(name, eps)]
         return rows if by_row else self._matrix(rows)
+
+    def _column(self, name: str, eps: float | None) -> int:
+        """Return the place of a sum, or of the count of a threshold, in the rows of the moments."""
+        return len(self.sums) + self._threshold_index(eps) if name == "count" else self.sums.index(name)
 
     def _threshold_index(self, eps: float | None) -> int:
         if eps is None:
@@ -439,9 +442,13 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ other formats
 
     def table(
-        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
+        self,
+        pairs: Iterable[tuple[int, int]] | None = None,
+        columns: Iterable[str] | None = None,
+        *,
+        mean: bool = False,
     ) -> dict[str, list[Any]]:
-        """Return the record in long form: one line per replica, group and pair.
+        """Return the record in long form: one line per group, replica and pair, in this order.
 
         There is one column per observable, or one per threshold. An observable of more than one pair of times, or of
         more than one replica, has no column.
@@ -449,6 +456,7 @@ class AgingRecord(RecordContent):
         Args:
             pairs: the pairs ``(waiting time, lag)`` to include, default all, sorted.
             columns: names of the columns of observables to include, default all of :meth:`columns`.
+            mean: whether to return the mean over the replicas in one line, instead of one line per replica.
 
         Returns:
             The values of each column: (replica,) waiting_time, lag, step, group, n_parameters, then the observables.
@@ -456,26 +464,30 @@ class AgingRecord(RecordContent):
         Raises:
             KeyError: a pair was not measured, or there is no such column.
         """
-        moments = self._tables[MOMENTS_TABLE]
-        part = self if pairs is None else self._with({MOMENTS_TABLE: moments.only(map(tuple, pairs))}, {})
+        table = self._tables[MOMENTS_TABLE]
+        part = table if pairs is None else table.only(map(tuple, pairs))
         wanted = self.columns()
         if columns is not None:
             wanted = {name: wanted[name] for name in columns}
-        waiting_times, lags = part.pairs
-        axes = {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
-        n_replica = self.n_replica or 1
-        result: dict[str, list[Any]] = {}
-        for group in self.groups:
-            if self.n_replica is not None:
-                result.setdefault("replica", []).extend(np.repeat(np.arange(n_replica), len(part)).tolist())
-            for name, axis in axes.items():
-                result.setdefault(name, []).extend(np.tile(axis, n_replica).tolist())
-            result.setdefault("group", []).extend([group] * (len(part) * n_replica))
-            result.setdefault("n_parameters", []).extend([self._n_parameters[group]] * (len(part) * n_replica))
-            for name, (entry, eps) in wanted.items():
-                rows = entry.formula(*(part._input(i, group, eps, by_row=True) for i in entry.inputs))
-                result.setdefault(name, []).extend(rows.T.ravel().tolist())
-        return result
+        rows = part.values if self.n_replica is not None else part.values[:, None]
+        moments = rows.T  # [n_moment, n_group, n_replica, n_row], for lines in this order
+        sizes = {
+            "n": np.array(list(self._n_sampled.values()), dtype=np.float64)[:, None, None],
+            "population": np.array(list(self._n_parameters.values()))[:, None, None],
+        }
+        (n_group, n_replica), (waiting_times, lags) = moments.shape[1:3], part.keys.T
+        axes: dict[str, Any] = {} if self.n_replica is None or mean else {"replica": np.arange(n_replica)[:, None]}
+        axes |= {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
+        axes |= {"group": np.array(self.groups, dtype=object)[:, None, None], "n_parameters": sizes["population"]}
+        values: dict[str, Array] = {}
+        for name, (entry, eps) in wanted.items():
+            of = (sizes[i] if i in sizes else moments[self._column(i, eps)] for i in entry.inputs)
+            values[name] = np.ascontiguousarray(entry.formula(*of))
+            if mean and self.n_replica is not None:
+                with np.errstate(invalid="ignore", over="ignore"):
+                    values[name] = values[name].mean(axis=1, keepdims=True)
+        shape = (n_group, 1 if mean else n_replica, len(part))
+        return {name: np.broadcast_to(column, shape).ravel().tolist() for name, column in (axes | values).items()}
 
     def columns(self) -> dict[str, tuple[Observable, float | None]]:
         """Return the observables in a :meth:`table` and their thresholds, by the names of their columns.
@@ -484,30 +496,13 @@ class AgingRecord(RecordContent):
         one pair of times, or of more than one replica, are left out.
         """
         short = {f"{eps:.6g}" for eps in self.overlap_thresholds}
+        available = self.available()
         form = ".6g" if len(short) == len(self.overlap_thresholds) else ""  # in full if rounding made two equal
         return {
             name if eps is None else f"{name}_{eps:{form}}": (entry, eps)
             for name, entry in OBSERVABLES.items()
-            if entry.pairwise and self._lack(entry, entry.inputs, "all") is None
+            if entry.pairwise and name in available
             for eps in (self.overlap_thresholds if entry.has_threshold else (None,))
-        }
-
-    def mean_table(
-        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
-    ) -> dict[str, list[Any]]:
-        """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica."""
-        table = self.table(pairs, columns)
-        if self.n_replica is None:
-            return table
-        axes = ("waiting_time", "lag", "step", "group", "n_parameters")
-        # The lines of a table are sorted by group, then by replica, then by pair.
-        shape = (len(self.groups), self.n_replica, len(table["lag"]) // (len(self.groups) * self.n_replica))
-        return {
-            name: (np.array(column, dtype=object).reshape(shape)[:, 0] if name in axes else _mean(column, shape))
-            .ravel()
-            .tolist()
-            for name, column in table.items()
-            if name != "replica"
         }
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
@@ -565,8 +560,3 @@ def _chi4_name(quantity: str) -> str:
 
 def _noise_name(group: str) -> str:
     return "gradient_noise" if group == "all" else f"gradient_noise/{group}"
-
-
-def _mean(column: list[float], shape: tuple[int, int, int]) -> Array:
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(np.array(column, dtype=np.float64).reshape(shape).mean(axis=1))
