@@ -141,18 +141,19 @@ def verdict(
             positive lag.
         KeyError: a group the record does not have, or no gradient noise in it.
     """
+    has_noise = "normalised_msd" in record.available(group)
     if observable is not None:
         curves = relaxation_curves(record, observable, group=group, eps=eps)
         used, found = observable, _judge(curves)
     else:
         curves = relaxation_curves(record, group=group, eps=eps)
         used, found = "msd", _judge(curves)
-        if found.kind in ("aging throughout", "cannot tell") and _has_noise(record, group):
+        if found.kind in ("aging throughout", "cannot tell") and has_noise:
             used, found = _over_the_noise(record, group, found)
     loss, accuracy = _last(record, "train_loss"), _last(record, "train_accuracy")
     phase, words = _phase(found.kind, loss, accuracy, _earlier_loss(record))
     diverged = [f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"]
-    if used == "msd" and found.kind == "aging throughout" and phase is None and not _has_noise(record, group):
+    if used == "msd" and found.kind == "aging throughout" and phase is None and not has_noise:
         words.append("the record has no gradient noise, whose fading would slow the motion without any glass")
     return Verdict(
         kind=found.kind,
@@ -342,10 +343,6 @@ def _noise(x: Array, heights: Array) -> float:
     part = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
     off = heights[1:-1] - (1 - part) * heights[:-2] - part * heights[2:]
     return float(np.sqrt(np.mean(off**2 / (1 + part**2 + (1 - part) ** 2))))
-
-
-def _has_noise(record: AgingRecord, group: str) -> bool:
-    return ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in record.one_time_names
 
 
 def _last(record: AgingRecord, name: str) -> float | None:

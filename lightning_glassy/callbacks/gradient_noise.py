@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.probe import Loss, Probe, add_up, monitor_of
 from lightning_glassy.measure.select import Groups, Selected, check_patterns
+from lightning_glassy.record import series_name
 from lightning_glassy.schedule import LogTimeSchedule
 
 
@@ -242,7 +243,7 @@ class GradientNoiseMonitor(Probe):
             for key, value in of_group.items():
                 # What is not defined is left out; a noise that is not finite is shown.
                 if math.isfinite(value) or key == "gradient_noise":
-                    values[key if group == "all" else f"{key}/{group}"] = value
+                    values[series_name(key, group)] = value
         return values
 
 

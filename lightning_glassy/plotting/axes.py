@@ -96,6 +96,36 @@ class Colours:
             ax.figure.colorbar(ScalarMappable(self._norm, self._map), ax=ax, label="waiting time $t_w$ (steps)")
 
 
+def draw_curves(
+    waiting_times: NDArray[np.int64],
+    x: NDArray[Any],
+    values: Array,
+    ax: Axes | None,
+    colorbar: bool,
+    *,
+    log: bool = True,
+) -> Axes:
+    """Draw one curve per waiting time, on a logarithmic x axis and, with ``log``, a logarithmic y axis.
+
+    The arrays ``x`` and ``values`` have the shape ``[n_tw, n_lag]``. Points that the axes cannot show are left out.
+    """
+    ax = new_figure(1).axes[0] if ax is None else ax
+    colours = Colours(waiting_times)
+    for waiting_time, places, row in zip(waiting_times, x, values, strict=True):
+        shown = np.isfinite(row) & (places > 0) & ((row > 0) | (not log))
+        ax.plot(places[shown], row[shown], **colours.line(waiting_time))
+    logarithmic(ax, both=log)
+    grid(ax)
+    if colorbar:
+        colours.bar(ax)
+    return ax
+
+
+def grid(ax: Axes) -> None:
+    """Draw thin lines at the major ticks."""
+    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+
+
 def cell_edges(centres: ArrayLike) -> Array:
     """Return the edges of cells around ``n`` points on a logarithmic axis, ``[n + 1]``."""
     logs = np.log(np.asarray(centres, dtype=np.float64))

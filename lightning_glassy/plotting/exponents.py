@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lightning_glassy.observables import Array
-from lightning_glassy.plotting.axes import Colours, cell_edges, logarithmic, new_figure
+from lightning_glassy.plotting.axes import cell_edges, draw_curves, grid, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,23 +52,6 @@ def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool
     return ax
 
 
-def draw_curves(waiting_times: NDArray[np.int64], x: Array, values: Array, ax: Axes | None, colorbar: bool) -> Axes:
-    """Draw one curve per waiting time, with both axes logarithmic.
-
-    The arrays ``x`` and ``values`` have the shape ``[n_tw, n_lag]``.
-    """
-    ax = new_figure(1).axes[0] if ax is None else ax
-    colours = Colours(waiting_times)
-    for waiting_time, lags, row in zip(waiting_times, x, values, strict=True):
-        shown = np.isfinite(row) & (row > 0)
-        ax.plot(lags[shown], row[shown], **colours.line(waiting_time))
-    logarithmic(ax)
-    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    if colorbar:
-        colours.bar(ax)
-    return ax
-
-
 def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
     r"""Draw the lag to each threshold against the waiting time, with the fitted power laws.
 
@@ -102,7 +83,7 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
         ax.text(0.5, 0.5, "no threshold is reached\nby enough waiting times", ha="center", transform=ax.transAxes)
     ax.set_xlabel("waiting time $t_w$ (steps)" if not fit.t0 else f"waiting time $t_w$ + {fit.t0:.3g} (steps)")
     ax.set_ylabel("lag $t^*$ to the threshold (steps)")
-    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    grid(ax)
     return ax
 
 

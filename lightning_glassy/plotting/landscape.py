@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import barrier_height, density, fold
-from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure
-from lightning_glassy.plotting.exponents import draw_curves
+from lightning_glassy.plotting.axes import Colours, draw_curves, grid, logarithmic, new_figure
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None
 
     msd = record.msd(group)
     values = msd if record.n_replica is None else msd.mean(axis=0)
-    clock = noise_clock(record, group)
-    ax = draw_curves(record.waiting_times, np.where(clock > 0, clock, np.nan), values, ax, colorbar)
+    ax = draw_curves(record.waiting_times, noise_clock(record, group), values, ax, colorbar)
     ax.set_xlabel(r"noise since $t_w$, $\int D\,dt'$")
     ax.set_ylabel(r"mean squared displacement $\Delta(t_w, t_w+t)$")
     return ax
@@ -69,7 +67,7 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
     right.set_xlabel("lag $t$ (steps)")
     right.set_ylabel("height of the barrier")
     for ax in (left, right):
-        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+        grid(ax)
     colours.bar(right)
     return left, right
 
@@ -103,7 +101,7 @@ def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axe
     left.legend(handles=left.get_lines()[-1:], fontsize=8)
     for ax in (left, right):
         logarithmic(ax)
-        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+        grid(ax)
     left.set_ylim(bottom=1e-8)
     left.set_xlabel(r"$|\Delta w|/\sqrt{\Delta}$")
     left.set_ylabel("density")

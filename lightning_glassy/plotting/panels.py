@@ -10,7 +10,7 @@ from lightning_glassy.plotting.axes import new_figure, title_of
 from lightning_glassy.plotting.exponents import plot_curves
 from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement_distribution, plot_noise_clock
 from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.record import AgingRecord, series_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def panels(
     there, found = record.one_time_names, {}
     if any(name.endswith("_loss") for name in there):
         found["loss"] = lambda: _loss(record, regimes)
-    if ("gradient_noise" if group == "all" else f"gradient_noise/{group}") in there:
+    if series_name("gradient_noise", group) in there:
         found["gradient_noise"] = lambda: _gradient_noise(record, group)
         if len(record) and group in record.groups and "normalised_msd" in record.available(group):
             found["displacement_over_noise"] = lambda: _displacement_over_noise(record, group)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure
+from lightning_glassy.plotting.axes import Colours, grid, logarithmic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
     logarithmic(ax, both=False)
     ax.set_xlabel("lag $t$ (steps)")
     ax.set_ylabel(rf"$\chi_4 = N\,\mathrm{{Var}}(Q_\epsilon)$, $\epsilon$ = {found.eps:g}")
-    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    grid(ax)
     if colorbar:
         colours.bar(ax)
     return ax
@@ -76,5 +76,5 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
     right.set_xlabel("$q$")
     right.set_ylabel(f"$P(q)$ at step {found.steps[-1]:,}")
     for ax in (left, right):
-        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+        grid(ax)
     return left, right

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.plotting.axes import logarithmic, new_figure
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.plotting.axes import grid, logarithmic, new_figure
+from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import printable
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
         KeyError: the record has no gradient noise of this group.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
-    suffix = "" if group == "all" else f"/{group}"
-    _plot_series(ax, record, f"gradient_noise{suffix}", label=r"noise $D$", positive=True)
-    if f"gradient_norm2{suffix}" in record.one_time_names:
-        _plot_series(ax, record, f"gradient_norm2{suffix}", label=r"signal $\|\langle g\rangle\|^2$", positive=True)
+    _plot_series(ax, record, series_name("gradient_noise", group), label=r"noise $D$", positive=True)
+    signal = series_name("gradient_norm2", group)
+    if signal in record.one_time_names:
+        _plot_series(ax, record, signal, label=r"signal $\|\langle g\rangle\|^2$", positive=True)
     _finish_series(ax, "strength of the gradient")
     logarithmic(ax)
     return ax
@@ -145,4 +145,4 @@ def _finish_series(ax: Axes, label: str) -> None:
         ax.legend(fontsize=8)
     ax.set_xlabel("step $t$")
     ax.set_ylabel(label)
-    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+    grid(ax)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import find
-from lightning_glassy.plotting.axes import Colours, logarithmic, new_figure, title_of
+from lightning_glassy.plotting.axes import draw_curves, new_figure, title_of
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -48,21 +48,13 @@ def plot_two_time(
     values = record.observable(quantity, group, eps=eps)
     if record.n_replica is not None and not entry.over_replicas:
         values = values.mean(axis=0)
-    if ax is None:
-        ax = new_figure(1).axes[0]
-    colours = Colours(record.waiting_times)
-    for waiting_time, row in zip(record.waiting_times, values, strict=True):
-        shown = np.isfinite(row) & (record.lags > 0) & ((row > 0) | (not entry.log))
-        ax.plot(record.lags[shown], row[shown], **colours.line(waiting_time))
-    logarithmic(ax, both=entry.log)
+    lags = np.broadcast_to(record.lags, values.shape)
+    ax = draw_curves(record.waiting_times, lags, values, ax, colorbar, log=entry.log)
     ax.set_xlabel("lag $t$ (steps)")
     threshold = ""
     if entry.has_threshold:
         threshold = rf", $\epsilon = {record.overlap_thresholds[0] if eps is None else eps:.2g}$"
     ax.set_ylabel(f"{entry.title} ${entry.symbol}$" + threshold)
-    ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    if colorbar:
-        colours.bar(ax)
     return ax
 
 

@@ -106,13 +106,14 @@ class AgingRecord(RecordContent):
 
     def _lack(self, entry: Observable, inputs: Sequence[str], group: str) -> Exception | None:
         """Return the error to raise if the record lacks an input of an observable or of its error, else None."""
+        noise = series_name("gradient_noise", group)
         for name in inputs:
             if name in OBSERVABLES:
                 found = self._lack(OBSERVABLES[name], OBSERVABLES[name].inputs, group)
                 if found is not None:
                     return found
-            elif name == "noise" and TableName("one_time", _noise_name(group)) not in self._tables:
-                return KeyError(f"no one-time series {_noise_name(group)!r}; there are {list(self.one_time_names)}")
+            elif name == "noise" and TableName("one_time", noise) not in self._tables:
+                return KeyError(f"no one-time series {noise!r}; there are {list(self.one_time_names)}")
             elif name == "count" and not self.overlap_thresholds:
                 return ValueError("no overlap thresholds were counted in this record")
             elif name not in (*NOT_SUMS, *self.sums):
@@ -316,7 +317,7 @@ class AgingRecord(RecordContent):
             KeyError: the record has no such series.
         """
         self._group_index(group)
-        measured, noise = self.one_time(_noise_name(group))
+        measured, noise = self.one_time(series_name("gradient_noise", group))
         positive = noise > 0
         if not positive.any():
             return np.full(np.shape(steps), np.nan)
@@ -558,5 +559,9 @@ def _chi4_name(quantity: str) -> str:
     return names[quantity]
 
 
-def _noise_name(group: str) -> str:
-    return "gradient_noise" if group == "all" else f"gradient_noise/{group}"
+def series_name(name: str, group: str) -> str:
+    """Return the name of the one-time series of a quantity that each group has, such as ``"gradient_noise/<group>"``.
+
+    The series of the group ``"all"`` has the name of the quantity.
+    """
+    return name if group == "all" else f"{name}/{group}"
