@@ -94,6 +94,8 @@ class TensorBoardSink:
 
     def _write_part(self, record: AgingRecord) -> None:
         """Write the new rows of the record as a part for the tab "Glassy"."""
+        if not self._has_tab:
+            return
         self._next_time = time.monotonic() + _SECONDS
         too_many = (record.n_replica or 1) > _MOST_COMPARED and bool(record.between_names)
         if too_many and not self._left_out:
@@ -105,7 +107,7 @@ class TensorBoardSink:
                 _MOST_COMPARED,
             )
         content, written = next_part(record, self._written, left_out=("between",) if too_many else ())
-        if content is None or not self._has_tab:
+        if content is None:
             return
         try:
             part = summary(tag_of(self._next_part), content)

@@ -58,7 +58,8 @@ class WandbSink(CurveSink):
         run = self._logger.experiment
         # The table has only the group "all", because wandb cuts a table at 10,000 rows. The artifact has all groups.
         columns = record.table()
-        rows = [row for row in zip(*columns.values(), strict=True) if row[list(columns).index("group")] == "all"]
+        at = list(columns).index("group")
+        rows = [row for row in zip(*columns.values(), strict=True) if row[at] == "all"]
         run.log({f"{self._prefix}_table": wandb.Table(columns=list(columns), data=rows), _STEP: self._step})
         artifact = wandb.Artifact(f"{self._prefix}-{run.id}", type=RECORD_NAME)
         for file in files:

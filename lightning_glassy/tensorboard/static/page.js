@@ -108,7 +108,7 @@ const collapse = latest(async () => {
 async function exponents() {
   drawFits();
   const {series} = model, of = ofWhat();
-  for (const one of series) {
+  for (const one of relaxes() ? series : []) {
     const version = versionOf(one);
     if (fitOf(one)?.version === version) continue;
     const asked = ofObservable({group: [one.group], ...(together() ? {} : {run: [one.run]})});
