@@ -344,6 +344,18 @@ def test_the_step_in_a_checkpoint_goes_before_its_name_and_the_argument_before_b
     assert measure_checkpoints(files, steps=[30, 2, 4, 8]).waiting_times.tolist() == [2, 4, 8]
 
 
+@pytest.mark.parametrize("rate", [torch.ones(2), torch.tensor(1j), 10**400, None, "fast", [0.1]])
+def test_a_learning_rate_that_is_no_number_is_left_out(tmp_path: Path, rate: Any) -> None:
+    groups = [{"params": [0], "lr": rate, "momentum": 0.9}, {"params": [1], "lr": torch.tensor(0.25)}]
+    for step in (0, 10):
+        state = {"pytorch-lightning_version": "2.5", "global_step": step, "state_dict": weights(step)}
+        torch.save(state | {"optimizer_states": [{"param_groups": groups}]}, tmp_path / f"{step}.ckpt")
+    record = measure_checkpoints([tmp_path / "0.ckpt", tmp_path / "10.ckpt"])
+    assert [name for name in record.one_time_names if name.startswith("learning_rate")] == ["learning_rate_0_1"]
+    assert record.one_time("learning_rate_0_1")[1].tolist() == [0.25, 0.25]
+    assert record.meta["optimizers"][0]["parameter_groups"][0]["momentum"] == 0.9
+
+
 def test_the_order_of_the_files_does_not_matter(tmp_path: Path) -> None:
     files = save(tmp_path)
     record, reverse = measure_checkpoints(files), measure_checkpoints(map(str, reversed(files)))

@@ -30,12 +30,11 @@ from lightning_glassy.callbacks.shared import (
     check_parameters,
     check_strategy,
     describe_optimizers,
-    is_plain,
-    learning_rates,
 )
 from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
 from lightning_glassy.loggers.files import FileSink
 from lightning_glassy.loggers.sinks import Sink, Sinks
+from lightning_glassy.measure.optimizers import is_plain, learning_rates
 from lightning_glassy.measure.resume import StateError
 from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, check_options
@@ -306,16 +305,16 @@ class AgingMonitor(Callback):
     def _event(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         tracker = self._tracker
         assert tracker is not None  # no event is ever due without one
+        rates: dict[str, float] = {}
         # Parameters that have changed, or out of memory: better a record that ends here than a training that does.
         try:
             # At events alone, which all processes have at the same steps: FSDP2 may be made to gather anew.
             if step >= tracker.next_event:
+                for i, optimizer in enumerate(trainer.optimizers):
+                    rates |= learning_rates(i, optimizer.param_groups)
                 self._check_parameters(tracker, pl_module)
         except ParametersChangedError as error:
             tracker.give_up(error, step)
-        rates: dict[str, float] = {}
-        for i, optimizer in enumerate(trainer.optimizers):
-            rates |= learning_rates(i, optimizer)
         try:
             tracker.update(step, rates)
         except Exception as error:

@@ -22,11 +22,11 @@ from lightning_glassy.callbacks.shared import (
     check_parameters,
     check_strategy,
     describe_optimizers,
-    learning_rates,
 )
 from lightning_glassy.loggers.dispatch import log_directory, sink_for
 from lightning_glassy.loggers.files import FileSink
 from lightning_glassy.loggers.sinks import Sinks
+from lightning_glassy.measure.optimizers import learning_rates
 from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, check_options
 from lightning_glassy.record import AgingRecord
@@ -300,7 +300,7 @@ class FabricAgingMonitor:
         """Record the rates of the update after an event: only when it is done has a scheduler had its turn."""
         self._event_without_rate = None
         i = next(i for i, counted in enumerate(self._optimizers) if counted is optimizer)
-        for name, rate in learning_rates(i, optimizer).items():
+        for name, rate in learning_rates(i, optimizer.param_groups).items():
             self.record.append_one_time(name, step, rate)
 
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from lightning_glassy.measure.optimizers import options_of
 from lightning_glassy.measure.shards import ParametersChangedError, reshard
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.replicas.ensemble import replica_axes
@@ -103,34 +104,9 @@ def check_parameters(tracker: AgingTracker, module: nn.Module) -> int:
     return sum(now.values())
 
 
-def learning_rates(i: int, optimizer: Optimizer) -> dict[str, float]:
-    """The rates of the parameter groups of the optimiser number ``i``, by the names they have in a record."""
-    rates = {}
-    for j, group in enumerate(optimizer.param_groups):
-        rate = group.get("lr")
-        # A rate that lives on the device is not worth waiting for.
-        on_host = isinstance(rate, Tensor) and rate.device.type == "cpu" and rate.numel() == 1
-        if isinstance(rate, (int, float)) or on_host:
-            rates["learning_rate" if i == j == 0 else f"learning_rate_{i}_{j}"] = float(rate)  # type: ignore[arg-type]
-    return rates
-
-
-def is_plain(value: Any) -> bool:
-    """Whether JSON can hold a value."""
-    if isinstance(value, (tuple, list)):
-        return all(map(is_plain, value))
-    return isinstance(value, (bool, int, float, str, type(None)))
-
-
 def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
-    """Name and options of each optimiser, for the metadata of a record."""
+    """Return the name and the options of each optimiser, for the metadata of a record."""
     return [
-        {
-            "name": type(optimizer).__name__,
-            "parameter_groups": [
-                {key: value for key, value in group.items() if key != "params" and is_plain(value)}
-                for group in optimizer.param_groups
-            ],
-        }
+        {"name": type(optimizer).__name__, "parameter_groups": options_of(optimizer.param_groups)}
         for optimizer in optimizers
     ]

@@ -13,5 +13,6 @@ module                   what it does
 ``tracker``              :class:`AgingTracker`, which puts all of these together
 ``resume``               packs what a checkpoint needs to go on; large snapshots go to ``snapshot_files``
 ``checkpoints``          makes a record from existing checkpoints, which ``checkpoint_files`` reads
+``optimizers``           describes optimisers in a record
 =======================  =====================================================================================
 """

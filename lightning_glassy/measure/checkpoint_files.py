@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_glassy.measure.optimizers import learning_rates, options_of
 from lightning_glassy.measure.select import plain_name
 
 _LARGEST_STEP = 2**53
@@ -211,32 +212,15 @@ def _is_number(tensor: Tensor) -> bool:
 
 def _optimizers(states: object) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Return the options of the optimisers and the learning rates, in the format and with the names of AgingMonitor."""
-
-    def plain(value: object) -> bool:
-        if isinstance(value, (tuple, list)):
-            return all(isinstance(item, (bool, int, float, str, type(None))) for item in value)
-        return isinstance(value, (bool, int, float, str, type(None)))
-
     described: list[dict[str, Any]] = []
     rates: dict[str, float] = {}
     for i, state in enumerate(states if isinstance(states, list) else []):
         groups = state.get("param_groups") if isinstance(state, dict) else None
         if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
             continue
-        for j, group in enumerate(groups):
-            rate = group.get("lr")
-            if isinstance(rate, (int, float)) or (isinstance(rate, Tensor) and rate.device.type == "cpu"):
-                rates["learning_rate" if i == j == 0 else f"learning_rate_{i}_{j}"] = float(rate)
-        options = [
-            {
-                name: value
-                for name, value in group.items()
-                if name != "params" and isinstance(name, str) and plain(value)
-            }
-            for group in groups
-        ]
+        rates |= learning_rates(i, groups)
         # A checkpoint does not hold the class of the optimiser.
-        described.append({"name": None, "parameter_groups": options})
+        described.append({"name": None, "parameter_groups": options_of(groups)})
     return described, rates
 
 
