@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -678,6 +679,24 @@ def test_crafted_parts_are_an_error_and_not_an_allocation(what: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_a_pair_is_in_one_part_only_and_a_series_may_be_corrected() -> None:
+    row = np.zeros(2, "<i8").tobytes() + np.ones(7, "<f8").tobytes()
+    with pytest.raises(RecordError, match=r"a key \(waiting_time, lag\) is there twice"):
+        parts.assemble([part(rows=1, numbers=row)] * 2)
+    values = [np.int64(3).tobytes() + np.float64(loss).tobytes() for loss in (1.0, 2.0)]
+    record = parts.assemble([part(one_time={"loss": 1}, numbers=numbers) for numbers in values])
+    assert [column.tolist() for column in record.one_time("loss")] == [[3], [2.0]]
+
+
+def test_a_dense_plane_of_any_size_is_read() -> None:
+    record = AgingRecord({"all": 3}, n_replica=100_000, sums=["d2"])
+    for waiting_time, lag in itertools.product(range(7), range(1, 8)):
+        record.append(waiting_time, lag, np.ones(record.row_shape))
+    content, _ = parts.next_part(record, parts.Written())
+    assert content is not None
+    assert parts.assemble([content]) == AgingRecord.from_bytes(record.to_bytes()) == record
 
 
 def test_a_crafted_run_is_an_error_beside_the_others(tmp_path: Path, provider: Callable[[Path], Any]) -> None:

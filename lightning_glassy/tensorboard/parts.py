@@ -28,12 +28,9 @@ from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord, RecordError
+from lightning_glassy.record.checks import check_plane
 from lightning_glassy.record.file import Part, opened, parse
 from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, TableName
-
-LARGEST_PLANE = 4_000_000
-"""Largest number of cells of the two-time plane (replicas x waiting times x lags) that is accepted. Without this limit,
-a crafted file with many rows that share no time would ask for the square of its size."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +123,7 @@ def _assembled(parts: list[tuple[dict[str, Any], bytes]]) -> AgingRecord:
     for head, numbers in parts:
         for part in _tables(head, numbers, record, grids):
             record.extend(part, replace=part.table != MOMENTS_TABLE)
-    n_cells = (record.n_replica or 1) * len(record.waiting_times) * len(record.lags)
-    if n_cells > LARGEST_PLANE:
-        raise RecordError(f"its two-time plane has {n_cells:,} cells; up to {LARGEST_PLANE:,} are shown")
+    check_plane(np.stack(record.pairs, axis=1), record.n_replica)
     return record.upgraded(header["version"])
 
 
