@@ -214,6 +214,7 @@ def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Pa
     wandb_finish(logger.experiment, tmp_path)
     assert wandb_curves(tmp_path) == curves_of(monitors[0].record)
     second = curves_of(monitors[1].record, "glassy_2")
+    assert second
     assert all(name.startswith("glassy_2/msd/") for name in second)
     assert wandb_curves(tmp_path, "glassy_2") == second
     # A new version of the same artifact.

@@ -105,7 +105,7 @@ def test_an_entry_is_all_that_a_new_observable_needs(
         "band": "one standard error of the mean over replicas",
     }
     assert name in answers.describe(record)["observables"]
-    assert answers.curves(record, name, "all", None)["values"][i][j - 0] is not None
+    assert answers.curves(record, name, "all", None)["values"][i][j] is not None
     assert answers.fit(record, name, "all", None)["aging_exponent"]["mu"] == found.exponent.mu
     with pytest.raises(SystemExit):
         cli.main(["report", "--help"])

@@ -30,6 +30,7 @@ from lightning_glassy.loggers.dispatch import log_directory
 from lightning_glassy.loggers.figures import Figures
 from lightning_glassy.loggers.files import FileSink
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
+from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.plotting import plot_two_time, two_time_figure
 from tests.helpers import SmallNet, data, quiet_trainer
 
@@ -238,7 +239,9 @@ def test_logger_directories_are_those_of_checkpoints(tmp_path: Path) -> None:
     assert log_directory([], "elsewhere") == Path("elsewhere")
 
 
-@pytest.mark.parametrize("quantity", AgingRecord({"all": 1}, overlap_thresholds=[1.0]).available())
+@pytest.mark.parametrize(
+    "quantity", [n for n, entry in OBSERVABLES.items() if not entry.over_replicas and "noise" not in entry.inputs]
+)
 def test_every_quantity_has_a_curve_per_waiting_time(record: AgingRecord, quantity: str) -> None:
     axes = two_time_figure(record, quantity).axes[0]
     assert len(axes.get_lines()) == len(record.waiting_times)
