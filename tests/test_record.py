@@ -644,10 +644,10 @@ def test_thresholds_that_print_alike_have_a_column_each() -> None:
 
 def test_a_table_of_some_pairs_takes_any_pairs(walk: np.ndarray) -> None:
     replicas = AgingRecord.from_trajectory(np.stack([walk, 2 * walk]), LogTimeSchedule.logspaced(100))
-    expected = replicas.table([(0, 1), (1, 10)], mean=True)
+    expected = replicas.mean_table([(0, 1), (1, 10)])
     assert expected["lag"] == [1, 10]
     for pairs in ([[0, 1], [1, 10]], np.array([[0, 1], [1, 10]]), iter([(0, 1), (1, 10)]), [(0, 1), (1, 10), (0, 1)]):
-        assert replicas.table(pairs, mean=True) == expected
+        assert replicas.mean_table(pairs) == expected
     for record in (replicas, AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100))):
         with pytest.raises(KeyError, match="7"):
             record.table([(0, 7.5)])
@@ -656,7 +656,7 @@ def test_a_table_of_some_pairs_takes_any_pairs(walk: np.ndarray) -> None:
 def test_a_table_has_a_line_per_group_replica_and_pair_or_their_mean(walk: np.ndarray) -> None:
     walks, schedule = np.stack([walk, 2 * walk, walk**2]), LogTimeSchedule([0, 10], [1, 10])
     record = AgingRecord.from_trajectory(walks, schedule, groups={"two": [0, 1]}, overlap_thresholds=[0.5, 2.0])
-    table, mean = record.table(), record.table(mean=True)
+    table, mean = record.table(), record.mean_table()
     assert table["group"] == ["all"] * 12 + ["two"] * 12
     assert table["replica"] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 2
     assert (table["waiting_time"], table["lag"]) == ([0, 0, 10, 10] * 6, [1, 10] * 12)
@@ -668,10 +668,10 @@ def test_a_table_has_a_line_per_group_replica_and_pair_or_their_mean(walk: np.nd
         np.testing.assert_array_equal(table[name], values.ravel(), err_msg=name)
         np.testing.assert_allclose(mean[name], values.mean(axis=1).ravel(), rtol=1e-15, err_msg=name)
     alone = AgingRecord.from_trajectory(walk, schedule)
-    assert alone.table(mean=True) == alone.table()
+    assert alone.mean_table() == alone.table()
     empty = AgingRecord({"all": 2}, n_replica=2)
     assert set(map(len, empty.table().values())) == {0}
-    assert set(map(len, empty.table(mean=True).values())) == {0}
+    assert set(map(len, empty.mean_table().values())) == {0}
 
 
 def test_without_a_sample_there_is_no_sampling_error_even_of_what_diverged() -> None:

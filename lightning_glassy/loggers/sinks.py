@@ -100,7 +100,7 @@ def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
     ``logged``. With replicas, a value is the mean over the replicas.
     """
     names = [name for name, (entry, _) in record.columns().items() if entry.logged]
-    table = record.table(pairs, names, mean=True)
+    table = record.mean_table(pairs, names)
     moved = table.get("msd", [0.0] * len(table["lag"]))
     result: list[Scalar] = []
     for i, (waiting_time, lag, group) in enumerate(

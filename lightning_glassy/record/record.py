@@ -443,11 +443,7 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ other formats
 
     def table(
-        self,
-        pairs: Iterable[tuple[int, int]] | None = None,
-        columns: Iterable[str] | None = None,
-        *,
-        mean: bool = False,
+        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
         """Return the record in long form: one line per group, replica and pair, in this order.
 
@@ -457,7 +453,6 @@ class AgingRecord(RecordContent):
         Args:
             pairs: the pairs ``(waiting time, lag)`` to include, default all, sorted.
             columns: names of the columns of observables to include, default all of :meth:`columns`.
-            mean: whether to return the mean over the replicas in one line, instead of one line per replica.
 
         Returns:
             The values of each column: (replica,) waiting_time, lag, step, group, n_parameters, then the observables.
@@ -465,6 +460,17 @@ class AgingRecord(RecordContent):
         Raises:
             KeyError: a pair was not measured, or there is no such column.
         """
+        return self._long_form(pairs, columns, mean=False)
+
+    def mean_table(
+        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica."""
+        return self._long_form(pairs, columns, mean=True)
+
+    def _long_form(
+        self, pairs: Iterable[tuple[int, int]] | None, columns: Iterable[str] | None, *, mean: bool
+    ) -> dict[str, list[Any]]:
         table = self._tables[MOMENTS_TABLE]
         part = table if pairs is None else table.only(map(tuple, pairs))
         wanted = self.columns()
