@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
+from typing import Any
 
 # The networks and matrices of the tests are small: a second thread gains nothing, and waits tenfold on a busy machine.
 # Said before NumPy is imported, and also to the processes that tests start.
@@ -17,6 +19,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def mend_interpreter() -> None:
+    """Let the interpreter of older Tritons take a bound of ``range`` that the kernel has loaded from memory.
+
+    Triton before 3.8 converts such a bound with ``int(array)``, and the array has the shape [1]. NumPy 1.25 deprecates
+    this conversion, and NumPy 2.4 refuses it. Later Tritons squeeze the array first, as this function does. It has no
+    effect on compiled kernels.
+    """
+    import triton
+    from triton.runtime import interpreter
+
+    if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8):
+        return
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor: Any, *scope: Any) -> None:
+        patch_tensor(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.squeeze())
+
+    interpreter._patch_lang_tensor = patch
+
+
+# Only the process that tests/test_triton.py starts for the interpreter has this variable.
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None:
+    mend_interpreter()
 
 
 @pytest.fixture(autouse=True)
