@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,23 +246,73 @@ class TestInterpreted:
         self.check(tracked, [snapshot])
 
     def test_more_chunks_than_jobs_and_more_rows_than_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("lightning_glassy.measure.moments.triton._JOBS", 5)
-        monkeypatch.setattr("lightning_glassy.measure.moments.triton._CHUNKS", 12)
+        monkeypatch.setattr("lightning_glassy.measure.moments.triton._resident_warps", lambda device: 5)
+        monkeypatch.setattr("lightning_glassy.measure.moments.triton._CHUNKS_PER_JOB", 2)
         parameters, tracked = track(torch.randn(40_000), torch.randn(33), torch.randn(6000), groups="layer")
         ours = self.kernels(tracked)
-        assert len(ours._plans[0].chunks) == 10 + 1 + 2  # of 4096 coordinates
-        assert ours._plans[0].jobs.tolist() == [
-            [0, 10, 4],
-            [1, 10, 4],
-            [2, 10, 4],
-            [3, 10, 4],
-            [10, 11, 1],
-            [11, 13, 1],
-        ]
-        assert ours._plans[0].cells.tolist() == [0, 4, 5, 6]
+        assert len(ours._plans[0].chunks) == 8 + 1 + 2  # of 5120 coordinates
+        assert ours._plans[0].jobs.tolist() == [[0, 8, 3], [1, 8, 3], [2, 8, 3], [8, 9, 1], [9, 11, 1]]
+        assert ours._plans[0].cells.tolist() == [0, 3, 4, 5]
         snapshot = capture(SnapshotBank(tracked), 0, ours)
         move(parameters, 0.1)
         self.check(tracked, [snapshot])
+
+    @pytest.mark.parametrize(
+        ("n", "dtype", "vector"),
+        [
+            (1000, torch.float32, 1000),  # one masked row, 16 bytes at a time
+            (3000, torch.bfloat16, 3000),  # after two whole rows
+            (1001, torch.float32, 0),  # its length is no multiple of 16 bytes
+            (2049, torch.bfloat16, 2048),
+            (700, torch.float64, 700),
+            (701, torch.float64, 512),
+        ],
+    )
+    def test_rows_are_read_16_bytes_at_a_time_where_their_length_allows(
+        self, n: int, dtype: torch.dtype, vector: int
+    ) -> None:
+        parameters, tracked = track(torch.randn(n, dtype=torch.float64).to(dtype))
+        ours = self.kernels(tracked)
+        assert ours._plans[0].chunks[:, 3].sum() == vector
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
+        assert torch.equal(snapshot.flats[0], parameters[0])
+        move(parameters, 0.1)
+        self.check(tracked, [snapshot])
+
+    def test_addresses_are_sent_only_if_a_snapshot_lies_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lightning_glassy.measure.moments import triton as module
+
+        parameters, tracked = track(torch.randn(1100), torch.randn(40).double())
+        ours, plain, bank, sent = self.kernels(tracked), EagerMoments(tracked, EPS), SnapshotBank(tracked), []
+        send = module._send
+        monkeypatch.setattr(module, "_send", lambda values, device: sent.append(1) or send(values, device))
+        bank.reserve(3)
+        for step in range(9):  # each memory is captured three times
+            due = list(bank.live.values())
+            ours(due, bank.add(step))
+            assert len(sent) == min(step + 1, 3)
+            self.check_sums(ours(due[::-1]), plain(due[::-1]))
+            move(parameters, 0.1)
+            if step >= 2:
+                bank.release(step - 2)
+        assert len(sent) == 3
+
+    def test_more_snapshots_than_the_table_has_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_glassy.measure.moments.triton._SLOTS", 5)
+        parameters, tracked = track(torch.randn(50))
+        ours, plain, bank = self.kernels(tracked), EagerMoments(tracked, EPS), SnapshotBank(tracked)
+        for step in range(9):
+            capture(bank, step, ours)
+            move(parameters, 0.1)
+        every = list(bank.live.values())
+        for due in (every[:4], every[5:9], every[2:6], [every[0], every[0]]):
+            self.check_sums(ours(due), plain(due))
+
+    @staticmethod
+    def check_sums(ours: list[torch.Tensor], others: list[torch.Tensor]) -> None:
+        for mine, other in zip(ours, others, strict=True):
+            assert torch.allclose(mine[..., [0, 1, 3, 4]], other[..., [0, 1, 3, 4]], rtol=1e-6, atol=0)
+            assert torch.equal(mine[..., 7:], other[..., 7:])
 
     @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, on which it runs
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -383,36 +436,71 @@ class TestChoice:
         assert not caplog.messages
 
 
-@pytest.mark.skipif(INTERPRETED, reason="of the compiled kernels")
-@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize("kinds", [1, 4, 15])
-def test_the_kernels_compile_for_a_gpu_that_is_not_here(kinds: int, architecture: int) -> None:
-    """Down to machine code, without spilling a register, and with 16 bytes to a load."""
+def compiled_for(architecture: int, kinds: int, **constants: object) -> tuple[Any, Any]:
+    """Both kernels, compiled for a GPU that is not here."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from lightning_glassy.measure.moments import triton as module
 
-    addresses = {"chunks": "*i64", "jobs": "*i64", "cells": "*i64", "table": "*i64", "thresholds": "*fp64"}
-    addresses |= {"partial": "*fp64", "out": "*fp64"}
-    options = {"OWN": True, "CAPTURE": True, "N_PAIR": 4}
-    kernels = {
-        module._sum_jobs: options | {"KINDS": kinds, "INDEXED": kinds == 15, "N_LINE": 4},
-        module._add_jobs: options | {"MEASURE": True, "N_THRESHOLD": 2, "N_LINE": 8},
-    }
-    for kernel, constants in kernels.items():
-        signature = {name: addresses.get(name, "i32") for name in kernel.arg_names}
-        signature |= dict.fromkeys(constants, "constexpr")
-        launch = module._WALK if kernel is module._sum_jobs else {"num_warps": 4}
-        source = ASTSource(kernel, signature, constexprs=constants)
-        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=launch)
-        assert compiled.asm["cubin"]
-        if kernel is module._sum_jobs:
-            assert "ld.global.v4" in compiled.asm["ptx"]
-            assert "st.global.v4" in compiled.asm["ptx"]
-            assert ".local" not in compiled.asm["ptx"]
+    constants = {"OWN": True, "CAPTURE": True, "MEASURE": True, "N_PAIR": 4, "N_THRESHOLD": 2, "PTX": True} | constants
+    constants |= {"KINDS": kinds, "INDEXED": kinds == 15, "DEPENDENT": architecture >= 90}
+    types = {"chunks": "*i64", "jobs": "*i64", "cells": "*i64", "table": "*i64", "thresholds": "*fp64"}
+    types |= {"partial": "*fp64", "out": "*fp64"} | {f"due{i}": "i64" for i in range(4)}
+
+    def compiled(kernel: Any, options: dict[str, Any], n_line: int) -> Any:
+        used = {name: value for name, value in (constants | {"N_LINE": n_line}).items() if name in kernel.arg_names}
+        signature = {name: types.get(name, "i32") for name in kernel.arg_names} | dict.fromkeys(used, "constexpr")
+        source = ASTSource(kernel, signature, constexprs=used)
+        return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+    return compiled(module._sum_jobs, module._WALK, 4), compiled(module._add_jobs, {"num_warps": 8}, 8)
+
+
+def spilled_bytes(ptx: str, directory: Path) -> int:
+    """How many bytes of registers the assembler says that it keeps in memory."""
+    import triton
+
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    (directory / "kernel.ptx").write_text(ptx)
+    target = re.search(r"\.target (\w+)", ptx)
+    assert target is not None
+    command = [assembler, "-v", f"--gpu-name={target[1]}", "kernel.ptx", "-o", "kernel.cubin"]
+    said = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True, timeout=300).stderr
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="of the compiled kernels")
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+class TestCompiled:
+    @pytest.mark.parametrize(
+        ("architecture", "kinds"),
+        # float32, float64, bfloat16, float32 beside bfloat16, all four dtypes with samples
+        [(80, 1), (80, 4), (90, 1), (90, 2), (90, 4), (90, 5), (90, 15)],
+    )
+    def test_16_bytes_to_a_load_and_no_register_is_kept_in_memory(
+        self, architecture: int, kinds: int, tmp_path: Path
+    ) -> None:
+        first, second = compiled_for(architecture, kinds)
+        assert first.asm["cubin"]
+        assert second.asm["cubin"]
+        wide = r"\.(v4\.b32|v2\.b64) "
+        ptx = first.asm["ptx"]
+        assert re.search(r"ld\.global" + wide, ptx)  # the weights
+        assert re.search(r"ld\.global\.L1::evict_first\S*" + wide, ptx)  # a snapshot
+        assert re.search(r"st\.global\S*" + wide, ptx)  # the new snapshot
+        # On older GPUs, and for all four dtypes at once with samples, a few values of a whole chunk may not fit.
+        assert spilled_bytes(ptx, tmp_path) <= (64 if architecture < 90 or kinds == 15 else 0)
+        assert spilled_bytes(second.asm["ptx"], tmp_path) == 0
+
+    def test_the_second_kernel_waits_for_the_first_before_it_reads_its_sums(self) -> None:
+        first, second = (kernel.asm["ptx"] for kernel in compiled_for(90, 1))
+        assert "griddepcontrol.launch_dependents" in first
+        waits = second.index("griddepcontrol.wait")
+        # What it reads before: the first job of a cell and the end. The sums of the jobs are float64 and come after.
+        assert len(re.findall(r"ld\.global", second[:waits])) == 2
+        assert "griddepcontrol" not in "".join(kernel.asm["ptx"] for kernel in compiled_for(80, 1))
 
 
 # ---------------------------------------------------------------------- where snapshots are
