@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from lightning_glassy.measure.select import Selected
 from lightning_glassy.measure.shards import Block, ParametersChangedError, Processes, Shard, block_of
 
 _SAMPLE_SEED = 20180307  # any fixed number makes two runs sample the same coordinates
+
+ROUNDING_MARGIN = 4
+"""Squared displacements of so many times the resolution of a dtype are not explained by its rounding."""
 
 
 class _Source:
@@ -232,6 +235,9 @@ class Bucket:
         self.shape = (pieces[-1].stop,) if n_replica is None else (n_replica, pieces[-1].stop)
         self.numel = math.prod(self.shape)
         self.pieces, self._cells, self._n_replica = pieces, cells, n_replica
+        parameters = [piece.source.parameter for piece in pieces]
+        # A shard is not always held in the same tensor.
+        self._tensors = [] if any(isinstance(p, Shard) for p in parameters) else cast("list[Tensor]", parameters)
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -309,13 +315,13 @@ class Bucket:
             _put(piece, start, stop, whole[..., start - tile.start : stop - tile.start])
         return whole
 
-    def layout(self) -> list[tuple[object, ...]]:
-        """Return the address, shape and stride of each tensor, which change if the tensor moves in memory.
+    def layout(self) -> list[object]:
+        """Return the addresses, strides and sizes of the tensors, which change if one of them moves in memory.
 
-        The call is cheap enough for every event.
+        This runs at every event, so it calls methods written in C alone.
         """
-        tensors = [piece.source.held() for piece in self.pieces]
-        return [(tensor.data_ptr(), tensor.shape, tensor.stride()) for tensor in tensors]
+        tensors = self._tensors or [piece.source.held() for piece in self.pieces]
+        return [*map(Tensor.data_ptr, tensors), *map(Tensor.stride, tensors), *map(Tensor.numel, tensors)]
 
     def extents(self) -> list[Extent]:
         """Return the current places of all coordinates in memory, in the order of the bucket.
@@ -522,7 +528,10 @@ class TrackedParameters:
         """
         cells = sum(buckets[1:], start=buckets[0])
         cells = cells.reshape(-1, self.n_replica or 1, *cells.shape[1:])
-        groups = np.stack([cells[members].sum(axis=0) for members in self.cells_of.values()], axis=1)
+        of_groups = [
+            cells[members[0]] if len(members) == 1 else cells[members].sum(axis=0) for members in self.cells_of.values()
+        ]
+        groups = np.stack(of_groups, axis=1)
         return groups[0] if self.n_replica is None else groups
 
     def standard_deviation(self, processes: Processes | None = None) -> float:
@@ -556,7 +565,7 @@ def within_rounding(d2: ArrayLike, s2: ArrayLike, resolution: ArrayLike) -> NDAr
     moved, squares = np.asarray(d2), np.asarray(s2)
     # 16-bit weights that do not move at all are suspect, too. Float32 weights that do not move may have no gradient.
     suspect = (moved > 0) | (np.asarray(resolution) > 1e-9)
-    return np.asarray(suspect & (squares > 0) & (moved <= 4 * np.asarray(resolution) * squares))
+    return np.asarray(suspect & (squares > 0) & (moved <= ROUNDING_MARGIN * np.asarray(resolution) * squares))
 
 
 def _sample_coordinates(total: int, n: int) -> Tensor:

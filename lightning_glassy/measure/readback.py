@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,18 +16,28 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# Number of copies that are usually under way at once. More than these take new memory.
+_N_LANDING = 8
+
 
 class Readback(Generic[T]):
     """Queue of small tensors on their way to the host, each batch with a tag, first in, first out.
 
-    On CUDA, a side stream copies a batch into pinned memory after the work queued so far is done. A CUDA event marks
-    the end of the copy. Only :meth:`drain` waits for it. On other devices, a batch lands at once, or when its
-    collective is completed.
+    On CUDA, the copy goes into pinned memory, on the stream that makes the tensors. A CUDA event marks its end. The
+    memory and the events are made at the start and used again. Only :meth:`drain` waits for a copy. On other devices, a
+    batch lands at once, or when its collective is completed.
+
+    Args:
+        devices: the devices of the tensors.
+        n_bytes: size of a usual tensor. A larger tensor takes new memory when it comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Iterable[torch.device] = (), n_bytes: int = 0) -> None:
         self._queue: deque[_Batch[T]] = deque()
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._free = {
+            device: [_Landing(n_bytes) for _ in range(_N_LANDING)] for device in devices if device.type == "cuda"
+        }
 
     def __len__(self) -> int:
         """Return the number of batches that have not been taken yet."""
@@ -47,36 +58,38 @@ class Readback(Generic[T]):
             streams: for each CUDA device, the stream that makes the tensors. Default: the current stream.
             work: a collective that must still finish the tensors.
         """
-        hosts, events = [], []
+        landings, hosts = [], []
         for tensor in tensors:
             if tensor.is_cuda:
-                made_on = (streams or {}).get(tensor.device) or torch.cuda.current_stream(tensor.device)
-                host, event = self._copy_from_cuda(tensor, made_on, work)
-                events.append(event)
+                landing = self._copy_from_cuda(tensor, (streams or {}).get(tensor.device), work)
+                landings.append((tensor.device, landing))
+                hosts.append(landing.host)
             else:
-                host = tensor.cpu()
-            hosts.append(host)
-        # The side stream waits for the collective on CUDA. On a CPU, a thread finishes the collective.
+                hosts.append(tensor.cpu())
+        # A stream waits for the collective on CUDA. On a CPU, a thread finishes the collective.
         on_cpu = work if any(not tensor.is_cuda for tensor in tensors) else None
-        self._queue.append(_Batch(tag, hosts, events, on_cpu))
+        self._queue.append(_Batch(tag, hosts, landings, on_cpu))
 
     def _copy_from_cuda(
-        self, tensor: Tensor, made_on: torch.cuda.Stream, work: torch.distributed.Work | None
-    ) -> tuple[Tensor, torch.cuda.Event]:
-        if tensor.device not in self._streams:
-            self._streams[tensor.device] = torch.cuda.Stream(tensor.device)
-        side = self._streams[tensor.device]
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
-        side.wait_stream(made_on)
+        self, tensor: Tensor, made_on: torch.cuda.Stream | None, work: torch.distributed.Work | None
+    ) -> _Landing:
+        device, free = tensor.device, self._free.setdefault(tensor.device, [])
+        landing = free.pop() if free else _Landing(tensor.nbytes)
+        if work is None:
+            with nullcontext() if made_on is None else torch.cuda.stream(made_on):
+                landing.copy(tensor)
+            return landing
+        # The training must not wait for the other processes, so another stream waits for the collective.
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        side = self._streams[device]
+        side.wait_stream(made_on or torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
-            if work is not None:
-                work.wait()  # with NCCL, this stream waits and not the host
-            host.copy_(tensor, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record(side)
+            work.wait()  # with NCCL, this stream waits and not the host
+            landing.copy(tensor)
         # The allocator must not reuse this memory for the stream that made the tensor before the copy has read it.
         tensor.record_stream(side)
-        return host, event
+        return landing
 
     def landed(self) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
         """Yield the batches that have arrived, in the order in which they were sent, without waiting.
@@ -110,21 +123,43 @@ class Readback(Generic[T]):
         finally:
             if self._queue and self._queue[0] is batch:
                 self._queue.popleft()
+                for device, landing in batch.landings:
+                    self._free[device].append(landing)
+
+
+class _Landing:
+    """Pinned memory for one tensor at a time, and an event that marks the end of a copy into it."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._memory = torch.empty(n_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)
+        self.event = torch.cuda.Event()
+        self.host = self._memory
+
+    def copy(self, tensor: Tensor) -> None:
+        """Start to copy a tensor on the current stream of its device."""
+        if len(self._memory) < tensor.nbytes:
+            self._memory = torch.empty(tensor.nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
+        self.host = self._memory[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        self.host.copy_(tensor, non_blocking=True)
+        self.event.record(torch.cuda.current_stream(tensor.device))
 
 
 @dataclass(frozen=True)
 class _Batch(Generic[T]):
     tag: T
     hosts: list[Tensor]
-    events: list[torch.cuda.Event]
+    landings: list[tuple[torch.device, _Landing]]
     work: torch.distributed.Work | None
 
     def landed(self) -> bool:
-        return all(event.query() for event in self.events) and (self.work is None or self.work.is_completed())
+        copied = all(landing.event.query() for _, landing in self.landings)
+        return copied and (self.work is None or self.work.is_completed())
 
     def values(self) -> tuple[T, list[NDArray[np.float64]]]:
-        for event in self.events:
-            event.synchronize()
+        for _, landing in self.landings:
+            if not landing.event.query():
+                landing.event.synchronize()
         if self.work is not None:
             self.work.wait()
-        return self.tag, [host.to(torch.float64).numpy() for host in self.hosts]
+        # A copy, because the pinned memory is used again.
+        return self.tag, [np.array(host.double().numpy()) for host in self.hosts]

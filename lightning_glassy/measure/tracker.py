@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_glassy.measure.layout import TrackedParameters, within_rounding
+from lightning_glassy.measure.layout import ROUNDING_MARGIN, TrackedParameters, within_rounding
 from lightning_glassy.measure.memory import check_memory_options, human_bytes, plan_sample
 from lightning_glassy.measure.moments import moments_for
 from lightning_glassy.measure.moments.replicas import BetweenReplicas, as_matrices
@@ -49,6 +49,8 @@ T = TypeVar("T")
 _HORIZON = 10**9
 
 _STATE_VERSION = 1
+
+_D2, _S2 = MOMENTS.index("d2"), MOMENTS.index("s2")
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class AgingTracker:
 
         # This line allocates memory. If one process runs out of memory, all processes must raise.
         self.parameters = self._together(lambda: TrackedParameters(selected, n))
+        self._resolution = np.array(list(self.parameters.resolution.values()))[:, None]  # [n_group, 1]
         self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
         devices = {parameter.tensor.device for parameter in selected}
         self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
@@ -259,7 +262,9 @@ class AgingTracker:
             lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device)
         )
         self._between = None if n_replica is None else BetweenReplicas(self.parameters)
-        self._readback: Readback[_Measured | _Found] = Readback()
+        # Size the memory for the sums against four snapshots, more than most events measure.
+        n_bytes = 8 * math.prod((self.parameters.n_cells, 4, len(MOMENTS) + len(thresholds)))
+        self._readback: Readback[_Measured | _Found] = Readback(devices, n_bytes)
         self.listeners: Mapping[str, Callable[[TrackerEvent], Iterable[Finding]]] = {}
         self.record = (
             earlier.record
@@ -660,9 +665,11 @@ class AgingTracker:
 
         A curve alone does not show these problems.
         """
-        d2, s2 = (of_groups[..., MOMENTS.index(name)] for name in ("d2", "s2"))  # [(n_replica,) n_group, n_snapshot]
+        d2, s2 = of_groups[..., _D2], of_groups[..., _S2]  # [(n_replica,) n_group, n_snapshot]
+        resolution = self._resolution
+        if ((d2 > ROUNDING_MARGIN * resolution * s2) & (d2 < np.inf)).all():
+            return  # as nearly always
         lags = np.array([measured.step - snapshot.waiting_time for snapshot in measured.snapshots])
-        resolution = np.array(list(self.parameters.resolution.values()))[:, None]
         finite = np.isfinite(d2)
         hidden = finite & (lags > 0) & within_rounding(d2, s2, resolution)
         for kind, found in (("nan", ~finite), ("resolution", hidden)):
