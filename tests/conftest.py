@@ -14,11 +14,14 @@ import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are skipped, and say so, where there is none."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    """Skip the tests that need a GPU or an optional package which is not here, and give the reason."""
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        for marker in item.iter_markers("needs"):
+            for package in marker.args:
+                if find_spec(package) is None:
+                    item.add_marker(pytest.mark.skip(reason=f"{package} is not installed"))
 
 
 def mend_interpreter() -> None:

@@ -141,6 +141,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> AgingRecord:
     return monitor.record
 
 
+@pytest.mark.needs("plotly")
 def test_the_report_of_a_record_with_all_series_shows_them(trained: AgingRecord, tmp_path: Path) -> None:
     found = report(trained, n_bootstrap=10)
     assert found.regimes is not None

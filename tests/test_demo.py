@@ -14,6 +14,7 @@ from lightning_glassy import AgingRecord
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.needs("plotly")
 @pytest.mark.slow
 def test_the_demo_leaves_records_a_figure_and_the_way_to_tensorboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

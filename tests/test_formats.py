@@ -79,6 +79,7 @@ def test_a_sum_that_nobody_knows_changes_nothing_and_is_kept(
     assert (saved.moments[..., sums.index("d6")] == 7).all()
 
 
+@pytest.mark.needs("xarray", "plotly")
 @pytest.mark.parametrize("again", [through_a_file, through_event_files])
 def test_without_a_sum_the_record_opens_and_gives_what_can_be_computed(
     record: AgingRecord, tmp_path: Path, again: object, capsys: pytest.CaptureFixture[str]

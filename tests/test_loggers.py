@@ -158,6 +158,7 @@ def wandb_artifacts(directory: Path, kind: str) -> list[tuple[str, dict[str, Pat
     ]
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_has_a_series_per_waiting_time_against_the_lag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +178,7 @@ def test_wandb_has_a_series_per_waiting_time_against_the_lag(
     assert axes["*"].step_metric == "trainer/global_step"  # Lightning's own axis is left to all else
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_has_figures_a_table_and_the_record(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, project="p")
     record = train(tmp_path, logger, groups="layer")
@@ -203,6 +205,7 @@ def test_wandb_has_figures_a_table_and_the_record(tmp_path: Path) -> None:
     assert files["aging_record.csv"].read_text() == record.to_csv(tmp_path / "mine.csv").read_text()
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, project="p")
     monitors = [AgingMonitor(), AgingMonitor(moments="msd")]
@@ -223,6 +226,7 @@ def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Pa
     assert AgingRecord.load(versions[1]["aging_record.npz"]) == monitors[0].record
 
 
+@pytest.mark.needs("wandb")
 def test_wandb_that_is_disabled_costs_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +266,7 @@ def mlflow_curves(logger: MLFlowLogger, only: str = "") -> Curves:
     return curves
 
 
+@pytest.mark.needs("mlflow")
 def test_mlflow_has_metrics_whose_step_is_the_lag_figures_and_the_record(
     tmp_path: Path, mlflow: MLFlowLogger, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +286,7 @@ def test_mlflow_has_metrics_whose_step_is_the_lag_figures_and_the_record(
     assert mlflow.experiment.get_run(mlflow.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.needs("mlflow")
 def test_mlflow_takes_any_name_of_a_group_and_any_number_of_groups(
     tmp_path: Path, mlflow: MLFlowLogger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +312,7 @@ def test_mlflow_takes_any_name_of_a_group_and_any_number_of_groups(
         assert found[f"glassy/msd/{shown}/tw_1"] == expected[f"glassy/msd/{name}/tw_1"]
 
 
+@pytest.mark.needs("mlflow")
 def test_mlflow_goes_on_in_a_second_fit_and_in_a_resumed_run(tmp_path: Path, mlflow: MLFlowLogger) -> None:
     monitor, model = AgingMonitor(), SmallNet()
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=mlflow, max_steps=-1, max_epochs=2)
@@ -324,6 +331,7 @@ def test_mlflow_goes_on_in_a_second_fit_and_in_a_resumed_run(tmp_path: Path, mlf
     assert len(again.record) > len(monitor.record)
 
 
+@pytest.mark.needs("mlflow")
 def test_a_training_that_fails_leaves_its_curves_and_its_record(tmp_path: Path, mlflow: MLFlowLogger) -> None:
     class Fails(SmallNet):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -366,6 +374,7 @@ class OfflineComet(CometLogger):
         return [json.loads(line) for line in archive.read("messages.json").splitlines()], archive
 
 
+@pytest.mark.needs("comet_ml")
 def test_comet_has_metrics_whose_step_is_the_lag_figures_and_the_record(tmp_path: Path) -> None:
     deep = "model.encoder." * 7 + "weight"
     logger = OfflineComet(online=False, offline_directory=str(tmp_path))
@@ -528,6 +537,7 @@ def test_a_csvlogger_elsewhere_is_said_to_have_no_table(tmp_path: Path, caplog: 
 # ------------------------------------------------------------------ all of them
 
 
+@pytest.mark.needs("mlflow")
 def test_loggers_that_fail_in_every_method_disturb_no_other(
     tmp_path: Path, mlflow: MLFlowLogger, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -579,6 +589,7 @@ def test_loggers_that_fail_in_every_method_disturb_no_other(
     assert mlflow_curves(mlflow) == curves_of(monitor.record)
 
 
+@pytest.mark.needs("mlflow")
 def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_derives_from(
     tmp_path: Path, mlflow: MLFlowLogger
 ) -> None:
@@ -606,6 +617,7 @@ def test_no_logger_is_imported_that_is_not_used() -> None:
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.needs("mlflow")
 def test_without_matplotlib_the_curves_are_there_and_the_extra_is_named_once(
     tmp_path: Path, mlflow: MLFlowLogger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

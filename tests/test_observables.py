@@ -70,6 +70,7 @@ def page_data(path: Path) -> dict:
     return json.loads(re.search(r"const data = (\{.*\});\nconst \$", path.read_text())[1])
 
 
+@pytest.mark.needs("pandas", "xarray", "plotly")
 def test_an_entry_is_all_that_a_new_observable_needs(
     record: AgingRecord, walk: np.ndarray, fourth_moment: Observable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +140,7 @@ def test_every_observable_is_a_formula_of_named_inputs(name: str) -> None:
         assert np.array_equal(values[:, np.isfinite(values).all(axis=0)], rows[:, np.isfinite(rows).all(axis=0)])
 
 
+@pytest.mark.needs("xarray", "plotly")
 @pytest.mark.parametrize(
     ("inputs", "over_replicas", "formula"),
     [
@@ -196,6 +198,7 @@ def test_an_observable_that_does_not_relax_takes_no_argument_of_an_exponent(reco
             report(record, observable="non_gaussian", **arguments)
 
 
+@pytest.mark.needs("plotly")
 def test_the_page_has_the_measured_lags_of_each_curve_and_no_others(tmp_path: Path) -> None:
     """Checkpoints share hardly any lags: the plane of all times would be a hundred times larger."""
     walk = np.cumsum(np.random.default_rng(6).normal(size=(2000, 20)), axis=0)
@@ -217,6 +220,7 @@ def test_the_page_has_the_measured_lags_of_each_curve_and_no_others(tmp_path: Pa
         assert np.array_equal(shown, values, equal_nan=True)
 
 
+@pytest.mark.needs("plotly")
 def test_the_binder_cumulant_is_that_of_the_displacements(
     record: AgingRecord, walk: np.ndarray, tmp_path: Path
 ) -> None:
@@ -292,6 +296,7 @@ def test_an_observable_cannot_have_the_name_of_an_input(name: str) -> None:
     assert name not in OBSERVABLES
 
 
+@pytest.mark.needs("xarray")
 def test_only_the_groups_with_noise_have_the_displacement_over_it(walk: np.ndarray) -> None:
     record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0, 10], [1, 5]), groups={"head": [0, 1]})
     for step in (0, 10):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -383,8 +382,11 @@ def test_a_second_fit_goes_on_and_another_training_starts_afresh(tmp_path: Path)
     assert probes[1].record.one_time("gradient_noise")[0].tolist() == [0, 1, 2, 3]  # type: ignore[attr-defined]
 
 
+@pytest.mark.needs("jsonargparse")
 @pytest.mark.filterwarnings("ignore")  # of jsonargparse, on names that its versions have and have no more
 def test_callbacks_can_be_configured_from_a_file() -> None:
+    from jsonargparse import ArgumentParser
+
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
     wanted = [

@@ -419,6 +419,7 @@ def test_no_name_is_a_formula_of_a_spreadsheet(walk: np.ndarray, tmp_path: Path,
     assert record.table()["group"] == ["all", name]  # Python has it as it is
 
 
+@pytest.mark.needs("pandas", "xarray")
 def test_pandas_and_xarray_hold_the_same_numbers(record: AgingRecord) -> None:
     frame = record.to_pandas()
     row = frame[(frame.group == "head") & (frame.waiting_time == 10) & (frame.lag == 50)].iloc[0]

@@ -37,6 +37,7 @@ def saved(folder: Path, record: AgingRecord) -> str:
 # ---------------------------------------------------------------------- the report
 
 
+@pytest.mark.needs("plotly")
 def test_a_report_says_and_writes_everything(tmp_path: Path) -> None:
     found = report(record_of(n_replica=8, module="Net"), n_bootstrap=50)
     assert abs(found.exponent.mu - 0.5) < 0.02
@@ -61,6 +62,7 @@ def test_doubts_that_both_have_are_said_once() -> None:
     assert text.count("the order of the batches is fixed") == 1
 
 
+@pytest.mark.needs("plotly")
 def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) -> None:
     record = record_of(module="</script><img src=x onerror=alert(1)>{{data}}")
     record.append_one_time("</script><script>alert(2)</script>", 1, 2.0)
@@ -76,6 +78,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) ->
     assert data["mu"] == report(record, group="<b>layer</b>").exponent.mu
 
 
+@pytest.mark.needs("plotly")
 @pytest.mark.parametrize(
     "name",
     ["../up", "/etc/x", "a\0b", "a\nb", "<img src=x onerror=alert(1)>", "</script><b>", "x" * 1000, "CON", "a:b|c?*",
@@ -103,6 +106,7 @@ def test_a_name_is_no_path_no_markup_and_no_command_of_a_terminal(name: str, tmp
     assert "</script><b>" not in page
 
 
+@pytest.mark.needs("plotly")
 def test_a_lone_surrogate_in_the_metadata_is_written_as_its_code(tmp_path: Path) -> None:
     record = record_of(module="\ud800")
     record.append_one_time("\udfff", 1, 2.0)
@@ -112,6 +116,7 @@ def test_a_lone_surrogate_in_the_metadata_is_written_as_its_code(tmp_path: Path)
         AgingRecord({"all": 3, "\ud800": 1})
 
 
+@pytest.mark.needs("plotly")
 def test_short_and_odd_records_have_a_report_or_a_clear_error(tmp_path: Path) -> None:
     found = report(record_of(schedule=LogTimeSchedule([0, 1], [1, 2, 5])))
     assert found.exponent is None
@@ -167,6 +172,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
+@pytest.mark.needs("plotly")
 def test_report_of_one_run_is_beside_its_record(tmp_path: Path, capsys) -> None:
     path = saved(tmp_path / "run", record_of())
     code, out, _ = run(capsys, "report", str(tmp_path / "run"))
@@ -179,6 +185,7 @@ def test_report_of_one_run_is_beside_its_record(tmp_path: Path, capsys) -> None:
     assert content["aging_exponent"]["window"] == [10, 1000]
 
 
+@pytest.mark.needs("plotly")
 def test_several_runs_are_replicas_if_they_match(tmp_path: Path, capsys) -> None:
     for seed in range(8):
         saved(tmp_path / f"version_{seed}", record_of(seed=seed, module="Net"))

@@ -147,6 +147,7 @@ def test_the_students_have_few_and_many_weights_for_a_fifth_of_wrong_labels() ->
     assert sizes[0] < 100 < 1000 < sizes[-1]
 
 
+@pytest.mark.needs("plotly")
 @pytest.mark.slow
 def test_a_resnet_learns_made_up_images_for_a_few_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

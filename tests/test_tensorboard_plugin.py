@@ -741,6 +741,7 @@ def test_tensorboard_finds_it_and_it_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.needs("plotly")
 def test_the_page_is_served_from_the_package_and_nothing_else(page: Page) -> None:
     static = files("lightning_glassy.tensorboard") / "static"
     names = sorted(file.name for file in static.iterdir() if file.is_file())
