@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def quiet_trainer(tmp_path: Path, **options: Any) -> Trainer:
         "log_every_n_steps": 1,
     }
     return Trainer(**(defaults | options))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a script: the modules of this checkout, one thread and no GPU.
+
+    The scripts train on the CPU. With a GPU in sight, Lightning would start CUDA in each of their processes, even in a
+    process that is forked. CUDA does not survive a fork.
+    """
+    root = str(Path(__file__).parent.parent)
+    return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
 
 
 def end_processes() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import os
 import pickle
 import re
 import subprocess
@@ -25,7 +24,7 @@ from torch import nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
 from lightning_glassy.loggers.dispatch import log_directory
-from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
+from tests.helpers import Recomputing, SmallNet, data, environment, quiet_trainer
 
 
 def expected_pairs(max_step: int) -> set[tuple[int, int]]:
@@ -378,7 +377,7 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 quiet_trainer(Path({str(tmp_path)!r}), callbacks=[AgingMonitor(), Kill()]).fit(SmallNet(), data())
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment()).returncode == -9
     saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
     # Written whenever the run has grown by a tenth, at the next event.
     last = max(tw + lag for tw, lag in pairs(saved))
@@ -685,9 +684,7 @@ if __name__ == "__main__":
 """
     script = tmp_path / "train.py"
     script.write_text(code)
-    root = str(Path(__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, cwd=root)
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr[-3000:]
     saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
     assert pairs(saved) == expected_pairs(60)
@@ -696,6 +693,7 @@ if __name__ == "__main__":
     assert [path.name for path in (tmp_path / "glassy").iterdir() if path.suffix == ".npz"] == ["aging_record.npz"]
 
 
+@pytest.mark.needs("jsonargparse")
 def test_the_command_line_interface_takes_it_from_yaml(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         f"""
@@ -732,7 +730,7 @@ trainer:
         "LightningCLI(Net, BoringDataModule, save_config_callback=None)\n"
     )
     arguments = [sys.executable, "main.py", "fit", "--config", "config.yaml"]
-    result = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, env=environment())
     assert result.returncode == 0, result.stderr[-3000:]
     record = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
     assert pairs(record) == set(LogTimeSchedule([0, 10], [1, 5, 20], 30).pairs)

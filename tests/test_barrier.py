@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ from lightning_glassy import (
     ReplicaEnsemble,
 )
 from lightning_glassy import observables as obs
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import SmallNet, data, environment, quiet_trainer
 from tests.test_probes import End, Heard, Noisy, assert_same
 
 pytestmark = [
@@ -383,7 +382,7 @@ def test_one_of_two_processes_measures_what_a_single_one_does(tmp_path: Path) ->
     for n in ("1", "2"):
         run = subprocess.run(
             [sys.executable, str(root / "tests" / "followers_in_parallel.py"), str(tmp_path / n), n],
-            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=240,

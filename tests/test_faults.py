@@ -119,6 +119,7 @@ def _in_child(output: Any, run: Callable[..., None], root: Path, *arguments: Any
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these trainings are on the CPU, see tests.helpers.environment
     torch.set_num_threads(1)
     run(root, *arguments)
 
@@ -425,6 +426,7 @@ def test_weights_that_are_not_finite_are_in_the_record_and_the_rows_before_are_r
         assert not np.isfinite(record.msd()[late & measured]).any()
 
 
+@pytest.mark.needs("plotly")
 @pytest.mark.parametrize(
     "value",
     [

@@ -17,6 +17,7 @@ from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.memory import plan_sample
 from lightning_glassy.measure.select import Selected, share_out
 from lightning_glassy.measure.shards import Block, ParametersChangedError, Processes, Shard, UnmeasurableError
+from tests.helpers import environment
 
 NAMES = ("glassy", "sampled", "displacement")
 
@@ -30,7 +31,7 @@ def launch(place: Path, kind: str, *tasks: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        env=environment(DS_ACCELERATOR="cpu"),
         start_new_session=True,
     ) as process:
         try:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lightning_glassy import AgingRecord
+from tests.helpers import environment
 
 
 def launch(place: Path, devices: int) -> str:
@@ -22,7 +23,7 @@ def launch(place: Path, devices: int) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=environment(),
         start_new_session=True,
     ) as process:
         try:

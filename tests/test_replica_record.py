@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +35,7 @@ from lightning_glassy.measure.select import as_replicas, select_parameters
 from lightning_glassy.measure.snapshots import SnapshotBank
 from lightning_glassy.plotting import plot_chi4, plot_replica_overlaps
 from lightning_glassy.report import report
-from tests.helpers import data, quiet_trainer
+from tests.helpers import data, environment, quiet_trainer
 from tests.test_aging_monitor import pairs
 
 
@@ -344,11 +343,9 @@ end_processes()
 @pytest.mark.parametrize("batches", ["own", "shared"])
 def test_processes_of_ddp_share_the_replicas_out(tmp_path: Path, batches: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = str(Path(__file__).parent.parent)
     for devices in ("1", "2"):
         command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / devices), batches, devices]
-        environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=root, env=environment)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
         assert result.returncode == 0, result.stderr[-3000:]
     one, two = (AgingRecord.load(tmp_path / n / "glassy" / "aging_record.npz") for n in ("1", "2"))
     assert two.n_replica == 5
@@ -359,6 +356,7 @@ def test_processes_of_ddp_share_the_replicas_out(tmp_path: Path, batches: str) -
         assert (spread[np.isfinite(spread)] > 0).all()
 
 
+@pytest.mark.needs("plotly")
 def test_the_report_says_what_replicas_differ_in(tmp_path: Path) -> None:
     record = train(tmp_path, Ensemble(4, [0, 1, 2, 3]), max_steps=200)
     found = heterogeneity(record)

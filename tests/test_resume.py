@@ -24,7 +24,7 @@ from lightning_glassy import AgingMonitor, AgingRecord, AgingTracker, LogTimeSch
 from lightning_glassy.loggers.dispatch import MetricsSink
 from lightning_glassy.measure.resume import StateError
 from lightning_glassy.measure.snapshots import SnapshotBank
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import SmallNet, data, environment, quiet_trainer
 
 # Lightning's own, on loaders without a state and on checkpoint callbacks; and ours, where a test does not ask for it.
 pytestmark = [
@@ -178,14 +178,12 @@ print("the same", len(whole))
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = str(Path(__file__).parent.parent)
     result = subprocess.run(
         [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        env=environment(),
     )
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     assert "the same 97" in result.stdout
