@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from lightning_glassy.curvature import CurvatureOperator, GaussNewtonOperator, HessianOperator, measure_spectrum
 from tests.helpers import SmallNet, data
 
-# Forward-mode derivatives of torch.func, the reference of these tests, make torch 2.14 warn of itself.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-
 N = 3000
 ENDS = np.array([40.0, 25.0, 15.0, 9.0, 6.0, -1.0, -1.3, -1.8, -2.5, -3.5])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from torch import Tensor, nn
@@ -31,12 +29,10 @@ from lightning_glassy import (
     LogTimeEvaluator,
     LogTimeSchedule,
 )
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import SmallNet, data, environment, quiet_trainer
 from tests.test_probes import End, Manual, Noisy, NoLoss, assert_same, weights_after
 
 pytestmark = [
-    # Forward-mode derivatives of torch.func, the reference of these tests, make torch 2.14 warn of itself.
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning"),
     # Lightning's own, on loaders without a state and on a part of the network that is in eval mode.
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
     pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode"),
@@ -329,8 +325,11 @@ def test_a_criterion_asks_for_no_loss_of_the_module(tmp_path: Path) -> None:
     assert probe.record.one_time("gauss_newton_max")[1].min() > 0
 
 
+@pytest.mark.needs("jsonargparse")
 @pytest.mark.filterwarnings("ignore")  # of jsonargparse, on names that its versions have and have no more
 def test_it_can_be_configured_from_a_file() -> None:
+    from jsonargparse import ArgumentParser
+
     parser = ArgumentParser()
     parser.add_argument("--callback", type=Callback)
     wanted = {
@@ -388,9 +387,8 @@ def test_of_two_processes_one_measures_what_a_single_one_does(tmp_path: Path) ->
     root = Path(__file__).parent.parent
     for devices in ("1", "2"):
         command = [sys.executable, str(root / "tests" / "curvature_in_parallel.py"), str(tmp_path / devices), devices]
-        environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=root, env=environment, timeout=240, check=False
+            command, capture_output=True, text=True, cwd=root, env=environment(), timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr[-5000:]
     single, double = (AgingRecord.load(tmp_path / n / "measured" / "glassy" / "aging_record.npz") for n in "12")
