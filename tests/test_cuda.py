@@ -46,6 +46,11 @@ def track(device: str, dtype: torch.dtype = torch.float32, **options: Any) -> Ag
     return tracker
 
 
+def implementation(tracker: AgingTracker) -> object:
+    """Return what makes the sums on the device, also for snapshots that are in host memory."""
+    return getattr(tracker._moments, "inner", tracker._moments)
+
+
 def assert_same(here: AgingRecord, there: AgingRecord) -> None:
     assert np.array_equal(here.pairs, there.pairs)
     assert here.groups == there.groups
@@ -93,10 +98,10 @@ def test_the_record_is_that_of_the_cpu(
     options: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernels, there = track("cuda", dtype, **options), track("cpu", dtype, **options)
-    assert type(kernels._moments).__name__ == "TritonMoments"
+    assert type(implementation(kernels)).__name__ == "TritonMoments"
     monkeypatch.setenv("LIGHTNING_GLASSY_EAGER", "1")
     eager = track("cuda", dtype, **options)
-    assert isinstance(eager._moments, EagerMoments)
+    assert isinstance(implementation(eager), EagerMoments)
     if options.get("moments") == "msd":
         for tracker in (kernels, eager):
             for group in there.record.groups:
@@ -321,7 +326,8 @@ def test_a_compiled_module_is_followed(caplog: pytest.LogCaptureFixture) -> None
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 4)).cuda()
         step_of = torch.compile(model) if compiled else model
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        # At a larger rate the last steps are so small that they are rounding errors.
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
         tracker = AgingTracker(step_of.named_parameters(), LogTimeSchedule.logspaced(20), overlap_thresholds=EPS)
         for step in range(21):
             tracker.update(step)
