@@ -16,7 +16,13 @@ from lightning.pytorch.plugins import FSDPPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+from torch.distributed.fsdp import (
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+    ShardingStrategy,
+    StateDictType,
+    fully_shard,
+)
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightning_glassy import AgingMonitor
@@ -34,6 +40,12 @@ class FSDP1OnCPU(FSDPStrategy):
 
     def barrier(self, *_: Any, **__: Any) -> None:
         torch.distributed.barrier()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        # Lightning asks for a copy in host memory. For weights that are there already, torch 2.11 frees them too early.
+        config = FullStateDictConfig(offload_to_cpu=False, rank0_only=True)
+        with FullyShardedDataParallel.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, config):
+            return self.model.state_dict()
 
     def _setup_model(self, model: nn.Module) -> FullyShardedDataParallel:
         options: dict[str, Any] = self.kwargs | {"sharding_strategy": self.sharding_strategy}
