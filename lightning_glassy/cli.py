@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -47,11 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _version() -> str:
+    """Return the version of the installed package. A checkout can be used without being installed."""
+    try:
+        return version("lightning-glassy")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lightning-glassy", description="Aging diagnostics: how does a network move through its landscape?"
     )
-    parser.add_argument("--version", action="version", version=version("lightning-glassy"))
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     report = commands.add_parser(
