@@ -361,6 +361,14 @@ class TestInterpreted:
         assert ours([snapshot])[0][0, 0, 0].item() == pytest.approx(d2, rel=1e-6)
         assert plain([snapshot])[0][0, 0, 0].item() == pytest.approx(d2, rel=1e-6)
 
+    def test_the_same_address_with_fewer_weights_is_refused(self) -> None:
+        (w,), tracked = track(torch.randn(40, 40))
+        ours = self.kernels(tracked)
+        snapshot = capture(SnapshotBank(tracked), 0, ours)
+        w.data = w.data[:30]
+        with pytest.raises(ParametersChangedError, match=r"'layer0\.w' was \(40, 40\)"):
+            ours([snapshot])
+
     @pytest.mark.parametrize("thresholds", [(), (0.5,), (0.01, 0.02, 0.05, 0.1, 0.2)])
     def test_any_number_of_thresholds(self, thresholds: tuple[float, ...]) -> None:
         from lightning_glassy.measure.moments.triton import TritonMoments

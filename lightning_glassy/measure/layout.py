@@ -315,13 +315,15 @@ class Bucket:
             _put(piece, start, stop, whole[..., start - tile.start : stop - tile.start])
         return whole
 
-    def layout(self) -> list[object]:
-        """Return the addresses, strides and sizes of the tensors, which change if one of them moves in memory.
+    def layout(self) -> tuple[object, ...]:
+        """Return the addresses and sizes of the tensors, and their strides if they are not contiguous.
 
-        This runs at every event, so it calls methods written in C alone.
+        The result changes if a tensor moves in memory. This runs at every event, so it calls methods written in C.
         """
         tensors = self._tensors or [piece.source.held() for piece in self.pieces]
-        return [*map(Tensor.data_ptr, tensors), *map(Tensor.stride, tensors), *map(Tensor.numel, tensors)]
+        contiguous = list(map(Tensor.is_contiguous, tensors))
+        strides = [] if all(contiguous) else list(map(Tensor.stride, tensors))
+        return list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors)), strides
 
     def extents(self) -> list[Extent]:
         """Return the current places of all coordinates in memory, in the order of the bucket.
@@ -527,6 +529,8 @@ class TrackedParameters:
             ``[n_group, ...]``, or ``[n_replica, n_group, ...]`` with replicas.
         """
         cells = sum(buckets[1:], start=buckets[0])
+        if len(cells) == len(self.groups) == 1:
+            return cells
         cells = cells.reshape(-1, self.n_replica or 1, *cells.shape[1:])
         of_groups = [
             cells[members[0]] if len(members) == 1 else cells[members].sum(axis=0) for members in self.cells_of.values()

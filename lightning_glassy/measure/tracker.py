@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -224,6 +225,8 @@ class AgingTracker:
             raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
         check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
         self.schedule = LogTimeSchedule.logspaced() if schedule is None else schedule
+        # Every event asks for the next lag of each live snapshot several times. Most answers stay the same.
+        self._next_lag = lru_cache(4096)(self.schedule.next_lag)
         self._end = max_step
         if max_step is not None:
             self.schedule.until(max_step)  # raises if the run is too short to measure anything
@@ -245,6 +248,7 @@ class AgingTracker:
         # This line allocates memory. If one process runs out of memory, all processes must raise.
         self.parameters = self._together(lambda: TrackedParameters(selected, n))
         self._resolution = np.array(list(self.parameters.resolution.values()))[:, None]  # [n_group, 1]
+        self._rounding = ROUNDING_MARGIN * self._resolution
         self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
         devices = {parameter.tensor.device for parameter in selected}
         self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
@@ -399,7 +403,7 @@ class AgingTracker:
         due = [
             snapshot
             for snapshot in self._bank.live.values()
-            if (lag := self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)) is not None
+            if (lag := self._next_lag(snapshot.last_lag, snapshot.waiting_time)) is not None
             and snapshot.waiting_time + lag <= step
         ]
         sums = self._measure(due, new)
@@ -415,7 +419,7 @@ class AgingTracker:
         for snapshot in due:
             # Several lags passed in one jump are measured once, at the realised lag.
             snapshot.last_lag = step - snapshot.waiting_time
-            if self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
+            if self._next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
                 more = self.schedule.next_waiting_time(self._captured) is not None
                 self._bank.release(snapshot.waiting_time, reuse=more)
         if (new or due) and self._between is not None and not self._broken:
@@ -515,7 +519,7 @@ class AgingTracker:
     def _find_next_event(self) -> int:
         steps = [self.schedule.next_waiting_time(self._captured)]
         for snapshot in self._bank.live.values():
-            lag = self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)
+            lag = self._next_lag(snapshot.last_lag, snapshot.waiting_time)
             steps.append(None if lag is None else snapshot.waiting_time + lag)
         return min((step for step in steps if step is not None), default=sys.maxsize)
 
@@ -666,9 +670,9 @@ class AgingTracker:
         A curve alone does not show these problems.
         """
         d2, s2 = of_groups[..., _D2], of_groups[..., _S2]  # [(n_replica,) n_group, n_snapshot]
-        resolution = self._resolution
-        if ((d2 > ROUNDING_MARGIN * resolution * s2) & (d2 < np.inf)).all():
+        if np.count_nonzero((d2 > self._rounding * s2) & (d2 < np.inf)) == d2.size:
             return  # as nearly always
+        resolution = self._resolution
         lags = np.array([measured.step - snapshot.waiting_time for snapshot in measured.snapshots])
         finite = np.isfinite(d2)
         hidden = finite & (lags > 0) & within_rounding(d2, s2, resolution)
