@@ -17,13 +17,14 @@ from torch import Tensor
 from lightning_glassy.callbacks.following import Choice, bring_monitor, pairs_of
 from lightning_glassy.callbacks.shared import Follower, check_name
 from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.tiling import tile_size
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule
 
-# Coordinates that are counted at once: with what is made of them they take less than 8 MiB.
-_TILE = 1 << 18
+# Coordinates that are counted at once on a CPU, and the memory that each takes meanwhile: less than 8 MiB in all.
+_TILE, _BYTES = 1 << 18, 32
 
 
 # Bins per decade, on either side of 0.
@@ -195,10 +196,11 @@ def _count(
     for index, bucket in enumerate(parameters.buckets):
         dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
         counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=bucket.device)
-        scratch = torch.empty(min(_TILE, bucket.numel), dtype=dtype, device=bucket.device)
+        size = tile_size(bucket.device, _TILE, _BYTES)
+        scratch = torch.empty(min(size, bucket.numel), dtype=dtype, device=bucket.device)
         ones = torch.ones(len(scratch), dtype=torch.int64, device=bucket.device)
         factor = None if scale is None else scale.to(bucket.device, dtype)
-        for tile in bucket.tiles(_TILE):
+        for tile in bucket.tiles(size):
             values = bucket.read(tile, scratch)
             if earlier is not None and factor is not None:
                 there = earlier[index][tile.start : tile.stop].to(bucket.device, non_blocking=True)

@@ -24,8 +24,8 @@ of the weights and, per bucket, the sums of w^2 and of w as ``[n_cell, 2]``. Let
 * Sums of the weights alone have the same bits whether or not snapshots are due. Weights that have not moved therefore
   have a decorrelation of exactly 0.
 * Nothing waits for the device, no random number is drawn, and autograd sees nothing. The temporary memory is at most
-  8 MiB per device, for a model of any size. Snapshots in host memory need two more copies of the weights on the device
-  (:mod:`lightning_glassy.measure.moments.offload`).
+  8 MiB per device, for a model of any size, or 64 MiB in plain torch on a GPU. Snapshots in host memory need two more
+  copies of the weights on the device (:mod:`lightning_glassy.measure.moments.offload`).
 """
 
 from __future__ import annotations

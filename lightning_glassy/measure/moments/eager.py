@@ -1,7 +1,8 @@
 """Measure the moments in plain torch, tile by tile, on any device and without a kernel of our own.
 
-A tile is small enough for the cache of a CPU. The weights and each snapshot are read from memory once, and every
-further sum reads the cache. ``benchmarks/event.py`` measures the cost of an event.
+On a CPU, a tile is small enough for the cache. The weights and each snapshot are read from memory once, and every
+further sum reads the cache. ``benchmarks/event.py`` measures the cost of an event. On a GPU, where our kernels do not
+work, the tiles are large (:mod:`lightning_glassy.measure.tiling`).
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lightning_glassy.measure import tiling
 from lightning_glassy.measure.layout import Bucket, Tile, TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.record import MOMENTS
 
-# Scratch memory of a tile. This much stays in the second-level cache of two cores. Smaller tiles would need more calls,
-# and larger tiles would leave the cache.
+# Scratch memory of a tile on a CPU. This much stays in the second-level cache of two cores. Smaller tiles would need
+# more calls, and larger tiles would leave the cache.
 _SCRATCH_BYTES = 3 << 20
 
 # d^4 is summed as (2^40 d^2) d^2. It leaves the range of float32 below |d| = 3e-13, and without the factor below 3e-10.
@@ -97,15 +99,17 @@ class EagerMoments:
     def _pair_sums(self, w: Tensor, s: Tensor, x: Tensor, y: Tensor, zero: Tensor) -> list[Tensor]:
         # Compute (w - s)^2 in one pass. `torch.nn.functional.mse_loss` has no `out=` and would allocate each tile.
         d2 = torch.ops.aten.mse_loss.out(w, s, 0, out=y)
-        # `sum` adds in a cascade. A BLAS dot product over a whole tile would have a relative error of up to 6e-6.
-        sums = [d2.sum(-1)]
+        # On a CPU, `sum` adds in a cascade. A BLAS dot product over a whole tile would have a relative error of up to
+        # 6e-6. On a GPU, each thread adds many squares one by one, so rows are summed first.
+        total = _fine_sum if tiling.few_operations(d2.device) else _sum
+        sums = [total(d2)]
         if self._msd_only:
             return sums
         # Comparing d^2 with eps^2 saves a pass for |d|. Writing the result as floats is several times faster than
         # writing booleans. float32 counts up to 2^24, and a tile has fewer coordinates.
         counts = [torch.le(d2, eps**2, out=x).sum(-1) for eps in self._thresholds]
         d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
-        return [*sums, d4.sum(-1), *counts]
+        return [*sums, total(d4), *counts]
 
     def _columns(self, pair: Tensor, own: Tensor, of_s: list[Tensor]) -> Tensor:
         """Arrange the sums of pairs ``[n_cell, n_snapshot, ...]``, weights and snapshots in the order of MOMENTS."""
@@ -153,12 +157,17 @@ class _Plan:
         self.zero = torch.zeros((), dtype=self.dtype, device=bucket.device)
         widen = bucket.dtype != self.dtype
         self.n_scratch = 2 + widen + (widen or bucket.gathers)
-        self.tiles = bucket.tiles(_SCRATCH_BYTES // (self.n_scratch * self.dtype.itemsize))
+        n_bytes = self.n_scratch * self.dtype.itemsize
+        self.tiles = bucket.tiles(tiling.tile_size(bucket.device, _SCRATCH_BYTES // n_bytes, n_bytes))
 
 
 def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:
     squares = _fine_sum(torch.mul(values, values, out=scratch))
     return torch.stack([squares, values.sum(-1).to(squares.dtype)], dim=-1)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return values.sum(-1)
 
 
 def _fine_sum(values: Tensor) -> Tensor:

@@ -1,0 +1,28 @@
+"""How many coordinates plain torch works on at once.
+
+On a CPU, a tile stays in the cache, so that each pass after the first is cheap. On a GPU, memory is fast and each
+operation keeps the host for microseconds. Tiles are as large there as 64 MiB allow, for a model of any size.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_GPU_BYTES = 64 << 20
+
+
+def few_operations(device: torch.device) -> bool:
+    """Return whether few large operations are better than many small ones."""
+    return device.type == "cuda"
+
+
+def tile_size(device: torch.device, on_cpu: int, n_bytes: int) -> int:
+    """Return the number of coordinates of a tile.
+
+    Args:
+        device: device of the coordinates.
+        on_cpu: number of coordinates on a CPU.
+        n_bytes: memory that each coordinate takes for a while, in bytes. At least 8, so that a tile has fewer than 2^24
+            coordinates and float32 counts stay exact.
+    """
+    return max(on_cpu, _GPU_BYTES // n_bytes) if few_operations(device) else on_cpu
