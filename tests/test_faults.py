@@ -375,6 +375,7 @@ class Nasty(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
 
+@pytest.mark.needs("mlflow")  # its sink fails at the import of mlflow else
 def test_loggers_that_raise_whatever_is_asked_cost_a_warning_each(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
