@@ -188,9 +188,9 @@ def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
     NumPy's own reader allocates the size given in a header, and inflates compressed members, before it checks the
     content. Here each member must be stored uncompressed, and must have the length given in its header.
     """
-    content = file.getbuffer()
     try:
-        with zipfile.ZipFile(file) as archive:
+        # Release the view before an error leaves: Python 3.12.1 can crash when it frees the traceback with a view.
+        with file.getbuffer() as content, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if min((m.header_offset for m in members), default=0) or content[-_END : -_END + 4] != _END_MARK:
                 raise RecordError("not a lightning_glassy record: there is something before or after it")
