@@ -396,3 +396,57 @@ def test_snapshots_in_host_memory_are_used_again_and_stay_right() -> None:
     waiting_times, lags = tracker.record.pairs
     assert len(waiting_times) == 80
     assert np.allclose(tracker.record.moments[:, 0, 0] / 300_000, lags.astype(float) ** 2, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- several streams
+
+LATE = 50_000_000  # cycles: tens of milliseconds, in which an event that is not held back is over
+
+
+@pytest.mark.parametrize("eager", ["0", "1"])
+@pytest.mark.parametrize("options", [{}, {"snapshot_device": "cpu"}, {"n_replica": 2}], ids=str)
+def test_an_event_does_not_overtake_an_event_on_another_stream(
+    options: dict[str, Any], eager: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHTNING_GLASSY_EAGER", eager)
+    path = torch.cumsum(torch.randn(9, 2, 400_000, device="cuda"), 0)
+
+    def run(streams: list[torch.cuda.Stream]) -> AgingRecord:
+        parameter = nn.Parameter(path[0])
+        tracker = AgingTracker([("w", parameter)], LogTimeSchedule(range(6), [1, 2]), sample=None, **options)
+        torch.cuda.synchronize()
+        for step in range(9):
+            stream = streams[step % len(streams)]
+            parameter.data = path[step]  # no work on the device, so the caller has nothing to order
+            with torch.cuda.stream(stream):
+                if step % len(streams) == 0:
+                    torch.cuda._sleep(LATE)
+                tracker.update(step)
+        tracker.drain()
+        return tracker.record
+
+    alone = run([torch.cuda.current_stream()])
+    for streams in ([torch.cuda.Stream(), torch.cuda.Stream()], [torch.cuda.Stream(), torch.cuda.current_stream()]):
+        record = run(streams)
+        assert np.array_equal(record.moments, alone.moments, equal_nan=True)
+        if "n_replica" in options:
+            for a, b in zip(record.between("weight_distance"), alone.between("weight_distance"), strict=True):
+                assert np.array_equal(a, b)
+
+
+def test_weights_that_change_on_another_stream_right_after_an_event_are_those_before() -> None:
+    parameter = nn.Parameter(torch.zeros(300_000, device="cuda"))
+    tracker = AgingTracker([("w", parameter)], LogTimeSchedule(range(6), [1, 2]), sample=None)
+    there = torch.cuda.Stream()
+    there.wait_stream(torch.cuda.current_stream())
+    for step in range(8):
+        torch.cuda._sleep(LATE)  # on the stream on which the tracker was made
+        with torch.cuda.stream(there), torch.no_grad():
+            tracker.update(step)
+            parameter += 1.0
+            if step == 4:
+                state = tracker.state_dict()
+    tracker.drain()
+    assert np.allclose(tracker.record.moments[:, 0, 0] / 300_000, tracker.record.pairs[1].astype(float) ** 2)
+    for snapshot in state["parts"][0]["snapshots"]:
+        assert (snapshot["flats"][0] == snapshot["waiting_time"]).all()

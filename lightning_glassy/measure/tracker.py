@@ -36,6 +36,7 @@ from lightning_glassy.measure.select import (
     share_out,
 )
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
+from lightning_glassy.measure.streams import FixedStreams
 from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
 from lightning_glassy.record import MOMENTS, MSD_MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.replicas.ensemble import replica_axes
@@ -169,6 +170,9 @@ class AgingTracker:
         directory: first directory to search for the snapshot files of the state. The second is the directory in
             which they were written.
 
+    On CUDA, events run on the stream that is current when the tracker is made. If :meth:`update` is called on another
+    stream, the event runs after the work queued there, and later work there runs after the event.
+
     If parameters are spread over processes (FSDP, tensor parallelism, ZeRO), every process makes a tracker and calls it
     at the same steps. Each process keeps and reads the part it holds. Every record contains the sums over all
     processes.
@@ -252,6 +256,7 @@ class AgingTracker:
         self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
         devices = {parameter.tensor.device for parameter in selected}
         self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
+        self._streams = FixedStreams({*devices, self._device})
         self.description = self._describe(n, n_bytes, capacity, snapshot_device)
         self._bank = SnapshotBank(self.parameters, snapshot_device)
         if earlier is not None:
@@ -384,7 +389,9 @@ class AgingTracker:
         # A signal handler that calls state_dict() during the event gets the state before the event.
         self._before = self._now(step)
         try:
-            handled = self._handle(step, one_time or {})
+            # Events share scratch, tables and snapshots, and callers may report steps from different streams.
+            with self._streams.entered():
+                handled = self._handle(step, one_time or {})
         except Exception:
             self._before = None
             raise
@@ -611,6 +618,8 @@ class AgingTracker:
             usable = all(self._processes.gather(usable))  # another process may have given up
         kept = list(before.lags.items()) if usable else []
         place = None if directory is None else Path(directory)
+        with self._streams.entered():
+            parts = pack(self.parameters, kept, place, self._processes) if kept else []
         return {
             "version": _STATE_VERSION,
             "record": torch.frombuffer(bytearray(record.to_bytes()), dtype=torch.uint8),
@@ -618,7 +627,7 @@ class AgingTracker:
             "last_step": before.last_step,
             "captured": before.captured,
             "directory": None if place is None else str(place.absolute()),
-            "parts": pack(self.parameters, kept, place, self._processes) if kept else [],
+            "parts": parts,
             **self._options,
         }
 

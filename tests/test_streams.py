@@ -1,0 +1,95 @@
+"""Work on several CUDA streams, simulated on a CPU. The same on a GPU is in ``test_cuda.py``."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy.measure.streams import FixedStreams
+from lightning_glassy.measure.tracker import Finding, TrackerEvent
+from tests.streams import FakeStreams
+
+
+def run(world: FakeStreams, *, training_too: bool, n_replica: int | None = None) -> AgingTracker:
+    """Report steps in turn from three streams, which the caller orders only if the training is there, too."""
+    parameters = [nn.Parameter(torch.randn(3, 500)), nn.Parameter(torch.randn(3, 7).double())]
+    named = [(f"w{i}", parameter) for i, parameter in enumerate(parameters)]
+    streams = [world.default, world.make(), world.make()]
+
+    def listener(event: TrackerEvent) -> list[Finding]:
+        kept.copy_(parameters[0].detach())
+        return [Finding("mean", event.step, 0, np.zeros(1), kept.double().mean()[None].expand(2).clone())]
+
+    with world:
+        tracker = AgingTracker(
+            named, LogTimeSchedule([0, 1, 3], [1, 2, 4]), overlap_thresholds=[0.1], n_replica=n_replica
+        )
+        kept = torch.empty(3, 500)
+        tracker.listeners = {"a listener": listener}
+        for step in range(9):
+            stream = streams[step % 3]
+            if training_too:
+                stream.wait_stream(streams[(step - 1) % 3])
+            with world.on(stream):
+                tracker.update(step)
+                if step == 5:
+                    tracker.state_dict()
+                if training_too:
+                    for parameter in parameters:
+                        parameter.data.add_(1.0)
+        tracker.drain()
+        tracker.close()
+    assert len(tracker.record) == 9
+    return tracker
+
+
+@pytest.mark.parametrize("n_replica", [None, 3])
+@pytest.mark.parametrize("training_too", [False, True])
+def test_events_on_any_streams_are_ordered(
+    training_too: bool, n_replica: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = FakeStreams(monkeypatch)
+    tracker = run(world, training_too=training_too, n_replica=n_replica)
+    assert not world.races
+    # All memory of the tracker belongs to one stream, so it can be freed at any time.
+    assert not world.unrecorded()
+    if training_too and n_replica is None:
+        lag = tracker.record.pairs[1].astype(float)
+        assert np.allclose(tracker.record.moments[:, 0, 0] / 1521, lag**2)
+
+
+def test_the_simulation_finds_events_that_are_not_ordered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def left_where_it_is(self: FixedStreams) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    monkeypatch.setattr(FixedStreams, "entered", left_where_it_is)
+    world = FakeStreams(monkeypatch)
+    run(world, training_too=False)
+    assert world.races
+    assert world.unrecorded()
+
+
+def test_the_fixed_stream_is_not_touched_if_it_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = FakeStreams(monkeypatch)
+    there = world.make()
+    with world.on(there):
+        fixed = FixedStreams([torch.device("cpu"), torch.device("meta")])
+        assert isinstance(fixed.entered(), nullcontext)
+
+    def fail() -> None:
+        with fixed.entered():
+            assert world.current is there
+            there.clock[there] += 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert world.current is world.default
+    assert world.default.clock[there] == 1  # it has waited in spite of the error
+    monkeypatch.undo()
+    assert isinstance(FixedStreams([torch.device("cpu")]).entered(), nullcontext)
