@@ -53,11 +53,11 @@ class FakeStreams(TorchDispatchMode):
         self._writes: dict[int, tuple[FakeStream, int]] = {}
         self._reads: dict[int, dict[FakeStream, int]] = {}
         self._kept: dict[int, torch.UntypedStorage] = {}  # so that no address is used twice
-        monkeypatch.setattr("lightning_glassy.measure.streams.has_streams", lambda device: device.type == "cpu")
+        monkeypatch.setattr("lightning_glassy.measure.streams._has_streams", lambda device: device.type == "cpu")
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: self.current)
         monkeypatch.setattr(torch.cuda, "stream", self.on)
         monkeypatch.setattr(torch.cuda, "Stream", self.make)
-        monkeypatch.setattr(torch.Tensor, "record_stream", self._record)
+        monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: self._record(tensor, stream))
 
     def make(self, device: object = None) -> FakeStream:
         self.made.append(FakeStream(f"stream {len(self.made) + 1}"))

@@ -450,3 +450,34 @@ def test_weights_that_change_on_another_stream_right_after_an_event_are_those_be
     assert np.allclose(tracker.record.moments[:, 0, 0] / 300_000, tracker.record.pairs[1].astype(float) ** 2)
     for snapshot in state["parts"][0]["snapshots"]:
         assert (snapshot["flats"][0] == snapshot["waiting_time"]).all()
+
+
+@pytest.mark.parametrize("eager", ["0", "1"])
+def test_memory_that_is_freed_before_the_side_stream_is_done_is_not_reused(
+    eager: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIGHTNING_GLASSY_EAGER", eager)
+    parameter = nn.Parameter(torch.ones(100_000, device="cuda"))
+    tracked = TrackedParameters(select_parameters([("w", parameter)]))
+    bank, moments = SnapshotBank(tracked, "cpu"), moments_for(tracked, EPS, snapshot_device="cpu")
+    snapshot = capture(bank, 0, moments)
+    with torch.no_grad():
+        parameter += 1.0
+    (side,) = moments.streams.values()
+    (sums,) = moments([snapshot])
+    side.synchronize()
+    expected = sums.cpu()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(LATE)
+    (sums,) = moments([snapshot])
+    own = [tensor.data_ptr() for tensor in snapshot.own_sums]
+    host = snapshot.flats  # only the host's memory is still needed
+    del moments, bank, snapshot
+    # The training takes all the memory that is free, in blocks of many sizes.
+    taken = [
+        torch.full((n,), torch.nan, device="cuda") for n in (16, 128, 1 << 10, 100_000, 1 << 20) for _ in range(64)
+    ]
+    assert not set(own) & {tensor.data_ptr() for tensor in taken}
+    torch.cuda.current_stream().wait_stream(side)
+    assert torch.equal(sums.cpu().nan_to_num(), expected.nan_to_num())
+    assert host[0].eq(1).all()

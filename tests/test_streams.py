@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, OffloadedMoments
+from lightning_glassy.measure.select import select_parameters
+from lightning_glassy.measure.snapshots import SnapshotBank
 from lightning_glassy.measure.streams import FixedStreams
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from tests.streams import FakeStreams
@@ -93,3 +97,38 @@ def test_the_fixed_stream_is_not_touched_if_it_is_current(monkeypatch: pytest.Mo
     assert world.default.clock[there] == 1  # it has waited in spite of the error
     monkeypatch.undo()
     assert isinstance(FixedStreams([torch.device("cpu")]).entered(), nullcontext)
+
+
+@pytest.mark.parametrize("msd_only", [False, True])
+def test_memory_for_snapshots_in_host_memory_belongs_to_the_stream_that_uses_it(
+    msd_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = FakeStreams(monkeypatch)
+    parameters = [nn.Parameter(torch.randn(500)), nn.Parameter(torch.randn(7).bfloat16())]
+    tracked = TrackedParameters(select_parameters([(f"w{i}", p) for i, p in enumerate(parameters)]))
+    made_on = []
+
+    def make(copied: TrackedParameters) -> EagerMoments:
+        made_on.append(world.current)
+        return EagerMoments(copied, [0.1], msd_only=msd_only)
+
+    with world:
+        bank, moments = SnapshotBank(tracked), OffloadedMoments(tracked, make)
+        (side,) = world.made
+        restored = bank.add(-1)  # its sums come from a checkpoint, and no capture writes them
+        for tensor in (*restored.flats, *restored.own_sums):
+            tensor.fill_(0.5)
+        for step in range(4):
+            sums = moments(list(bank.live.values()), bank.add(step))
+            for parameter in parameters:
+                parameter.data.add_(1.0)
+        world.default.wait_stream(side)
+        for tensor in sums:
+            tensor.record_stream(world.default)
+            tensor.clone()
+    assert made_on == [side]
+    assert not world.races
+    # Memory of the host has an allocator of its own, which knows the streams.
+    host = [flat for snapshot in bank.live.values() for flat in snapshot.flats]
+    assert not world.unrecorded(but=host)
+    assert sums[0][0, 1:, 0].tolist() == pytest.approx([500 * lag**2 for lag in (3.0, 2.0, 1.0)], rel=1e-5)

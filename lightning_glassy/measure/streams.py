@@ -8,9 +8,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 
 
-def has_streams(device: torch.device) -> bool:
-    """Return whether work on a device is queued on streams."""
+def _has_streams(device: torch.device) -> bool:
     return device.type == "cuda"
+
+
+def side_streams(devices: Iterable[torch.device]) -> dict[torch.device, torch.cuda.Stream]:
+    """Return a new stream for each CUDA device among ``devices``."""
+    return {device: torch.cuda.Stream(device) for device in dict.fromkeys(devices) if _has_streams(device)}
 
 
 @contextmanager
@@ -38,7 +42,9 @@ class FixedStreams:
     """
 
     def __init__(self, devices: Iterable[torch.device]) -> None:
-        self._streams = {device: torch.cuda.current_stream(device) for device in set(devices) if has_streams(device)}
+        self._streams = {
+            device: torch.cuda.current_stream(device) for device in dict.fromkeys(devices) if _has_streams(device)
+        }
 
     def entered(self) -> AbstractContextManager[None]:
         """Return the context in which to queue the work. It costs nothing if the fixed streams are current."""

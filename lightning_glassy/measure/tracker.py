@@ -9,7 +9,6 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +35,7 @@ from lightning_glassy.measure.select import (
     share_out,
 )
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
-from lightning_glassy.measure.streams import FixedStreams
+from lightning_glassy.measure.streams import FixedStreams, queued_on
 from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
 from lightning_glassy.record import MOMENTS, MSD_MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.replicas.ensemble import replica_axes
@@ -465,8 +464,7 @@ class AgingTracker:
         if self._processes is None:
             self._readback.push(measured, sums, self._moments.streams)
             return
-        stream = self._moments.streams.get(self._device)
-        with torch.no_grad(), nullcontext() if stream is None else torch.cuda.stream(stream):
+        with torch.no_grad(), queued_on(self._moments.streams):
             shape = self._sums_shape(len(measured.snapshots))
             # The last number counts the processes that could not measure.
             vector = torch.zeros(math.prod(shape) + 1, dtype=torch.float64, device=self._device)

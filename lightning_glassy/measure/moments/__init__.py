@@ -56,7 +56,8 @@ class Moments(Protocol):
     """An implementation of the contract above.
 
     Attributes:
-        streams: the stream that makes the sums, for each CUDA device on which this is not the current stream.
+        streams: the stream that makes the sums, for each CUDA device on which this is not the current stream. The
+            memory of the sums belongs to this stream. Another stream that reads them needs ``record_stream``.
     """
 
     streams: Mapping[torch.device, torch.cuda.Stream]

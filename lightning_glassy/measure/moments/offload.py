@@ -4,12 +4,16 @@ At an event, the weights are copied within the device, on the stream of the trai
 copy. A side stream then brings the due snapshots to the device one after the other and measures the copy against each.
 It also sends a new snapshot to the host. The order of the streams is enough to keep the results correct: the next event
 copies the weights only after the side stream has finished with the last copy. The host never waits.
+
+torch reuses freed memory for the stream that allocated it, without regard to other streams. The implementation that
+measures is therefore made and called on the side stream. All its memory (scratch, tables, sums) and the copy of a
+snapshot belong to this stream. Only the copy of the weights and the sums of the snapshots cross from the stream of the
+training. They are recorded with ``record_stream``. A reader of the returned sums must do the same for its stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
+from lightning_glassy.measure.streams import queued_on, side_streams
 
 if TYPE_CHECKING:
     from lightning_glassy.measure.moments import Moments
@@ -39,14 +44,12 @@ class OffloadedMoments:
 
     def __init__(self, parameters: TrackedParameters, make: Callable[[TrackedParameters], Moments]) -> None:
         self._buckets = parameters.buckets
+        self.streams: Mapping[torch.device, torch.cuda.Stream] = side_streams(b.device for b in self._buckets)
         self._now = [torch.empty(b.shape, dtype=b.dtype, device=b.device) for b in self._buckets]
-        self._passing = [torch.empty_like(flat) for flat in self._now]
-        self.inner = make(parameters.over(self._now))
-        devices = dict.fromkeys(bucket.device for bucket in self._buckets if bucket.device.type == "cuda")
-        self.streams: Mapping[torch.device, torch.cuda.Stream] = {
-            device: torch.cuda.Stream(device) for device in devices
-        }
-        self._outlive(self._now + self._passing)
+        self._outlive(self._now)
+        with queued_on(self.streams):
+            self._passing = [torch.empty_like(flat) for flat in self._now]
+            self.inner = make(parameters.over(self._now))
 
     @torch.no_grad()
     def __call__(self, snapshots: Sequence[Snapshot], capture: Snapshot | None = None) -> list[Tensor]:
@@ -55,10 +58,9 @@ class OffloadedMoments:
             torch.cuda.current_stream(device).wait_stream(side)
         for bucket, flat in zip(self._buckets, self._now, strict=True):
             bucket.copy_to(flat)
-        with ExitStack() as beside:
-            for device, side in self.streams.items():
-                side.wait_stream(torch.cuda.current_stream(device))
-                beside.enter_context(torch.cuda.stream(side))
+        for snapshot in (*snapshots, *(() if capture is None else (capture,))):
+            self._outlive(snapshot.own_sums)
+        with queued_on(self.streams):
             parts = [self._measure(snapshot) for snapshot in snapshots]
             if capture is not None:
                 nothing = self._capture(capture)
@@ -70,17 +72,13 @@ class OffloadedMoments:
         return self.inner([Snapshot(snapshot.waiting_time, self._passing, snapshot.own_sums)])
 
     def _capture(self, snapshot: Snapshot) -> list[Tensor]:
-        self._outlive(snapshot.own_sums)
         nothing = self.inner((), Snapshot(snapshot.waiting_time, self._passing, snapshot.own_sums))
         for flat, host in zip(self._passing, snapshot.flats, strict=True):
             host.copy_(flat, non_blocking=True)
         return nothing
 
     def _outlive(self, tensors: Sequence[Tensor]) -> None:
-        """Keep torch from reusing the memory of freed tensors before the side stream has finished with them.
-
-        The tensors were allocated on the stream of the training.
-        """
+        """Keep torch from reusing the memory of these tensors before the side stream has finished with them."""
         for tensor in tensors:
             if tensor.device in self.streams:
                 tensor.record_stream(self.streams[tensor.device])
