@@ -1,22 +1,40 @@
-"""``python -m benchmarks [name ...]``: run benchmarks and write their results to ``benchmarks/results``."""
+"""``python -m benchmarks [name ...] [options]``: run benchmarks and write their results to ``benchmarks/results``."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import sys
+from collections.abc import Sequence
 from importlib import import_module
 
-NAMES = ("growth", "hook", "event", "histogram", "moments", "scaling", "training", "replicas", "tab")
+NAMES = ("growth", "hook", "host", "event", "histogram", "moments", "scaling", "training", "replicas", "tab")
 
 
-def main() -> None:
-    """Run the named benchmarks, or all."""
-    parser = argparse.ArgumentParser(description="Measure what lightning_glassy costs.")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the named benchmarks, or all. Arguments after the first option go to the benchmark that is named."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    n = next((index for index, word in enumerate(given) if word.startswith("-")), len(given))
+    names, options = given[:n], given[n:]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure what lightning_glassy costs.", allow_abbrev=False
+    )
     parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default all)")
-    names = parser.parse_args().names or NAMES
+    parser.add_argument("options", nargs="*", metavar="option", help="options of the benchmark, if one is named")
+    if options and len(names) != 1:
+        if not names:
+            parser.parse_args(options)  # prints the help, or what is wrong
+        parser.error(f"options {' '.join(options)!r}: name the one benchmark that takes them")
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
-    for name in names:
-        import_module(f"benchmarks.{name}").main()
+    for name in names or NAMES:
+        run = import_module(f"benchmarks.{name}").main
+        if inspect.signature(run).parameters:
+            run(options)
+        elif options:
+            parser.error(f"the benchmark {name!r} takes no options: {' '.join(options)!r}")
+        else:
+            run()
 
 
 if __name__ == "__main__":

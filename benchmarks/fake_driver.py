@@ -1,0 +1,106 @@
+"""A Triton driver for machines without a GPU: kernels are really compiled for one, and launches are only counted.
+
+The driver serves two purposes: to time the Python part of a launch (``python -m benchmarks host``), and to fill a cache
+of compiled kernels that a machine with a GPU reads later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+# Compute capability 9.0 (H100, H200), and the largest shared memory of a block there.
+TARGET, SHARED_BYTES = GPUTarget("cuda", 90, 32), 232_448
+
+
+@dataclass
+class Seen:
+    """What the fake driver has seen since the process started.
+
+    Attributes:
+        launches: number of launches by name of the kernel.
+        compiled: kernels that were requested, in order: their name, and whether the cache had them.
+    """
+
+    launches: Counter[str] = field(default_factory=Counter)
+    compiled: list[tuple[str, bool]] = field(default_factory=list)
+
+
+class _Utils:
+    """Loads nothing, and says so in the form of the real one: module, function, registers, spills, most threads."""
+
+    def load_binary(self, *_: Any) -> tuple[int, int, int, int, int]:
+        return 0, 0, 0, 0, 1024
+
+    def get_device_properties(self, _: int) -> dict[str, int]:
+        return {"max_shared_mem": SHARED_BYTES, "multiprocessor_count": 132}
+
+
+# One for all: a compiled kernel keeps its launcher, also beyond the context in which it was compiled.
+SEEN = Seen()
+
+
+class _Launcher:
+    def __init__(self, source: Any, metadata: Any) -> None:
+        self.name = metadata.name
+
+    def __call__(self, *arguments: Any) -> None:
+        SEEN.launches[self.name] += 1
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):
+                argument.data_ptr()  # the real launcher asks for it, too
+
+
+class _Driver:
+    """The part of a driver that Triton asks between a call of a kernel and its launch."""
+
+    binary_ext = "cubin"
+
+    def __init__(self) -> None:
+        self.utils, self.launcher_cls = _Utils(), _Launcher
+
+    def get_current_target(self) -> GPUTarget:
+        return TARGET
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def set_current_device(self, device: int) -> None:
+        pass
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def is_active(self) -> bool:
+        return True
+
+    def map_python_to_cpp_type(self, name: str) -> str:
+        return name
+
+
+@contextmanager
+def fake_driver() -> Iterator[Seen]:
+    """Let Triton compile for TARGET and launch nothing, within this context. Tensors may be on a CPU there."""
+    before, listener = driver._active, triton.knobs.compilation.listener
+
+    def listen(*, src: Any, cache_hit: bool, **_: Any) -> None:
+        SEEN.compiled.append((src.name, cache_hit))
+
+    driver.set_active(_Driver())
+    triton.knobs.compilation.listener = listen
+    try:
+        yield SEEN
+    finally:
+        driver.set_active(before)
+        triton.knobs.compilation.listener = listener
