@@ -8,18 +8,23 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-NAMES = ("growth", "hook", "host", "event", "histogram", "moments", "scaling", "training", "replicas", "tab")
+# `device` runs only if it is named. It needs a GPU, or --dry, and a folder for its results.
+BY_NAME = ("device",)
+USUAL = ("growth", "hook", "host", "event", "histogram", "moments", "scaling", "training", "replicas", "tab")
+NAMES = USUAL + BY_NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the named benchmarks, or all. Arguments after the first option go to the benchmark that is named."""
+    """Run the named benchmarks, or the usual ones. The first option and all after it go to the one that is named."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     n = next((index for index, word in enumerate(given) if word.startswith("-")), len(given))
     names, options = given[:n], given[n:]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure what lightning_glassy costs.", allow_abbrev=False
     )
-    parser.add_argument("names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"which: {', '.join(NAMES)} (default all but {', '.join(BY_NAME)})"
+    )
     parser.add_argument("options", nargs="*", metavar="option", help="options of the benchmark, if one is named")
     if options and len(names) != 1:
         if not names:
@@ -27,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"options {' '.join(options)!r}: name the one benchmark that takes them")
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
-    for name in names or NAMES:
+    for name in names or USUAL:
         run = import_module(f"benchmarks.{name}").main
         if inspect.signature(run).parameters:
             run(options)

@@ -1,4 +1,4 @@
-"""Timing in pairs, and result files that say on which machine."""
+"""A clock for both kinds of device, timing in turns, and result files that say on which machine."""
 
 from __future__ import annotations
 
@@ -20,11 +20,75 @@ from lightning_glassy.measure.memory import free_memory
 RESULTS = Path(__file__).parent / "results"
 
 
+# Seconds that one way may take in all, beyond which it is not repeated, and beyond which it is not tried.
+ENOUGH, TOO_LONG = 5.0, 20.0
+
+# Bytes that are read before a timing on CUDA: several times the largest L2 cache.
+_FLUSHED = 256 << 20
+
+
 def seconds(run: Callable[[], object]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+class Clock:
+    """Time calls on a device: on a CPU by the wall, on CUDA between two events of the device.
+
+    On CUDA, a queued sleep keeps the device busy until the host has queued the call. Otherwise a short call would
+    measure how fast the host launches it. A large read before the sleep replaces what the L2 cache holds. A read leaves
+    no data behind that the cache would have to write back during the call.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.cuda = self.device.type == "cuda"
+        if self.cuda:
+            self._other = torch.zeros(_FLUSHED // 4, device=self.device)
+            # An idle device has a slow clock. It must be awake before the cycles of a second are counted.
+            for _ in range(100):
+                self._other.sum()
+            cycles = 10_000_000
+            sleeps = [self._between(lambda: torch.cuda._sleep(cycles)) for _ in range(4)]
+            self._cycles_per_second = cycles / min(sleeps)
+
+    def wait(self) -> None:
+        """Wait until the device has done what is queued."""
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def to_end(self, run: Callable[[], object]) -> float:
+        """Wall seconds from a call on an idle device until the device has done it."""
+        self.wait()
+        return seconds(lambda: (run(), self.wait()))
+
+    def on_host(self, run: Callable[[], object]) -> float:
+        """Wall seconds for which a call keeps the host. The device is idle before it."""
+        self.wait()
+        return seconds(run)
+
+    def __call__(self, run: Callable[[], object], host: float = 0.001) -> float:
+        """Seconds of one call on the device.
+
+        Args:
+            run: the call.
+            host: the seconds for which it keeps the host. The device sleeps for longer than that.
+        """
+        if not self.cuda:
+            return seconds(run)
+        self._other.sum()
+        torch.cuda._sleep(int(min(2.5 * host + 5e-4, 0.5) * self._cycles_per_second))
+        return self._between(run)
+
+    def _between(self, run: Callable[[], object]) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1000
 
 
 @dataclass(frozen=True)
@@ -38,43 +102,71 @@ class Paired:
     high: float
 
 
-def paired(a: Callable[[], object], b: Callable[[], object], pairs: int = 41) -> Paired:
+def paired(
+    a: Callable[[], object], b: Callable[[], object], pairs: int = 41, device: str | torch.device = "cpu"
+) -> Paired:
     """Time A B A B ...: on a machine that others use too, only neighbours can be compared."""
+    clock = Clock(device)
     a(), b()
-    times = [(seconds(a), seconds(b)) for _ in range(pairs)]
+    hosts = [clock.on_host(run) for run in (a, b)]
+    times = [(clock(a, hosts[0]), clock(b, hosts[1])) for _ in range(pairs)]
     low, ratio, high = statistics.quantiles([x / y for x, y in times], n=4)
     return Paired(statistics.median(x for x, _ in times), statistics.median(y for _, y in times), ratio, low, high)
 
 
-def quartiles_of_times(ways: dict[str, Callable[[], object]], repeats: int = 11) -> dict[str, list[float]]:
-    """Quartiles of the seconds of each way, all of them measured in turns: A B C A B C ...
+@dataclass(frozen=True)
+class Times:
+    """Quartiles of the seconds of one way, and from how many calls. All three are equal if it was called once."""
 
-    On CUDA the time is that of the device, between two of its events; otherwise that of the host.
+    low: float
+    median: float
+    high: float
+    calls: int
+
+
+def in_turns(
+    ways: dict[str, Callable[[], object]],
+    device: str | torch.device = "cpu",
+    repeats: int = 11,
+    enough: float = ENOUGH,
+) -> dict[str, Times]:
+    """Time all ways in turns: A B C A B C ...
+
+    The first call of a way compiles and allocates. A way whose first call fails is reported, and left out. The second
+    call decides how many more fit into ``enough`` seconds. If not even two do, this call is the result. If already the
+    first took longer than ``TOO_LONG`` seconds, the first is the result.
     """
+    clock = Clock(device)
+    first = {}
+    for name, run in ways.items():
+        try:
+            first[name] = clock.to_end(run)
+        except Exception as error:  # no compiler, no memory
+            print(f"{name} failed ({type(error).__name__}: {str(error)[:200]})", flush=True)
+    ways = {name: ways[name] for name in first}
+    once, calls, hosts = {}, {}, {}
+    for name, run in ways.items():
+        once[name] = first[name] if first[name] > TOO_LONG else clock.to_end(run)
+        calls[name] = 0 if 2 * once[name] > enough else min(repeats, int(enough / max(once[name], 1e-9)))
+        hosts[name] = clock.on_host(run) if calls[name] else 0.0
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
+    for turn in range(max(calls.values(), default=0)):
         for name, run in ways.items():
-            times[name].append(_device_seconds(run) if torch.cuda.is_available() else seconds(run))
-    return {name: statistics.quantiles(values, n=4) for name, values in times.items()}
+            if turn < calls[name]:
+                times[name].append(clock(run, hosts[name]))
+    return {
+        name: Times(*statistics.quantiles(values, n=4), len(values)) if values else Times(*[once[name]] * 3, 1)
+        for name, values in times.items()
+    }
 
 
-def _device_seconds(run: Callable[[], object]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+def machine_memory(device: str | torch.device) -> int:
+    """Bytes that can still be taken on a device."""
+    return free_memory(torch.device(device))
 
 
-def machine_memory() -> int:
-    """Bytes that can still be taken on the device that is measured."""
-    return free_memory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Where the figures come from. The GPU is named if they are those of a CUDA device."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -85,7 +177,7 @@ def machine() -> dict[str, Any]:
         "date": date.today().isoformat(),
         "cpu": cpu,
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if torch.device(device).type == "cuda" else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning_glassy": lightning_glassy.__version__,
@@ -98,9 +190,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 
 
-def write(name: str, title: str, text: str, data: Any) -> None:
-    """Print a result, and write it as ``results/<name>.md`` and ``.json``."""
-    where = machine()
+def write(name: str, title: str, text: str, data: Any, device: str | torch.device = "cpu") -> None:
+    """Print a result that was measured on a device, and write it as ``results/<name>.md`` and ``.json``."""
+    where = machine(device)
     device = f", {where['gpu']}" if where["gpu"] else ""
     signature = (
         f"Measured {where['date']} on {where['cpu']}, {where['threads']} threads{device}; Python {where['python']}, "

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from benchmarks.report import paired, table, write
+from benchmarks.report import in_turns, machine_memory, paired, table, write
 from lightning_glassy import AgingTracker, LogTimeSchedule
 from lightning_glassy.measure.memory import human_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LARGEST = 8 if DEVICE == "cuda" else 7  # decade of the largest model
 
 
 def wait() -> None:
@@ -46,20 +46,17 @@ def run_length() -> tuple[str, list[dict[str, Any]]]:
 def model_size() -> tuple[str, list[dict[str, Any]]]:
     """One event against four snapshots, and the memory of the default schedule over 10^5 steps."""
     rows, data = [], []
-    for decade in range(4, 9 if DEVICE == "cuda" else 8):
+    for decade in range(4, LARGEST + 1):
         n = 10**decade
+        if 4 * n * 8 > 0.6 * machine_memory(DEVICE):
+            break
         weights = torch.nn.Parameter(torch.randn(n, device=DEVICE))
         tracker = AgingTracker([("w", weights)], LogTimeSchedule([0, 1, 2, 3], range(1, 60)), sample=None)
-        for step in range(4):
+        for step in range(9):
             tracker.update(step)
-        times = []
-        for step in range(4, 30):
-            wait()
-            start = time.perf_counter()
-            tracker.update(step)
-            wait()
-            times.append(time.perf_counter() - start)
-        low, middle, high = statistics.quantiles(times[5:], n=4)
+        times = in_turns({"event": Events(tracker)}, DEVICE, repeats=21)["event"]
+        tracker.drain()
+        low, middle, high = times.low, times.median, times.high
         live = LogTimeSchedule.logspaced(100_000).max_live_snapshots
         rows.append(
             [
@@ -82,7 +79,6 @@ class Events:
     def __call__(self) -> None:
         """Measure once."""
         self.tracker.update(self.tracker.last_step + 1)
-        wait()
 
 
 def sampling() -> tuple[str, list[dict[str, Any]]]:
@@ -106,7 +102,7 @@ def sampling() -> tuple[str, list[dict[str, Any]]]:
         msd, error = float(tracker.record.msd()[0, 0]), float(tracker.record.standard_error("msd")[0, 0])
         events = Events(tracker)
         full = full or events
-        cost = paired(events, full, pairs=15)
+        cost = paired(events, full, pairs=15, device=DEVICE)
         rows.append(
             [
                 "all" if size is None else f"{size:,}",
@@ -131,7 +127,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         "largest ones,\nand so does its stated error.",
     }
     text = "\n\n".join(f"{notes[name]}\n\n{rows}" for name, (rows, _) in parts.items())
-    write("scaling", "How the cost grows", text, {name: data for name, (_, data) in parts.items()})
+    write("scaling", "How the cost grows", text, {name: data for name, (_, data) in parts.items()}, DEVICE)
 
 
 if __name__ == "__main__":

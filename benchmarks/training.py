@@ -24,7 +24,11 @@ from benchmarks.report import table, write
 from lightning_glassy import AgingMonitor, LogTimeSchedule
 
 CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
 HOOKS = ("on_train_start", "on_train_batch_end", "on_train_end")
+
+# Seconds. A training that takes longer is ended. Pairs of trainings are repeated while they fit into the second number.
+LONGEST, ENOUGH = 60.0, 90.0
 
 
 @dataclass(frozen=True)
@@ -63,33 +67,46 @@ class Run:
 
     wall: float = 0.0
     hooks: float = 0.0
+    by_hook: dict[str, float] = field(default_factory=dict)  # of the host
     steps: list[float] = field(default_factory=list)
     peak: int = 0
+    cut: bool = False  # whether it was ended, because it took too long
+
+    @property
+    def share(self) -> float:
+        """Time in the hooks over the time of all steps, as far as the training went."""
+        return self.hooks / sum(self.steps)
 
 
 class StepClock(Callback):
-    """Notes when each batch starts."""
+    """Notes when each batch starts, and ends a training that takes too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = LONGEST) -> None:
         self.starts: list[float] = []
+        self.longest = longest
+        self.cut = False
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Note it."""
         self.starts.append(time.perf_counter())
+        if not self.cut and self.starts[-1] - self.starts[0] > self.longest:
+            self.cut = trainer.should_stop = True
 
 
 def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
     """Time a callback's hooks from outside; the CUDA events around them are returned, to be read at the end."""
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def timed(inner: Callable[..., None]) -> Callable[..., None]:
+    def timed(name: str, inner: Callable[..., None]) -> Callable[..., None]:
         def hook(*args: Any) -> None:
             pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) if CUDA else None
             if pair:
                 pair[0].record()
             start = time.perf_counter()
             inner(*args)
-            run.hooks += time.perf_counter() - start
+            took = time.perf_counter() - start
+            run.hooks += took
+            run.by_hook[name] = run.by_hook.get(name, 0.0) + took
             if pair:
                 pair[1].record()
                 events.append(pair)
@@ -97,14 +114,14 @@ def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.
         return hook
 
     for name in HOOKS:
-        setattr(callback, name, timed(getattr(callback, name)))
+        setattr(callback, name, timed(name, getattr(callback, name)))
     return events
 
 
-def train(case: Case, make: Callable[[], Callback] | None) -> Run:
-    """One training, with the callback that ``make`` makes or without any."""
+def train(case: Case, make: Callable[[], Callback] | None, longest: float = LONGEST) -> Run:
+    """One training, with the callback that ``make`` makes or without any, of so many seconds at most."""
     torch.manual_seed(0)
-    model, run, clock = Classifier(case.net()), Run(), StepClock()
+    model, run, clock = Classifier(case.net()), Run(), StepClock(longest)
     callback = None if make is None else make()
     events = [] if callback is None else clocked(callback, run)
     trainer = Trainer(
@@ -132,6 +149,7 @@ def train(case: Case, make: Callable[[], Callback] | None) -> Run:
     else:
         run.peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run.wall = time.perf_counter() - start
+    run.cut = clock.cut
     run.steps = [b - a for a, b in zip(clock.starts, clock.starts[1:], strict=False)]
     return run
 
@@ -156,6 +174,22 @@ def alternatives(case: Case) -> dict[str, Callable[[], Callback]]:
     return found
 
 
+def pairs_of(case: Case, make: Callable[[], Callback]) -> list[tuple[Run, Run]]:
+    """Train with and without, in turns. The first pair decides how many pairs fit."""
+    start = time.perf_counter()
+    pairs = [(train(case, make), train(case, None))]
+    fit = int(ENOUGH / (time.perf_counter() - start))
+    return pairs + [(train(case, make), train(case, None)) for _ in range(min(case.repeats, fit) - 1)]
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return statistics.median(values), min(values), max(values)
+
+
+def _range(words: Sequence[str]) -> str:
+    return f"{words[0]} ({words[1]} ... {words[2]})"
+
+
 def main(arguments: Sequence[str] = ()) -> None:
     """Train, and write the table."""
     parser = argparse.ArgumentParser(prog="benchmarks training", description=__doc__)
@@ -169,10 +203,11 @@ def main(arguments: Sequence[str] = ()) -> None:
         events = len(LogTimeSchedule.logspaced().until(case.steps).events)
         size = sum(p.numel() for p in case.net().parameters())
         for name, make in alternatives(case).items():
-            pairs = [(train(case, make), train(case, None)) for _ in range(case.repeats)]
-            ratios = [a.wall / b.wall for a, b in pairs]
-            shares = [a.hooks / (case.steps * statistics.median(b.steps)) for a, b in pairs]
+            pairs = pairs_of(case, make)
+            ratios = [a.wall / b.wall for a, b in pairs if not a.cut and not b.cut]
+            shares = [a.hooks / (len(a.steps) * statistics.median(b.steps)) for a, b in pairs]
             memory = statistics.median((a.peak - b.peak) / 2**20 for a, b in pairs)
+            done = len(pairs[0][0].steps)
             rows.append(
                 [
                     case.name,
@@ -180,28 +215,33 @@ def main(arguments: Sequence[str] = ()) -> None:
                     f"{case.steps:,} ({events})",
                     f"{1000 * statistics.median(pairs[0][1].steps):.2f}",
                     name,
-                    f"{statistics.median(shares):.2%} ({min(shares):.2%} ... {max(shares):.2%})",
-                    f"{statistics.median(ratios):.3f} ({min(ratios):.3f} ... {max(ratios):.3f})",
+                    _range([f"{share:.2%}" for share in _spread(shares)]),
+                    _range([f"{r:.3f}" for r in _spread(ratios)]) if ratios else f"ended after {done:,} steps",
+                    len(pairs),
                     f"{memory:.0f}" if CUDA else "",
                 ]
             )
             data.append(
                 {"case": case.name, "callback": name, "steps": case.steps, "parameters": size, "events": events}
                 | {"hook_share": shares, "wall_ratio": ratios, "extra_mib": memory if CUDA else None}
+                | {"steps_done": done}
             )
             print(f"{case.name}: {name}: {rows[-1][5]}, {rows[-1][6]}", flush=True)
     header = ["network", "parameters", "steps (events)", "median step (ms)", "callback"]
     header += [
         "time in its hooks over that of the steps, median (range)",
         "wall time over that without, median (range)",
+        "pairs",
     ]
     header += ["peak memory more (MiB)"]
     text = table(header, rows) + (
         "\n\nThe default schedule, all parameters, no logger. Runs with and without the callback alternate. A short "
-        "run has many more events\nper step than a long one: see `scaling`."
+        "run has many more events\nper step than a long one: see `scaling`. A training that took more than "
+        f"{LONGEST:.0f} s was ended, and its events so far were counted. Pairs\nwere repeated as long as they fitted "
+        f"into {ENOUGH:.0f} s."
     )
     if not quick:
-        write("training", "Cost of the callback in whole trainings", text, data)
+        write("training", "Cost of the callback in whole trainings", text, data, DEVICE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""Part: whether anything waits for the device during a training, and which line does."""
+
+from __future__ import annotations
+
+import collections
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.device.findings import Findings
+from lightning_glassy import AgingMonitor, LogTimeSchedule
+from tests.helpers import SmallNet, data, quiet_trainer
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "on the device": {},
+    "snapshot_device='cpu'": {"snapshot_device": "cpu"},
+    "groups='layer'": {"groups": "layer"},
+    "moments='msd'": {"moments": "msd"},
+}
+
+
+class Debugging(Callback):
+    """Switches the debug mode of torch for synchronising calls on, from the first batch to the end."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Switch it on."""
+        torch.cuda.set_sync_debug_mode(self.mode)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Switch it off."""
+        torch.cuda.set_sync_debug_mode("default")
+
+    on_exception = on_train_end
+
+
+def run(findings: Findings) -> None:
+    """Train with warnings, which tell all waits. Train with errors, which end at the first."""
+    table = findings.table(
+        "Waits for the device in a training with an event at every step",
+        ["options", "waits of ours", "of others", "pairs measured", 'in mode "error"'],
+        "From the first batch to the end of training, by `torch.cuda.set_sync_debug_mode`. That mode does not see "
+        "every kind of wait.\nThe profile of an event shows the others. Lines that wait are in `results.json`.",
+    )
+    waits: dict[str, Any] = {}
+    for name, options in OPTIONS.items():
+        with findings.attempt(name):
+            with told() as seen:
+                pairs = train(findings, "warn", options)
+            strict = "passed"
+            try:
+                train(findings, "error", options)
+            except Exception as error:
+                line = _line(traceback.extract_tb(error.__traceback__))
+                strict = f"{type(error).__name__} at {line}: {str(error)[:100]}".replace("|", "/").replace("\n", " ")
+            ours = sum(count for line, count in seen.items() if line.startswith("lightning_glassy"))
+            waits[name] = {"ours": ours, "others": seen.total() - ours, "pairs": pairs, "error": strict}
+            waits[name]["lines"] = dict(seen)
+            table.add(name, ours, seen.total() - ours, pairs, strict)
+            findings.keep(waits=waits)
+
+
+@contextmanager
+def told() -> Iterator[collections.Counter[str]]:
+    """Count the warnings about waits, by the line of ours that was running, or else by the line that waited."""
+    seen: collections.Counter[str] = collections.Counter()
+
+    def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+        if "called a synchronizing" in str(message):
+            seen[_line(traceback.extract_stack()[:-1])] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        yield seen
+
+
+def train(findings: Findings, mode: str, options: dict[str, Any]) -> int:
+    """Train a small network whose batches are on the device already, and return how many pairs were measured."""
+    schedule = LogTimeSchedule(list(range(0, 60, 7)), list(range(60)))
+    monitor = AgingMonitor(schedule, save=False, summary=False, **options)
+    tensors = data().dataset.tensors  # type: ignore[attr-defined]
+    loader = DataLoader(TensorDataset(*(t.to(findings.device) for t in tensors)), batch_size=4, shuffle=True)
+    trainer = quiet_trainer(
+        findings.folder,
+        callbacks=[*([Debugging(mode)] if findings.cuda else []), monitor],
+        accelerator="gpu" if findings.cuda else "cpu",
+        limit_val_batches=0,
+    )
+    trainer.fit(SmallNet(), loader)
+    return len(monitor.record)
+
+
+def _line(stack: Any) -> str:
+    """Return the innermost line of the package, or else the innermost line that is not torch's own warning."""
+    ours = [frame for frame in stack if "/lightning_glassy/" in frame.filename]
+    frames = ours or [frame for frame in stack if not frame.filename.endswith("/warnings.py")]
+    if not frames:
+        return "?"
+    path = Path(frames[-1].filename)
+    return f"{'lightning_glassy/' if ours else ''}{path.parent.name}/{path.name}:{frames[-1].lineno} {frames[-1].name}"
