@@ -59,8 +59,9 @@ def run_parts(parts: Sequence[Part], folder: Path, *, dry: bool, budget: float, 
     store(folder, results)
     for part in parts:
         findings = Findings(folder, part.name)
-        limit = min(part.dry_limit if dry else part.limit, budget - (time.monotonic() - begin))
-        if limit < 8 and budget >= 8:
+        left, limit = budget - (time.monotonic() - begin), part.dry_limit if dry else part.limit
+        limit = min(limit, left)
+        if left < 8:
             findings.say("left out: no time")
             findings.keep(state="left out: no time")
             continue

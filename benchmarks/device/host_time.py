@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(findings: Findings) -> None:
     """Time events of small models, profile some, and time the Python part alone."""
-    events = 100 if findings.dry else 500
+    events = 30 if findings.dry else 500
     table = findings.table(
         "Host time of an event",
         ["tensors", "due", "25 % (us)", "median (us)", "75 % (us)", "by"],
@@ -68,7 +68,7 @@ def python_alone(findings: Findings) -> None:
     if findings.left < 15:
         findings.say("no time left for the Python part alone")
         return
-    command = [sys.executable, "-m", "benchmarks", "host", "--events", "100" if findings.dry else "300"]
+    command = [sys.executable, "-m", "benchmarks", "host", "--events", "50" if findings.dry else "300"]
     try:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=findings.left - 3)
         findings.say("the Python part alone:", run.stdout if run.returncode == 0 else run.stderr[-1000:])

@@ -14,11 +14,6 @@ from lightning_glassy import AgingMonitor, LogTimeSchedule
 SECONDS, PAIRS = 7.0, 4
 
 
-def make() -> AgingMonitor:
-    """Return the callback as it is by default, with all parameters."""
-    return AgingMonitor(save=False, summary=False, sample=None)
-
-
 def case(findings: Findings, steps: int) -> training.Case:
     """Return what is trained."""
     if findings.dry:
@@ -29,18 +24,26 @@ def case(findings: Findings, steps: int) -> training.Case:
 def run(findings: Findings) -> None:
     """Choose how many steps fit, and train in pairs."""
     warnings.filterwarnings("ignore")
+    monitors: list[AgingMonitor] = []
+
+    def make() -> AgingMonitor:
+        monitors.append(AgingMonitor(save=False, summary=False, sample=None))
+        return monitors[-1]
+
     training.train(case(findings, 20), make)  # compiles, and lets cuDNN choose
     first = training.train(case(findings, 40), None)
     step = statistics.median(first.steps[5:])
     steps = 60 if findings.dry else max(200, min(2000, int(SECONDS / step)))
-    events = len(LogTimeSchedule.logspaced().until(steps).events)
+    schedule = LogTimeSchedule.logspaced().until(steps)
+    events = len(schedule.events)
     name = "MLP, batch 16" if findings.dry else "ResNet-18, 32 x 32, bf16-mixed, batch 128"
     table = findings.table(
         name,
         ["pair", "steps (events)", "with (s)", "without (s)", "ratio", "in its hooks, of the time of the steps",
-         "of it at events, on the host", "at an event (us)", "at start and end (ms)", "peak memory more (MiB)"],
+         "of it at events, on the host", "at an event (us)", "at start and end (ms)", "peak memory more (MiB)",
+         "complete"],
         "The default schedule, all parameters, no logger. The hooks count by the time of the host or of the device, "
-        "whichever is longer.",
+        "whichever is longer.\nComplete: all pairs of times are in the record.",
     )  # fmt: skip
     pairs: list[dict[str, Any]] = []
     for index in range(2 if findings.dry else PAIRS):
@@ -52,6 +55,7 @@ def run(findings: Findings) -> None:
         ends = sum(a.by_hook.values()) - at_events
         pair = {"with_s": a.wall, "without_s": b.wall, "share": a.hooks / sum(b.steps), "hooks_s": a.hooks}
         pair |= {"share_at_events": at_events / sum(b.steps), "by_hook": a.by_hook, "extra_bytes": a.peak - b.peak}
+        pair["complete"] = len(monitors[-1].record) == len(schedule.pairs)
         pairs.append(pair)
         table.add(
             index,
@@ -64,5 +68,6 @@ def run(findings: Findings) -> None:
             f"{1e6 * at_events / events:.0f}",
             f"{1e3 * ends:.1f}",
             f"{pair['extra_bytes'] / 2**20:.0f}",
+            pair["complete"],
         )
         findings.keep(pairs=pairs, steps=steps, events=events, network=name)

@@ -1,0 +1,82 @@
+"""A GPU that is not there: the calls of torch.cuda that benchmarks make, on a CPU, with the signatures of torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+NAME = "Pretended GPU"
+
+
+class Event:
+    """Notes the time of the host."""
+
+    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
+        self.enable_timing = enable_timing
+        self.at: float | None = None
+
+    def record(self, stream: Any = None) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end_event: Event) -> float:
+        assert self.enable_timing
+        assert end_event.enable_timing
+        assert self.at is not None
+        assert end_event.at is not None
+        return 1000 * max(end_event.at - self.at, 1e-6)
+
+
+class OnTheCpu(TorchFunctionMode):
+    """Puts on a CPU what is meant for CUDA."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
+        return func(*map(_moved, args), **{name: _moved(value) for name, value in (kwargs or {}).items()})
+
+
+def _moved(value: Any) -> Any:
+    meant = value == "cuda" if isinstance(value, str) else isinstance(value, torch.device) and value.type == "cuda"
+    return torch.device("cpu") if meant else value
+
+
+@contextmanager
+def pretend_cuda() -> Iterator[SimpleNamespace]:
+    """Within this context the calls below work. Gives what was asked: sleeps, and modes of the debugging of waits."""
+    asked = SimpleNamespace(sleeps=[], modes=[])
+
+    def sleep(cycles: int) -> None:
+        assert type(cycles) is int
+        assert cycles >= 0
+        asked.sleeps.append(cycles)
+
+    def set_mode(debug_mode: int | str) -> None:
+        assert debug_mode in ("default", "warn", "error")
+        asked.modes.append(debug_mode)
+
+    properties = SimpleNamespace(name=NAME, multi_processor_count=132, total_memory=80 << 30, L2_cache_size=50 << 20)
+    profile = torch.profiler.profile
+    with pytest.MonkeyPatch.context() as patch, OnTheCpu():
+        for name, call in {
+            "Event": Event,
+            "_sleep": sleep,
+            "synchronize": lambda device=None: None,
+            "get_device_name": lambda device=None: NAME,
+            "get_device_properties": lambda device=None: properties,
+            "device_count": lambda: 1,
+            "set_sync_debug_mode": set_mode,
+            "reset_peak_memory_stats": lambda device=None: None,
+            "max_memory_allocated": lambda device=None: 1 << 20,
+        }.items():
+            assert hasattr(torch.cuda, name)
+            patch.setattr(torch.cuda, name, call)
+        cpu = [torch.profiler.ProfilerActivity.CPU]
+        patch.setattr(torch.profiler, "profile", lambda activities: profile(activities=cpu))
+        yield asked
