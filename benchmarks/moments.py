@@ -44,8 +44,9 @@ def compiled(weights: list[Tensor], snapshots: list[list[Tensor]]) -> Callable[[
     flat = torch.cat([w.flatten() for w in weights])
     flats = [torch.cat([s.flatten() for s in snapshot]) for snapshot in snapshots]
 
-    @torch.compile
+    @torch.compile(dynamic=False)
     def moments(w: Tensor, s: Tensor) -> Tensor:
+        w, s = w.float(), s.float()
         d = w - s
         d2 = d * d
         quantities = [d2, d2 * d2, w * s, w * w, s * s, w, s, *((d.abs() <= eps).to(w.dtype) for eps in EPS)]

@@ -73,6 +73,7 @@ def pretend_cuda() -> Iterator[SimpleNamespace]:
             "device_count": lambda: 1,
             "set_sync_debug_mode": set_mode,
             "reset_peak_memory_stats": lambda device=None: None,
+            "mem_get_info": lambda device=None: (60 << 30, 80 << 30),
             "max_memory_allocated": lambda device=None: 1 << 20,
         }.items():
             assert hasattr(torch.cuda, name)

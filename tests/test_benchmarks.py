@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from benchmarks import __main__ as entry
-from benchmarks import report, training
+from benchmarks import moments, report, scaling, training
 from benchmarks.device import bandwidth, command, exact, host_time, trace, trainings, variants, verdict, versions, waits
 from benchmarks.device.command import Part, ended, run_parts
 from benchmarks.device.findings import Findings, load
@@ -319,6 +319,44 @@ def test_pretended_trainings(pretended: Callable[[Any], dict[str, Any]]) -> None
     assert measured("hooks at most", found, "trainings")["verdict"] in ("met", "not met")
     assert pretended(waits)["waits"]["on the device"]["error"] == "passed"
     assert [row["right"] for row in pretended(variants)["variants"]] == [True, True]
+
+
+def test_benchmarks_of_both_devices_on_a_pretended_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report, "_FLUSHED", 1024)
+    for benchmark in (moments, scaling):
+        monkeypatch.setattr(benchmark, "DEVICE", "cuda")
+    monkeypatch.setattr(moments, "compiled", lambda weights, earlier: lambda: None)
+    monkeypatch.setattr(moments, "LARGEST", 4)
+    monkeypatch.setattr(scaling, "LARGEST", 4)
+    with pretend_cuda():
+        row = moments.measure("ResNet-18", 10_000, 4, {"NumPy copy": 1.0, "reading": 1e9})
+        assert row["left_out"] == ["NumPy copy"]
+        assert "reading" in row["ways"]
+        assert moments._speed(row, "NumPy copy") == "left out"
+        assert moments._ratio(row["ways"], "NumPy copy", "event") == ""
+        assert len(scaling.model_size()[1]) == 1
+    assert "GB/s" in capsys.readouterr().out
+
+
+def test_one_size_limit_holds_for_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cuda": 80 << 30, "cpu": 128 << 30}
+    monkeypatch.setattr(moments, "machine_memory", lambda device: free[str(device)])
+    monkeypatch.setattr(moments, "DEVICE", "cuda")
+    shapes = ("1 tensor", "ResNet-18", "tensors of 1,000")
+    assert [moments.fits(shape, 10**8, 4) for shape in shapes] == [True] * 3
+    assert [moments.fits(shape, 10**9, 1) for shape in shapes] == [True, True, False]  # a million tensors
+    assert [moments.fits(shape, 10**9, 4) for shape in shapes] == [False] * 3
+    free["cpu"] = 4 << 30  # copies by NumPy are in the memory of the host
+    assert not any(moments.fits(shape, 10**9, 1) for shape in shapes)
+
+
+def test_a_training_that_takes_too_long_is_ended() -> None:
+    case = training.Case("MLP", lambda: torch.nn.Linear(784, 10), training.images(16, 784), 100_000, 1)
+    run = training.train(case, None, longest=0.2)
+    assert run.cut
+    assert 0 < len(run.steps) < 99_999
 
 
 def test_a_wait_is_told_with_its_line() -> None:

@@ -149,7 +149,8 @@ def others(findings: Findings) -> None:
             return
         with findings.attempt(("other ways", shape, dtype, n_due)):
             case = Case.make(sizes(shape, dtype, findings.dry), dtype, findings.device)
-            with_compile = n_due == 1 and shape != MANY
+            # torch.compile takes seconds each time, and gains nothing from many tensors, which it sees as one.
+            with_compile = n_due == 1 and shape != MANY and not (findings.dry and found)
             times = in_turns(ways_of(findings, case, n_due, with_compile), findings.device, repeats=7, enough=1.0)
             n_bytes = (1 + n_due) * sum(parameter.nbytes for parameter in case.parameters)
             rates = {name: n_bytes / time.median / 1e9 for name, time in times.items()}

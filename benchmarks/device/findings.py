@@ -38,7 +38,7 @@ def store(folder: Path, results: dict[str, Any]) -> None:
 def page(results: dict[str, Any]) -> str:
     """Return all tables as Markdown. The title of each names the device."""
     where = results["machine"]
-    lines = ["# Measured on a GPU", ""]
+    lines = [f"# Measured on {where.get('gpu') or NO_GPU}", ""]
     if where:
         lines += [
             f"Measured {where['date']} on {where['gpu'] or NO_GPU}; {where['cpu']}, {where['threads']} threads; Python "

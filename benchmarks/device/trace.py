@@ -13,7 +13,10 @@ from benchmarks.report import Clock
 from lightning_glassy import AgingTracker, LogTimeSchedule
 
 # The names that the profiler gives to calls of the host that wait for the device.
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+WAITS = (
+    *("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
+    *("cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize"),
+)
 MODELS = ("10 tensors", "ResNet-18")
 EVENTS = {14: "4 due and a capture", 15: "1 due"}
 

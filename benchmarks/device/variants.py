@@ -55,10 +55,8 @@ def load_all(findings: Findings) -> dict[str, Any]:
     kinds: dict[str, Any] = {OURS: TritonMoments}
     paths = sorted(findings.variants.glob("*.py")) if findings.variants is not None else []
     for path in paths:
-        try:
+        with findings.attempt(path.name):
             kinds[path.stem] = _load(path).TritonMoments
-        except Exception as error:
-            findings.say(path.name, "cannot be loaded:", type(error).__name__, str(error)[:300])
     return kinds
 
 

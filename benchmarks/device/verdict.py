@@ -50,7 +50,7 @@ def _row(promise: Promise, parts: Mapping[str, Any]) -> dict[str, str]:
     else:
         judgement = "not measured"
     words = ", ".join(f"{name}: {promise.write(known[name])}" if name in known else f"{name}: ?" for name in found)
-    return {"promise": promise.words, "measured": words or "?", "verdict": judgement}
+    return {"promise": promise.words, "measured": words if known else "", "verdict": judgement}
 
 
 def _percent(value: float) -> str:
