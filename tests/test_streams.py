@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.moments import EagerMoments, OffloadedMoments
 from lightning_glassy.measure.select import select_parameters
 from lightning_glassy.measure.snapshots import SnapshotBank
-from lightning_glassy.measure.streams import FixedStreams
+from lightning_glassy.measure.streams import FixedStreams, queued_on
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from tests.streams import FakeStreams
 
@@ -132,3 +134,23 @@ def test_memory_for_snapshots_in_host_memory_belongs_to_the_stream_that_uses_it(
     host = [flat for snapshot in bank.live.values() for flat in snapshot.flats]
     assert not world.unrecorded(but=host)
     assert sums[0][0, 1:, 0].tolist() == pytest.approx([500 * lag**2 for lag in (3.0, 2.0, 1.0)], rel=1e-5)
+
+
+def test_the_current_device_stays_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in torch, a stream makes its device the current one.
+    devices, now = [torch.device("cuda", index) for index in (0, 1)], [0]
+
+    @contextmanager
+    def on(device: torch.device | int) -> Iterator[None]:
+        before, now[0] = now[0], device if isinstance(device, int) else device.index
+        yield
+        now[0] = before
+
+    streams = {device: SimpleNamespace(device=device, wait_stream=lambda other: None) for device in devices}
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: on(stream.device))
+    monkeypatch.setattr(torch.cuda, "device", on)
+    with queued_on(streams):
+        assert now == [0]
+    assert now == [0]

@@ -23,8 +23,8 @@ from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule
 
-# Coordinates that are counted at once on a CPU, and the memory that each takes meanwhile: less than 8 MiB in all.
-_TILE, _BYTES = 1 << 18, 32
+# Coordinates that are counted at once on a CPU, and the memory that each takes meanwhile: less than 12 MiB in all.
+_TILE, _BYTES = 1 << 18, 48
 
 
 # Bins per decade, on either side of 0.
@@ -196,7 +196,7 @@ def _count(
     for index, bucket in enumerate(parameters.buckets):
         dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
         counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=bucket.device)
-        size = tile_size(bucket.device, _TILE, _BYTES)
+        size = tile_size(bucket, _TILE, _BYTES)
         scratch = torch.empty(min(size, bucket.numel), dtype=dtype, device=bucket.device)
         ones = torch.ones(len(scratch), dtype=torch.int64, device=bucket.device)
         factor = None if scale is None else scale.to(bucket.device, dtype)

@@ -245,9 +245,14 @@ class Bucket:
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     @property
+    def dense(self) -> bool:
+        """Whether the tensors are contiguous in memory, in the order of their dimensions."""
+        return all(piece.source.dense for piece in self.pieces)
+
+    @property
     def scattered(self) -> bool:
         """Whether some coordinates are not contiguous in memory, because of a sample or a tensor that is not dense."""
-        return any(piece.indices is not None or not piece.source.dense for piece in self.pieces)
+        return not self.dense or any(piece.indices is not None for piece in self.pieces)
 
     def over(self, flat: Tensor) -> Bucket:
         """Return a bucket with the same cells that reads its coordinates from ``flat`` instead of the parameters.

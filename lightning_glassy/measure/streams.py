@@ -19,11 +19,17 @@ def side_streams(devices: Iterable[torch.device]) -> dict[torch.device, torch.cu
 
 @contextmanager
 def queued_on(streams: Mapping[torch.device, torch.cuda.Stream]) -> Iterator[None]:
-    """Queue the work of the ``with`` block on these streams, after all work that the current streams have now."""
+    """Queue the work of the ``with`` block on these streams, after all work that the current streams have now.
+
+    The current device stays the same.
+    """
     with ExitStack() as entered:
-        for device, stream in streams.items():
-            stream.wait_stream(torch.cuda.current_stream(device))
-            entered.enter_context(torch.cuda.stream(stream))
+        if streams:
+            current = torch.cuda.current_device()
+            for device, stream in streams.items():
+                stream.wait_stream(torch.cuda.current_stream(device))
+                entered.enter_context(torch.cuda.stream(stream))
+            entered.enter_context(torch.cuda.device(current))  # a stream brings its own device along
         yield
 
 

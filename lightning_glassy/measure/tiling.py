@@ -6,9 +6,17 @@ operation keeps the host for microseconds. Tiles are as large there as 64 MiB al
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
-_GPU_BYTES = 64 << 20
+if TYPE_CHECKING:
+    from lightning_glassy.measure.layout import Bucket
+
+_GPU_BYTES = 60 << 20  # with the sums, less than 64 MiB
+
+# Memory for finding a coordinate in a tensor that is not dense: up to five integers, and a copy.
+_NOT_DENSE = 48
 
 
 def few_operations(device: torch.device) -> bool:
@@ -16,13 +24,15 @@ def few_operations(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def tile_size(device: torch.device, on_cpu: int, n_bytes: int) -> int:
+def tile_size(bucket: Bucket, on_cpu: int, n_bytes: int) -> int:
     """Return the number of coordinates of a tile.
 
     Args:
-        device: device of the coordinates.
+        bucket: the coordinates.
         on_cpu: number of coordinates on a CPU.
         n_bytes: memory that each coordinate takes for a while, in bytes. At least 8, so that a tile has fewer than 2^24
             coordinates and float32 counts stay exact.
     """
-    return max(on_cpu, _GPU_BYTES // n_bytes) if few_operations(device) else on_cpu
+    if not few_operations(bucket.device):
+        return on_cpu
+    return max(on_cpu, _GPU_BYTES // (n_bytes if bucket.dense else n_bytes + _NOT_DENSE))

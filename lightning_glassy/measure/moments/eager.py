@@ -158,7 +158,7 @@ class _Plan:
         widen = bucket.dtype != self.dtype
         self.n_scratch = 2 + widen + (widen or bucket.gathers)
         n_bytes = self.n_scratch * self.dtype.itemsize
-        self.tiles = bucket.tiles(tiling.tile_size(bucket.device, _SCRATCH_BYTES // n_bytes, n_bytes))
+        self.tiles = bucket.tiles(tiling.tile_size(bucket, _SCRATCH_BYTES // n_bytes, n_bytes))
 
 
 def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:

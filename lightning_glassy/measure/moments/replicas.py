@@ -65,7 +65,7 @@ class _Plan:
     def __init__(self, bucket: Bucket, n_replica: int) -> None:
         self.bucket = bucket
         self.dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
-        self.tiles = bucket.tiles(tiling.tile_size(bucket.device, _COLUMNS * n_replica, _BYTES))
+        self.tiles = bucket.tiles(tiling.tile_size(bucket, _COLUMNS * n_replica, _BYTES))
         longest = max(tile.stop - tile.start for tile in self.tiles)
         self.scratch = torch.empty(longest * n_replica, dtype=self.dtype, device=bucket.device)
         first, second = np.triu_indices(n_replica, 1)
