@@ -80,7 +80,7 @@ class _Driver:
         return 0
 
     def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
+        return torch.device("cuda", 0)
 
     def is_active(self) -> bool:
         return True

@@ -24,8 +24,8 @@ from benchmarks import moments, report, scaling, training
 from benchmarks.device import bandwidth, command, exact, host_time, trace, trainings, variants, verdict, versions, waits
 from benchmarks.device.command import Part, ended, run_parts
 from benchmarks.device.findings import Findings, load
+from benchmarks.pretend_cuda import NAME, pretend_cuda
 from benchmarks.report import Clock, in_turns, paired
-from tests.pretend_cuda import NAME, pretend_cuda
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +58,15 @@ def test_without_a_name_all_run_that_need_neither_a_gpu_nor_a_folder(called: lis
     assert "device" not in entry.USUAL
     assert set(entry.NAMES) == {"device", *entry.USUAL}
     files = {path.stem for path in (ROOT / "benchmarks").iterdir() if path.suffix == ".py" or path.stem == "device"}
-    assert set(entry.NAMES) == files - {"__init__", "__main__", "by_hand", "fake_driver", "models", "report"}
+    assert set(entry.NAMES) == files - {
+        "__init__",
+        "__main__",
+        "by_hand",
+        "fake_driver",
+        "models",
+        "pretend_cuda",
+        "report",
+    }
 
 
 @pytest.mark.parametrize(
@@ -238,6 +246,26 @@ def test_the_python_time_of_an_event_needs_no_gpu(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert all(1 <= float(row[-2]) <= 3 for row in rows)  # launches
     assert "no call of CUDA" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_kernels_are_compiled_without_a_gpu_and_found_again(tmp_path: Path) -> None:
+    code = "from benchmarks.device.precompile import CASES, precompile\nprecompile(CASES[:1])\n"
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+
+    def last_line() -> str:
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout.splitlines()[-1]
+
+    first, again = last_line(), last_line()
+    n = int(first.split()[0])
+    assert n >= 2
+    assert first.startswith(f"{n} kernels, of which 0 were there")
+    assert again.startswith(f"{n} kernels, of which {n} were there")
+    # As for a GPU: the kernels for other devices have no instructions of their own.
+    assert any("asm" in path.read_text() for path in tmp_path.rglob("_sum_jobs.ttir"))
 
 
 # ---------------------------------------------------------------------- the branches for a GPU, on a pretended one

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.device.findings import EPS
 from benchmarks.fake_driver import fake_driver
+from benchmarks.pretend_cuda import on_cuda, pretend_cuda
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.select import select_parameters
 from lightning_glassy.measure.snapshots import SnapshotBank
@@ -34,7 +35,7 @@ def precompile(cases: Any = CASES) -> None:
     """Compile the kernels of all cases, and tell how many there are."""
     if not os.environ.get("TRITON_CACHE_DIR"):
         raise SystemExit("TRITON_CACHE_DIR is not set: name the folder that shall hold the kernels")
-    with fake_driver() as seen:
+    with fake_driver() as seen, pretend_cuda():
         for dtypes, scattered, (thresholds, msd_only) in cases:
             start, before = time.perf_counter(), len(seen.compiled)
             _launch_all([_tensor(dtype, scattered) for dtype in dtypes], thresholds, msd_only)
@@ -55,7 +56,7 @@ def _launch_all(tensors: list[Tensor], thresholds: Any, msd_only: bool) -> None:
     from lightning_glassy.measure.moments.triton import TritonMoments
 
     named = [(f"{index}.w", nn.Parameter(tensor)) for index, tensor in enumerate(tensors)]
-    tracked = TrackedParameters(select_parameters(named))
+    tracked = on_cuda(TrackedParameters(select_parameters(named)))
     ours, bank = TritonMoments(tracked, thresholds, msd_only=msd_only), SnapshotBank(tracked)
     first = bank.add(0)
     ours((), first)

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.device.findings import EPS, Findings
 from benchmarks.fake_driver import SEEN, fake_driver
+from benchmarks.pretend_cuda import on_cuda, pretend_cuda
 from benchmarks.report import in_turns
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.moments import EagerMoments, capture
@@ -104,10 +105,9 @@ def only_compile(findings: Findings, kinds: dict[str, Any]) -> None:
         for dtype in (torch.bfloat16, torch.float32):
             before, problem = len(SEEN.compiled), ""
             try:
-                with fake_driver():
-                    tracked = TrackedParameters(
-                        select_parameters([("w", torch.nn.Parameter(torch.randn(4096).to(dtype)))])
-                    )
+                with fake_driver(), pretend_cuda():
+                    named = [("w", torch.nn.Parameter(torch.randn(4096).to(dtype)))]
+                    tracked = on_cuda(TrackedParameters(select_parameters(named)))
                     bank, ours = SnapshotBank(tracked), kind(tracked, EPS)
                     ours([capture(bank, 0, ours)], bank.add(1))
             except Exception as error:

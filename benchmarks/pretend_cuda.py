@@ -1,16 +1,22 @@
-"""A GPU that is not there: the calls of torch.cuda that benchmarks make, on a CPU, with the signatures of torch."""
+"""A GPU that is not there: the calls of torch.cuda that benchmarks make, on a CPU, with the signatures of torch.
+
+With it the tests run the branches for CUDA, and kernels are compiled exactly as for a GPU. It slows down torch: nothing
+can be timed with it.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
-import pytest
 import torch
 from torch.overrides import TorchFunctionMode
+
+from lightning_glassy.measure.layout import TrackedParameters
 
 NAME = "Pretended GPU"
 
@@ -23,9 +29,11 @@ class Event:
         self.at: float | None = None
 
     def record(self, stream: Any = None) -> None:
+        """Note the time."""
         self.at = time.perf_counter()
 
     def elapsed_time(self, end_event: Event) -> float:
+        """Return the milliseconds until another event."""
         assert self.enable_timing
         assert end_event.enable_timing
         assert self.at is not None
@@ -37,6 +45,8 @@ class OnTheCpu(TorchFunctionMode):
     """Puts on a CPU what is meant for CUDA."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.pin_memory:
+            return args[0]
         if func is torch.device:
             return func(*args, **(kwargs or {}))
         return func(*map(_moved, args), **{name: _moved(value) for name, value in (kwargs or {}).items()})
@@ -61,15 +71,25 @@ def pretend_cuda() -> Iterator[SimpleNamespace]:
         assert debug_mode in ("default", "warn", "error")
         asked.modes.append(debug_mode)
 
-    properties = SimpleNamespace(name=NAME, multi_processor_count=132, total_memory=80 << 30, L2_cache_size=50 << 20)
+    properties = SimpleNamespace(
+        name=NAME,
+        major=9,
+        minor=0,
+        multi_processor_count=132,
+        regs_per_multiprocessor=65536,
+        total_memory=80 << 30,
+        L2_cache_size=50 << 20,
+    )
     profile = torch.profiler.profile
-    with pytest.MonkeyPatch.context() as patch, OnTheCpu():
+    with ExitStack() as stack, OnTheCpu():
         for name, call in {
             "Event": Event,
             "_sleep": sleep,
             "synchronize": lambda device=None: None,
             "get_device_name": lambda device=None: NAME,
             "get_device_properties": lambda device=None: properties,
+            "get_device_capability": lambda device=None: (9, 0),
+            "current_device": lambda: 0,
             "device_count": lambda: 1,
             "set_sync_debug_mode": set_mode,
             "reset_peak_memory_stats": lambda device=None: None,
@@ -77,7 +97,14 @@ def pretend_cuda() -> Iterator[SimpleNamespace]:
             "max_memory_allocated": lambda device=None: 1 << 20,
         }.items():
             assert hasattr(torch.cuda, name)
-            patch.setattr(torch.cuda, name, call)
+            stack.enter_context(patch.object(torch.cuda, name, call))
         cpu = [torch.profiler.ProfilerActivity.CPU]
-        patch.setattr(torch.profiler, "profile", lambda activities: profile(activities=cpu))
+        stack.enter_context(patch.object(torch.profiler, "profile", lambda activities: profile(activities=cpu)))
         yield asked
+
+
+def on_cuda(tracked: TrackedParameters) -> TrackedParameters:
+    """Let tracked parameters say that they are on CUDA, so that kernels are chosen as there."""
+    for bucket in tracked.buckets:
+        bucket.device = torch.device("cuda", 0)
+    return tracked
