@@ -279,6 +279,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any]
     monkeypatch.setattr(bandwidth, "compiled", lambda weights, earlier: lambda: None)
     monkeypatch.setattr(host_time, "python_alone", lambda findings: None)
     monkeypatch.setattr(waits, "OPTIONS", {"on the device": {}})
+    monkeypatch.setattr(waits, "hears", lambda device: True)
     monkeypatch.setattr(variants, "load_all", lambda findings: {"as it is": variants.EagerMoments})
     monkeypatch.setattr(training, "CUDA", True)
     monkeypatch.setattr(training, "DEVICE", "cuda")
@@ -385,6 +386,22 @@ def test_a_training_that_takes_too_long_is_ended() -> None:
     run = training.train(case, None, longest=0.2)
     assert run.cut
     assert 0 < len(run.steps) < 99_999
+
+
+def test_waits_are_not_measured_if_a_deliberate_one_is_not_told(tmp_path: Path) -> None:
+    findings = Findings(tmp_path, "waits", dry=True, device="cuda")
+    with pretend_cuda(), pytest.raises(RuntimeError, match="does not tell a deliberate wait"):
+        waits.run(findings)
+    assert "waits" not in load(tmp_path)["parts"].get("waits", {})
+
+
+def test_only_the_package_counts_as_ours_in_a_checkout_of_that_name() -> None:
+    frames = [
+        SimpleNamespace(filename=str(path), lineno=3, name="run")
+        for path in (waits.PACKAGE / "measure" / "readback.py", Path("/home/me/lightning_glassy/benchmarks/report.py"))
+    ]
+    assert waits._line(frames[1:]).startswith("benchmarks/report.py:3")
+    assert waits._line(frames).startswith("lightning_glassy/measure/readback.py:3")
 
 
 def test_a_wait_is_told_with_its_line() -> None:
