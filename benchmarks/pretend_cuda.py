@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -90,6 +90,7 @@ def pretend_cuda() -> Iterator[SimpleNamespace]:
             "get_device_properties": lambda device=None: properties,
             "get_device_capability": lambda device=None: (9, 0),
             "current_device": lambda: 0,
+            "device": lambda device: nullcontext(),
             "device_count": lambda: 1,
             "set_sync_debug_mode": set_mode,
             "reset_peak_memory_stats": lambda device=None: None,
