@@ -62,7 +62,7 @@ def page(results: dict[str, Any]) -> str:
 
 @dataclass
 class Findings:
-    """What a part is told, and where it puts what it finds.
+    """The settings of a part, and the files for its results.
 
     Attributes:
         folder: folder of all files.
