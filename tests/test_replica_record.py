@@ -128,6 +128,23 @@ def test_the_moments_of_replicas_are_those_of_the_trajectories(dtype: torch.dtyp
     assert tracked.n_sampled["all"] == (sample or 2847)
 
 
+def test_a_single_replica_is_measured_as_a_network(tmp_path: Path) -> None:
+    records = []
+    for n_replica in (1, None):
+        torch.manual_seed(0)
+        weights = torch.randn(1, 50)
+        tracker = AgingTracker([("w", nn.Parameter(weights))], LogTimeSchedule([0], [1, 2]), n_replica=n_replica)
+        for step in range(3):
+            tracker.update(step)
+            weights += 0.1
+        tracker.drain()
+        records.append(tracker.record)
+    single, network = records
+    assert single.n_replica == 1
+    assert single.moments.shape == (2, 1, 1, network.moments.shape[-1])
+    assert np.array_equal(single.moments[:, 0], network.moments)
+
+
 def test_what_is_between_replicas_is_that_of_their_weights(tmp_path: Path) -> None:
     class Weights(Callback):
         def __init__(self) -> None:

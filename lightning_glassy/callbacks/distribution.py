@@ -23,7 +23,7 @@ from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import LogTimeSchedule
 
-# Coordinates that are counted at once on a CPU, and the memory that each takes meanwhile: less than 12 MiB in all.
+# Coordinates that are counted at once on a CPU, and the memory that each takes meanwhile: at most 12 MiB in all.
 _TILE, _BYTES = 1 << 18, 48
 
 

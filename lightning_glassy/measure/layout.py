@@ -534,7 +534,7 @@ class TrackedParameters:
             ``[n_group, ...]``, or ``[n_replica, n_group, ...]`` with replicas.
         """
         cells = sum(buckets[1:], start=buckets[0])
-        if len(cells) == len(self.groups) == 1:
+        if self.n_replica is None and len(cells) == len(self.groups) == 1:
             return cells
         cells = cells.reshape(-1, self.n_replica or 1, *cells.shape[1:])
         of_groups = [
