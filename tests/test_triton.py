@@ -502,6 +502,30 @@ class TestCompiled:
         assert spilled_bytes(ptx, tmp_path) <= (64 if architecture < 90 or kinds == 15 else 0)
         assert spilled_bytes(second.asm["ptx"], tmp_path) == 0
 
+    def test_only_the_first_events_compile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from benchmarks.fake_driver import fake_driver
+        from lightning_glassy.measure.moments import triton as module
+
+        with fake_driver() as seen:
+            parameters, tracked = track(torch.randn(5000), torch.randn(7))
+            ours, bank = module.TritonMoments(tracked, EPS), SnapshotBank(tracked)
+            ours([], bank.add(0))
+            ours([bank.live[0]])
+            ours([bank.live[0]], bank.add(1))
+            n = len(seen.compiled)
+            assert n == 5  # the first kernel does not know whether anything is due
+            # By the way of a first launch, too: the numbers of rows that are sent have the same type for any rows.
+            monkeypatch.setattr(module, "_COMPILED_TAKES_ALL", False)
+            ours._plans[0].compiled.clear()
+            for step in range(2, 250):
+                capture(bank, step, ours)
+            for due in ([100], [249], [7] * 8, range(200, 232), range(2, 250)):
+                ours([bank.live[step] for step in due], bank.add(1000))
+                ours([bank.live[step] for step in due])
+            parameters[0].data = parameters[0].data.clone()
+            ours([bank.live[0]])
+            assert len(seen.compiled) == n
+
     def test_the_second_kernel_waits_for_the_first_before_it_reads_its_sums(self) -> None:
         first, second = (kernel.asm["ptx"] for kernel in compiled_for(90, 1))
         assert "griddepcontrol.launch_dependents" in first
