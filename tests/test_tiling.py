@@ -63,10 +63,12 @@ def operations(run: Callable[[], object]) -> int:
     return seen.n
 
 
-def networks(*sizes: int, n_replica: int | None = None, dtype: torch.dtype = torch.float32) -> TrackedParameters:
+def networks(
+    *sizes: int, n_replica: int | None = None, dtype: torch.dtype = torch.float32, groups: str = "all"
+) -> TrackedParameters:
     shape = () if n_replica is None else (n_replica,)
-    named = [(f"w{i}", nn.Parameter((torch.randn(*shape, n) * 0.05).to(dtype))) for i, n in enumerate(sizes)]
-    selected = select_parameters(named)
+    named = [(f"layer{i}.w", nn.Parameter((torch.randn(*shape, n) * 0.05).to(dtype))) for i, n in enumerate(sizes)]
+    selected = select_parameters(named, groups=groups)
     return TrackedParameters(selected if n_replica is None else as_replicas(selected, n_replica))
 
 
@@ -88,7 +90,14 @@ def test_an_event_of_a_resnet_takes_few_operations() -> None:
     due = [capture(bank, step, plain) for step in range(4)]
     assert operations(lambda: plain(due)) < 200  # 2,084 with the tiles of a CPU
     assert sum(scratch.nbytes for scratch in plain._scratch.values()) <= 64 << 20
-    assert operations(lambda: _count(tracked, DISPLACEMENT_EDGES, due[0].flats, torch.tensor(1.0))) < 200
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("groups", ["all", "layer"])
+def test_a_histogram_of_a_resnet_takes_few_operations(groups: str) -> None:
+    tracked = networks(*RESNET, groups=groups)
+    snapshot = capture(SnapshotBank(tracked), 0, EagerMoments(tracked))
+    assert operations(lambda: _count(tracked, DISPLACEMENT_EDGES, snapshot.flats, torch.tensor(1.0))) < 200
 
 
 @pytest.mark.usefixtures("gpu")

@@ -200,7 +200,7 @@ def _count(
         scratch = torch.empty(min(size, bucket.numel), dtype=dtype, device=bucket.device)
         ones = torch.ones(len(scratch), dtype=torch.int64, device=bucket.device)
         factor = None if scale is None else scale.to(bucket.device, dtype)
-        for tile in bucket.tiles(size):
+        for tile in bucket.tiles(size, across_cells=True):
             values = bucket.read(tile, scratch)
             if earlier is not None and factor is not None:
                 there = earlier[index][tile.start : tile.stop].to(bucket.device, non_blocking=True)

@@ -275,10 +275,10 @@ class Bucket:
         """Whether some tile may have to be assembled from several places in memory."""
         return len(self.pieces) > 1 or any(piece.indices is not None for piece in self.pieces)
 
-    def tiles(self, size: int) -> list[Tile]:
+    def tiles(self, size: int, *, across_cells: bool = False) -> list[Tile]:
         """Cut the bucket into tiles of at most ``size`` coordinates, over all replicas.
 
-        Small tensors of one cell share a tile.
+        Small tensors of one cell share a tile, and those of different cells if ``across_cells``.
         """
         size = max(1, size // (self._n_replica or 1))
         tiles: list[Tile] = []
@@ -287,8 +287,8 @@ class Bucket:
             large = piece.stop - piece.start >= size // 2 and piece.indices is None
             start = piece.start
             while start < piece.stop:
-                last = tiles[-1] if tiles and not large else None
-                if last is not None and last.cell == cell and last.stop == start and start - last.start < size:
+                last = tiles[-1] if tiles and not large and (across_cells or tiles[-1].cell == cell) else None
+                if last is not None and last.stop == start and start - last.start < size:
                     stop = min(piece.stop, last.start + size)
                     pieces = last.pieces if last.pieces[-1] is piece else (*last.pieces, piece)
                     tiles[-1] = Tile(last.start, stop, cell, pieces)
