@@ -23,7 +23,7 @@ TARGET, SHARED_BYTES = GPUTarget("cuda", 90, 32), 232_448
 
 @dataclass
 class Seen:
-    """What the fake driver has seen since the process started.
+    """Launches and compilations that the fake driver has counted since the process started.
 
     Attributes:
         launches: number of launches by name of the kernel.

@@ -144,7 +144,7 @@ def train(case: Case, make: Callable[[], Callback] | None, longest: float = LONG
     if CUDA:
         torch.cuda.synchronize()
         run.peak = torch.cuda.max_memory_allocated()
-        # What keeps the device busy may be longer or shorter than what keeps the host busy: the longer one counts.
+        # The hooks keep the host and the device busy for different times. The longer time counts.
         run.hooks = max(run.hooks, sum(a.elapsed_time(b) for a, b in events) / 1000)
     else:
         run.peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -64,8 +64,9 @@ class DisplacementDistribution(Follower, Callback):
     They are profiles of the record, ``record.profile("displacement")``, with the counts below the first and from the
     last edge on, so that they add up to the number of coordinates measured. Of them
     :func:`lightning_glassy.observables.fold` makes those of :math:`|\Delta w|/\sqrt\Delta`, and
-    :func:`lightning_glassy.observables.density` a probability density. Where nothing has moved all displacements are
-    counted in the bin around 0; those that are not numbers from the last edge on. Nothing is told to loggers.
+    :func:`lightning_glassy.observables.density` a probability density. If nothing has moved, all displacements are
+    counted in the bin around 0. Displacements that are not numbers are counted from the last edge on. Loggers get
+    nothing.
 
     The snapshots are those of the :class:`AgingMonitor` of the same ``name`` in the same Trainer; without one it brings
     an AgingMonitor of its own schedule, which others then share. Pairs are the first that the monitor measures at or
