@@ -1,8 +1,7 @@
-r"""When to look: waiting times and lags, spaced logarithmically in steps.
+r"""Steps at which to measure: sequences of steps, and schedules of waiting times and lags.
 
-Aging shows on a logarithmic clock: a system that relaxes as :math:`t/t_w^\mu` needs as many
-measurements between steps 10 and 100 as between 10,000 and 100,000. A schedule is a value object;
-it knows integers and nothing else, neither tensors nor trainers.
+Aging shows on a logarithmic clock. A system that relaxes as :math:`t/t_w^\mu` needs as many measurements between steps
+10 and 100 as between 10,000 and 100,000. Sequences and schedules are values of integers, without tensors or trainers.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from numbers import Integral
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 Preset = Literal["baity-jesi", "subaging"]
 
@@ -21,12 +21,12 @@ _LARGEST_STEP = 2**53
 
 
 class Event(NamedTuple):
-    """A step at which something happens.
+    """A step at which weights are captured or measured.
 
     Attributes:
         step: number of completed optimiser updates.
-        capture: whether the weights of this step become a reference, i.e. whether it is a waiting time.
-        waiting_times: the references that are measured now, each at lag ``step - waiting_time``.
+        capture: whether the step is a waiting time, whose weights become a reference.
+        waiting_times: the references that are measured, each at lag ``step - waiting_time``.
     """
 
     step: int
@@ -34,71 +34,132 @@ class Event(NamedTuple):
     waiting_times: tuple[int, ...]
 
 
-class _LogGrid:
-    """The integers nearest to ``first * 10**(k / per_decade)``, k = 0, 1, 2, ..., without repetition.
+class Steps:
+    """An increasing sequence of steps: an explicit list, or a logarithmic grid, which need not end.
 
-    The grid does not depend on where it ends, so a longer run contains the points of a shorter one.
+    Everything that is measured along a run takes one of these, a list of steps, or a number of steps per decade.
+
+    Args:
+        steps: strictly increasing non-negative integers.
+
+    Raises:
+        TypeError: an entry is not an integer. The message names its place.
+        ValueError: the list is empty, negative or not strictly increasing.
+
+    Example:
+        >>> Steps([0, 10, 100]).after(10)
+        100
+        >>> Steps.logspaced(3).upto(20)
+        (0, 1, 2, 5, 10)
     """
 
-    def __init__(self, first: int, per_decade: int, zero: bool = False, last: int | None = None) -> None:
-        self.first, self.per_decade, self.zero, self.last = first, per_decade, zero, last
-        self._points = [0] if zero else []
-        self._k = 0
+    def __init__(self, steps: Sequence[int]) -> None:
+        self._fill(_increasing("steps", steps), None)
 
-    def _extend_past(self, value: int) -> None:
-        while not self._points or self._points[-1] <= value:
-            point = round(self.first * 10 ** (self._k / self.per_decade))
+    def _fill(self, points: Iterable[int], grid: _Grid | None) -> Steps:
+        """Set the points known so far, and the grid from which the others follow."""
+        self._points, self._grid, self._k = list(points), grid, 0
+        return self
+
+    @classmethod
+    def logspaced(cls, per_decade: int = 3, *, first: int = 1, last: int | None = None, zero: bool = True) -> Steps:
+        """Return the integers nearest to ``first * 10**(k / per_decade)``, k = 0, 1, 2, ..., without repetition.
+
+        A grid does not depend on its end. A longer grid contains the points of a shorter grid.
+
+        Args:
+            per_decade: number of grid points in each factor of ten.
+            first: first point after 0.
+            last: no point is larger. ``None``: the grid has no end.
+            zero: whether step 0, the initial state, is a point.
+
+        Raises:
+            TypeError: an argument is not an integer.
+            ValueError: an argument is below 1, ``per_decade`` is above 1000, or ``last`` is below ``first``.
+        """
+        return cls._logspaced(per_decade, first, last, zero, ("per_decade", "first", "last"))
+
+    @classmethod
+    def _logspaced(cls, per_decade: int, first: int, last: int | None, zero: bool, names: Sequence[str]) -> Steps:
+        """Make a grid. The names of the first three arguments are for error messages."""
+        start, density = _positive(names[1], first), _density(names[0], per_decade)
+        end = _optional_step(names[2], last)
+        if end is not None and end < start:
+            raise ValueError(f"{names[2]}={last} is below {names[1]}={first}: there is no step to measure")
+        return cls.__new__(cls)._fill([0] if zero else [], _Grid(density, start, end, bool(zero)))
+
+    @property
+    def endless(self) -> bool:
+        """Whether the grid has no end."""
+        return self._grid is not None and self._grid.last is None
+
+    def after(self, step: int) -> int | None:
+        """Return the first point after ``step``, or ``None`` after the last point."""
+        self._extend_past(step)
+        i = bisect_right(self._points, step)
+        return self._points[i] if i < len(self._points) else None
+
+    def upto(self, step: int) -> tuple[int, ...]:
+        """Return all points up to and including ``step``."""
+        self._extend_past(step)
+        return tuple(self._points[: bisect_right(self._points, step)])
+
+    def _extend_past(self, step: int) -> None:
+        if self._grid is None:
+            return
+        density, first, last, _ = self._grid
+        while not self._points or self._points[-1] <= step:
+            point = round(first * 10 ** (self._k / density))
+            if last is not None and point > last:
+                return
             self._k += 1
             if not self._points or point > self._points[-1]:
                 self._points.append(point)
 
-    def after(self, value: int) -> int | None:
-        self._extend_past(value)
-        point = self._points[bisect_right(self._points, value)]
-        return None if self.last is not None and point > self.last else point
+    def _key(self) -> tuple[Any, ...]:
+        return ("grid", self._grid) if self.endless else self.upto(_LARGEST_STEP)
 
-    def upto(self, value: int) -> tuple[int, ...]:
-        self._extend_past(value)
-        end = value if self.last is None else min(value, self.last)
-        return tuple(self._points[: bisect_right(self._points, end)])
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Steps) and self._key() == other._key()
 
-    def key(self) -> tuple[Any, ...]:
-        return (self.first, self.per_decade, self.zero, self.last)
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        if self._grid is None:
+            return f"Steps({self._points})"
+        density, first, last, zero = self._grid
+        words = [str(density)]
+        words += [f"first={first}"] if first != 1 else []
+        words += [f"last={last}"] if last is not None else []
+        words += [] if zero else ["zero=False"]
+        return f"Steps.logspaced({', '.join(words)})"
 
 
-class _Explicit:
-    """A finite list of integers with the same three questions as :class:`_LogGrid`."""
+class _Grid(NamedTuple):
+    """Arguments of a logarithmic grid."""
 
-    def __init__(self, points: tuple[int, ...]) -> None:
-        self._points = points
-
-    def after(self, value: int) -> int | None:
-        i = bisect_right(self._points, value)
-        return self._points[i] if i < len(self._points) else None
-
-    def upto(self, value: int) -> tuple[int, ...]:
-        return self._points[: bisect_right(self._points, value)]
-
-    def key(self) -> tuple[Any, ...]:
-        return self._points
+    per_decade: int
+    first: int
+    last: int | None
+    zero: bool
 
 
 class LogTimeSchedule:
     """Waiting times and lags of a two-time measurement.
 
-    A reference is captured at each waiting time :math:`t_w`, and the pair :math:`(t_w, t_w + t)` is
-    measured for each lag :math:`t`, as far as ``max_step`` allows: a waiting time near the end of the run
-    simply has fewer lags. All numbers are steps, i.e. completed optimiser updates; step 0 is the initial
-    state.
+    A reference is captured at each waiting time :math:`t_w`. The pair :math:`(t_w, t_w + t)` is measured for each lag
+    :math:`t` that ``max_step`` allows, so a waiting time near the end of the run has fewer lags. All numbers are steps,
+    i.e. completed optimiser updates. Step 0 is the initial state.
 
     Args:
-        waiting_times: strictly increasing non-negative integers.
-        lags: strictly increasing non-negative integers. Lag 0 compares a reference with itself.
-        max_step: last step of the run; ``None`` measures every pair.
+        waiting_times: :class:`Steps`, or strictly increasing non-negative integers.
+        lags: the same. Lag 0 compares a reference with itself.
+        max_step: last step of the run. ``None`` measures every pair.
 
     Raises:
-        TypeError: something that is not an integer, named with its place.
-        ValueError: an empty, negative or not strictly increasing list, or a ``max_step`` that leaves no pair.
+        TypeError: an entry is not an integer. The message names its place.
+        ValueError: a list is empty, negative or not strictly increasing, or ``max_step`` leaves no pair.
 
     Example:
         >>> schedule = LogTimeSchedule(waiting_times=[0, 10, 100], lags=[1, 10], max_step=105)
@@ -110,9 +171,11 @@ class LogTimeSchedule:
         3 waiting times (0 ... 100), 2 lags (1 ... 10): 5 pairs at 7 steps, at most 2 snapshots at a time
     """
 
-    def __init__(self, waiting_times: Sequence[int], lags: Sequence[int], max_step: int | None = None) -> None:
-        self._waiting: _LogGrid | _Explicit = _Explicit(_increasing("waiting_times", waiting_times))
-        self._lags: _LogGrid | _Explicit = _Explicit(_increasing("lags", lags))
+    def __init__(
+        self, waiting_times: Steps | Sequence[int], lags: Steps | Sequence[int], max_step: int | None = None
+    ) -> None:
+        self._waiting = _listed("waiting_times", waiting_times)
+        self._lags = _listed("lags", lags)
         self._max_step = _optional_step("max_step", max_step)
         self._check_not_empty()
 
@@ -130,24 +193,23 @@ class LogTimeSchedule:
         max_lag: int | None = None,
         zero: bool = True,
     ) -> LogTimeSchedule:
-        """Logarithmically spaced integers, so many per decade, without repetition.
+        """Return a schedule of two logarithmic grids (see :meth:`Steps.logspaced`).
 
-        Waiting times are the integers nearest to ``first_waiting_time * 10**(k/waiting_times_per_decade)``,
-        lags likewise. The number of pairs grows as the square of the logarithm of the run length, the number
-        of snapshots as its logarithm.
+        The number of pairs grows as the square of the logarithm of the run length, the number of snapshots as its
+        logarithm.
 
         Args:
-            max_step: last step of the run. ``None``: open-ended, new waiting times and lags keep coming.
+            max_step: last step of the run. ``None``: the schedule is open-ended.
             waiting_times_per_decade: grid points in each factor of ten of the waiting time.
             lags_per_decade: grid points in each factor of ten of the lag.
             first_waiting_time: first waiting time after 0, in steps.
             first_lag: first lag, in steps.
-            max_lag: longest lag, in steps; a snapshot is freed after it. ``None``: to the end of the run.
+            max_lag: longest lag, in steps. A snapshot is freed after this lag. ``None``: to the end of the run.
             zero: whether the initial weights (step 0) are a waiting time too.
 
         Raises:
-            TypeError: an argument that is not an integer.
-            ValueError: an argument below 1, more than 1000 points per decade, or a ``max_step`` that leaves no pair.
+            TypeError: an argument is not an integer.
+            ValueError: an argument is below 1, a number per decade is above 1000, or ``max_step`` leaves no pair.
 
         Example:
             >>> LogTimeSchedule.logspaced(1000, waiting_times_per_decade=1, lags_per_decade=3).lags
@@ -155,26 +217,14 @@ class LogTimeSchedule:
             >>> LogTimeSchedule.logspaced().open_ended
             True
         """
-        schedule = cls.__new__(cls)
-        schedule._waiting = _LogGrid(
-            _positive("first_waiting_time", first_waiting_time),
-            _density("waiting_times_per_decade", waiting_times_per_decade),
-            bool(zero),
-        )
-        schedule._lags = _LogGrid(
-            _positive("first_lag", first_lag),
-            _density("lags_per_decade", lags_per_decade),
-            last=None if max_lag is None else _positive("max_lag", max_lag),
-        )
-        if max_lag is not None and max_lag < first_lag:
-            raise ValueError(f"max_lag={max_lag} is below first_lag={first_lag}: there is no lag to measure")
-        schedule._max_step = _optional_step("max_step", max_step)
-        schedule._check_not_empty()
-        return schedule
+        names = "waiting_times_per_decade", "first_waiting_time", ""
+        waiting = Steps._logspaced(waiting_times_per_decade, first_waiting_time, None, zero, names)
+        names = "lags_per_decade", "first_lag", "max_lag"
+        return cls(waiting, Steps._logspaced(lags_per_decade, first_lag, max_lag, False, names), max_step)
 
     @classmethod
     def preset(cls, name: Preset, max_step: int) -> LogTimeSchedule:
-        """The protocol of one of the two papers, scaled to a run of ``max_step`` steps.
+        """Return the protocol of one of the two papers, scaled to a run of ``max_step`` steps.
 
         * ``"baity-jesi"``: 0 and 50 waiting times from 10, 100 lags from 1, log-spaced and deduplicated. The
           authors stopped both at half of the run and wished for later waiting times with fewer lags (Baity-Jesi
@@ -188,7 +238,7 @@ class LogTimeSchedule:
             max_step: last step T of the run.
 
         Raises:
-            ValueError: another name, or a run too short for the preset.
+            ValueError: the name is unknown, or the run is too short for the preset.
 
         Example:
             >>> schedule = LogTimeSchedule.preset("subaging", 200_000)
@@ -210,37 +260,33 @@ class LogTimeSchedule:
         return cls(_geometric(max(1, end // 200), half, 10), _geometric(max(1, end // 20_000), half, 20), end)
 
     def until(self, max_step: int) -> LogTimeSchedule:
-        """The same schedule for a run that ends at ``max_step`` (or earlier, where it did already).
+        """Return the same schedule for a run that ends at ``max_step``, or at the earlier end of this schedule.
 
         Raises:
-            ValueError: nothing could be measured by then.
+            ValueError: no pair can be measured by then.
 
         Example:
             >>> LogTimeSchedule.logspaced(max_lag=10).until(100).waiting_times
             (0, 1, 2, 5, 10, 22, 46)
         """
         end = _positive("max_step", max_step)
-        schedule = type(self).__new__(type(self))
-        schedule._waiting, schedule._lags = self._waiting, self._lags
-        schedule._max_step = end if self._max_step is None else min(end, self._max_step)
-        schedule._check_not_empty()
-        return schedule
+        return type(self)(self._waiting, self._lags, end if self._max_step is None else min(end, self._max_step))
 
     # ------------------------------------------------------------------ what it contains
 
     @property
     def max_step(self) -> int | None:
-        """Last step of the run this schedule is for; ``None`` if it was not given."""
+        """Last step of the run, or ``None`` if it was not given."""
         return self._max_step
 
     @property
     def open_ended(self) -> bool:
-        """Whether waiting times and lags keep coming for ever: ask :meth:`until` for a finite part."""
-        return self._max_step is None and isinstance(self._waiting, _LogGrid)
+        """Whether the waiting times have no end. Use :meth:`until` for a finite part."""
+        return self._max_step is None and self._waiting.endless
 
     @property
     def waiting_times(self) -> tuple[int, ...]:
-        """Steps at which a reference is captured: those with at least one lag before the end."""
+        """Steps at which a reference is captured. Each has at least one lag before the end."""
         first = self._first_lag()
         times = self._waiting.upto(self._horizon())
         return times if self._max_step is None else tuple(t for t in times if t + first <= self._max_step)
@@ -271,18 +317,18 @@ class LogTimeSchedule:
         return len(set(self.waiting_times) | {tw + lag for tw, lag in self.pairs})
 
     def live_snapshots(self, step: int) -> int:
-        """Number of references held while ``step`` is processed: captured by then, last lag not yet past."""
+        """Return the number of references that are held while ``step`` is processed."""
         step = _index("step", step)
         times = self.waiting_times
         return sum(tw <= step <= last for tw, last in zip(times, self._last_steps(times), strict=True))
 
     @property
     def max_live_snapshots(self) -> int:
-        """Largest number of references held at once: what the memory must be planned for."""
+        """Largest number of references held at once. Memory is planned for this number."""
         return self._live(self.waiting_times, self._last_steps(self.waiting_times))
 
     def snapshots_by(self, max_step: int) -> int:
-        """Largest number of references held at once in a run that ends at ``max_step`` and may be continued later.
+        """Return the largest number of references held at once in a run until ``max_step`` that may be continued.
 
         Every reference that still has a lag to come is kept to the end, even if that lag lies beyond it.
 
@@ -296,14 +342,14 @@ class LogTimeSchedule:
         return self._live(times, self._last_steps(times))
 
     def next_waiting_time(self, after: int) -> int | None:
-        """The first waiting time > ``after`` that still has a lag to be measured; ``None`` if there is none."""
+        """Return the first waiting time after ``after`` that has a lag to be measured, or ``None``."""
         point = self._waiting.after(after)
         if point is None or (self._max_step is not None and point + self._first_lag() > self._max_step):
             return None
         return point
 
     def next_lag(self, after: int, waiting_time: int) -> int | None:
-        """The first lag > ``after`` of a reference captured at ``waiting_time``; ``None`` if it has had its last."""
+        """Return the first lag after ``after`` of a reference captured at ``waiting_time``, or ``None``."""
         lag = self._lags.after(after)
         if lag is None or (self._max_step is not None and waiting_time + lag > self._max_step):
             return None
@@ -319,17 +365,17 @@ class LogTimeSchedule:
 
     def __repr__(self) -> str:
         end = "" if self._max_step is None else f"max_step={self._max_step}"
-        if isinstance(self._waiting, _LogGrid) and isinstance(self._lags, _LogGrid):
+        waiting, lags = self._waiting._grid, self._lags._grid
+        if waiting is not None and waiting.last is None and lags is not None and not lags.zero:
             words = [end] if end else []
-            words += [f"waiting_times_per_decade={self._waiting.per_decade}"]
-            words += [f"lags_per_decade={self._lags.per_decade}"]
-            words += [f"first_waiting_time={self._waiting.first}"] if self._waiting.first != 1 else []
-            words += [f"first_lag={self._lags.first}"] if self._lags.first != 1 else []
-            words += [f"max_lag={self._lags.last}"] if self._lags.last is not None else []
-            words += [] if self._waiting.zero else ["zero=False"]
+            words += [f"waiting_times_per_decade={waiting.per_decade}", f"lags_per_decade={lags.per_decade}"]
+            words += [f"first_waiting_time={waiting.first}"] if waiting.first != 1 else []
+            words += [f"first_lag={lags.first}"] if lags.first != 1 else []
+            words += [f"max_lag={lags.last}"] if lags.last is not None else []
+            words += [] if waiting.zero else ["zero=False"]
             return f"LogTimeSchedule.logspaced({', '.join(words)})"
-        lists = f"{list(self._waiting.key())}, {list(self._lags.key())}"
-        return f"LogTimeSchedule({lists}{', ' + end if end else ''})"
+        parts = [repr(steps if steps._grid else steps._points) for steps in (self._waiting, self._lags)]
+        return f"LogTimeSchedule({', '.join([*parts, end] if end else parts)})"
 
     def __str__(self) -> str:
         if self.open_ended:
@@ -345,7 +391,7 @@ class LogTimeSchedule:
 
     def _key(self) -> tuple[Any, ...]:
         if self.open_ended:
-            return (self._waiting.key(), self._lags.key())
+            return (self._waiting, self._lags)
         return (self.waiting_times, self.lags, self.pairs[-1], self._max_step)
 
     def _first_lag(self) -> int:
@@ -354,24 +400,22 @@ class LogTimeSchedule:
         return first
 
     def _horizon(self) -> int:
-        """The last step that can hold a waiting time; raises where there is no last one."""
-        if self._max_step is not None:
-            return self._max_step
-        if isinstance(self._waiting, _Explicit):
-            return self._waiting.key()[-1]  # type: ignore[no-any-return]
-        raise ValueError("this schedule is open-ended: ask schedule.until(max_step) for its finite part")
+        """Return a step after which there is no waiting time."""
+        if self.open_ended:
+            raise ValueError("this schedule is open-ended: ask schedule.until(max_step) for its finite part")
+        return _LARGEST_STEP if self._max_step is None else self._max_step
 
     def _last_lag(self, waiting_time: int) -> int:
         return _LARGEST_STEP if self._max_step is None else self._max_step - waiting_time
 
     def _last_steps(self, waiting_times: Sequence[int]) -> list[int]:
-        """For each waiting time the step of its last measurement."""
+        """Return the step of the last measurement of each waiting time."""
         return [tw + self._lags.upto(self._last_lag(tw))[-1] for tw in waiting_times]
 
     @staticmethod
     def _live(times: Sequence[int], last_steps: Sequence[int]) -> int:
-        """Largest number of references held at once, captured at ``times`` and given up after ``last_steps``."""
-        # The number only rises at a capture, so the captures are the only steps to look at.
+        """Return the largest number of references held at once, from ``times`` to ``last_steps``."""
+        # The number rises at captures only.
         freed = sorted(last_steps)
         return max(i + 1 - bisect_left(freed, tw) for i, tw in enumerate(times))
 
@@ -382,6 +426,85 @@ class LogTimeSchedule:
                 f"max_step={self._max_step} ends before the first pair (waiting time {first}, lag "
                 f"{self._first_lag()}); use smaller waiting times and lags or a longer run"
             )
+
+
+StepsLike = Steps | LogTimeSchedule | int | Sequence[int]
+"""Steps of a measurement along the run, as a list, or as a number per decade. A schedule gives its waiting times."""
+
+ScheduleLike = LogTimeSchedule | int | Preset
+"""Pairs of times: a schedule, a number of waiting times and of lags per decade, or the name of a preset."""
+
+
+def as_steps(schedule: StepsLike) -> Steps:
+    """Return the steps that an argument ``schedule`` stands for.
+
+    Raises:
+        TypeError: the argument is of another type.
+        ValueError: a list is not increasing, or a number is below 1 or above 1000.
+    """
+    if isinstance(schedule, Steps):
+        return schedule
+    if isinstance(schedule, LogTimeSchedule):
+        return schedule._waiting if schedule.max_step is None else Steps(schedule.waiting_times)
+    if _is_number(schedule):
+        return Steps.logspaced(_points_per_decade(schedule))
+    if isinstance(schedule, (str, bytes)) or not isinstance(schedule, Iterable):
+        raise TypeError(
+            f"schedule={schedule!r} is not a LogTimeSchedule, Steps, a list of steps or a number of steps per decade"
+        )
+    return _listed("schedule", schedule)
+
+
+def as_schedule(schedule: ScheduleLike | None, max_step: int | None) -> LogTimeSchedule:
+    """Return the schedule that an argument ``schedule`` stands for.
+
+    Args:
+        schedule: ``None`` stands for ``LogTimeSchedule.logspaced()``: 3 waiting times and 10 lags per decade.
+        max_step: last step of the run, which a preset needs.
+
+    Raises:
+        TypeError: the argument is of another type.
+        ValueError: a number is below 1 or above 1000, a preset is unknown, or the length of its run is unknown.
+    """
+    if schedule is None:
+        return LogTimeSchedule.logspaced()
+    if isinstance(schedule, LogTimeSchedule):
+        return schedule
+    if _is_number(schedule):
+        number = _points_per_decade(schedule)
+        return LogTimeSchedule.logspaced(waiting_times_per_decade=number, lags_per_decade=number)
+    if not isinstance(schedule, str):
+        raise TypeError(
+            f"schedule={schedule!r} is not a LogTimeSchedule, a number of waiting times and of lags per decade, the "
+            "name of a preset or None"
+        )
+    if schedule not in get_args(Preset):
+        raise ValueError(f"schedule={schedule!r} is not a preset; choose from {', '.join(map(repr, get_args(Preset)))}")
+    if max_step is None:
+        raise ValueError(
+            f"schedule={schedule!r} needs a run of known length: set max_steps, or use the default schedule"
+        )
+    return LogTimeSchedule.preset(schedule, max_step)
+
+
+def check_schedule(schedule: ScheduleLike | None) -> None:
+    """Check an argument ``schedule`` before the length of the run is known.
+
+    Raises:
+        TypeError: the argument is of another type.
+        ValueError: a number is below 1 or above 1000, or a preset is unknown.
+    """
+    as_schedule(schedule, max_step=_LARGEST_STEP)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _points_per_decade(number: int) -> int:
+    if not 1 <= number <= 1000:
+        raise ValueError(f"schedule={number!r} points per decade must lie between 1 and 1000")
+    return int(number)
 
 
 @dataclass(frozen=True)
@@ -395,7 +518,7 @@ class ScheduleGrowth:
 
 
 def schedule_growth(max_steps: Iterable[int], schedule: LogTimeSchedule | None = None) -> list[ScheduleGrowth]:
-    """How the cost of an (open-ended) schedule grows with the length of the run.
+    """Return the cost of an (open-ended) schedule for several lengths of the run.
 
     Args:
         max_steps: run lengths, in steps.
@@ -438,6 +561,10 @@ def _density(name: str, value: object) -> int:
 
 def _optional_step(name: str, value: object) -> int | None:
     return None if value is None else _positive(name, value)
+
+
+def _listed(name: str, values: Steps | Sequence[int]) -> Steps:
+    return values if isinstance(values, Steps) else Steps.__new__(Steps)._fill(_increasing(name, values), None)
 
 
 def _increasing(name: str, values: Sequence[int]) -> tuple[int, ...]:

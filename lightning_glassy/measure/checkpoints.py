@@ -33,7 +33,7 @@ from lightning_glassy.measure.layout import TrackedParameters, within_rounding
 from lightning_glassy.measure.moments import EagerMoments, capture
 from lightning_glassy.measure.select import Groups, select_parameters
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
-from lightning_glassy.measure.tracker import check_options
+from lightning_glassy.measure.tracker import TrackerOptions, check_options
 from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.record import MOMENTS, AgingRecord
 
@@ -109,7 +109,8 @@ def measure_checkpoints(
         array([[ 1., nan,  4.],
                [nan,  1., nan]])
     """
-    check_options(groups, include, exclude, None, None, None, overlap_thresholds, "full")
+    options: TrackerOptions = {"include": include, "exclude": exclude, "overlap_thresholds": overlap_thresholds}
+    check_options(groups, options)
     if not isinstance(key, (str, type(None))):
         raise TypeError(f"key={key!r} is not a name or None")
     if progress is not None and not callable(progress):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from typing_extensions import TypedDict, Unpack
 
 from lightning_glassy.measure.layout import ROUNDING_MARGIN, TrackedParameters, within_rounding
 from lightning_glassy.measure.memory import check_memory_options, human_bytes, plan_sample
@@ -39,7 +40,7 @@ from lightning_glassy.measure.streams import FixedStreams, queued_on
 from lightning_glassy.observables import default_overlap_thresholds, msd, replica_overlap
 from lightning_glassy.record import MOMENTS, MSD_MOMENTS, AgingRecord, check_thresholds
 from lightning_glassy.replicas.ensemble import replica_axes
-from lightning_glassy.schedule import LogTimeSchedule
+from lightning_glassy.schedule import ScheduleLike, as_schedule
 
 log = logging.getLogger(__name__)
 
@@ -110,30 +111,64 @@ class _Found:
     snapshots: tuple[Snapshot, ...]  # kept for the same reason as in _Measured
 
 
-def check_options(
-    groups: object,
-    include: object,
-    exclude: object,
-    sample: object,
-    snapshot_device: str | torch.device | None,
-    max_memory: object,
-    overlap_thresholds: Sequence[float] | str,
-    moments: object,
-) -> None:
-    """Check the arguments of :class:`AgingTracker` as far as possible without a model.
+class TrackerOptions(TypedDict, total=False):
+    """Options of :class:`AgingTracker`, and of the callbacks that make one.
+
+    Attributes:
+        include: track only parameters whose name matches one of these shell patterns. Default: all trainable ones.
+        exclude: do not track parameters whose name matches one of these.
+        sample: number of coordinates to sample, or ``None`` for all. ``"auto"`` (default) tracks all if the snapshots
+            fit in a tenth of the free memory of their device (and in ``max_memory``), otherwise as many as fit.
+        snapshot_device: device that keeps the snapshots. ``"cpu"`` keeps them in host memory (pinned on CUDA). Default:
+            the device of the parameters.
+        max_memory: most bytes the snapshots may take. Default: the free memory of their device.
+        overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` (default): about a
+            hundredth and a tenth of the standard deviation of the weights at the start.
+        moments: ``"full"`` (default), or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
+            No overlaps are counted then, whatever ``overlap_thresholds``.
+    """
+
+    include: str | Sequence[str] | None
+    exclude: str | Sequence[str] | None
+    sample: int | Literal["auto"] | None
+    snapshot_device: str | torch.device | None
+    max_memory: int | None
+    overlap_thresholds: Sequence[float] | Literal["auto"]
+    moments: Literal["full", "msd"]
+
+
+_DEFAULTS: TrackerOptions = {
+    "include": None,
+    "exclude": None,
+    "sample": "auto",
+    "snapshot_device": None,
+    "max_memory": None,
+    "overlap_thresholds": "auto",
+    "moments": "full",
+}
+
+
+def check_options(groups: Groups, options: TrackerOptions) -> TrackerOptions:
+    """Check the options of :class:`AgingTracker` as far as possible without a model, and add the defaults.
 
     Raises:
-        ValueError: an argument is out of its range. The message names the argument, its value and the allowed values.
+        TypeError: there is no such option.
+        ValueError: an option is out of its range. The message names the option, its value and the allowed values.
     """
-    if moments not in ("full", "msd"):
-        raise ValueError(f"moments={moments!r} is not 'full' or 'msd'")
-    check_patterns(groups, include, exclude)
-    if isinstance(overlap_thresholds, str):
-        if overlap_thresholds != "auto":
-            raise ValueError(f"overlap_thresholds={overlap_thresholds!r} is not 'auto' or a list of numbers")
-    else:
-        check_thresholds(overlap_thresholds)
-    check_memory_options(sample, snapshot_device, max_memory)
+    unknown = options.keys() - _DEFAULTS.keys()
+    if unknown:
+        raise TypeError(f"there is no option {sorted(unknown)[0]!r}; there are {['groups', *_DEFAULTS]}")
+    complete: TrackerOptions = {**_DEFAULTS, **options}
+    if complete["moments"] not in ("full", "msd"):
+        raise ValueError(f"moments={complete['moments']!r} is not 'full' or 'msd'")
+    check_patterns(groups, complete["include"], complete["exclude"])
+    thresholds = complete["overlap_thresholds"]
+    if not isinstance(thresholds, str):
+        complete["overlap_thresholds"] = check_thresholds(thresholds)
+    elif thresholds != "auto":
+        raise ValueError(f"overlap_thresholds={thresholds!r} is not 'auto' or a list of numbers")
+    check_memory_options(complete["sample"], complete["snapshot_device"], complete["max_memory"])
+    return complete
 
 
 class AgingTracker:
@@ -146,20 +181,12 @@ class AgingTracker:
 
     Args:
         named_parameters: the module, or pairs as from ``module.named_parameters(remove_duplicate=False)``.
-        schedule: steps at which to capture and to measure. Default: ``LogTimeSchedule.logspaced()``.
+        schedule: steps at which to capture and to measure: a :class:`LogTimeSchedule`, a number of waiting times and of
+            lags per decade, or the name of a preset (with ``max_step``). Default: ``LogTimeSchedule.logspaced()``, with
+            3 waiting times and 10 lags per decade.
+        groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
         max_step: last step of the run, if known. Memory is planned for this length. A longer run continues the
             schedule.
-        groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
-        include: track only parameters whose name matches one of these shell patterns. Default: all trainable ones.
-        exclude: do not track parameters whose name matches one of these.
-        sample: number of coordinates to sample, or ``None`` for all. ``"auto"`` tracks all if the snapshots fit in a
-            tenth of the free memory of their device (and in ``max_memory``), otherwise as many as fit.
-        snapshot_device: device that keeps the snapshots. Default: the device of the parameters.
-        max_memory: most bytes the snapshots may take. Default: the free memory of their device.
-        overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"``: about a hundredth and a
-            tenth of the standard deviation of the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone, at about half of the cost. No
-            overlaps are counted then, whatever ``overlap_thresholds``.
         n_replica: number of replicas, if the first axis of every parameter is the replica axis. Each replica is
             measured by itself, and the replicas are compared with each other. Default for a module: the number of
             replicas of the :class:`~lightning_glassy.replicas.ReplicaEnsemble` in it.
@@ -168,6 +195,8 @@ class AgingTracker:
             from there, bit for bit. If the new schedule differs, it applies from there on.
         directory: first directory to search for the snapshot files of the state. The second is the directory in
             which they were written.
+        **options: the other options, see :class:`~lightning_glassy.measure.tracker.TrackerOptions`: ``include``,
+            ``exclude``, ``sample``, ``snapshot_device``, ``max_memory``, ``overlap_thresholds`` and ``moments``.
 
     On CUDA, events run on the stream that is current when the tracker is made. If :meth:`update` is called on another
     stream, the event runs after the work queued there, and later work there runs after the event.
@@ -208,26 +237,20 @@ class AgingTracker:
     def __init__(
         self,
         named_parameters: nn.Module | Iterable[tuple[str, Tensor]],
-        schedule: LogTimeSchedule | None = None,
+        schedule: ScheduleLike | None = None,
+        groups: Groups = "all",
         *,
         max_step: int | None = None,
-        groups: Groups = "all",
-        include: str | Sequence[str] | None = None,
-        exclude: str | Sequence[str] | None = None,
-        sample: int | Literal["auto"] | None = "auto",
-        snapshot_device: str | torch.device | None = None,
-        max_memory: int | None = None,
-        overlap_thresholds: Sequence[float] | Literal["auto"] = "auto",
-        moments: Literal["full", "msd"] = "full",
         n_replica: int | None = None,
         meta: Mapping[str, Any] | None = None,
         state: Mapping[str, Any] | None = None,
         directory: str | os.PathLike[str] | None = None,
+        **options: Unpack[TrackerOptions],
     ) -> None:
-        if not isinstance(schedule, (LogTimeSchedule, type(None))):
-            raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
-        check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
-        self.schedule = LogTimeSchedule.logspaced() if schedule is None else schedule
+        self.schedule = as_schedule(schedule, max_step)
+        chosen = check_options(groups, options)
+        sample, thresholds, moments = chosen["sample"], chosen["overlap_thresholds"], chosen["moments"]
+        device, max_memory = chosen["snapshot_device"], chosen["max_memory"]
         # Every event asks for the next lag of each live snapshot several times. Most answers stay the same.
         self._next_lag = lru_cache(4096)(self.schedule.next_lag)
         self._end = max_step
@@ -235,17 +258,19 @@ class AgingTracker:
             self.schedule.until(max_step)  # raises if the run is too short to measure anything
         endless = self.schedule.open_ended and max_step is None
         capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
-        selected = select_parameters(named_parameters, groups=groups, include=include, exclude=exclude)
+        selected = select_parameters(
+            named_parameters, groups=groups, include=chosen["include"], exclude=chosen["exclude"]
+        )
         if n_replica is None and isinstance(named_parameters, nn.Module):
             n_replica = _ensemble_size(named_parameters, selected)
         if n_replica is not None:
             selected = as_replicas(selected, n_replica)
-        earlier = None if state is None else _Earlier(state, selected, sample, overlap_thresholds, moments)
+        earlier = None if state is None else _Earlier(state, selected, sample, thresholds, moments)
         if earlier is not None:
             selected, sample = earlier.selected, earlier.sample
         selected, self._processes = share_out(selected)
         n, n_bytes = plan_sample(
-            selected, capacity, sample=sample, device=snapshot_device, max_memory=max_memory, processes=self._processes
+            selected, capacity, sample=sample, device=device, max_memory=max_memory, processes=self._processes
         )
 
         # This line allocates memory. If one process runs out of memory, all processes must raise.
@@ -256,18 +281,16 @@ class AgingTracker:
         devices = {parameter.tensor.device for parameter in selected}
         self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
         self._streams = FixedStreams({*devices, self._device})
-        self.description = self._describe(n, n_bytes, capacity, snapshot_device)
-        self._bank = SnapshotBank(self.parameters, snapshot_device)
+        self.description = self._describe(n, n_bytes, capacity, device)
+        self._bank = SnapshotBank(self.parameters, device)
         if earlier is not None:
             thresholds = earlier.record.overlap_thresholds
         elif moments == "msd":
             thresholds = ()
-        elif isinstance(overlap_thresholds, str):
+        elif isinstance(thresholds, str):
             thresholds = self._default_thresholds()
-        else:
-            thresholds = check_thresholds(overlap_thresholds)
         self._moments = self._together(
-            lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=snapshot_device)
+            lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=device)
         )
         self._between = None if n_replica is None else BetweenReplicas(self.parameters)
         # Size the memory for the sums against four snapshots, more than most events measure.
@@ -769,7 +792,7 @@ class _Earlier:
             raise StateError(f"not the state of an AgingTracker ({type(error).__name__}: {error})") from error
         if moments == "msd" or isinstance(thresholds, str):
             return  # no thresholds are needed, or the earlier thresholds are used
-        if check_thresholds(thresholds) != self.record.overlap_thresholds:
+        if thresholds != self.record.overlap_thresholds:
             raise StateError(
                 f"overlap_thresholds={list(thresholds)!r}, and they were {list(self.record.overlap_thresholds)} before"
             )
