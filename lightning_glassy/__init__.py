@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # type checkers cannot read the list below; a test holds the 
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator as LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor as FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor as GradientNoiseMonitor
+    from lightning_glassy.callbacks.measurement import Measurement as Measurement
+    from lightning_glassy.callbacks.network import NetworkMeasurement as NetworkMeasurement
+    from lightning_glassy.callbacks.pairs import PairMeasurement as PairMeasurement
     from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap as ReplicaOverlap
     from lightning_glassy.measure.checkpoints import measure_checkpoints as measure_checkpoints
     from lightning_glassy.measure.tracker import AgingTracker as AgingTracker
@@ -27,6 +30,7 @@ if TYPE_CHECKING:  # type checkers cannot read the list below; a test holds the 
     from lightning_glassy.replicas import per_replica as per_replica
     from lightning_glassy.replicas import replica_loader as replica_loader
     from lightning_glassy.schedule import LogTimeSchedule as LogTimeSchedule
+    from lightning_glassy.schedule import Steps as Steps
 
 __version__ = "0.1.0"
 
@@ -41,10 +45,14 @@ _HOMES = {
     "GradientNoiseMonitor": "callbacks.gradient_noise",
     "LogTimeEvaluator": "callbacks.evaluation",
     "LogTimeSchedule": "schedule",
+    "Measurement": "callbacks.measurement",
+    "NetworkMeasurement": "callbacks.network",
+    "PairMeasurement": "callbacks.pairs",
     "RecordError": "record",
     "ReplicaEnsemble": "replicas",
     "ReplicaOverlap": "callbacks.replica_overlap",
     "ReplicaTraining": "replicas",
+    "Steps": "schedule",
     "measure_checkpoints": "measure.checkpoints",
     "per_replica": "replicas",
     "replica_loader": "replicas",

@@ -150,7 +150,7 @@ class Look(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         monitor = next(callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor))
-        tracker = monitor._tracker
+        tracker = monitor.recorder.tracker
         n = 0 if tracker is None else sum(f.nbytes for s in tracker._bank.live.values() for f in s.flats)
         path = Path(trainer.default_root_dir, f"rank{trainer.global_rank}")
         path.write_text(f"{n} {0 if tracker is None else tracker.n_snapshots}")

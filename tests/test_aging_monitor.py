@@ -592,7 +592,7 @@ def test_snapshots_and_weights_are_let_go_after_training(tmp_path: Path, early: 
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             trainer.should_stop = trainer.global_step >= 30
             if trainer.global_step == 29:
-                trackers.append(weakref.ref(monitor._tracker))
+                trackers.append(weakref.ref(monitor.recorder.tracker))
             if early == "failed" and trainer.global_step == 30:
                 raise ValueError("the user's own")
 
@@ -652,15 +652,20 @@ def test_data_without_a_length(tmp_path: Path) -> None:
 def test_strategies_that_cannot_be_measured_are_refused_by_name() -> None:
     from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
+    class StubTrainer(SimpleNamespace):
+        """A class of which there are weak references."""
+
     class PipelineStrategy:
         """One that nobody knows."""
 
     strategy: Any = PipelineStrategy()
     with pytest.raises(MisconfigurationException, match="under PipelineStrategy, which may shard"):
-        AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "fit")
-    AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "validate")  # nothing is measured then
+        AgingMonitor().setup(StubTrainer(strategy=strategy, callbacks=[]), SmallNet(), "fit")
+    AgingMonitor().setup(
+        StubTrainer(strategy=strategy, callbacks=[]), SmallNet(), "validate"
+    )  # nothing is measured then
     for strategy in (DDPStrategy(), SingleDeviceStrategy(), ModelParallelStrategy(), FSDPStrategy()):
-        AgingMonitor().setup(SimpleNamespace(strategy=strategy), SmallNet(), "fit")
+        AgingMonitor().setup(StubTrainer(strategy=strategy, callbacks=[]), SmallNet(), "fit")
 
 
 @pytest.mark.slow
@@ -674,7 +679,7 @@ from lightning.pytorch import Callback
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Tell(Callback):
     def on_train_end(self, trainer, pl_module):
-        measuring = any(getattr(callback, "_tracker", None) for callback in trainer.callbacks)
+        measuring = trainer.callbacks[-2].recorder.tracker is not None
         Path({str(tmp_path)!r}, f"rank{{trainer.global_rank}}-{{measuring}}").touch()
 if __name__ == "__main__":
     seed_everything(1)

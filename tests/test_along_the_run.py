@@ -145,7 +145,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> AgingRecord:
 def test_the_report_of_a_record_with_all_series_shows_them(trained: AgingRecord, tmp_path: Path) -> None:
     found = report(trained, n_bootstrap=10)
     assert found.regimes is not None
-    assert "regimes of the loss 'train_loss' (steps 1 ... 147)" in str(found)
+    assert "regimes of the loss 'train_loss' (steps 1 ... 150)" in str(found)
     written = {path.stem for path in found.write(tmp_path) if path.suffix == ".png"}
     assert written >= PICTURES
     content = json.loads((tmp_path / "report.json").read_text())

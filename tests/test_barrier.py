@@ -328,7 +328,7 @@ def test_bad_arguments_are_named() -> None:
     for points in (2, 1001, 3.0, True):
         with pytest.raises(ValueError, match="points="):
             BarrierMonitor(points=points)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="schedule="):
+    with pytest.raises(ValueError, match="schedule='log' is not a preset"):
         BarrierMonitor("log")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_batches=0"):
         BarrierMonitor(max_batches=0)

@@ -27,7 +27,7 @@ from lightning_glassy import (
     DisplacementDistribution,
     GradientNoiseMonitor,
     LogTimeEvaluator,
-    LogTimeSchedule,
+    Steps,
 )
 from tests.helpers import SmallNet, data, environment, quiet_trainer
 from tests.test_probes import End, Manual, Noisy, NoLoss, assert_same, weights_after
@@ -84,17 +84,17 @@ def test_the_known_spectrum_of_a_quadratic_loss_is_found_at_every_step(tmp_path:
     for name, value in true.items():
         steps, found = estimated.record.one_time(name)
         error = estimated.record.one_time(f"{name}_error")[1]
-        assert steps.tolist() == [0, 1, 3, 10]
+        assert steps.tolist() == [0, 1, 3, 10, 12]
         assert (error > 0).all()
         assert (np.abs(found - value) < 3 * error).all(), name
-        assert exact.record.one_time(name)[1] == pytest.approx([value] * 4)
+        assert exact.record.one_time(name)[1] == pytest.approx([value] * 5)
         assert not exact.record.one_time(f"{name}_error")[1].any()
     for probe in (estimated, exact):
         for name, value in (("max", 9), ("max_2", 6), ("max_3", 4), ("min", -1.5), ("min_2", -1), ("min_3", -0.8)):
-            assert probe.record.one_time(f"hessian_{name}")[1] == pytest.approx([value] * 4, rel=1e-4)
+            assert probe.record.one_time(f"hessian_{name}")[1] == pytest.approx([value] * 5, rel=1e-4)
     for level in (1, 5, 25, 50, 75, 95, 99):
         quantile = truth[int(np.ceil(level / 100 * 400)) - 1]
-        assert exact.record.one_time(f"hessian_q{level:02d}")[1] == pytest.approx([quantile] * 4, abs=1e-9)
+        assert exact.record.one_time(f"hessian_q{level:02d}")[1] == pytest.approx([quantile] * 5, abs=1e-9)
         # As many directions lie below as should, to within the scatter of the probe and a node, of which there are 100.
         scatter, node = 3 * np.sqrt(2 * level / 100 * (1 - level / 100) / 400), 1.4 / 100
         for value in estimated.record.one_time(f"hessian_q{level:02d}")[1]:
@@ -235,7 +235,7 @@ def test_series_go_on_in_a_resumed_training(tmp_path: Path, alone: bool) -> None
     fit(tmp_path / "again", End(5, tmp_path / "5.ckpt"))
     torch.load(tmp_path / "5.ckpt", weights_only=True)  # nothing but tensors and plain values
     resumed = fit(tmp_path / "again", ckpt_path=tmp_path / "5.ckpt")
-    assert resumed.one_time("hessian_max")[0].tolist() == [0, 1, 3, 10]
+    assert resumed.one_time("hessian_max")[0].tolist() == [0, 1, 3, 10, 12]
     assert resumed.one_time_names == whole.one_time_names
     for name in whole.one_time_names:
         assert np.array_equal(resumed.one_time(name), whole.one_time(name)), name
@@ -337,7 +337,7 @@ def test_it_can_be_configured_from_a_file() -> None:
         "init_args": {"schedule": 1, "eps": 0.1, "mode": "train"},
     }
     found = parser.instantiate_classes(parser.parse_args(["--callback", json.dumps(wanted)])).callback
-    assert found.schedule == LogTimeSchedule.logspaced(waiting_times_per_decade=1)
+    assert found.schedule == Steps.logspaced(1)
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_of_two_processes_one_measures_what_a_single_one_does(tmp_path: Path) ->
     assert double.one_time_names == single.one_time_names
     for name in single.one_time_names:
         steps, values = double.one_time(name)
-        assert steps.tolist() == [0, 1, 3]
+        assert steps.tolist() == [0, 1, 3, 4]
         assert values[0] == single.one_time(name)[1][0]  # before the first update the weights are the same
     for rank in range(2):
         measured, alone = (torch.load(tmp_path / "2" / way / f"weights{rank}.pt") for way in ("measured", "alone"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def counted(weights: list[Tensor], moves: list[list[Tensor]], **options: Any) ->
     schedule = LogTimeSchedule(list(range(n)), list(range(1, n + 1)))
     named = [(f"layer{i}.w", weight.requires_grad_()) for i, weight in enumerate(weights)]
     tracker = AgingTracker(named, schedule, **({"sample": None} | options))
-    tracker.listeners = {"histogram": partial(callback.follow, None, None)}  # type: ignore[arg-type]
+    tracker.listeners = {"histogram": lambda event: callback.measure(None, None, event, list(event.due))}  # type: ignore[arg-type]
     tracker.update(0)
     for step, of_each in enumerate(moves, 1):
         for weight, move in zip(weights, of_each, strict=True):
@@ -195,7 +194,7 @@ def test_alone_it_brings_its_monitor_and_both_share_one(tmp_path: Path, capsys: 
     for who in ("DisplacementDistribution", "BarrierMonitor"):
         assert 0 < there.meta[who]["fraction_of_training"] < 1
     printed = capsys.readouterr().out
-    assert "DisplacementDistribution: the histograms took " in printed
+    assert "DisplacementDistribution: 9 measurements took " in printed
     assert "BarrierMonitor: 6 measurements took " in printed
 
 
@@ -223,7 +222,7 @@ def test_what_cannot_be_counted_is_refused_before_the_training(tmp_path: Path) -
     trainer = quiet_trainer(tmp_path, callbacks=[DisplacementDistribution()])
     with pytest.raises(MisconfigurationException, match=r"ReplicaEnsemble.*train a single network"):
         trainer.fit(Many(), data())
-    for bad, error in ((0, ValueError), (1001, ValueError), ("log", TypeError), (True, TypeError)):
+    for bad, error in ((0, ValueError), (1001, ValueError), ("log", ValueError), (1.5, TypeError), (True, TypeError)):
         with pytest.raises(error, match="schedule="):
             DisplacementDistribution(bad)  # type: ignore[arg-type]
 

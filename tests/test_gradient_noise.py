@@ -67,7 +67,7 @@ def test_it_is_the_scatter_of_the_gradients_of_all_batches(tmp_path: Path, with_
     quiet_trainer(tmp_path, callbacks=[noise, by_hand, *aging]).fit(module, loader)
     for name in by_hand.found[0]:
         steps, values = noise.record.one_time(name)
-        assert len(steps) == 11
+        assert len(steps) == 12
         assert values == pytest.approx([by_hand.found[step][name] for step in steps], rel=2e-6)
     steps, temperatures = noise.record.one_time("noise_temperature/net.3")
     expected = [0.1 / 2 * by_hand.found[step]["gradient_noise/net.3"] / 51 for step in steps]

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator, LogTimeSchedule
+from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator, LogTimeSchedule, Steps
 from lightning_glassy.callbacks.batches import Batches
-from lightning_glassy.callbacks.probe import Probe
+from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.cli import main
 from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
@@ -154,7 +154,7 @@ def test_workers_of_the_training_are_left_alone(tmp_path: Path) -> None:
 
     callbacks = both(schedule=2)
     assert_same(weights_after(tmp_path, callbacks, loader()), weights_after(tmp_path, [], loader()))
-    assert len(callbacks[0].record.one_time("train_loss")[0]) == 4  # type: ignore[attr-defined]
+    assert len(callbacks[0].record.one_time("train_loss")[0]) == 5  # type: ignore[attr-defined]
 
 
 class Jittered(TensorDataset):
@@ -174,7 +174,7 @@ def test_training_on_a_gpu_is_the_same_to_the_bit(tmp_path: Path, precision: Any
     options: dict[str, Any] = {"accelerator": "gpu", "precision": precision}
     callbacks = both(schedule=2)
     assert_same(weights_after(tmp_path, callbacks, **options), weights_after(tmp_path, [], **options))
-    assert len(callbacks[0].record.one_time("train_loss")[0]) == 4  # type: ignore[attr-defined]
+    assert len(callbacks[0].record.one_time("train_loss")[0]) == 5  # type: ignore[attr-defined]
 
 
 def assert_same(one: Any, other: Any, where: str = "") -> None:
@@ -244,7 +244,7 @@ def test_a_checkpoint_in_the_middle_of_a_measurement_is_that_of_before(tmp_path:
     resumed = LogTimeEvaluator(mode="train", save=False, summary=False)
     trainer = quiet_trainer(tmp_path, callbacks=[resumed], max_steps=8)
     trainer.fit(Noisy(), data(), ckpt_path=tmp_path / "middle.ckpt")
-    assert resumed.record.one_time("train_loss")[0].tolist() == [0, 1, 2, 3, 5, 7]
+    assert resumed.record.one_time("train_loss")[0].tolist() == [0, 1, 2, 3, 5, 7, 8]
 
 
 def test_one_record_holds_the_curves_and_the_series(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_one_record_holds_the_curves_and_the_series(tmp_path: Path) -> None:
         trainer = quiet_trainer(tmp_path / str(order), callbacks=[*probes, monitor][::order], logger=heard)
         trainer.fit(SmallNet(), data())
         assert probes[0].record is probes[1].record is monitor.record  # type: ignore[attr-defined]
-        steps = LogTimeSchedule.logspaced(60, waiting_times_per_decade=6).waiting_times
+        steps = (*Steps.logspaced(6).upto(59), 60)
         for name in ("train_loss", "gradient_noise", "gradient_noise/net.0", "noise_temperature"):
             assert monitor.record.one_time(name)[0].tolist() == list(steps)
         # What is in the file at the end has all of it, with the time it took.
@@ -277,8 +277,8 @@ def test_without_a_monitor_there_is_a_record_all_the_same(tmp_path: Path, capsys
     trainer = quiet_trainer(tmp_path, callbacks=probes, logger=[CSVLogger(tmp_path), TensorBoardLogger(tmp_path)])
     trainer.fit(SmallNet(), data())
     printed = capsys.readouterr().out
-    assert "LogTimeEvaluator: 11 measurements took " in printed
-    assert "GradientNoiseMonitor: 11 measurements took " in printed
+    assert "LogTimeEvaluator: 12 measurements took " in printed
+    assert "GradientNoiseMonitor: 12 measurements took " in printed
     (path,) = tmp_path.rglob("aging_record.npz")
     record = AgingRecord.load(path)
     assert record == probes[0].record == probes[1].record  # type: ignore[attr-defined]
@@ -286,11 +286,11 @@ def test_without_a_monitor_there_is_a_record_all_the_same(tmp_path: Path, capsys
     assert record.gradient_noise([0, 46]).min() > 0
     # Whoever shows records shows this one.
     assert main(["report", str(path)]) == 0
-    assert "'train_loss': 11 values" in capsys.readouterr().out
+    assert "'train_loss': 12 values" in capsys.readouterr().out
     assert main(["report", str(path), "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["one_time"]["gradient_noise"]["steps"]) == 11
-    assert answers.describe(record)["last_step"] == 46
-    assert len(answers.series(record)["train_loss"]["steps"]) == 11
+    assert len(json.loads(capsys.readouterr().out)["one_time"]["gradient_noise"]["steps"]) == 12
+    assert answers.describe(record)["last_step"] == 60
+    assert len(answers.series(record)["train_loss"]["steps"]) == 12
 
 
 def test_steps_are_those_of_the_schedule_or_the_first_after_them(tmp_path: Path) -> None:
@@ -314,13 +314,18 @@ def test_steps_are_those_of_the_schedule_or_the_first_after_them(tmp_path: Path)
         return probe.record.one_time("train_loss")[0].tolist()
 
     every = LogTimeSchedule([0, 1, 4, 5, 9], [1])
-    assert steps(SmallNet(), every, max_steps=12) == [0, 1, 4, 5, 9]
-    assert steps(SmallNet(), every, max_steps=12, accumulate_grad_batches=4) == [0, 1, 4, 5, 9]
-    assert steps(Both(), every, max_steps=12) == [0, 2, 4, 6, 10]
-    assert steps(SmallNet(), 1, max_steps=12) == [0, 1, 10]
-    assert steps(SmallNet(), every.until(5), max_steps=12) == [0, 1, 4]
-    assert steps(SmallNet(), 1, max_steps=-1, max_epochs=2) == [0, 1, 10]
-    assert steps(SmallNet(), 1, fast_dev_run=3) == [0, 1]
+    listed = [0, 1, 4, 5, 9]
+    for same in (every, Steps(listed), listed, np.array(listed)):
+        assert steps(SmallNet(), same, max_steps=12) == [*listed, 12]
+    assert steps(SmallNet(), every, max_steps=9) == listed
+    assert steps(SmallNet(), every, max_steps=12, accumulate_grad_batches=4) == [*listed, 12]
+    assert steps(Both(), every, max_steps=12) == [0, 2, 4, 6, 10, 12]
+    assert steps(SmallNet(), every.until(5), max_steps=12) == [0, 1, 4, 12]
+    for same in (1, np.int64(1), Steps.logspaced(1)):
+        assert steps(SmallNet(), same, max_steps=12) == [0, 1, 10, 12]
+    assert steps(SmallNet(), 1, max_steps=-1, max_epochs=2) == [0, 1, 10, 24]
+    assert steps(SmallNet(), 1, fast_dev_run=3) == [0, 1, 3]
+    assert steps(SmallNet(), [2], max_steps=12) == [2, 12]
 
 
 class End(Callback):
@@ -360,7 +365,7 @@ def test_series_go_on_in_a_resumed_training(tmp_path: Path, alone: bool) -> None
         assert resumed.one_time_names == whole.one_time_names
         for name in whole.one_time_names:
             assert np.array_equal(resumed.one_time(name), whole.one_time(name)), name
-        assert resumed.meta["GradientNoiseMonitor"]["measurements"] == 10
+        assert resumed.meta["GradientNoiseMonitor"]["measurements"] == 11
         # It goes on in its own file.
         (file,) = place.rglob("aging_record*.npz")
         assert AgingRecord.load(file) == resumed
@@ -375,11 +380,11 @@ def test_a_second_fit_goes_on_and_another_training_starts_afresh(tmp_path: Path)
     for probe in probes:
         assert probe.record.one_time_names  # type: ignore[attr-defined]
         for name in probe.record.one_time_names:  # type: ignore[attr-defined]
-            assert probe.record.one_time(name)[0].tolist() == [0, 1, 2, 3, 5, 7, 10, 15, 22, 32]  # type: ignore[attr-defined]
+            assert probe.record.one_time(name)[0].tolist() == [0, 1, 2, 3, 5, 7, 10, 12, 15, 22, 32, 36]  # type: ignore[attr-defined]
     first = probes[0].record  # type: ignore[attr-defined]
     quiet_trainer(tmp_path, callbacks=probes, max_steps=4).fit(SmallNet(), data())
     assert probes[0].record is not first  # type: ignore[attr-defined]
-    assert probes[1].record.one_time("gradient_noise")[0].tolist() == [0, 1, 2, 3]  # type: ignore[attr-defined]
+    assert probes[1].record.one_time("gradient_noise")[0].tolist() == [0, 1, 2, 3, 4]  # type: ignore[attr-defined]
 
 
 @pytest.mark.needs("jsonargparse")
@@ -415,8 +420,8 @@ def test_callbacks_can_be_configured_from_a_file() -> None:
         },
     ]
     parsed = parser.instantiate_classes(parser.parse_args(["--callbacks", json.dumps(wanted)])).callbacks
-    assert parsed[0].schedule == LogTimeSchedule.logspaced(waiting_times_per_decade=4)
-    assert parsed[1].schedule == LogTimeSchedule([0, 5], [1])
+    assert parsed[0].schedule == Steps.logspaced(4)
+    assert parsed[1].schedule == Steps([0, 5])
 
 
 def test_callbacks_can_be_pickled_and_copied(tmp_path: Path) -> None:
@@ -464,7 +469,7 @@ def test_a_failure_costs_a_warning_and_no_training(tmp_path: Path, caplog: pytes
     trainer.fit(Fragile(), data())
     assert trainer.global_step == 60
     for probe, name in zip(probes, ("train_loss", "gradient_noise"), strict=True):
-        assert probe.record.one_time(name)[0].tolist() == [0, 1, 2, 3, 10, 15, 22, 32, 46]  # type: ignore[attr-defined]
+        assert probe.record.one_time(name)[0].tolist() == [0, 1, 2, 3, 10, 15, 22, 32, 46, 60]  # type: ignore[attr-defined]
     told = [record.message for record in caplog.records if "training goes on" in record.message]
     assert sum("nothing is measured at step 5 (RuntimeError: it does not work today)" in line for line in told) == 2
     assert sum("no network" in line for line in told) == 2  # once each
@@ -724,6 +729,6 @@ def test_a_step_at_which_nothing_is_due_looks_at_one_number(tmp_path: Path) -> N
         global_step = 5
 
     for probe in both():
-        assert isinstance(probe, Probe)
+        assert isinstance(probe, Measurement)
         probe._next_event = 6
         probe.on_train_batch_end(Counting(), None, None, None, 0)  # type: ignore[arg-type]

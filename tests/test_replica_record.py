@@ -474,5 +474,5 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(MisconfigurationException, match="has 0 ReplicaEnsembles"):
         train(tmp_path, Ensemble(None, [0]), ReplicaOverlap(torch.zeros(2, 8)))
     record = train(tmp_path, Ensemble(2, [0, 1]), ReplicaOverlap(torch.zeros(2, 9)))
-    assert "not compared from step 0 on" in caplog.text
+    assert "ReplicaOverlap: nothing is measured at step 0 (RuntimeError: " in caplog.text
     assert len(record) == 97

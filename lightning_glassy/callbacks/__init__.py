@@ -1,4 +1,15 @@
-"""Thin translations of the hooks of a Trainer, and of Fabric, to the tracker; and what measures the network itself."""
+"""Callbacks for a Trainer or Fabric, and the base classes of measurements.
+
+To add a measurement, derive from one of these classes, and write ``measure``:
+
+=============================  =====================================================================================
+class                          measures
+=============================  =====================================================================================
+:class:`Measurement`           numbers along the run, from the weights
+:class:`NetworkMeasurement`    numbers along the run, by running the network on batches
+:class:`PairMeasurement`       functions at pairs of times, from the snapshots of an :class:`AgingMonitor`
+=============================  =====================================================================================
+"""
 
 from lightning_glassy.callbacks.aging import AgingMonitor
 from lightning_glassy.callbacks.barrier import BarrierMonitor
@@ -7,6 +18,9 @@ from lightning_glassy.callbacks.distribution import DisplacementDistribution
 from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
 from lightning_glassy.callbacks.fabric import FabricAgingMonitor
 from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
+from lightning_glassy.callbacks.measurement import Measurement
+from lightning_glassy.callbacks.network import NetworkMeasurement
+from lightning_glassy.callbacks.pairs import PairMeasurement
 from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap
 
 __all__ = [
@@ -17,5 +31,8 @@ __all__ = [
     "FabricAgingMonitor",
     "GradientNoiseMonitor",
     "LogTimeEvaluator",
+    "Measurement",
+    "NetworkMeasurement",
+    "PairMeasurement",
     "ReplicaOverlap",
 ]

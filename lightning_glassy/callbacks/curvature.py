@@ -1,8 +1,7 @@
-"""How curved the loss is: more and more flat directions, or walls."""
+"""Measure how curved the loss is, and how many directions are flat."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -13,111 +12,106 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
+from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
-from lightning_glassy.callbacks.probe import Loss, Probe
+from lightning_glassy.callbacks.network import Loader, Loss, NetworkMeasurement, NetworkOptions, has_sync_batch_norm
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.curvature.lanczos import measure_spectrum
 from lightning_glassy.curvature.operators import CurvatureOperator, GaussNewtonOperator, HessianOperator
 from lightning_glassy.curvature.spectrum import Spectrum
-from lightning_glassy.schedule import LogTimeSchedule
+from lightning_glassy.schedule import StepsLike
 
 Criterion = Callable[[Tensor, Any], Tensor]
 """The loss of the outputs of a module for a batch, a tensor of one number."""
 
-# Fewer than the other callbacks take: a measurement is hundreds of passes over its data.
-_PER_DECADE = 2
-
 _LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-class CurvatureMonitor(Probe):
+class CurvatureMonitor(NetworkMeasurement):
     r"""Measures the spectrum of the Hessian of the training loss at log-spaced steps, on a fixed part of the data.
 
-    :math:`H_{ij} = \partial^2 L/\partial w_i\partial w_j` with respect to all N trainable parameters, of the loss
-    :math:`L = \sum_b B_b\ell_b/\sum_b B_b` over batches b of :math:`B_b` samples, the same ones at all steps. Or, with
-    a ``criterion``, the Gauss-Newton matrix, which has no negative eigenvalue where that is convex in the outputs. The
-    eigenvalues :math:`\lambda` are in units of the loss per weight squared. Baity-Jesi et al. 2018 (arXiv 1803.06969)
-    take the slowing down of over-parametrised networks for that of more and more flat directions. How the numbers and
-    their errors are found, and how large these are, is said in :mod:`lightning_glassy.curvature`.
+    The matrix is :math:`H_{ij} = \partial^2 L/\partial w_i\partial w_j` for all N trainable parameters. The loss is
+    :math:`L = \sum_b B_b\ell_b/\sum_b B_b` over batches b of :math:`B_b` samples, which are the same at all steps. With
+    a ``criterion``, the matrix is the Gauss-Newton matrix. It has no negative eigenvalue if the criterion is convex in
+    the outputs. The eigenvalues :math:`\lambda` are in units of the loss per weight squared. Baity-Jesi et al. 2018
+    (arXiv 1803.06969) explain the slowing down of over-parametrised networks by more and more flat directions.
+    :mod:`lightning_glassy.curvature` describes the numerics and the errors.
 
     ==========================  ================================================================================
     key                         what is logged
     ==========================  ================================================================================
-    ``hessian_max``             the leading eigenvalue; ``hessian_max_2``, ... those after it
-    ``hessian_min``             the lowest eigenvalue; ``hessian_min_2``, ... those after it
-    ``hessian_max_at_least``    in place of the leading one, where it did not converge: a lower bound
-    ``hessian_min_at_most``     likewise, an upper bound of the lowest
+    ``hessian_max``             the leading eigenvalue, and ``hessian_max_2``, ... the next ones
+    ``hessian_min``             the lowest eigenvalue, and ``hessian_min_2``, ... the next ones
+    ``hessian_max_at_least``    a lower bound, if the leading eigenvalue did not converge
+    ``hessian_min_at_most``     an upper bound, if the lowest eigenvalue did not converge
     ``hessian_trace``           :math:`\sum_i\lambda_i`
     ``flat_fraction``           fraction of the directions with :math:`|\lambda| < \epsilon`
     ``hessian_index``           fraction of the directions with :math:`\lambda < -\epsilon`
-    ``<key>_error``             error of ``hessian_max``, ``hessian_min`` (there is an eigenvalue within it), the
-                                trace, the flat fraction and the index (one standard deviation); 0 where exact
-    ``hessian_q01``, ...        the spectral density, as its quantiles at 1, 5, 25, 50, 75, 95 and 99 %: that part
-                                of the directions has no larger :math:`\lambda`, to within a node of the quadrature
-                                and the scatter of the probes
+    ``<key>_error``             error of ``hessian_max`` and ``hessian_min`` (an eigenvalue lies within it), and one
+                                standard deviation of the trace, the flat fraction and the index; 0 if exact
+    ``hessian_q01``, ...        quantiles of the spectral density at 1, 5, 25, 50, 75, 95 and 99 %: this part of the
+                                directions has no larger :math:`\lambda`, to within a node of the quadrature and the
+                                scatter of the probes
     ==========================  ================================================================================
 
     For the Gauss-Newton matrix the keys begin with ``gauss_newton`` instead of ``hessian``.
 
-    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or else of one of its own,
-    and scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``CurvatureMonitor`` of the record's
-    metadata says of which data they are, how many products with vectors were allowed and made, and the time it took.
-    :attr:`spectrum` has the whole of the last measurement, with its density.
+    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
+    scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``CurvatureMonitor`` of the record's
+    metadata has the numbers of batches and samples, the allowed and the used products with vectors, and the time it
+    took. :attr:`spectrum` is the last measurement as a whole, with its density.
 
-    Cost: a measurement takes at most ``max_products`` products over the fixed part of the data, each worth three
-    gradients of it (measured on one CPU core with 301,066 parameters; eight with 1,482, where the loop counts). By
-    default that is 200 products with 4 batches, or some 2,400 gradients of a batch: right for long trainings;
-    ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the whole spectrum
-    exactly: allow ``max_products=2000`` for small networks.
+    Cost: a measurement takes at most ``max_products`` products over the fixed part of the data. A product costs three
+    gradients (measured on one CPU core with 301,066 parameters), or eight for 1,482 parameters, where the Python loop
+    dominates. The default is 200 products with 4 batches, or about 2,400 gradients of a batch. This suits long
+    trainings. Smaller ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the
+    whole spectrum exactly, so use ``max_products=2000`` for small networks.
 
-    What to doubt: of the Hessian on M samples with C outputs each no more than MC directions are steep through the
-    Gauss-Newton part, whatever the full data say: the flat fraction is that of the part of the data which is used. It
-    depends on ε, too. The nodes of a quadrature are about the width of the bulk over ``n_nodes`` apart; of an ε far
-    below that the flat fraction scatters from step to step by its large error, which may itself be missed (0 +- 0 where
-    no node is within ε).
+    Limits: on M samples with C outputs each, the Gauss-Newton part of the Hessian has at most MC steep directions,
+    whatever the full data. The flat fraction therefore depends on the part of the data that is used. It also depends on
+    ε. The nodes of the quadrature are about the width of the bulk divided by ``n_nodes`` apart. For an ε far below this
+    distance, the flat fraction scatters from step to step by its large error. The error itself can be missed: it is 0
+    if no node is within ε.
 
-    Training is the same, bit for bit, with the callback and without it. The probe vectors come from a generator of
-    their own. What is random in the module (dropout in mode ``"train"``) is the same in all products and at all steps.
-    Under mixed precision the matrix is computed without autocast, whose rounding would drown small eigenvalues. Under
-    DDP rank 0 alone measures, and the others wait for it.
+    Training is the same, bit for bit, with the callback and without it. The probe vectors come from their own
+    generator. Random numbers in the module (dropout in mode ``"train"``) are the same in all products and at all steps.
+    Under mixed precision the matrix is computed without autocast, whose rounding would hide small eigenvalues. Under
+    DDP rank 0 measures, and the others wait.
 
     Args:
-        schedule: a :class:`LogTimeSchedule`, whose waiting times are the steps, or the number of steps per decade;
-            default 2.
-        loader: whose data set to use: a ``DataLoader``, or a function that gives one when training starts. Default that
-            of the training.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
+            measured.
+        loader: a ``DataLoader``, or a function that returns one when training starts. Its data set is used. Default:
+            the loader of the training.
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
-        max_batches: how many batches are the fixed part of the data; None for all. They are on the device during a
-            measurement.
-        batch_size: number of samples in a batch; default that of the training.
-        loss: gives the loss of a module on a batch; default what ``training_step`` returns.
-        criterion: gives the loss of the outputs of the module and a batch: then the matrix is that of Gauss and Newton.
-        outputs: with ``criterion`` only, gives the outputs of a module for a batch, one tensor; default ``module(x)``
+        max_batches: number of batches in the fixed part of the data, or ``None`` for all. They are on the device during
+            a measurement.
+        criterion: function of the outputs of the module and a batch that returns the loss. The matrix is then the
+            Gauss-Newton matrix.
+        outputs: function of the module and a batch that returns one tensor, for ``criterion``. Default: ``module(x)``
             of a pair (x, y).
-        eps: ε, below which a direction is flat, in units of the loss per weight squared; default what 100 nodes
+        eps: ε, below which a direction is flat, in units of the loss per weight squared. The default is what 100 nodes
             resolve in a bulk of width one.
-        n_eigenvalues: how many leading, and how many lowest, eigenvalues to look for.
-        n_probes: random vectors of the spectral density; its errors fall with their square root.
-        n_nodes: products for each of them, and nodes of its quadrature.
+        n_eigenvalues: number of leading and of lowest eigenvalues to find.
+        n_probes: number of random vectors for the spectral density. Its errors fall with their square root.
+        n_nodes: number of products for each of them, and of nodes of its quadrature.
         max_products: most products in a measurement.
-        name: of the :class:`AgingMonitor` whose record it shares, else the prefix of the keys and of the directory.
-        dirpath: where the files go if there is no such monitor; default the directory ``name`` beside the logger's.
-        save: whether to write these files.
-        summary: whether to print a line at the end on the time it took.
+        **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
+            ``name``, ``dirpath``, ``save`` and ``summary`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
 
     Attributes:
-        spectrum: the :class:`~lightning_glassy.curvature.Spectrum` that was measured last, on rank 0.
+        spectrum: the last :class:`~lightning_glassy.curvature.Spectrum`, on rank 0.
 
     Raises:
-        TypeError: at construction, an argument of another type.
-        ValueError: at construction, an argument out of its range, or ``loss`` or ``outputs`` that do not go with
+        TypeError: at construction, an argument has the wrong type.
+        ValueError: at construction, an argument is out of its range, or ``loss`` or ``outputs`` does not go with
             ``criterion``.
-        ImportError: at the start of training, scipy is missing; the message names the extra.
-        MisconfigurationException: at the start of training, no usable loss or data, too few products allowed, or
-            normalisations that wait for other processes; the message names the remedy.
+        ImportError: at the start of training, scipy is missing. The message names the extra.
+        MisconfigurationException: at the start of training, there is no usable loss or data, too few products are
+            allowed, or normalisations wait for other processes. The message names the remedy.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -128,13 +122,11 @@ class CurvatureMonitor(Probe):
 
     def __init__(
         self,
-        schedule: LogTimeSchedule | int | None = None,
+        schedule: StepsLike = 2,
         *,
-        loader: DataLoader[Any] | Callable[[], Any] | None = None,
+        loader: Loader | None = None,
         mode: Literal["train", "eval"] = "eval",
         max_batches: int | None = 4,
-        batch_size: int | None = None,
-        loss: Loss | None = None,
         criterion: Criterion | None = None,
         outputs: Loss | None = None,
         eps: float = 1e-2,
@@ -142,23 +134,13 @@ class CurvatureMonitor(Probe):
         n_probes: int = 1,
         n_nodes: int = 100,
         max_products: int = 200,
-        name: str = "glassy",
-        dirpath: str | os.PathLike[str] | None = None,
-        save: bool = True,
-        summary: bool = True,
+        **options: Unpack[NetworkOptions],
     ) -> None:
-        super().__init__(
-            _PER_DECADE if schedule is None else schedule,
-            mode=mode,
-            max_batches=max_batches,
-            batch_size=batch_size,
-            # With a criterion nobody asks the module for its loss, nor refuses one that has none.
-            loss=loss if criterion is None else self._loss_of_outputs,
-            name=name,
-            dirpath=dirpath,
-            save=save,
-            summary=summary,
-        )
+        loss = options.get("loss")
+        if criterion is not None:
+            # The module then needs no loss, and is not refused without one.
+            options["loss"] = self._loss_of_outputs
+        super().__init__(schedule, mode=mode, max_batches=max_batches, **options)
         for what, function in (("criterion", criterion), ("outputs", outputs)):
             if function is not None and not callable(function):
                 raise TypeError(f"{what}={function!r} is not a function")
@@ -187,13 +169,12 @@ class CurvatureMonitor(Probe):
         self.spectrum: Spectrum | None = None
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        """Find the data, and refuse what cannot be done with them."""
+        """Find the data, and refuse unusable ones."""
         try:
             import scipy.sparse.linalg  # noqa: F401
         except ImportError as error:
             raise ImportError("CurvatureMonitor needs scipy: pip install 'lightning-glassy[curvature]'") from error
-        waits = any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
-        if self._mode == "train" and trainer.world_size > 1 and waits:
+        if self._mode == "train" and trainer.world_size > 1 and has_sync_batch_norm(module):
             raise MisconfigurationException(
                 "CurvatureMonitor: rank 0 measures alone, and in mode='train' a SyncBatchNorm would wait for the other "
                 "processes: use mode='eval'"
@@ -201,22 +182,11 @@ class CurvatureMonitor(Probe):
         if any(p.requires_grad and torch.finfo(p.dtype).bits < 32 for p in module.parameters()):
             rank_zero_warn(
                 "CurvatureMonitor: weights of 16 bits have two or three digits for second derivatives, too: small "
-                "eigenvalues, and with them the flat fraction, are rounding"
+                "eigenvalues, and so the flat fraction, are rounding errors"
             )
-        loader = self._loader
-        if loader is not None and not isinstance(loader, DataLoader) and callable(loader):
-            loader = loader()
-        # Not `batches`, which shares them out: all that rank 0 needs.
-        combined = trainer.fit_loop._combined_loader
-        self._data = Batches(
-            trainer.train_dataloader if loader is None else loader,
-            "CurvatureMonitor: the loader of the training data",
-            mode=combined._mode if combined is not None else "max_size_cycle",
-            batch_size=self._batch_size,
-            max_batches=self._max_batches,
-            # The first ones of data that are sorted by class are not like the rest.
-            shuffled=True,
-        )
+        # Not shared over the processes, because rank 0 measures alone. Shuffled, because the first samples of data that
+        # are sorted by class differ from the rest.
+        self._data = self.batches(trainer, self._loader, "the training data", shuffled=True, shared=False)
         self._description = {
             "matrix": self._prefix,
             "batches": self._data.used,
@@ -226,16 +196,16 @@ class CurvatureMonitor(Probe):
         }
 
     def release(self) -> None:
-        """Let go of the data."""
+        """Free the data."""
         self._data = None
 
     def describe(self) -> dict[str, Any]:
-        """Of which matrix and data the spectrum is, and how many products were allowed, and made the last time."""
+        """Return the matrix, the data, the settings, and the products of the last measurement."""
         made = {} if self.spectrum is None else {"products": self.spectrum.n_products}
         return self._description | made
 
     def measure(self, trainer: Trainer, module: LightningModule) -> Spectrum | None:
-        """The spectrum, on rank 0; None on the others."""
+        """Return the spectrum on rank 0, and ``None`` on the others."""
         if trainer.global_rank != 0:
             return None
         try:
@@ -246,7 +216,7 @@ class CurvatureMonitor(Probe):
         return self.spectrum
 
     def combine(self, trainer: Trainer, measured: Spectrum | None) -> dict[str, float]:
-        """The values of all series."""
+        """Return the values of all series."""
         if measured is None:
             return {}
         p, (low, high) = self._prefix, measured.bounds
@@ -282,7 +252,7 @@ class CurvatureMonitor(Probe):
 
         def loss(item: tuple[int, Any, int]) -> Tensor:
             i, batch, size = item
-            # A product must not see what those before it have left: counters, averages, random numbers of the module.
+            # A product must not see the counters, averages and random numbers of the products before it.
             with undisturbed(trainer, module, seed=i):
                 return self.loss_of(trainer, module, batch, i) * (size / total)
 
@@ -315,7 +285,7 @@ class CurvatureMonitor(Probe):
 
 
 def _quantiles(spectrum: Spectrum, levels: Sequence[float]) -> list[float]:
-    """The least eigenvalue, or node of a quadrature, up to which these parts of the directions lie."""
+    """Return the smallest eigenvalues, or nodes of a quadrature, up to which these parts of the directions lie."""
     known = len(spectrum.eigenvalues)
     places, weights = spectrum.eigenvalues, np.full(known, 1 / spectrum.n_parameters)
     if not spectrum.exact:
@@ -330,7 +300,7 @@ def _quantiles(spectrum: Spectrum, levels: Sequence[float]) -> list[float]:
 
 @contextmanager
 def _without_autocast(trainer: Trainer) -> Iterator[None]:
-    """Let the forward pass be in the precision of the weights."""
+    """Run the forward pass in the precision of the weights."""
     own = vars(trainer.precision_plugin)
     if isinstance(trainer.precision_plugin, MixedPrecision):
         own["autocast_context_manager"] = nullcontext

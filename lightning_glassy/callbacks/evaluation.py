@@ -1,8 +1,7 @@
-"""The loss on whole data sets, in logarithmic time."""
+"""Measure the loss on whole data sets at log-spaced steps."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -13,23 +12,25 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import Metric, MetricCollection
+from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
-from lightning_glassy.callbacks.probe import Loss, Probe, add_up
-from lightning_glassy.schedule import LogTimeSchedule
+from lightning_glassy.callbacks.measurement import add_up
+from lightning_glassy.callbacks.network import Loader, NetworkMeasurement, NetworkOptions
+from lightning_glassy.schedule import StepsLike
 
 Predict = Callable[[LightningModule, Any], tuple[Any, Any]]
-"""What a module predicts for a batch, and the truth: what metrics are updated with."""
+"""The predictions of a module for a batch, and the truth. Metrics are updated with them."""
 
 
-class LogTimeEvaluator(Probe):
+class LogTimeEvaluator(NetworkMeasurement):
     r"""Measures the loss, and metrics, on the whole training set and others at log-spaced steps.
 
-    The loss on a set is :math:`L = \sum_b B_b \ell_b / \sum_b B_b` over its batches b of :math:`B_b` samples:
-    the mean over the samples, where the loss :math:`\ell_b` of a batch is the mean over its samples. (Of several
-    loaders at once, and of data that come in batches, the batches count the same.) The weights are
-    those after the step; step 0 is before the first update. Baity-Jesi et al. 2018 (arXiv 1803.06969) see three regimes
-    of the training loss in logarithmic time. Training is the same, bit for bit, with the callback and without it.
+    The loss on a set is :math:`L = \sum_b B_b \ell_b / \sum_b B_b` over its batches b of :math:`B_b` samples. This is
+    the mean over the samples if the loss :math:`\ell_b` of a batch is the mean over its samples. With several loaders
+    at once, and with data that come in batches, each batch has the same weight. The weights of the network are those
+    after the step. Step 0 is before the first update. Baity-Jesi et al. 2018 (arXiv 1803.06969) see three regimes of
+    the training loss in logarithmic time. Training is the same, bit for bit, with the callback and without it.
 
     ========================  ==================================================================================
     key                       what is logged
@@ -42,39 +43,39 @@ class LogTimeEvaluator(Probe):
     ``<key>_error``           of replicas: the standard error of the mean over them that ``<key>`` is
     ========================  ==================================================================================
 
-    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or else of one of its own,
-    and scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``LogTimeEvaluator`` of the record's
-    metadata has the numbers of batches and samples that were *used* of each set, and the time it took.
+    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
+    scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``LogTimeEvaluator`` of the record's
+    metadata has the numbers of batches and samples that were used of each set, and the time it took.
 
-    The data are those of the data set of a ``DataLoader``, without its sampler and the limits of the Trainer (weights
-    of samples and ``limit_val_batches`` do not count), in the order of the data set; in a random one, the same at all
-    steps, where ``max_batches`` leaves some out. Under DDP each process evaluates its part of the batches, and all get
-    the result.
+    The samples are those of the data set of a ``DataLoader``, in the order of the data set. If ``max_batches`` leaves
+    some out, they are in a random order, which is the same at all steps. The sampler (with its weights) and the limits
+    of the Trainer (such as ``limit_val_batches``) are not used. Under DDP each process evaluates its part of the
+    batches, and all get the result.
 
     Args:
-        schedule: a :class:`LogTimeSchedule`, whose waiting times are the steps, or the number of steps per decade;
-            default 6.
-        loaders: more sets by name, each a ``DataLoader``, or a function that gives one when training starts
-            (``{"test": datamodule.test_dataloader}``). ``"train"`` takes the place of the training set.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
+            measured.
+        loaders: more sets by name, each a ``DataLoader``, or a function that returns one when training starts
+            (``{"test": datamodule.test_dataloader}``). ``"train"`` replaces the training set.
         metrics: a torchmetrics ``Metric``, a ``MetricCollection`` or a mapping of names to metrics. ``"auto"``: the
-            accuracy, where a batch is a pair (x, y) of inputs and integer classes ``[B]``, and ``module(x)`` gives
-            scores ``[B, C]``. None: the loss alone.
-        predict: what metrics are updated with, from the module and a batch; default ``module(x), y`` of a pair (x, y).
+            accuracy, if a batch is a pair (x, y) of inputs and integer classes ``[B]``, and ``module(x)`` returns
+            scores ``[B, C]``. ``None``: the loss alone.
+        predict: function of the module and a batch that returns the arguments of the metrics. Default: ``module(x), y``
+            of a pair (x, y).
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
-        max_batches: most batches of each set; default all.
-        batch_size: number of samples in a batch; default that of each loader.
-        loss: gives the loss of a module on a batch; default what ``training_step`` returns. Of a
-            :class:`ReplicaEnsemble` it is needed, and gives the loss of each replica, ``[n_replica]``, on a batch that
-            is the same for all; ``module(x)`` then gives ``[n_replica, B, C]``, and there are no other metrics.
-        name: of the :class:`AgingMonitor` whose record it shares, else the prefix of the keys and of the directory.
-        dirpath: where the files go if there is no such monitor; default the directory ``name`` beside the logger's.
-        save: whether to write these files.
-        summary: whether to print a line at the end on the time it took.
+        max_batches: most batches of each set. Default: all.
+        **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
+            ``name``, ``dirpath``, ``save`` and ``summary`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+
+    With a :class:`ReplicaEnsemble`, ``loss`` is needed, ``module(x)`` returns ``[n_replica, B, C]``, and there are no
+    metrics but the accuracy.
 
     Raises:
-        TypeError: at construction, an argument of another type.
-        ValueError: at construction, an argument out of its range.
-        MisconfigurationException: at the start of training, no usable loss or data; the message names the remedy.
+        TypeError: at construction, an argument has the wrong type.
+        ValueError: at construction, an argument is out of its range.
+        MisconfigurationException: at the start of training, there is no usable loss or data. The message names the
+            remedy.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -85,31 +86,16 @@ class LogTimeEvaluator(Probe):
 
     def __init__(
         self,
-        schedule: LogTimeSchedule | int | None = None,
+        schedule: StepsLike = 6,
         *,
-        loaders: Mapping[str, DataLoader[Any] | Callable[[], Any]] | None = None,
+        loaders: Mapping[str, Loader] | None = None,
         metrics: Metric | MetricCollection | Mapping[str, Metric] | Literal["auto"] | None = "auto",
         predict: Predict | None = None,
         mode: Literal["train", "eval"] = "eval",
         max_batches: int | None = None,
-        batch_size: int | None = None,
-        loss: Loss | None = None,
-        name: str = "glassy",
-        dirpath: str | os.PathLike[str] | None = None,
-        save: bool = True,
-        summary: bool = True,
+        **options: Unpack[NetworkOptions],
     ) -> None:
-        super().__init__(
-            schedule,
-            mode=mode,
-            max_batches=max_batches,
-            batch_size=batch_size,
-            loss=loss,
-            name=name,
-            dirpath=dirpath,
-            save=save,
-            summary=summary,
-        )
+        super().__init__(schedule, mode=mode, max_batches=max_batches, **options)
         if loaders is not None and (not isinstance(loaders, Mapping) or not all(isinstance(k, str) for k in loaders)):
             raise TypeError(f"loaders={loaders!r} is not a mapping of names to loaders")
         if isinstance(metrics, Mapping) and not isinstance(metrics, MetricCollection):
@@ -139,20 +125,18 @@ class LogTimeEvaluator(Probe):
             loaders |= {f"val_{key}": loader for key, loader in validation.items()}
         elif isinstance(validation, DataLoader) or validation:
             loaders["val"] = validation if isinstance(validation, DataLoader) else validation[0]
-        for name, given in self._loaders.items():
-            loaders[name] = given if isinstance(given, DataLoader) or not callable(given) else given()
-        for name, loader in loaders.items():
-            found = self.batches(trainer, loader, f"LogTimeEvaluator: the loader of {name!r}", shuffled=False)
+        for name, loader in (loaders | self._loaders).items():
+            found = self.batches(trainer, loader, repr(name), shuffled=False)
             if found.used < found.available:
-                found = self.batches(trainer, loader, f"LogTimeEvaluator: the loader of {name!r}", shuffled=True)
+                found = self.batches(trainer, loader, repr(name), shuffled=True)
             self._sets[name] = found
 
     def release(self) -> None:
-        """Let go of the sets."""
+        """Free the sets."""
         self._sets: dict[str, Batches] = {}
 
     def describe(self) -> dict[str, Any]:
-        """How much of each set is used."""
+        """Return the used and the available batches of each set."""
         return {
             "sets": {
                 name: {"batches": found.used, "batches_available": found.available, "samples": found.samples}
@@ -161,14 +145,14 @@ class LogTimeEvaluator(Probe):
         }
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, tuple[Tensor, MetricCollection | None]]:
-        """The sums of the loss and of the right answers over this process's part of each set, and its metrics."""
+        """Return the sums of loss and right answers over this process's part of each set, and its metrics."""
         with torch.no_grad():
             return {name: self._evaluate(trainer, module, found) for name, found in self._sets.items()}
 
     def combine(
         self, trainer: Trainer, measured: dict[str, tuple[Tensor, MetricCollection | None]]
     ) -> dict[str, float]:
-        """The means over each set."""
+        """Return the means over each set."""
         values: dict[str, float] = {}
         for name, (sums, metrics) in measured.items():
             loss, n, right, n_judged = add_up(trainer, sums).cpu()
@@ -189,7 +173,7 @@ class LogTimeEvaluator(Probe):
         self, trainer: Trainer, module: LightningModule, data: Batches
     ) -> tuple[Tensor, MetricCollection | None]:
         device = trainer.strategy.root_device
-        # On the device, read once at the end: loss, its weight, right answers, answers; of each replica.
+        # Rows: loss, its weight, right answers, answers. Columns: replicas. Read from the device once, at the end.
         sums = torch.zeros(
             4, self._n_replica or 1, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
         )
@@ -219,7 +203,7 @@ class LogTimeEvaluator(Probe):
         return module(batch[0]), batch[1]
 
     def _judge(self, module: LightningModule, batch: Any) -> Tensor | None:
-        """Which samples are classified rightly, bool ``[B]`` or ``[n_replica, B]``; None for no classification."""
+        """Return whether each sample is classified correctly, ``[B]`` or ``[n_replica, B]``, or ``None``."""
         if self._predict is None:
             pair = isinstance(batch, (list, tuple)) and len(batch) == 2
             if not pair or not _is_classes(batch[1]) or not is_overridden("forward", module):

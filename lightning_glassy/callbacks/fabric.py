@@ -1,85 +1,68 @@
-"""The same for a loop of one's own: from the steps of Fabric's optimisers to an ``AgingTracker`` and its sinks."""
+"""The AgingMonitor for a training loop of Lightning Fabric."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric import Fabric, is_wrapped
-from lightning.fabric.utilities import rank_zero_info
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 from torch.optim import Optimizer
+from typing_extensions import Unpack
 
-from lightning_glassy.callbacks.shared import (
-    SNAPSHOTS,
-    check_name,
-    check_parameters,
-    check_strategy,
-    describe_optimizers,
-)
-from lightning_glassy.loggers.dispatch import log_directory, sink_for
-from lightning_glassy.loggers.files import FileSink
-from lightning_glassy.loggers.sinks import Sinks
+from lightning_glassy.callbacks.aging import MonitorOptions, split_options
+from lightning_glassy.callbacks.recorder import Place, Recorder, check_name
+from lightning_glassy.callbacks.recording import Recording
+from lightning_glassy.callbacks.run import check_strategy, describe_optimizers
 from lightning_glassy.measure.optimizers import learning_rates
-from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
+from lightning_glassy.measure.select import Groups
+from lightning_glassy.measure.shards import reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, check_options
 from lightning_glassy.record import AgingRecord
-from lightning_glassy.schedule import LogTimeSchedule
+from lightning_glassy.schedule import ScheduleLike, as_schedule
 
-log = logging.getLogger(__name__)
-
-_NEVER = sys.maxsize
+NEVER = sys.maxsize
 
 
 class FabricAgingMonitor:
     r"""Measures how the weights move in a loop of Lightning Fabric, as :class:`AgingMonitor` does in a Trainer.
 
-    Give it to ``Fabric(callbacks=[...])``, tell it with :meth:`start` which module and optimisers it is about, and
-    when training has ended say so with ``fabric.call("on_train_end")`` or :meth:`finish`. Fabric tells it of every step
-    of an optimiser in between.
+    Pass it to ``Fabric(callbacks=[...])``. Call :meth:`start` with the module and the optimisers, and at the end of
+    training ``fabric.call("on_train_end")`` or :meth:`finish`. Fabric reports every step of an optimiser in between.
 
-    A step is a completed call of ``step()`` of one of those optimisers: one for as many micro-batches as gradients were
-    accumulated over, one whatever a closure did, and with two optimisers one each, as ``Trainer.global_step`` counts.
-    An update that the gradient scaler of ``precision="16-mixed"`` has skipped counts, too, as it does there: to know of
-    it would mean to wait for the GPU. Steps of other optimisers, of a discriminator say, are not counted.
+    A step is a completed call of ``step()`` of one of these optimisers, as in ``Trainer.global_step``: one for all
+    micro-batches whose gradients are accumulated, one for a closure however often it runs, and one for each of two
+    optimisers. An update that the gradient scaler of ``precision="16-mixed"`` skips is a step, too, because the monitor
+    would have to wait for the GPU to notice it. Steps of other optimisers, such as that of a discriminator, are not
+    counted.
 
-    What is written, and under which keys, is what :class:`AgingMonitor` writes: the record in files, and the curves in
-    the loggers of ``Fabric(loggers=...)``. The one-time series ``learning_rate`` (``learning_rate_<i>_<j>`` for the
-    parameter group j of the optimiser i where there are several) is the rate of the update after the step. Under DDP
-    rank 0 measures, since all ranks hold the same weights; where they are spread over the ranks (FSDP, tensor
-    parallelism, DeepSpeed) all do. Whatever fails after the start costs a warning.
+    The record, the files and the curves are those of :class:`AgingMonitor`. The loggers are those of
+    ``Fabric(loggers=...)``. The one-time series ``learning_rate`` (``learning_rate_<i>_<j>`` for parameter group j of
+    optimiser i if there are several) is the rate of the update after the step. Under DDP rank 0 measures, because all
+    ranks hold the same weights. If the weights are spread over the ranks (FSDP, tensor parallelism, DeepSpeed), all
+    ranks measure. A failure after the start costs a warning.
 
-    ``fabric.save(path, {..., "monitor": monitor})`` puts in what a later run needs to go on with the record:
-    ``fabric.load(path, {..., "monitor": monitor})`` before :meth:`start`.
+    ``fabric.save(path, {..., "monitor": monitor})`` saves the state that a later run needs to go on with the record.
+    The later run calls ``fabric.load(path, {..., "monitor": monitor})`` before :meth:`start`.
 
     Args:
-        schedule: when to measure; default ``LogTimeSchedule.logspaced()``.
+        schedule: when to measure: a :class:`LogTimeSchedule`, a number of waiting times and of lags per decade, or the
+            name of a preset (with ``max_step``). Default: ``LogTimeSchedule.logspaced()``.
         groups: ``"all"``, ``"layer"`` (one more group per module), or a mapping of group names to name patterns.
-        max_step: last step of the run, if known: memory is planned for it.
-        include: track only parameters whose name matches one of these shell patterns; default all trainable ones.
-        exclude: do not track parameters whose name matches one of these.
-        sample: coordinates to measure, drawn at random; ``None`` for all; ``"auto"`` for as many as fit.
-        snapshot_device: ``"cpu"`` keeps the snapshots in host memory; default with the weights.
-        max_memory: most bytes that the snapshots may take; default what is free.
-        overlap_thresholds: the epsilons of the overlap; ``"auto"`` for two that fit the weights at the start.
-        moments: ``"full"``, or ``"msd"`` for the mean squared displacement alone. No overlaps are counted then,
-            whatever ``overlap_thresholds``.
-        name: prefix of the keys, and name of the directory. Two monitors of one Fabric need two names.
-        dirpath: where the files go; default the directory ``name`` beside the first logger's files, or in the working
-            directory. A file that is there already is never overwritten: the new one gets a number.
+        max_step: last step of the run, if known. Memory is planned for it.
+        **options: those of :class:`AgingMonitor`. Two monitors of one Fabric need two names. ``summary`` is ignored:
+            see :meth:`where`.
 
     Raises:
-        TypeError: an argument of another type.
-        ValueError: an argument out of its range.
+        TypeError: an argument has the wrong type, or there is no such option.
+        ValueError: an argument is out of its range.
 
     Example:
         >>> import torch
+        >>> from lightning_glassy import LogTimeSchedule
         >>> monitor = FabricAgingMonitor(LogTimeSchedule([0], [1, 2]), dirpath=getfixture("tmp_path"))
         >>> fabric = Fabric(accelerator="cpu", devices=1, callbacks=[monitor])
         >>> model = torch.nn.Linear(2, 1)
@@ -95,90 +78,78 @@ class FabricAgingMonitor:
 
     def __init__(
         self,
-        schedule: LogTimeSchedule | None = None,
-        groups: Literal["all", "layer"] | Mapping[str, str | Sequence[str]] = "all",
+        schedule: ScheduleLike | None = None,
+        groups: Groups = "all",
         *,
         max_step: int | None = None,
-        include: str | Sequence[str] | None = None,
-        exclude: str | Sequence[str] | None = None,
-        sample: int | Literal["auto"] | None = "auto",
-        snapshot_device: str | None = None,
-        max_memory: int | None = None,
-        overlap_thresholds: Sequence[float] | Literal["auto"] = "auto",
-        moments: Literal["full", "msd"] = "full",
-        name: str = "glassy",
-        dirpath: str | os.PathLike[str] | None = None,
+        **options: Unpack[MonitorOptions],
     ) -> None:
-        if not isinstance(schedule, (LogTimeSchedule, type(None))):
-            raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
-        check_options(groups, include, exclude, sample, snapshot_device, max_memory, overlap_thresholds, moments)
-        self._options: dict[str, Any] = {
-            "schedule": schedule,
-            "max_step": max_step,
-            "groups": groups,
-            "include": include,
-            "exclude": exclude,
-            "sample": sample,
-            "snapshot_device": snapshot_device,
-            "max_memory": max_memory,
-            "overlap_thresholds": overlap_thresholds,
-            "moments": moments,
-        }
-        self.name = check_name(name)
-        self._dirpath = None if dirpath is None else Path(dirpath).expanduser()
-        self._record: AgingRecord | None = None
-        self._sinks = Sinks()
-        self._restored: Mapping[str, Any] | None = None
-        self._ended: dict[str, Any] = {}
-        self._directory: Path | None = None
+        self.schedule = as_schedule(schedule, max_step)
+        self.groups, self.max_step = groups, max_step
+        ours, of_tracker = split_options(options)
+        self.options = check_options(groups, of_tracker)
+        self.name = check_name(ours.get("name", "glassy"))
+        dirpath = ours.get("dirpath")
+        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.save = ours.get("save", True)
+        self.summary = False
+        self._recorder = Recorder(self.name)
+        self._state: Mapping[str, Any] = {}
+        self._step = 0
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of whatever refers to the weights."""
-        self._module: Module | None = None
+        """Free everything that refers to the weights."""
         self._optimizers: list[Optimizer] = []
-        self._tracker: AgingTracker | None = None
-        self._step = 0
-        self._next_event = _NEVER
+        self._next_event = NEVER
         self._event_without_rate: int | None = None
+
+    def facts(self) -> None:
+        """Return nothing. The record itself describes the tracker."""
+
+    def report(self, record: AgingRecord) -> list[str]:
+        """Return nothing. A loop of Fabric prints what it wants."""
+        return []
 
     @property
     def record(self) -> AgingRecord:
-        """What has been measured so far; complete once the training is finished.
+        """The record so far. It is complete at the end of training.
 
         Raises:
-            RuntimeError: :meth:`start` has not been called, or this process is not the one that measures.
+            RuntimeError: :meth:`start` has not been called, or this process does not measure.
         """
-        if self._record is None:
+        if self._recorder.record is None:
             raise RuntimeError(
                 "there is no record in this process: start(module, optimizer, fabric=fabric) has not been called, or "
-                "this is a rank other than 0; those read the file with AgingRecord.load"
+                "this is a rank other than 0, which reads the file with AgingRecord.load"
             )
-        return self._record
+        return self._recorder.record
 
     def where(self) -> list[str]:
-        """Lines that tell a person where the record and the curves are."""
-        return self._sinks.where()
+        """Return lines with the places of the record and the curves."""
+        return self._recorder.where()
 
     def start(self, module: Module, *optimizers: Optimizer, fabric: Fabric, step: int | None = None) -> None:
-        """Plan and allocate, and measure the state before the first update; on every rank, after ``fabric.setup``.
+        """Plan and allocate, and measure the state before the first update. Every rank calls it after ``fabric.setup``.
 
         Args:
-            module: whose parameters to track.
-            optimizers: those whose steps are counted; as ``fabric.setup`` has returned them.
-            fabric: the one with this callback.
-            step: updates completed already, in a run that goes on: the record begins there, unless a state has been
-                loaded that goes on with an earlier one. Default: as many as that had seen, or none.
+            module: module whose parameters are tracked.
+            optimizers: optimisers whose steps are counted, as ``fabric.setup`` returned them.
+            fabric: the Fabric with this callback.
+            step: number of completed updates, if the run goes on from an earlier run. The record begins there, unless a
+                loaded state goes on with an earlier record. Default: the step of the loaded state, or 0.
 
         Raises:
-            MisconfigurationException: a strategy of which it is not known where the weights are.
-            StateError: the state that was loaded is of other parameters or options.
-            TypeError: a step that is not an integer.
-            ValueError: no optimiser, one that Fabric did not set up, a Fabric without this callback, or nothing to
-                track.
-            MemoryError: snapshots that would not fit; the message names the remedies.
+            MisconfigurationException: the weights cannot be found under the strategy, or another callback needs a
+                Trainer.
+            StateError: the loaded state has other parameters or options.
+            TypeError: the step is not an integer.
+            ValueError: there is no optimiser, one that Fabric did not set up, a Fabric without this callback, or
+                nothing to track.
+            MemoryError: the snapshots would not fit. The message names the remedies.
         """
-        check_strategy(fabric.strategy, "FabricAgingMonitor")
+        who = type(self).__name__
+        check_strategy(fabric.strategy, who)
         strangers = [type(optimizer).__name__ for optimizer in optimizers if not is_wrapped(optimizer)]
         if strangers or not optimizers:
             raise ValueError(
@@ -187,39 +158,49 @@ class FabricAgingMonitor:
             )
         if not all(any(told is self for told in optimizer._callbacks) for optimizer in optimizers):  # type: ignore[attr-defined]
             raise ValueError("this monitor is not in Fabric(callbacks=[...]): it would not be told of any step")
+        others = [type(callback).__name__ for callback in fabric._callbacks if isinstance(callback, Recording)]
+        if others:
+            raise MisconfigurationException(f"{others[0]} is a callback for a Trainer: leave it out of the Fabric")
         self.finish()
-        restored, self._restored = self._restored, None
+        state, self._state = self._state, {}
+        if not self._recorder.belongs_to(fabric, self.name):
+            self._recorder = Recorder(self.name, fabric)
+        recorder = self._recorder
         whole: Any = module.module if is_wrapped(module) else module
-        # What has the shards of FSDP1 is what it has wrapped the module in.
+        # Under FSDP1, the wrapper of the module holds the shards.
         held: Any = getattr(module, "_forward_module", whole) if "FSDP" in type(fabric.strategy).__name__ else whole
         reshard(whole)
-        if not (fabric.is_global_zero or spread(held)):
+        sharded = spread(held)
+        if not (fabric.is_global_zero or sharded):
             return
+        if state:
+            recorder.load_state_dict(state["tracker"])
+        self._step = step if step is not None else state.get("step", 0)
+        place = Place(who, fabric.loggers, ".", self.dirpath, self.save, fabric.is_global_zero)
+        recorder.begin(place, {who: self}, whole, self._step)
         inner = [optimizer.optimizer for optimizer in optimizers]  # type: ignore[attr-defined]
-        self._tracker = AgingTracker(
-            held,
-            meta=_describe_run(whole, inner, fabric),
-            state=None if restored is None else restored["tracker"],
-            **self._options,
-        )
-        self._module, self._optimizers = whole, inner
-        self._step = step if step is not None else 0 if restored is None else restored["step"]
-        self._record, self._ended = self._tracker.record, {}
-        self._sinks = Sinks()
-        directory = self._dirpath or log_directory(fabric.loggers, ".") / self.name
-        self._directory = fabric.broadcast(directory / SNAPSHOTS) if spread(held) else directory / SNAPSHOTS
-        if fabric.is_global_zero:
-            self._sinks.add("files", lambda: FileSink(directory))
-            for logger in fabric.loggers:
-                self._sinks.add(type(logger).__name__, partial(sink_for, logger, self.name))  # type: ignore[arg-type]
-            if len(self._record):
-                pairs = list(zip(*(axis.tolist() for axis in self._record.pairs), strict=True))
-                self._sinks.update(self._record, pairs, self._step)
-        rank_zero_info(f"FabricAgingMonitor: {self._tracker.description}")
+        meta = _describe_run(whole, inner, fabric)
+
+        def make(state: Mapping[str, Any] | None, directory: Path | None) -> AgingTracker:
+            return AgingTracker(
+                held,
+                self.schedule,
+                self.groups,
+                max_step=self.max_step,
+                meta=meta,
+                state=state,
+                directory=directory,
+                **self.options,
+            )
+
+        recorder.track(make, whole, self._step, strict=True)
+        snapshots = recorder.find_snapshots()
+        recorder.snapshots = fabric.broadcast(snapshots) if sharded else snapshots
+        self._optimizers = inner
         self._event()
 
     def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> None:
-        """Count a step, and capture and measure what is due. Fabric calls this."""
+        """Count a step, and capture and measure what is due. Fabric calls this method."""
         if not any(optimizer is counted for counted in self._optimizers):
             return
         if self._event_without_rate is not None:
@@ -229,75 +210,41 @@ class FabricAgingMonitor:
             self._event()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a later run needs to go on with the record: tensors and plain values; every rank calls it.
+        """Return the state that a later run needs, as tensors and plain values. Every rank calls this method.
 
-        Large snapshots are in files beside the record: keep them as long as the checkpoint.
+        Large snapshots are in files beside the record. Keep these files as long as the checkpoint.
         """
-        if self._tracker is not None:
-            try:
-                return {"step": self._step, "tracker": self._tracker.state_dict(self._directory)}
-            except Exception as error:
-                log.warning(
-                    "FabricAgingMonitor: this checkpoint has no record to go on with (%s: %s)",
-                    type(error).__name__,
-                    error,
-                )
-                return {}
-        return self._ended
+        state = self._recorder.state_dict()
+        return {} if state is None else {"step": self._step, "tracker": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the next :meth:`start` go on from there."""
-        self._restored = state or None
+        """Let the next :meth:`start` go on from a state."""
+        self._state = state
 
     def on_train_end(self) -> None:
-        """The same as :meth:`finish`, for ``fabric.call("on_train_end")``."""
+        """Call :meth:`finish`, for ``fabric.call("on_train_end")``."""
         self.finish()
 
     def finish(self) -> None:
         """Complete the record, write it, and free the snapshots. A second call does nothing."""
-        tracker = self._tracker
-        if tracker is not None:
-            try:
-                tracker.drain()
-            except RuntimeError as error:  # a device that failed: its own error is the one to be seen
-                log.warning("FabricAgingMonitor: the last measurements could not be read from the device: %s", error)
-            self._hand_over(tracker)
-            self._sinks.close(tracker.record)
-            # What is saved after this goes on from the record at least.
-            with contextlib.suppress(RuntimeError, TypeError):  # a device that failed, metadata that is no JSON
-                self._ended = {"step": self._step, "tracker": tracker.state_dict(snapshots=False)}
-            with contextlib.suppress(RuntimeError):  # a connection that has failed already
-                tracker.close()
+        if self._recorder.running:
+            self._recorder.drain()
+            self._recorder.leave(type(self).__name__, self._step)
+            self._recorder.let_go()
         self._forget()
 
     # ------------------------------------------------------------------ inside
 
     def _event(self) -> None:
-        tracker = self._tracker
-        assert tracker is not None  # no event is ever due without one
-        assert self._module is not None
-        # Parameters that have changed, or out of memory: better a record that ends here than a training that does.
-        try:
-            if self._step >= tracker.next_event:  # the same for all processes
-                check_parameters(tracker, self._module)
-        except ParametersChangedError as error:
-            tracker.give_up(error, self._step)
-        try:
-            if tracker.update(self._step):
-                self._event_without_rate = self._step
-        except Exception as error:
-            tracker.give_up(error, self._step)
-        self._hand_over(tracker)
-        # While measurements are on their way from the device, look again at the next step.
-        self._next_event = self._step + 1 if tracker.pending else tracker.next_event
-
-    def _hand_over(self, tracker: AgingTracker) -> None:
-        pairs = tracker.new_pairs()
-        if pairs:
-            self._sinks.update(tracker.record, pairs, max(waiting_time + lag for waiting_time, lag in pairs))
+        tracker = self._recorder.tracker
+        assert tracker is not None  # no event is due without a tracker
+        due = self._step >= tracker.next_event
+        self._next_event = self._recorder.event(self._step)
+        if due:
+            self._event_without_rate = self._step
 
     def _note_rates(self, step: int, optimizer: Optimizer) -> None:
-        """Record the rates of the update after an event: only when it is done has a scheduler had its turn."""
+        """Record the rates of the update after an event. A scheduler changes them until this update."""
         self._event_without_rate = None
         i = next(i for i, counted in enumerate(self._optimizers) if counted is optimizer)
         for name, rate in learning_rates(i, optimizer.param_groups).items():
@@ -305,7 +252,7 @@ class FabricAgingMonitor:
 
 
 def _describe_run(module: Any, optimizers: Sequence[Optimizer], fabric: Fabric) -> dict[str, Any]:
-    """What a reader of the record will want to know of the run, in the words of :class:`AgingMonitor`."""
+    """Return the facts of the run for the metadata of a record, with the keys of :class:`AgingMonitor`."""
     return {
         "module": type(module).__qualname__,
         "optimizers": describe_optimizers(optimizers),

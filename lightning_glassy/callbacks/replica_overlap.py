@@ -1,35 +1,33 @@
-"""How alike replicas predict: the overlap of functions, which does not care how hidden units are numbered."""
+"""Compare the predictions of replicas. The overlap of functions does not depend on the order of hidden units."""
 
 from __future__ import annotations
 
-import logging
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from typing_extensions import Unpack
 
-from lightning_glassy.callbacks.probe import monitor_of
-from lightning_glassy.callbacks.shared import check_name
+from lightning_glassy.callbacks.measurement import Measurement
+from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recording import Recording, of_kind
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
-from lightning_glassy.schedule import LogTimeSchedule
-
-log = logging.getLogger(__name__)
-
-_NEVER = sys.maxsize
+from lightning_glassy.schedule import StepsLike
 
 
-class ReplicaOverlap(Callback):
+class ReplicaOverlap(Measurement):
     r"""Compares what the replicas of a :class:`ReplicaEnsemble` predict on a fixed batch, at log-spaced steps.
 
-    Two networks with permuted hidden units have different weights and the same outputs. So the outputs
+    Two networks with permuted hidden units have different weights and the same outputs. Therefore the outputs
     :math:`f_a(x)` are compared, in evaluation mode:
 
     ============================  =========================================================================
-    name                          what is in the record, for each pair of replicas a and b
+    name                          matrix in the record, for each pair of replicas a and b
     ============================  =========================================================================
     ``prediction_overlap``        correlation of :math:`f_a` and :math:`f_b` over the samples, each output
                                   minus its mean over the samples. It is 1 if they differ by a constant and a
@@ -39,87 +37,55 @@ class ReplicaOverlap(Callback):
     ============================  =========================================================================
 
     The record of the :class:`AgingMonitor` with the same name gets both as matrices (:meth:`AgingRecord.between`), and
-    their means over pairs as one-time series. Training is the same, bit for bit, with the callback and without it.
-    Under DDP rank 0 compares all replicas.
+    their means over pairs as one-time series, which loggers get as ``glassy_series/<name>``. Training is the same, bit
+    for bit, with the callback and without it. Under DDP all ranks hold all replicas, and the values of rank 0 are
+    recorded.
 
     Args:
         inputs: the batch, ``[n_sample, ...]``, as one network takes it.
-        schedule: a :class:`LogTimeSchedule`, whose waiting times are the steps; default 3 per decade, and step 0.
-        name: of the :class:`AgingMonitor`.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
+            measured.
+        **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
+            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
 
     Raises:
-        TypeError: at construction, inputs that are no tensor, or a schedule that is none.
-        ValueError: at construction, fewer than two samples.
-        MisconfigurationException: at the start of training, no :class:`AgingMonitor` of that name, or not one ensemble.
+        TypeError: at construction, the inputs are no tensor, or the schedule has the wrong type.
+        ValueError: at construction, there are fewer than two samples, or an argument is out of its range.
+        MisconfigurationException: at the start of training, there is no :class:`AgingMonitor` of this name, or the
+            module does not have one ensemble.
 
     Example:
         >>> callbacks = [ReplicaOverlap(torch.zeros(10, 784))]
     """
 
-    def __init__(self, inputs: Tensor, schedule: LogTimeSchedule | None = None, *, name: str = "glassy") -> None:
-        super().__init__()
+    def __init__(self, inputs: Tensor, schedule: StepsLike = 3, **options: Unpack[RecorderOptions]) -> None:
+        super().__init__(schedule, **options)
         if not isinstance(inputs, Tensor):
             raise TypeError(f"inputs={type(inputs).__name__} is not a tensor, a batch of what one network takes")
         if not inputs.dim() or len(inputs) < 2:
             raise ValueError(f"inputs of shape {tuple(inputs.shape)} are no batch of two samples or more")
-        if not isinstance(schedule, (LogTimeSchedule, type(None))):
-            raise TypeError(f"schedule={schedule!r} is not a LogTimeSchedule or None")
-        self.schedule = LogTimeSchedule.logspaced() if schedule is None else schedule
-        self.name = check_name(name)
         self._inputs = inputs
-        self._next_event = _NEVER
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look for the ensemble and the monitor; the first comparison comes before the first batch."""
-        self._next_event = _NEVER
-        if monitor_of(trainer, self.name) is None:
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find the ensemble and the AgingMonitor."""
+        if not any(other.tracks and other._recorder is self.recorder for other in of_kind(trainer, Recording)):
             raise MisconfigurationException(
                 f"ReplicaOverlap: there is no AgingMonitor(name={self.name!r}) whose record it could write to: add one"
             )
-        _ensemble(pl_module)
-        if trainer.is_global_zero:
-            following = self.schedule.next_waiting_time(trainer.global_step - 1)
-            self._next_event = _NEVER if following is None else following
+        _ensemble(module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Nothing, at most steps; otherwise compare the networks of so many completed updates."""
-        if trainer.global_step >= self._next_event:
-            self._event(trainer, pl_module)
+    @contextmanager
+    def undisturbed(self, trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
+        """Restore the training after the block, which runs in evaluation mode."""
+        with undisturbed(trainer, module, seed), torch.no_grad():
+            module.eval()
+            yield
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What falls on the end of the training."""
-        if trainer.global_step >= self._next_event:
-            self._event(trainer, pl_module)
-        self._next_event = _NEVER
-
-    def _event(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        following = self.schedule.next_waiting_time(step)
-        self._next_event = _NEVER if following is None else following
-        try:
-            with (
-                undisturbed(trainer, pl_module, seed=step),
-                torch.no_grad(),
-                trainer.precision_plugin.forward_context(),
-            ):
-                pl_module.eval()
-                outputs = _ensemble(pl_module)(self._inputs.to(pl_module.device))
-            monitor = monitor_of(trainer, self.name)
-            assert monitor is not None
-            for what, values in compared(outputs).items():
-                monitor.record.append_between(what, step, values.double().cpu().numpy())
-                pairs = torch.triu_indices(len(values), len(values), 1)
-                if pairs.numel():
-                    mean = values.cpu()[pairs[0], pairs[1]].mean()
-                    monitor.record.append_one_time(what, step, float(mean))
-        except Exception as error:
-            log.warning(
-                "ReplicaOverlap: the replicas are not compared from step %d on (%s: %s); training goes on",
-                step,
-                type(error).__name__,
-                error,
-            )
-            self._next_event = _NEVER
+    def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """Return the matrices of the present networks."""
+        with trainer.precision_plugin.forward_context():
+            outputs = _ensemble(module)(self._inputs.to(module.device))
+        return {name: matrix.double().cpu().numpy() for name, matrix in compared(outputs).items()}
 
 
 def _ensemble(module: LightningModule) -> ReplicaEnsemble:
@@ -132,10 +98,13 @@ def _ensemble(module: LightningModule) -> ReplicaEnsemble:
 
 
 def compared(outputs: Tensor) -> dict[str, Tensor]:
-    """The matrices ``[n_replica, n_replica]`` of :class:`ReplicaOverlap`, from outputs ``[n_replica, n_sample, ...]``.
+    """Return the matrices ``[n_replica, n_replica]`` of :class:`ReplicaOverlap`.
+
+    Args:
+        outputs: outputs of the networks, ``[n_replica, n_sample, ...]``.
 
     Raises:
-        TypeError: outputs that are no tensor.
+        TypeError: the outputs are no tensor.
     """
     if not isinstance(outputs, Tensor):
         raise TypeError(f"the networks return {type(outputs).__name__}, and tensors can be compared")

@@ -26,7 +26,9 @@ class CSVSink:
 
     def __init__(self, logger: Any, prefix: str) -> None:
         if "://" in str(logger.log_dir):
-            raise ValueError(f"{logger.log_dir} is not a local directory: AgingMonitor(dirpath=...) has the table, too")
+            raise ValueError(
+                f"{logger.log_dir} is not a local directory: with dirpath=..., the files of the record have the table"
+            )
         self._wanted = Path(logger.log_dir) / f"{prefix}.csv"
         self._path: Path | None = None
         self._lines = io.StringIO()  # lines to write

@@ -84,7 +84,7 @@ class MetricsSink:
         return None
 
 
-def log_directory(loggers: Sequence[Any], default: str) -> Path:
+def log_directory(loggers: Sequence[Any], default: str, who: str = "AgingMonitor") -> Path:
     """Return the directory of the first logger's files.
 
     Unlike ``Trainer.log_dir``, this function does not communicate with other ranks. The result is ``default`` if there
@@ -106,7 +106,7 @@ def log_directory(loggers: Sequence[Any], default: str) -> Path:
                 default,
             )
     if "://" in str(root):
-        raise ValueError(f"{root} is not a local directory: set AgingMonitor(dirpath=...)")
+        raise ValueError(f"{root} is not a local directory: set {who}(dirpath=...)")
     return Path(directory)
 
 

@@ -34,9 +34,15 @@ class Sink(Protocol):
 
 
 class Sinks:
-    """Hold several sinks. A failure in one sink does not stop the other sinks or the training."""
+    """Hold several sinks. A failure in one sink does not stop the other sinks or the training.
 
-    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
+    Args:
+        who: name of the callback whose record is written, for warnings.
+        sinks: the sinks.
+    """
+
+    def __init__(self, who: str = "AgingMonitor", sinks: Iterable[Sink] = ()) -> None:
+        self._who = who
         self._sinks = list(sinks)
         self._failed: set[int] = set()
 
@@ -45,7 +51,7 @@ class Sinks:
         try:
             sink = make()
         except Exception as error:
-            _warn(f"the sink for {name}", error)
+            self._log(f"the sink for {name}", error)
             return None
         self._sinks += [] if sink is None else [sink]
         return sink
@@ -80,17 +86,17 @@ class Sinks:
         # A logger that is down stays down, so one warning per sink is enough. Later updates still try it.
         if id(sink) not in self._failed:
             self._failed.add(id(sink))
-            _warn(type(sink).__name__, error)
+            self._log(type(sink).__name__, error)
 
-
-def _warn(what: str, error: Exception) -> None:
-    log.warning(
-        "lightning_glassy: %s failed (%s: %s). Training goes on, and the record stays in memory: "
-        "AgingMonitor.record.save(path) writes it",
-        what,
-        type(error).__name__,
-        error,
-    )
+    def _log(self, what: str, error: Exception) -> None:
+        log.warning(
+            "lightning_glassy: %s failed (%s: %s). Training goes on, and the record stays in memory: "
+            "%s.record.save(path) writes it",
+            what,
+            type(error).__name__,
+            error,
+            self._who,
+        )
 
 
 def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:

@@ -1,0 +1,216 @@
+"""Base class of the measurements along a run."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import Unpack
+
+from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recording import Recording, of_kind
+from lightning_glassy.callbacks.run import check_strategy, describe_run
+from lightning_glassy.callbacks.undisturbed import random_numbers_of
+from lightning_glassy.record import AgingRecord
+from lightning_glassy.schedule import StepsLike, as_steps
+
+NEVER = sys.maxsize
+
+
+class Measurement(Recording, ABC):
+    """Measures numbers along a run, at given steps and at its last step.
+
+    A subclass writes :meth:`measure`. The numbers become one-time series of the record. They appear in files, the
+    report and the tab, and loggers get them as ``<name>_series/<series>`` against the step. The record is that of the
+    :class:`AgingMonitor` of the same ``name`` in the same Trainer. Without one, all measurements of this name share a
+    record.
+
+    :meth:`measure` must leave the training as it is. The base class restores the random numbers. A measurement that
+    runs the network derives from :class:`~lightning_glassy.callbacks.NetworkMeasurement`, which restores everything
+    else.
+
+    A failure costs a warning. Only a MisconfigurationException at the start of training ends it.
+
+    Args:
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. A :class:`LogTimeSchedule` stands
+            for its waiting times. If a step is never reached, for example because the step grows by two, the next step
+            is measured. The last step of the run is always measured.
+        **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
+            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> class WeightNorm(Measurement):
+        ...     def measure(self, trainer, module):
+        ...         return {"weight_norm": sum(float(p.square().sum()) for p in module.parameters()) ** 0.5}
+        >>> trainer = Trainer(callbacks=[WeightNorm(3)], logger=False)
+    """
+
+    def __init__(self, schedule: StepsLike = 6, **options: Unpack[RecorderOptions]) -> None:
+        super().__init__(as_steps(schedule), **options)
+        self._next_event = NEVER
+        self._sizes: dict[str, int] = {}
+        self.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the record for pickle and copy, without the training that is under way."""
+        there = type(self).__new__(type(self))
+        there.__dict__ = super().__getstate__() | {"_next_event": NEVER}
+        there.release()
+        return there.__dict__
+
+    # ------------------------------------------------------------------ for subclasses
+
+    @abstractmethod
+    def measure(self, trainer: Trainer, module: LightningModule) -> Any:
+        """Return the values of the series by their names.
+
+        Every process calls this method, without gradients. It must not wait for other processes. A method that returns
+        something else needs a :meth:`combine`.
+        """
+
+    def prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        """Find data and other needs when training starts.
+
+        Raises:
+            MisconfigurationException: something is missing. The message names the remedy.
+        """
+
+    def combine(self, trainer: Trainer, measured: Any) -> dict[str, Any]:
+        """Return the values of the series from the results of :meth:`measure`.
+
+        Every process calls this method, if none of them failed, and may communicate with the others. A value that is a
+        matrix ``[n_replica, n_replica]`` is recorded by :meth:`AgingRecord.append_between`.
+        """
+        return dict(measured)
+
+    def sizes(self, module: LightningModule) -> dict[str, int]:
+        """Return the number of parameters of each group, for a record without an AgingMonitor."""
+        return {"all": sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)}
+
+    def release(self) -> None:
+        """Free everything that refers to data or weights."""
+
+    @contextmanager
+    def undisturbed(self, trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
+        """Restore the training after the block. The random numbers inside depend on the seed alone."""
+        with random_numbers_of(seed), torch.no_grad():
+            yield
+
+    # ------------------------------------------------------------------ hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a strategy that spreads the weights, before anything is moved."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            check_strategy(trainer.strategy, type(self).__name__, whole=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on from a checkpoint, and measure the state before the first update."""
+        super().on_train_start(trainer, pl_module)
+        with self.undisturbed(trainer, pl_module, seed=0):
+            self.prepare(trainer, pl_module)
+        self._sizes = self.sizes(pl_module)
+        self._plan()
+        if trainer.global_step >= self._next_event:
+            self._event(trainer, pl_module, at_start=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record what was measured at the start. Now all callbacks have started."""
+        self._enter(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure what is due. At most steps this compares two numbers."""
+        if trainer.global_step >= self._next_event:
+            self._event(trainer, pl_module)
+            self._enter(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the last step of the run, and complete the record."""
+        if self.progress.last_step < trainer.global_step:
+            self._event(trainer, pl_module)
+        self._next_event = NEVER
+        self._enter(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the data."""
+        super().teardown(trainer, pl_module, stage)
+        self._next_event = NEVER
+        self.release()
+
+    # ------------------------------------------------------------------ inside
+
+    def _plan(self) -> None:
+        due = self.schedule.after(self.progress.last_step)
+        self._next_event = NEVER if due is None else due
+
+    def _event(self, trainer: Trainer, module: LightningModule, at_start: bool = False) -> None:
+        step, progress = trainer.global_step, self.progress
+        measured, failure = None, None
+        with progress.timed(trainer.strategy.root_device):
+            try:
+                # The random numbers depend on the step, so a resumed training has the same. Each process has its own.
+                with self.undisturbed(trainer, module, step * trainer.world_size + trainer.global_rank):
+                    measured = self.measure(trainer, module)
+            except Exception as error:
+                failure = error
+            n_failed = _total(trainer, int(failure is not None))
+            if n_failed:
+                failure = failure or RuntimeError(
+                    f"{n_failed} of {trainer.world_size} processes could not measure, and log the reason"
+                )
+                if at_start and isinstance(failure, MisconfigurationException):
+                    raise failure  # nothing has been trained yet
+            else:
+                try:
+                    values = self.combine(trainer, measured)
+                    self.recorder.add(step, values, type(self).__name__)
+                    progress.count += 1
+                except Exception as error:
+                    failure = error
+            if failure is not None:
+                self.recorder.warn(f"nothing is measured at step {step}", failure, type(self).__name__)
+            progress.last_step = step
+        self._plan()
+
+    def _enter(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put new values into the record. Make the record if there is no AgingMonitor for it."""
+        colleagues = [other for other in of_kind(trainer, Recording) if other._recorder is self._recorder]
+        tracked = any(other.tracks for other in colleagues)
+        self.recorder.enter(None if tracked else partial(_new_record, trainer, module, colleagues))
+
+
+def _new_record(
+    trainer: Trainer, module: LightningModule, members: list[Recording], meta: dict[str, Any]
+) -> AgingRecord:
+    sizes: dict[str, int] = {}
+    for member in members:
+        sizes |= member._sizes if isinstance(member, Measurement) else {}
+    return AgingRecord(sizes, meta={**describe_run(trainer, module), **meta})
+
+
+def add_up(trainer: Trainer, tensor: Tensor) -> Tensor:
+    """Add up a tensor over all processes, in place. Every process calls this function."""
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def _total(trainer: Trainer, number: int) -> int:
+    if trainer.world_size == 1:
+        return number
+    return int(add_up(trainer, torch.tensor(number, device=trainer.strategy.root_device)))

@@ -1,0 +1,593 @@
+"""The recorder of a training: one owner of its record, its files, its loggers, its resume state and its cost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+from typing_extensions import TypedDict
+
+from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
+from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.sinks import Pairs, Sinks
+from lightning_glassy.measure.resume import StateError
+from lightning_glassy.measure.shards import ParametersChangedError, reshard
+from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
+from lightning_glassy.record import AgingRecord
+
+log = logging.getLogger(__name__)
+
+SNAPSHOTS = "glassy_snapshots"
+"""Name of the directory of large snapshots, beside the checkpoints that refer to them."""
+
+
+class RecorderOptions(TypedDict, total=False):
+    """Options of every callback that writes to a record.
+
+    Callbacks with the same name share one record. The options of the :class:`~lightning_glassy.AgingMonitor` then apply
+    to it, or else the options of the first callback. ``summary`` applies to each callback.
+
+    Attributes:
+        name: prefix of the keys, and name of the directory (default ``"glassy"``). A second AgingMonitor of the same
+            name gets a number.
+        dirpath: directory of the files. Default: the directory ``name`` beside the first logger's files. An existing
+            file is never overwritten: the new file gets a number.
+        save: whether to write files there (default). Loggers that keep files get the record in any case.
+        summary: whether to print a summary at the end of training (default): the displacements, the verdict and the
+            aging exponent of an AgingMonitor, or the time that a measurement took.
+    """
+
+    name: str
+    dirpath: str | os.PathLike[str] | None
+    save: bool
+    summary: bool
+
+
+def check_name(name: object) -> str:
+    """Return a name that can be the name of a directory.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    proper = isinstance(name, str) and name and all(c.isalnum() or c in "_-." for c in name)
+    if not isinstance(name, str) or not proper or name.startswith("."):
+        raise ValueError(f"name={name!r} must consist of letters, digits, '_', '-' and '.': it names a directory")
+    return name
+
+
+class Place(NamedTuple):
+    """Place of the output of a training.
+
+    Attributes:
+        who: name of the callback whose options apply, for messages.
+        loggers: loggers of the Trainer or Fabric.
+        root: directory for files if no logger has one.
+        dirpath: directory chosen by the user.
+        save: whether files are written.
+        here: whether this process writes.
+    """
+
+    who: str
+    loggers: Sequence[Any]
+    root: str
+    dirpath: Path | None
+    save: bool
+    here: bool
+
+
+class Member(Protocol):
+    """A callback that writes to the record."""
+
+    @property
+    def summary(self) -> bool:
+        """Whether the callback prints something at the end."""
+
+    def facts(self) -> dict[str, Any] | None:
+        """Return what a reader of the record should know of the callback, as JSON values."""
+
+    def report(self, record: AgingRecord) -> list[str]:
+        """Return the lines for the end of training."""
+
+
+@dataclass
+class Progress:
+    """Progress of one measurement, which a resumed training continues.
+
+    Attributes:
+        last_step: step of the last measurement, or -1.
+        count: number of measurements.
+        seconds: time they took.
+    """
+
+    last_step: int = -1
+    count: int = 0
+    seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def timed(self, device: torch.device | None = None) -> Iterator[None]:
+        """Add the time of the block. If a CUDA device is given, first wait for the work of the training there."""
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+Series = dict[str, dict[int, float]]
+
+
+@dataclass
+class _Run:
+    """All that belongs to one record, and starts anew with a new record."""
+
+    progress: dict[str, Progress] = field(default_factory=dict)
+    series: Series = field(default_factory=dict)
+    seconds: float = 0.0
+    # Not from a global generator, whose numbers belong to the training.
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    logger_runs: list[str | None] = field(default_factory=list)
+    sinks: Sinks = field(default_factory=Sinks)
+
+
+class Recorder:
+    """Owns the record of one name in one Trainer or Fabric, and its files, loggers, resume state and cost.
+
+    Callbacks that write to the same record share a recorder. It lives through all fits of its Trainer. :meth:`begin`
+    decides whether a fit continues the record. No other code decides this.
+
+    Args:
+        name: name of the record in its directory, its keys and a checkpoint.
+        home: the Trainer or Fabric. It is not kept alive.
+
+    Attributes:
+        name: as above.
+        record: the record, or ``None`` before it is made and in processes that do not measure.
+        tracker: the tracker of an AgingMonitor during training.
+        snapshots: directory of large snapshots, or ``None`` to keep them in the checkpoints.
+        followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
+    """
+
+    def __init__(self, name: str, home: object = None) -> None:
+        self.name = name
+        self._home = None if home is None else weakref.ref(home)
+        self._trained: weakref.ref[nn.Module] | None = None  # the module of the last fit, not kept alive
+        self.record: AgingRecord | None = None
+        self.tracker: AgingTracker | None = None
+        self._restored: Mapping[str, Any] | None = None  # state of a checkpoint
+        self._near: Path | None = None  # directory of this checkpoint
+        self._ended: dict[str, Any] | None = None  # state at the end of the last fit
+        self._run = _Run()
+        self._pending: list[tuple[str, int, Any]] = []
+        self._members: dict[str, Member] = {}
+        self._open: set[str] = set()
+        self._place = Place("AgingMonitor", (), "", None, False, False)
+        self._directory: Path | None = None
+        self.snapshots: Path | None = None
+        self.followers: dict[str, Callable[[TrackerEvent], Iterable[Finding]]] = {}
+        self._module: nn.Module | None = None
+        self._n_trainable: int | None = None
+        self._started = 0.0
+        self._warned: set[tuple[str, str]] = set()
+        self._continues = False
+        self._end = 0  # step at the end of the last fit
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the name and the record for pickle and copy. The rest belongs to a training that is under way."""
+        return {**Recorder(self.name).__dict__, "record": self.record}
+
+    def belongs_to(self, home: object, name: str) -> bool:
+        """Return whether this is the recorder of a name in a Trainer or Fabric."""
+        return self.name == name and self._home is not None and self._home() is home
+
+    # ------------------------------------------------------------------ begin and end of a fit
+
+    @property
+    def running(self) -> bool:
+        """Whether a fit is under way."""
+        return bool(self._open)
+
+    def begin(self, place: Place, members: Mapping[str, Member], module: nn.Module, step: int) -> None:
+        """Start a fit: continue the record of a checkpoint or of the last fit, or start a new record.
+
+        All processes call this method, and decide alike.
+
+        Args:
+            place: where the output goes.
+            members: the callbacks that write to the record, by name.
+            module: the module that is trained.
+            step: number of completed updates.
+        """
+        same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
+        self._place, self._members, self._open = place, dict(members), set(members)
+        self._warned, self._directory, self.snapshots, self.tracker = set(), None, None, None
+        self._continues = self._restored is None and same and 0 < self._end <= step
+        if not self._continues:
+            self.record, self._ended, self._run = None, None, self._restored_run()
+        # A new record may be made. The values from before then enter it.
+        series = self._run.series.items()
+        self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
+        self._started = time.perf_counter()
+
+    def leave(self, member: str, step: int) -> bool:
+        """End a fit at a step for one member. Return whether this member was the last, and the output is complete."""
+        if member not in self._open:
+            return False
+        self._open.discard(member)
+        self._end = step
+        if not self._open:
+            self.close()
+        return not self._open
+
+    def close(self) -> None:
+        """Complete the files and the loggers."""
+        self._open = set()
+        self._run.seconds, self._started = self._seconds(), 0.0
+        self.enter()
+        if self.record is not None:
+            self._run.sinks.close(self.record)
+
+    def let_go(self) -> None:
+        """Free the snapshots, and keep the state for a checkpoint or another fit."""
+        if self._open:  # a callback has left the Trainer, or failed
+            self.close()
+        tracker, self.tracker, self._module, self.followers = self.tracker, None, None, {}
+        if tracker is not None:
+            try:
+                self._ended = tracker.state_dict(snapshots=False)
+            except Exception as error:
+                self.warn("another fit cannot go on", error)
+            with contextlib.suppress(RuntimeError):  # a connection that has failed already
+                tracker.close()
+
+    def summary(self) -> list[str]:
+        """Return the lines to print at the end: those of the members, and the places of the output."""
+        record = self.record
+        told = [member for member in self._members.values() if member.summary]
+        if record is None or not told:
+            return []
+        return [*(line for member in told for line in member.report(record)), *self.where()]
+
+    def where(self) -> list[str]:
+        """Return lines with the places of the record and the curves."""
+        return self._run.sinks.where()
+
+    # ------------------------------------------------------------------ measurements along the run
+
+    def progress(self, member: str) -> Progress:
+        """Return the progress of a measurement."""
+        return self._run.progress.setdefault(member, Progress())
+
+    def cost(self, member: str) -> dict[str, Any]:
+        """Return the number of measurements and the time they took, for the metadata of the record."""
+        progress, seconds = self.progress(member), self._seconds()
+        return {
+            "measurements": progress.count,
+            "seconds": round(progress.seconds, 6),
+            "fraction_of_training": round(progress.seconds / seconds, 6) if seconds else 0.0,
+        }
+
+    def _seconds(self) -> float:
+        return self._run.seconds + (time.perf_counter() - self._started if self._started else 0.0)
+
+    def add(self, step: int, values: Mapping[str, Any], who: str) -> None:
+        """Take values of one step for the record, and log the numbers.
+
+        Args:
+            step: number of completed updates.
+            values: the values by the names of their series.
+            who: name of the callback, for messages.
+
+        A value can be a matrix between replicas ``[n_replica, n_replica]``. The number is then its mean over pairs.
+        """
+        numbers: dict[str, float] = {}
+        for name, value in values.items():
+            matrix = np.asarray(value, dtype=np.float64)
+            if matrix.ndim:
+                self._pending.append((name, step, matrix))
+                matrix = matrix[np.triu_indices(len(matrix), 1)]
+            if matrix.size:
+                numbers[name] = float(torch.from_numpy(matrix).mean())
+        self._pending += [(name, step, number) for name, number in numbers.items()]
+        for name, number in numbers.items():
+            self._run.series.setdefault(name, {})[step] = number
+        self.log(step, numbers, who)
+
+    def log(self, step: int, numbers: Mapping[str, float], who: str) -> None:
+        """Log numbers as ``<name>_series/<series>`` on the process that writes."""
+        for logger in self._place.loggers if self._place.here and numbers else ():
+            try:
+                logger.log_metrics(
+                    {f"{self.name}_series/{name}": number for name, number in numbers.items()}, step=step
+                )
+            except Exception as error:
+                self.warn(f"{type(logger).__name__} takes no series", error, who)
+
+    def enter(self, make: Callable[[dict[str, Any]], AgingRecord] | None = None) -> None:
+        """Put new values into the record.
+
+        Args:
+            make: makes the record from its metadata if there is none. Without it, values wait for the record of an
+                AgingMonitor.
+        """
+        if not self._place.here:
+            self._pending = []
+            return
+        if self.record is None and make is not None:
+            resumed = {"resumed": self._run.resumed} if self._run.resumed else {}
+            self._adopt(make({"id": self._run.id, **resumed}))
+        if self.record is None:
+            return
+        pending, self._pending = self._pending, []
+        for name, step, value in pending:
+            try:
+                (self.record.append_between if np.ndim(value) else self.record.append_one_time)(name, step, value)
+            except Exception as error:
+                self.warn(f"the record could not take {name!r}", error)
+        self.note()
+        if pending and self.tracker is None and self._open:
+            self._run.sinks.update(self.record, [], max(step for _, step, _ in pending))
+
+    def note(self) -> None:
+        """Write the facts of all members into the metadata of the record."""
+        for name, member in self._members.items():
+            facts = member.facts()
+            if facts is not None and self.record is not None:
+                self.record.meta[name] = facts
+
+    # ------------------------------------------------------------------ the tracker
+
+    def track(
+        self,
+        make: Callable[[Mapping[str, Any] | None, Path | None], AgingTracker],
+        module: nn.Module,
+        step: int,
+        *,
+        strict: bool = False,
+    ) -> AgingTracker:
+        """Make the tracker, and adopt its record.
+
+        Args:
+            make: makes a tracker from a state and the directory of its snapshots, or a new one from ``None``.
+            module: the module with the tracked parameters.
+            step: number of completed updates.
+            strict: whether a state that does not fit is an error. Otherwise the user is warned, and a new record starts.
+
+        Raises:
+            StateError: ``strict``, and the state does not fit.
+        """
+        state, near = (self._ended, None) if self._continues else (self._restored, self._near)
+        if isinstance(state, Mapping) and "progress" in state and "version" not in state:
+            state = None  # there was no tracker before
+        self._restored = self._near = None
+        self._continues &= state is not None
+        try:
+            tracker = make(state, near)
+        except StateError as error:
+            if strict:
+                raise
+            self.tell(f"the record of the checkpoint cannot go on: {error}")
+            state, self._continues, tracker = None, False, make(None, None)
+        self.tracker, self._module, self._ended, self._n_trainable = tracker, module, None, None
+        tracker.listeners = self.followers
+        self._adopt(tracker.record, step)
+        rank_zero_info(f"{self._place.who}: {tracker.description}")
+        if step > 0 and not tracker.n_snapshots and not strict:
+            self.tell(
+                f"training starts at step {step} without earlier snapshots; "
+                + ("a new record starts here" if state is None else "the record goes on with new waiting times")
+            )
+        return tracker
+
+    def event(self, step: int, rates: Callable[[], Mapping[str, float]] = dict) -> int:
+        """Capture and measure what is due at a step, and hand what has landed to the sinks.
+
+        Args:
+            step: number of completed updates.
+            rates: returns the learning rates at an event.
+
+        Returns:
+            The next step at which to call this method.
+        """
+        tracker = self.tracker
+        assert tracker is not None  # no event is due without a tracker
+        found: Mapping[str, float] = {}
+        # If parameters have changed or memory runs out, the record ends, and the training goes on.
+        try:
+            # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
+            if step >= tracker.next_event:
+                found = rates()
+                self._check_parameters(tracker)
+        except ParametersChangedError as error:
+            tracker.give_up(error, step)
+        try:
+            tracker.update(step, found)
+        except Exception as error:
+            tracker.give_up(error, step)
+        self._hand_over(tracker.new_pairs(), step)
+        # While measurements are on their way from the device, look again at the next step.
+        return step + 1 if tracker.pending else tracker.next_event
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Wait for the measurements under way.
+
+        Args:
+            timeout: most seconds to wait, for the case that other processes have stopped.
+        """
+        if self.tracker is None:
+            return
+        try:
+            self.tracker.drain(timeout)
+        except RuntimeError as error:  # the device failed, and its own error must be the one that is seen
+            self.tell(f"the last measurements could not be read from the device: {error}")
+        pairs = self.tracker.new_pairs()
+        self._hand_over(pairs, max((waiting_time + lag for waiting_time, lag in pairs), default=0))
+
+    def _hand_over(self, pairs: Pairs, step: int) -> None:
+        if pairs and self.record is not None:
+            self._run.sinks.update(self.record, pairs, step)
+
+    def _check_parameters(self, tracker: AgingTracker) -> None:
+        """Raise if a tracked parameter has been replaced. Warn once if others have become trainable."""
+        assert self._module is not None
+        trainable = check_parameters(tracker, self._module)
+        if self._n_trainable is not None and trainable > self._n_trainable:
+            log.warning(
+                "%s: %d parameters have become trainable since training started; they are not tracked",
+                self._place.who,
+                trainable - self._n_trainable,
+            )
+        self._n_trainable = trainable
+
+    # ------------------------------------------------------------------ files and loggers
+
+    def _adopt(self, record: AgingRecord, step: int = 0) -> None:
+        """Take a record, and make its sinks unless they go on."""
+        self.record = record
+        if self._continues or not self._place.here:
+            return
+        place, run, before = self._place, self._run, self._run.logger_runs
+        run.sinks, new = Sinks(place.who), []
+        # Files first, so that the record is on disk even if a logger hangs.
+        if place.save:
+            run.sinks.add("files", lambda: FileSink(self.directory()))
+        run.logger_runs = [run_of(logger) for logger in place.loggers]
+        for logger, logger_run in zip(place.loggers, run.logger_runs, strict=True):
+            sink = run.sinks.add(type(logger).__name__, partial(sink_for, logger, self.name))
+            # The run of this logger does not have the curves of the checkpoint.
+            if sink is not None and (logger_run is None or logger_run not in before):
+                new.append(sink)
+        if len(record):
+            waiting_times, lags = (steps.tolist() for steps in record.pairs)
+            Sinks(place.who, new).update(record, list(zip(waiting_times, lags, strict=True)), step)
+
+    def directory(self) -> Path:
+        """Return the directory of the files. It is found once in a fit, so an error is logged once."""
+        if self._directory is None:
+            place = self._place
+            self._directory = place.dirpath or log_directory(place.loggers, place.root, place.who) / self.name
+        return self._directory
+
+    def find_snapshots(self, checkpoint_callbacks: Iterable[Any] = ()) -> Path | None:
+        """Return a directory for large snapshots, or ``None`` without a local directory.
+
+        It is beside the checkpoints, or beside the record without checkpoint callbacks.
+        """
+        for callback in checkpoint_callbacks:
+            place = getattr(callback, "dirpath", None)
+            if place is not None and "://" not in str(place):
+                return Path(place) / SNAPSHOTS
+        try:
+            return self.directory() / SNAPSHOTS
+        except Exception as error:  # a logger may raise any error
+            self.warn("snapshots will be inside checkpoints", error)
+            return None
+
+    def tell(self, text: str) -> None:
+        """Warn the user, on rank 0."""
+        rank_zero_warn(f"{self._place.who}: {text}")
+
+    def warn(self, what: str, error: Exception, who: str | None = None) -> None:
+        """Log a failure, once for each callback and error. Training goes on."""
+        speaker, words = who or self._place.who, f"{type(error).__name__}: {error}"
+        if (speaker, words) not in self._warned:
+            self._warned.add((speaker, words))
+            log.warning("%s: %s (%s); training goes on", speaker, what, words)
+
+    # ------------------------------------------------------------------ the state in a checkpoint
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the state for a checkpoint, as tensors and plain values, or ``None`` if nothing was measured."""
+        state = dict(self._ended or {})
+        if self.tracker is not None:
+            try:
+                state = self.tracker.state_dict(self.snapshots)
+            except Exception as error:
+                self.warn("this checkpoint has no record to go on with", error)
+        run = self._run
+        if not state and not run.progress:
+            return None
+        return state | {
+            "runs": run.logger_runs,
+            "series": {
+                name: {
+                    "steps": torch.tensor(list(values), dtype=torch.int64),
+                    "values": torch.tensor(list(values.values()), dtype=torch.float64),
+                }
+                for name, values in run.series.items()
+            },
+            "progress": {
+                who: {"last_step": p.last_step, "count": p.count, "seconds": p.seconds}
+                for who, p in run.progress.items()
+            },
+            "seconds": self._seconds(),
+            "id": run.id,
+            "resumed_at": run.resumed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], near: Path | None = None) -> None:
+        """Let the next fit go on from a state.
+
+        Args:
+            state: result of :meth:`state_dict`.
+            near: directory in which to search the snapshots first.
+        """
+        self._restored, self._near = state, near
+
+    def _restored_run(self) -> _Run:
+        """Return the series and the costs of a checkpoint."""
+        run, state = _Run(), self._restored
+        if not isinstance(state, Mapping):
+            return run
+        try:
+            run.logger_runs = [None if name is None else str(name) for name in state.get("runs", ())]
+            for name, series in state.get("series", {}).items():
+                steps, values = series["steps"].tolist(), series["values"].tolist()
+                run.series[str(name)] = dict(zip(steps, values, strict=True))
+            for who, numbers in state.get("progress", {}).items():
+                count, seconds = int(numbers["count"]), float(numbers["seconds"])
+                run.progress[str(who)] = Progress(int(numbers["last_step"]), count, seconds)
+            run.seconds, run.id = float(state.get("seconds", 0.0)), str(state.get("id", run.id))
+            last = [{"step": p.last_step} for p in run.progress.values()]
+            run.resumed = [*state.get("resumed_at", ()), *sorted(last, key=lambda at: at["step"])[-1:]]
+        except Exception as error:
+            self.tell(f"the series of the checkpoint cannot go on ({type(error).__name__}: {error})")
+            return _Run()
+        return run
+
+
+def check_parameters(tracker: AgingTracker, module: nn.Module) -> int:
+    """Check that every tracked parameter is still a parameter of the module.
+
+    Returns:
+        The number of trainable parameters.
+
+    Raises:
+        ParametersChangedError: a parameter has been replaced. The message has its name.
+    """
+    now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
+    tracked = tracker.parameters.tensors
+    gone = [name for name, tensor in tracked.items() if id(tensor) not in now]
+    if gone:
+        # FSDP2 may have left buffers in place of the parameters, after a forward pass without a backward pass.
+        reshard(module)
+        now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
+        gone = [name for name, tensor in tracked.items() if id(tensor) not in now]
+    if gone:
+        raise ParametersChangedError(f"the parameter {gone[0]!r} of the module has been replaced by another object")
+    return sum(now.values())

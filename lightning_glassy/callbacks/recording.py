@@ -1,0 +1,193 @@
+"""Base class of the callbacks of a Trainer that write to a record."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import Unpack
+
+from lightning_glassy.callbacks.recorder import SNAPSHOTS, Place, Progress, Recorder, RecorderOptions, check_name
+from lightning_glassy.record import AgingRecord
+
+# Key of a checkpoint. Its value holds the states of all recorders by their names.
+_KEY = "lightning_glassy"
+
+R = TypeVar("R", bound="Recording")
+
+
+class Recording(Callback):
+    """Base class of the callbacks of a Trainer that write to a record: an AgingMonitor, and all measurements.
+
+    Callbacks with the same name in one Trainer share a recorder. The first callback makes it.
+
+    Args:
+        schedule: the steps or pairs of times of the callback.
+        **options: see :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: ``name`` cannot be the name of a directory.
+    """
+
+    tracks = False
+    """Whether the callback makes the record, with an AgingTracker. Its options then apply to the record."""
+
+    def __init__(self, schedule: Any, **options: Unpack[RecorderOptions]) -> None:
+        super().__init__()
+        unknown = options.keys() - RecorderOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {sorted(unknown)[0]!r}")
+        self.schedule = schedule
+        self.name = check_name(options.get("name", "glassy"))
+        dirpath = options.get("dirpath")
+        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.save = options.get("save", True)
+        self.summary = options.get("summary", True)
+        self._recorder: Recorder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the record for pickle and copy, without the training that is under way."""
+        return dict(self.__dict__)
+
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder of the record, from ``setup`` on."""
+        assert self._recorder is not None  # Lightning calls setup first
+        return self._recorder
+
+    @property
+    def record(self) -> AgingRecord:
+        """The record so far. It is complete at the end of training.
+
+        Raises:
+            RuntimeError: training has not started, or this process does not measure.
+        """
+        if self._recorder is None or self._recorder.record is None:
+            raise RuntimeError(
+                "there is no record yet: training has not started in this process. Under ddp_spawn, and on ranks other "
+                "than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
+            )
+        return self._recorder.record
+
+    @property
+    def progress(self) -> Progress:
+        """Number and time of the measurements so far."""
+        return self.recorder.progress(type(self).__name__)
+
+    def describe(self) -> dict[str, Any]:
+        """Return facts for the metadata of the record, as JSON values."""
+        return {}
+
+    def facts(self) -> dict[str, Any] | None:
+        """Return the entry of the callback in the metadata of the record, or ``None``."""
+        return {**self.describe(), **self.recorder.cost(type(self).__name__)}
+
+    def report(self, record: AgingRecord) -> list[str]:
+        """Return the lines to print at the end of training: the number of measurements, and their time."""
+        cost = self.recorder.cost(type(self).__name__)
+        return [
+            f"{type(self).__name__}: {cost['measurements']} measurements took {cost['seconds']:.3g} s, "
+            f"{cost['fraction_of_training']:.1%} of the time of the training"
+        ]
+
+    # ------------------------------------------------------------------ hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find or make the recorder."""
+        if stage != "fit":
+            return
+        name, others = unique_name(trainer, self), of_kind(trainer, Recording)
+        twins = [other for other in others if type(other) is type(self) and unique_name(trainer, other) == name]
+        if len(twins) > 1:
+            raise MisconfigurationException(
+                f"there are {len(twins)} {type(self).__name__} called {self.name!r}: give each another name"
+            )
+        found = (other._recorder for other in others)
+        known = (recorder for recorder in found if recorder is not None and recorder.belongs_to(trainer, name))
+        self._recorder = next(known, None) or Recorder(name, trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the record, or go on with it."""
+        if self.recorder.running:
+            return
+        members = [member for member in of_kind(trainer, Recording) if member._recorder is self.recorder]
+        first = next((member for member in members if member.tracks), members[0])
+        place = Place(
+            who=type(first).__name__,
+            loggers=trainer.loggers,
+            root=trainer.default_root_dir,
+            dirpath=first.dirpath,
+            save=first.save and not trainer.fast_dev_run,  # type: ignore[attr-defined]
+            here=trainer.is_global_zero,
+        )
+        self.recorder.begin(
+            place, {type(member).__name__: member for member in members}, pl_module, trainer.global_step
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete the record after the last callback that writes to it, and print the summaries."""
+        if self.recorder.leave(type(self).__name__, trainer.global_step) and trainer.is_global_zero:
+            lines = self.recorder.summary()
+            if lines:
+                with contextlib.suppress(OSError, ValueError):  # the output is closed or full
+                    trainer.print("\n".join(lines))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
+        if self._recorder is not None:
+            self._recorder.leave(type(self).__name__, trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the state that a resumed training needs, as tensors and plain values."""
+        if self._recorder is None or self._recorder.name in checkpoint.get(_KEY, {}):
+            return
+        state = self._recorder.state_dict()
+        if state is not None:
+            checkpoint.setdefault(_KEY, {})[self._recorder.name] = state
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the state that :meth:`on_save_checkpoint` added. It is used when training starts."""
+        states = checkpoint.get(_KEY)
+        if not trainer.training or not isinstance(states, dict) or states.get(self.recorder.name) is None:
+            return
+        near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
+        self.recorder.load_state_dict(states[self.recorder.name], near)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the snapshots, and all that refers to the weights."""
+        if self._recorder is not None:
+            self._recorder.let_go()
+
+    def on_after_setup(self) -> NoReturn:
+        """Refuse a Fabric, which calls this method. A Trainer does not call it.
+
+        Raises:
+            MisconfigurationException: always.
+        """
+        raise MisconfigurationException(
+            f"{type(self).__name__} is a callback for a Trainer. In Fabric(callbacks=[...]), use FabricAgingMonitor"
+        )
+
+    def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> NoReturn:
+        """Refuse a Fabric whose module and optimisers are set up separately."""
+        self.on_after_setup()
+
+
+def of_kind(trainer: Trainer, kind: type[R]) -> list[R]:
+    """Return the callbacks of a Trainer that are instances of a class."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
+
+
+def unique_name(trainer: Trainer, callback: Recording) -> str:
+    """Return the name of the record of a callback. AgingMonitors of the same name have records of their own."""
+    names: dict[int, str] = {}
+    for monitor in of_kind(trainer, Recording):
+        if monitor.tracks:
+            candidates = (f"{monitor.name}_{i}" if i > 1 else monitor.name for i in itertools.count(1))
+            names[id(monitor)] = next(name for name in candidates if name not in names.values())
+    return names.get(id(callback), callback.name)

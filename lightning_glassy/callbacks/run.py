@@ -1,0 +1,131 @@
+"""Facts about the run of a Trainer or Fabric: its strategy, its length, its optimisers."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_glassy.measure.optimizers import is_plain, options_of
+from lightning_glassy.replicas.ensemble import replica_axes
+from lightning_glassy.replicas.training import ReplicaTraining
+
+# The strategies whose weights can be found, and whether each process holds all of them. Keys are class names, because
+# `lightning` and `pytorch_lightning` have unrelated classes. `measure/shards.py` finds the shards of a process.
+_STRATEGIES = {
+    "SingleDeviceStrategy": True,
+    "DeepSpeedStrategy": False,  # before DDPStrategy, its base class
+    "DDPStrategy": True,
+    "ModelParallelStrategy": False,
+    "FSDPStrategy": False,
+}
+
+
+def check_strategy(strategy: object, who: str, *, whole: bool = False) -> None:
+    """Refuse a strategy whose weights cannot be found.
+
+    Args:
+        strategy: strategy of the Trainer or Fabric.
+        who: name of the callback, for the message.
+        whole: whether each process must hold all weights.
+
+    Raises:
+        MisconfigurationException: with the name of the strategy, and the strategies that can be used.
+    """
+    bases = [cls.__name__ for cls in type(strategy).__mro__]
+    found = next((holds_all for name, holds_all in _STRATEGIES.items() if name in bases), None)
+    if found is None:
+        raise MisconfigurationException(
+            f"{who} cannot measure parameters under {type(strategy).__name__}, which may shard them over processes in "
+            "its own way: use a single device, or 'ddp', 'fsdp', 'deepspeed' or ModelParallelStrategy (FSDP2, tensor "
+            "parallelism)"
+        )
+    if whole and not found:
+        raise MisconfigurationException(
+            f"{who} cannot measure weights that {type(strategy).__name__} spreads over processes: use a single device "
+            "or 'ddp'"
+        )
+
+
+def check_clipping(trainer: Trainer, pl_module: nn.Module) -> None:
+    """Refuse clipping by the norm over all replicas, which couples them.
+
+    Raises:
+        MisconfigurationException: with the remedy.
+    """
+    by_norm = trainer.gradient_clip_val and trainer.gradient_clip_algorithm != "value"
+    if by_norm and not isinstance(pl_module, ReplicaTraining) and replica_axes(pl_module):
+        raise MisconfigurationException(
+            f"gradient_clip_val={trainer.gradient_clip_val} clips the norm over all replicas, which couples them: name "
+            "lightning_glassy.ReplicaTraining before LightningModule among the bases of "
+            f"{type(pl_module).__name__}, which clips that of each, or use gradient_clip_algorithm='value'"
+        )
+
+
+def tracked_module(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
+    """Return the module that holds the parameters. Under FSDP1, its wrapper holds the shards."""
+    wrapped = any(cls.__name__ == "FSDPStrategy" for cls in type(trainer.strategy).__mro__)
+    return trainer.strategy.model if wrapped and trainer.strategy.model is not None else pl_module
+
+
+def max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
+    """Return the last step of the run in completed optimiser updates, or ``None`` if it is unknown."""
+    known = trainer.max_steps if trainer.max_steps != -1 else None
+    # With manual optimisation, a batch can be any number of updates. A reloaded data set can have any length.
+    countable = pl_module.automatic_optimization and not trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    if countable:
+        estimate = trainer.estimated_stepping_batches
+        return int(estimate) if trainer.global_step < estimate < float("inf") else known
+    return known
+
+
+def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
+    """Return the name and the options of each optimiser, for the metadata of a record."""
+    return [
+        {"name": type(optimizer).__name__, "parameter_groups": options_of(optimizer.param_groups)}
+        for optimizer in optimizers
+    ]
+
+
+def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """Return the facts of the run for the metadata of a record, as JSON values."""
+
+    def versions() -> dict[str, str]:
+        found = {"python": platform.python_version()}
+        for package in ("lightning_glassy", "lightning", "torch", "numpy"):
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "not installed as a package"
+        return found
+
+    def value(thing: Any) -> Any:
+        return thing if is_plain(thing) else repr(thing)
+
+    loader = trainer.train_dataloader
+    # Batches of indices come from `batch_sampler`, or from `sampler` if the data set takes whole batches.
+    sampler = getattr(loader, "batch_sampler", None)
+    if sampler is None:
+        sampler = getattr(loader, "sampler", None)
+    size = getattr(sampler, "batch_size", getattr(loader, "batch_size", None))
+    sampler = getattr(sampler, "sampler", sampler)
+    return {
+        "module": type(pl_module).__qualname__,
+        "optimizers": describe_optimizers(trainer.optimizers),
+        "lr_schedulers": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
+        "batch_size": size if is_plain(size) else None,
+        "sampler": None if sampler is None else type(sampler).__name__,
+        "accumulate_grad_batches": value(trainer.accumulate_grad_batches),
+        "gradient_clip_val": value(trainer.gradient_clip_val),
+        "precision": str(trainer.precision),
+        "world_size": trainer.world_size,
+        "seed": os.environ.get("PL_GLOBAL_SEED"),
+        "versions": versions(),
+    }

@@ -1,0 +1,62 @@
+"""The summary of a record at the end of training, for people at a terminal."""
+
+from __future__ import annotations
+
+import logging
+
+from lightning_glassy.record import AgingRecord
+
+log = logging.getLogger(__name__)
+
+
+def summary(record: AgingRecord, who: str) -> list[str]:
+    """Return a table of the displacement, and the verdict and the aging exponent of a long enough record.
+
+    Args:
+        record: the record.
+        who: name of the callback, for messages.
+    """
+    if not len(record):
+        return [f"{who}: training ended before a pair could be measured"]
+    return [_table(record), *_findings(record, who)]
+
+
+def _table(record: AgingRecord) -> str:
+    """Return a table of the displacement for a few waiting times and lags."""
+    waiting_times, lags, msd = record.waiting_times, record.lags, record.msd()
+    rows = _spread(len(waiting_times), 6)
+    columns = _spread(len(lags), 7)
+    lines = [
+        f"Aging of {record.n_parameters['all']:,} parameters: mean squared displacement at lag t after step t_w",
+        f"{'t_w':>10} |" + "".join(f"{f't={lags[j]:,}':>12}" for j in columns),
+    ]
+    for i in rows:
+        cells = ("" if msd[i, j] != msd[i, j] else f"{msd[i, j]:.2e}" for j in columns)
+        lines.append(f"{waiting_times[i]:>10,} |" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _findings(record: AgingRecord, who: str) -> list[str]:
+    """Return the verdict and the aging exponent in words, if the record is long enough."""
+    try:
+        from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, verdict
+    except ImportError as error:
+        return [f"no verdict and no aging exponent: {error}"]
+    found: list[str] = []
+    try:
+        judged = verdict(record)
+        if judged.rates:  # a short run gets no line
+            found.append(str(judged))
+            found.append(str(aging_exponent(record)))
+    except NotEnoughDataError:
+        pass
+    except Exception as error:
+        log.warning("%s: the record could not be analysed (%s: %s)", who, type(error).__name__, str(error))
+    return found
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """Return about ``count`` indices spread evenly over ``range(length)``, with both ends."""
+    if length <= count:
+        return list(range(length))
+    return sorted({round(k * (length - 1) / (count - 1)) for k in range(count)})
