@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.common import Replicas, at_steps, cross_entropy, fully_connected, loader, losses, quiet
+from examples.studies.common import Replicas, at_steps, cross_entropy, fully_connected, loader, losses, quiet
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,

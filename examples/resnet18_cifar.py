@@ -27,7 +27,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.common import cross_entropy, loader, not_there
+from examples.studies.common import cross_entropy, loader, not_there
 from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator
 from lightning_glassy.report import report
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from examples import resnet18_cifar, subaging_mnist, subaging_teacher
-from examples.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, with_block
+from examples import resnet18_cifar
+from examples.studies import subaging_mnist, subaging_teacher
+from examples.studies.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, with_block
 from lightning_glassy import AgingRecord
 
 STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
@@ -25,11 +26,11 @@ STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
 def test_the_tables_of_the_page_are_those_of_the_committed_numbers(name: str) -> None:
     begin, end = marks(name)
     block = PAGE.read_text().split(begin)[1].split(end)[0]
-    assert block.strip() == import_module(f"examples.{name}").tables(load(name)).strip()
+    assert block.strip() == import_module(f"examples.studies.{name}").tables(load(name)).strip()
 
 
 def test_every_picture_of_the_page_and_the_readme_is_there_and_is_drawn_by_an_example() -> None:
-    for page in (PAGE, PAGE.parents[1] / "README.md"):
+    for page in (PAGE, PAGE.parents[2] / "README.md"):
         pictures = re.findall(r"\]\(([^)]*\.png)\)", page.read_text())
         assert pictures
         for picture in pictures:

@@ -9,8 +9,8 @@ rate 0.05, minibatches of 50, an L2 term of strength 1e-4, Glorot-uniform weight
 waiting times from 10^3 to 10^5 and twenty lags from 10 to 10^5. Of each eight replicas, trained as one, with
 minibatches of their own that are reshuffled in every pass. Two of them also without the L2 term.
 
-``python -m examples.subaging_teacher`` takes about a quarter of an hour on two cores and writes the results that are
-committed; ``--quick`` takes less than half a minute, and writes beside its records.
+``python -m examples.studies.subaging_teacher`` takes about a quarter of an hour on two cores and writes the results
+that are committed; ``--quick`` takes less than half a minute, and writes beside its records.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.report import table
-from examples.common import (
+from examples.studies.common import (
     Progress,
     Replicas,
     at_steps,

@@ -1,8 +1,8 @@
 r"""Bias, spread and coverage of the aging-exponent estimators on a system whose exponent is known exactly.
 
 The exact subaging clock with :math:`\mu = 0.6`, :math:`\kappa = 0.3`, N = 2,000 coordinates, drawn exactly at the steps
-of a log-spaced schedule; many independent trials, each with R replicas. ``python -m examples.exponent_study`` takes
-some minutes and writes ``examples/results/exponent_study.md``; ``--quick`` does few trials and writes nothing.
+of a log-spaced schedule; many independent trials, each with R replicas. ``python -m examples.studies.exponent_study``
+takes some minutes and writes ``results/exponent_study.md``; ``--quick`` does few trials and writes nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
         "# Estimators of the aging exponent on an exact clock",
         "",
         f"{trials} trials each; {GLASS}, N = {N:,}; {SCHEDULE}. Waiting times of the fit: the last two decades.",
-        "Made by `python -m examples.exponent_study`.",
+        "Made by `python -m examples.studies.exponent_study`.",
         "",
         "| replicas | method | exact | mean of trials | its standard error | z | spread of a trial |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -189,7 +189,9 @@ def options_of(name: str, description: str | None, quick: str, *, data: str | No
         quick: what ``--quick`` does.
         data: what lies in ``--data-dir``.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=(description or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.studies.{name}", description=(description or "").split("\n")[0]
+    )
     parser.add_argument("--quick", action="store_true", help=quick)
     if data is not None:
         parser.add_argument(
@@ -370,4 +372,4 @@ def with_block(page: str, name: str, text: str) -> str:
 
 def marks(name: str) -> tuple[str, str]:
     """What stands before and after the tables of a name."""
-    return f"<!-- {name}: written by python -m examples.{name} -->", f"<!-- {name}: end -->"
+    return f"<!-- {name}: written by python -m examples.studies.{name} -->", f"<!-- {name}: end -->"

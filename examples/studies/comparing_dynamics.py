@@ -7,7 +7,7 @@ the loss in logarithmic time, the strength D of the gradient noise, flat directi
 p = 3 model after a quench, in a Trainer with the same callback and from its exact equations. Then each statement of the
 paper is held against what was measured, by a rule that is written beside it.
 
-``python -m examples.comparing_dynamics`` takes about half an hour on two cores and writes the results that are
+``python -m examples.studies.comparing_dynamics`` takes about half an hour on two cores and writes the results that are
 committed; ``--quick`` takes a minute, and writes beside its records.
 """
 
@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from benchmarks.report import table
-from examples.common import (
+from examples.digits import digits
+from examples.studies.common import (
     Progress,
     as_json,
     at_steps,
@@ -46,8 +47,7 @@ from examples.common import (
     silent,
     train_on_cpu,
 )
-from examples.digits import digits
-from examples.statements import (
+from examples.studies.statements import (
     BARRIER,
     OF_GLASS,
     OF_NETWORKS,

@@ -7,8 +7,8 @@ reaches 10^-3, and :math:`t^* \sim t_w^\mu`. With the images in the order of the
 authors have them, and reshuffled in every pass; for other architectures with as many parameters, and for other sizes.
 Of each several replicas, trained as one.
 
-``python -m examples.subaging_mnist`` takes about half an hour on two cores and writes the results that are committed;
-``--quick`` takes a minute, and writes beside its records.
+``python -m examples.studies.subaging_mnist`` takes about half an hour on two cores and writes the results that are
+committed; ``--quick`` takes a minute, and writes beside its records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy.stats import chi2 as chi2_distribution
 from torch.utils.data import TensorDataset
 
 from benchmarks.report import table
-from examples.common import (
+from examples.studies.common import (
     Progress,
     Replicas,
     at_steps,

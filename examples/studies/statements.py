@@ -1,7 +1,7 @@
 r"""What Baity-Jesi et al. 2018 (arXiv 1803.06969) say of networks and of a glass, held against what was measured.
 
 Each statement is decided by a function of its own, whose docstring is the rule: "seen", "not seen", or "not testable
-here", with the numbers that decide. :mod:`examples.comparing_dynamics` measures, and writes the tables.
+here", with the numbers that decide. :mod:`examples.studies.comparing_dynamics` measures, and writes the tables.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Finding = dict[str, str]
 """``"verdict"`` and, in ``"words"``, the numbers."""
 
 Glassy = dict[str, Any]
-"""What :func:`examples.comparing_dynamics.analysed_glass` keeps of one temperature, as it is in the JSON."""
+"""What :func:`examples.studies.comparing_dynamics.analysed_glass` keeps of one temperature, as it is in the JSON."""
 
 
 def finding(seen: bool | None, words: str) -> Finding:
