@@ -474,10 +474,12 @@ def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]
 
 
 def _summary(record: AgingRecord) -> str:
-    """A table of the displacement for a few waiting times and lags, for the end of a run."""
+    """Return a table of the displacement for a few waiting times and lags. With replicas, it is the mean over them."""
     if not len(record):
         return "AgingMonitor: training ended before a pair could be measured"
     waiting_times, lags, msd = record.waiting_times, record.lags, record.msd()
+    if record.n_replica is not None:
+        msd = msd.mean(axis=0)
     rows = _spread(len(waiting_times), 6)
     columns = _spread(len(lags), 7)
     lines = [
