@@ -29,22 +29,22 @@ from numpy.polynomial import Polynomial
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from benchmarks.report import table
-from examples.digits import digits
 from examples.studies.common import (
     Progress,
     as_json,
     at_steps,
     conclude,
     cross_entropy,
+    digits,
     load_record,
     loader,
     mnist,
     options_of,
     place_for,
+    quiet,
     record_of,
     several,
-    silent,
+    table,
     train_on_cpu,
 )
 from examples.studies.statements import (
@@ -169,7 +169,8 @@ class Classifier(LightningModule):
         """Mean over the samples; the squared error is summed over the ten outputs."""
         x, y = batch
         if self.squared:
-            return (self(x) - nn.functional.one_hot(y, 10)).square().sum(1).mean()
+            squares: Tensor = (self(x) - nn.functional.one_hot(y, 10)).square()
+            return squares.sum(1).mean()
         return cross_entropy(self(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -179,11 +180,10 @@ class Classifier(LightningModule):
 
 def train(system: System, data_dir: Path, out: Path) -> float:
     """Train one network; its record goes to ``out/<name>``. Returns the seconds it took."""
-    silent()
+    quiet()
     start = time.perf_counter()
     train_set, test_set = (mnist(data_dir), mnist(data_dir, train=False)) if system.data == "MNIST" else digits()
     seed_everything(0, verbose=False)
-    said: dict[str, Any] = {"summary": False}
     sets = {"train": part(train_set, system.evaluated), "test": part(test_set, system.evaluated)}
     # The last step is on none of the grids, and all is told of it.
     times = LogTimeSchedule.logspaced(system.steps, waiting_times_per_decade=6).waiting_times
@@ -194,13 +194,16 @@ def train(system: System, data_dir: Path, out: Path) -> float:
             LogTimeSchedule.logspaced(waiting_times_per_decade=6),
             sample=None,
             dirpath=place_for(system.name, out),
-            **said,
+            summary=False,
         ),
-        LogTimeEvaluator(along, loaders={name: batches(data, 1000) for name, data in sets.items()}, **said),
+        LogTimeEvaluator(along, loaders={name: batches(data, 1000) for name, data in sets.items()}, summary=False),
         GradientNoiseMonitor(
-            along, loader=batches(train_set, system.batch_size), max_batches=30 if system.kind == MANY else 100, **said
+            along,
+            loader=batches(train_set, system.batch_size),
+            max_batches=30 if system.kind == MANY else 100,
+            summary=False,
         ),
-        BarrierMonitor(loader=batches(train_set, 250), max_batches=4, **said),
+        BarrierMonitor(loader=batches(train_set, 250), max_batches=4, summary=False),
         Progress(f"{system.data}, {system.kind}"),
     ]
     if system.curved is not None:
@@ -208,7 +211,13 @@ def train(system: System, data_dir: Path, out: Path) -> float:
         nodes = min(100, products - 90)  # the others are for the extreme eigenvalues
         callbacks.append(
             CurvatureMonitor(
-                spectra, loader=fixed, max_batches=1, max_products=products, n_nodes=nodes, n_eigenvalues=1, **said
+                spectra,
+                loader=fixed,
+                max_batches=1,
+                max_products=products,
+                n_nodes=nodes,
+                n_eigenvalues=1,
+                summary=False,
             )
         )
     minibatches = loader(train_set, system.steps, system.batch_size, seeds=0)
@@ -318,7 +327,7 @@ def quench(glass: Glass, size: int, n_seed: int, out: Path) -> float:
 
     Returns the seconds it took.
     """
-    silent()
+    quiet()
     start, step, records = time.perf_counter(), glass.step(size), []
     waiting, lags, times = (
         [round(time / step) for time in group] for group in (glass.waiting_times, glass.lags, glass.times)
@@ -438,7 +447,7 @@ def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact) -> 
         step, lags = glass.step(size), {lag: k for k, lag in enumerate(record.lags)}
         correlation = record.correlation()  # [n_seed, n_tw, n_lag]
         energy = dict(zip(*record.one_time("energy"), strict=True))
-        error = dict(zip(*record.one_time("energy_error"), strict=True))
+        energy_error = dict(zip(*record.one_time("energy_error"), strict=True))
         column: dict[tuple[str, float, float], tuple[float, float]] = {}
         for i, waiting_time in enumerate(glass.waiting_times):
             for lag in glass.lags:
@@ -448,7 +457,7 @@ def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact) -> 
                 column["C", waiting_time, lag] = (values.mean(), values.std(ddof=1) / len(values) ** 0.5)
         for at in glass.times[1:]:
             if at >= 0.5:
-                column["E", at, 0.0] = (energy[round(at / step)], error[round(at / step)])
+                column["E", at, 0.0] = (energy[round(at / step)], energy_error[round(at / step)])
         columns.append(column)
     small, middle, large = columns[-3:]
     found = []
@@ -846,7 +855,7 @@ def tasks_of(
 def main() -> None:
     """Train all networks and glasses, several at once, and write what was found."""
     quick = "fewer steps, on digits, small glasses, and a bit of MNIST, in a minute"
-    options = options_of("comparing_dynamics", __doc__, quick, data="MNIST")
+    options = options_of("comparing_dynamics", __doc__, quick, needs_mnist=True)
     systems, glasses = (QUICK_SYSTEMS, QUICK_GLASSES) if options.quick else (SYSTEMS, GLASSES)
     if not options.analyse and any(system.data == "MNIST" for system in systems):
         mnist(options.data_dir)  # once, before several ask for it

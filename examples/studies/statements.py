@@ -91,7 +91,7 @@ def ages(record: AgingRecord, first: float, last: float = np.inf, over_noise: bo
     waiting times over half a decade, or than three lags.
     """
     curves = relaxation_curves(record, "normalised_msd" if over_noise else "msd")
-    times = np.maximum(curves.waiting_times, 1)
+    times, lags = np.maximum(curves.waiting_times, 1), curves.lags.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log(curves.mean())
     inside = (curves.waiting_times >= max(first, 1))[:, None] & (curves.waiting_times[:, None] + curves.lags <= last)
@@ -100,12 +100,12 @@ def ages(record: AgingRecord, first: float, last: float = np.inf, over_noise: bo
     rows = np.flatnonzero(compared.any(axis=1))
     if len(rows) < 4 or times[rows[-1]] < 10**0.5 * times[rows[0]] or compared.any(axis=0).sum() < 3:
         return None
-    rate, exponent = _rate(times, curves.lags, y, compared)
+    rate, exponent = _rate(times, lags, y, compared)
     others = []
     for row in rows:
         rest = inside.copy()
         rest[row] = False
-        others.append(_rate(times, curves.lags, y, _compared(times, rest))[0])
+        others.append(_rate(times, lags, y, _compared(times, rest))[0])
     # NaN where the rest cannot be compared: one waiting time decides all.
     error = float(np.sqrt((len(rows) - 1) * np.var(others)))
     return Ages(rate, error if np.isfinite(error) else np.inf, exponent)

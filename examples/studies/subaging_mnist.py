@@ -25,21 +25,25 @@ from lightning.pytorch.callbacks import Callback
 from scipy.stats import chi2 as chi2_distribution
 from torch.utils.data import TensorDataset
 
-from benchmarks.report import table
 from examples.studies.common import (
+    EFFECTIVE,
+    PLAIN,
     Progress,
     Replicas,
     at_steps,
     conclude,
     fully_connected,
+    layers_of,
     load_record,
     loader,
     losses,
     mnist,
+    n_weights,
     options_of,
     place_for,
+    quiet,
     several,
-    silent,
+    table,
     train_on_cpu,
     with_error,
 )
@@ -60,9 +64,6 @@ SAME_SIZE = (AUTHORS, (5,), (5,) * 6, (5, 10, 10), (4, 24, 24))
 SIZES = (AUTHORS, (3,) * 3, (10,) * 3, (20,) * 3)
 
 
-EFFECTIVE, PLAIN = "collapse, effective time", "collapse, plain"
-
-
 @dataclass(frozen=True)
 class Run:
     """One network, and whether its images are reshuffled in every pass."""
@@ -78,7 +79,7 @@ class Run:
     @property
     def n_parameters(self) -> int:
         """Weights and biases."""
-        return sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False))
+        return n_weights(self.sizes)
 
     @property
     def n_replica(self) -> int:
@@ -93,7 +94,7 @@ class Run:
     @property
     def name(self) -> str:
         """Of its directory."""
-        return f"{'-'.join(map(str, self.sizes))}{'-reshuffled' if self.reshuffled else ''}"
+        return f"{layers_of(self.sizes)}{'-reshuffled' if self.reshuffled else ''}"
 
 
 RUNS = tuple(Run(hidden, reshuffled) for reshuffled in (False, True) for hidden in dict.fromkeys(SAME_SIZE + SIZES))
@@ -102,25 +103,24 @@ QUICK_RUNS = (Run(AUTHORS, False), Run(AUTHORS, True), Run((5,), False))
 
 def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float:
     """Train the replicas of one network; its record goes to ``out/<name>``. Returns the seconds it took."""
-    silent()
+    quiet()
     seed_everything(0, verbose=False)
     start, data = time.perf_counter(), TensorDataset(*(tensor[:images] for tensor in mnist(data_dir).tensors))
     schedule = LogTimeSchedule.preset("subaging", steps)
     model = Replicas(
-        partial(fully_connected, run.sizes, glorot=True),
+        partial(fully_connected, run.sizes),
         run.n_replica,
         learning_rate=LEARNING_RATE,
         own_minibatches=run.reshuffled,
         l2=L2,
     )
-    said: dict[str, Any] = {"summary": False}
-    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
+    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), summary=False)
     # At the lags of the authors' network, as they have it; of the others, at the waiting times.
     of_loss = [event.step for event in schedule.events if event.capture or run.hidden == AUTHORS]
     callbacks: list[Callback] = [
         monitor,
-        LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, **said),
-        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, **said),
+        LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, summary=False),
+        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, summary=False),
         Progress(run.name),
     ]
     train_on_cpu(
@@ -137,7 +137,7 @@ def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
     crossing = lag_to_threshold(lags, curves.mean(), THRESHOLD)
     slope = threshold_fit(curves, THRESHOLD)
     return {
-        "layers": "-".join(map(str, run.sizes)),
+        "layers": layers_of(run.sizes),
         "order": run.order,
         "n_parameters": record.n_parameters["all"],
         "n_replica": curves.n_replica,
@@ -223,7 +223,7 @@ COLUMNS = (
 
 
 def _layers(hidden: tuple[int, ...]) -> str:
-    return "-".join(map(str, (784, *hidden, 10)))
+    return layers_of((784, *hidden, 10))
 
 
 def _is(run: dict[str, Any], hidden: tuple[tuple[int, ...], ...], order: str) -> bool:
@@ -344,7 +344,7 @@ def _finish(ax: Any, x: str, y: str) -> None:
 def main() -> None:
     """Train all networks, several at once, and write what was found."""
     options = options_of(
-        "subaging_mnist", __doc__, quick=f"three networks for {QUICK_STEPS:,} steps, in a minute", data="MNIST"
+        "subaging_mnist", __doc__, quick=f"three networks for {QUICK_STEPS:,} steps, in a minute", needs_mnist=True
     )
     runs, steps, images = (QUICK_RUNS, QUICK_STEPS, QUICK_IMAGES) if options.quick else (RUNS, STEPS, IMAGES)
     if not options.analyse:

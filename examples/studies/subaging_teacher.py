@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,20 +29,24 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.report import table
 from examples.studies.common import (
+    EFFECTIVE,
+    PLAIN,
     Progress,
     Replicas,
     at_steps,
     conclude,
     fully_connected,
+    layers_of,
     load_record,
     loader,
     losses,
+    n_weights,
     options_of,
     place_for,
+    quiet,
     several,
-    silent,
+    table,
     train_on_cpu,
     with_error,
 )
@@ -71,7 +75,6 @@ LEARNT = 0.999
 """Training accuracy from which all is called learnt: the mean over replicas, of which each sample is a thousandth."""
 DRAWN = (4, 32)
 """Hidden units of an under- and an over-parametrised student, whose curves are drawn."""
-EFFECTIVE, PLAIN = "collapse, effective time", "collapse, plain"
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,12 @@ class Run:
     @property
     def n_parameters(self) -> int:
         """Weights and biases."""
-        return sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False))
+        return n_weights(self.sizes)
 
     @property
     def name(self) -> str:
         """Of its directory."""
-        return f"{'-'.join(map(str, self.sizes))}{'' if self.l2 else '-no-l2'}"
+        return f"{layers_of(self.sizes)}{'' if self.l2 else '-no-l2'}"
 
 
 RUNS = (
@@ -119,21 +122,20 @@ def problem() -> tuple[TensorDataset, TensorDataset]:
 
 def train(run: Run, steps: int, out: Path) -> float:
     """Train the replicas of one student; their record goes to ``out/<name>``. Returns the seconds it took."""
-    silent()
+    quiet()
     seed_everything(0, verbose=False)
     start, (data, test_set) = time.perf_counter(), problem()
     schedule = LogTimeSchedule.preset("subaging", steps)
     model = Replicas(
-        partial(fully_connected, run.sizes, glorot=True), N_REPLICA, learning_rate=LEARNING_RATE, l2=run.l2
+        partial(fully_connected, run.sizes), N_REPLICA, learning_rate=LEARNING_RATE, own_minibatches=True, l2=run.l2
     )
-    said: dict[str, Any] = {"summary": False}
-    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
+    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), summary=False)
     of_loss = LogTimeSchedule.logspaced(steps, waiting_times_per_decade=10).waiting_times
     test = {"test": DataLoader(test_set, batch_size=N_TEST)}
     callbacks: list[Callback] = [
         monitor,
-        LogTimeEvaluator(at_steps(*of_loss, steps), loaders=test, batch_size=N_TRAIN, loss=losses, **said),
-        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), loss=losses, **said),
+        LogTimeEvaluator(at_steps(*of_loss, steps), loaders=test, batch_size=N_TRAIN, loss=losses, summary=False),
+        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), loss=losses, summary=False),
         Progress(run.name),
     ]
     train_on_cpu(model, steps, callbacks, loader(data, steps, BATCH_SIZE, range(N_REPLICA)))
@@ -147,7 +149,7 @@ def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
     learnt = accuracy[0][accuracy[1] >= LEARNT]
     fit = _fit(record, THRESHOLDS)
     return {
-        "layers": "-".join(map(str, run.sizes)),
+        "layers": layers_of(run.sizes),
         "n_parameters": record.n_parameters["all"],
         "l2": run.l2,
         "n_replica": curves.n_replica,
@@ -185,13 +187,16 @@ def _fit(record: AgingRecord, thresholds: Sequence[float]) -> AgingExponent | No
 
 
 def _collapses(fit: AgingExponent | NotEnoughDataError) -> dict[str, Any]:
-    """By both scaling variables; None where there is none."""
-    methods, found = {"effective time": EFFECTIVE, "plain": PLAIN}, not isinstance(fit, NotEnoughDataError)
+    """Return the exponents by collapse in both scaling variables, None if there are none."""
+    methods = {"effective time": EFFECTIVE, "plain": PLAIN}
+    if isinstance(fit, NotEnoughDataError):
+        nothing = dict.fromkeys(methods)
+        return {"mu": nothing, "mu_error": nothing, "scatter": nothing, "interval": None}
     return {
-        "mu": {name: fit.estimates[method] if found else None for name, method in methods.items()},
-        "mu_error": {name: fit.standard_errors.get(method) if found else None for name, method in methods.items()},
-        "scatter": {name: fit.scatter[method] if found else None for name, method in methods.items()},
-        "interval": fit.interval if found else None,
+        "mu": {name: fit.estimates[method] for name, method in methods.items()},
+        "mu_error": {name: fit.standard_errors.get(method) for name, method in methods.items()},
+        "scatter": {name: fit.scatter[method] for name, method in methods.items()},
+        "interval": fit.interval,
     }
 
 
@@ -340,20 +345,22 @@ def draw(result: dict[str, Any], directory: Path) -> list[Path]:
     bare = [run for run in result["runs"] if not run["l2"]]
     for k, (threshold, colour) in enumerate(zip(THRESHOLDS, ("tab:blue", "tab:cyan", "tab:gray"), strict=True)):
         label = rf"threshold $\Delta^* = 10^{{{np.log10(threshold):.0f}}}$"
-        _against_n(left, runs, lambda run, k=k: _slope(run["thresholds"][k]), colour, label)
+        _against_n(left, runs, [_slope(run["thresholds"][k]) for run in runs], colour, label)
     for name, colour, label in (
         ("effective time", "tab:red", r"collapse in $\lambda$"),
         ("plain", "tab:orange", r"collapse in $t/t_w^\mu$"),
     ):
-        _against_n(left, runs, lambda run, name=name: (run["mu"][name], run["mu_error"][name]), colour, label)
+        _against_n(left, runs, [(run["mu"][name], run["mu_error"][name]) for run in runs], colour, label)
     left.axhline(1, color="0.4", linestyle=":", linewidth=1)
     left.set_ylabel(r"aging exponent $\mu$")
-    _against_n(middle, runs, lambda run: _end(run, "train_loss"), "tab:blue", "L2 term $10^{-4}$")
-    _against_n(middle, bare, lambda run: _end(run, "train_loss"), "tab:orange", "without", marker="s", line="")
+    _against_n(middle, runs, [_end(run, "train_loss") for run in runs], "tab:blue", "L2 term $10^{-4}$")
+    _against_n(middle, bare, [_end(run, "train_loss") for run in bare], "tab:orange", "without", marker="s", line="")
     middle.set_yscale("log")
     middle.set_ylabel("training loss at the end")
-    _against_n(right, runs, lambda run: _missed(run, "train_accuracy"), "tab:blue", "training set")
-    _against_n(right, runs, lambda run: _missed(run, "test_accuracy"), "tab:red", "test set, without wrong labels")
+    _against_n(right, runs, [_missed(run, "train_accuracy") for run in runs], "tab:blue", "training set")
+    _against_n(
+        right, runs, [_missed(run, "test_accuracy") for run in runs], "tab:red", "test set, without wrong labels"
+    )
     right.set_ylabel("fraction not learnt at the end")
     low = max((run["n_parameters"] for run in runs if run["learnt_at"] is None), default=None)
     high = min((run["n_parameters"] for run in runs if run["learnt_at"] is not None), default=None)
@@ -373,21 +380,22 @@ def _slope(law: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _layers(hidden: int) -> str:
-    return "-".join(map(str, Run(hidden).sizes))
+    return layers_of(Run(hidden).sizes)
 
 
 def _against_n(
     ax: Any,
     runs: list[dict[str, Any]],
-    of: Callable[[dict[str, Any]], tuple[float | None, float | None]],
+    values_and_errors: Sequence[tuple[float | None, float | None]],
     colour: str,
     label: str,
     *,
     marker: str = "o",
     line: str = "-",
 ) -> None:
-    """Points with error bars, where there is a value."""
-    points = np.array([(run["n_parameters"], *of(run)) for run in runs], dtype=np.float64).reshape(-1, 3)
+    """Draw points with error bars. A run without a value has no point."""
+    rows = [(run["n_parameters"], *pair) for run, pair in zip(runs, values_and_errors, strict=True)]
+    points = np.array(rows, dtype=np.float64).reshape(-1, 3)
     n, values, errors = points[np.isfinite(points[:, 1])].T
     style = {"color": colour, "label": label, "fmt": marker + line, "markersize": 4, "linewidth": 1.2, "capsize": 3}
     ax.errorbar(n, values, np.nan_to_num(errors), **style)
