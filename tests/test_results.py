@@ -82,7 +82,8 @@ def test_subaging_on_mnist_runs_in_short_and_leaves_the_results_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_mnist(tmp_path / "data")
-    monkeypatch.setattr(subaging_mnist, "QUICK_STEPS", 1500)
+    monkeypatch.setattr(subaging_mnist, "QUICK_STEPS", 400)
+    monkeypatch.setattr(subaging_mnist, "QUICK_IMAGES", 1000)
     before = {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
     arguments = ["--quick", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["subaging_mnist", *arguments])
@@ -121,7 +122,7 @@ def test_subaging_of_students_runs_in_short_and_leaves_the_results_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
-    monkeypatch.setattr(subaging_teacher, "QUICK_STEPS", 1000)
+    monkeypatch.setattr(subaging_teacher, "QUICK_STEPS", 400)
     arguments = ["--quick", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["subaging_teacher", *arguments])
     subaging_teacher.main()
