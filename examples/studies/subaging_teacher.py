@@ -2,15 +2,15 @@ r"""Subaging on a simple problem, under- to over-parametrised: exponent, final l
 
 Herrera Segura et al. 2022 (arXiv 2209.02517) see subaging in under-parametrised networks: the lag t* at which the
 displacement reaches a threshold grows as :math:`t_w^\mu` with :math:`\mu < 1`. Their own simple problem is not known
-here. This is another one: 1,000 points on a hypersphere in 20 dimensions, put in two classes by a small random
-network, the teacher, and then a fifth of them in the wrong one, which can only be learnt by heart. Students 20-h-h-2,
+here. This is another one: 1,000 points on a hypersphere in 20 dimensions. A small random network, the teacher, puts
+them into two classes. Then a fifth of them get the wrong label, which can only be learnt by heart. Students 20-h-h-2,
 tanh, of more and more hidden units h learn them under the protocol of the paper's MNIST example: plain SGD at learning
-rate 0.05, minibatches of 50, an L2 term of strength 1e-4, Glorot-uniform weights, biases of zero, 200,000 steps; ten
-waiting times from 10^3 to 10^5 and twenty lags from 10 to 10^5. Of each eight replicas, trained as one, with
-minibatches of their own that are reshuffled in every pass. Two of them also without the L2 term.
+rate 0.05, minibatches of 50, an L2 term of strength 1e-4, Glorot-uniform weights, biases of zero, 200,000 steps, ten
+waiting times from 10^3 to 10^5 and twenty lags from 10 to 10^5. Eight replicas of each student are trained as one, with
+their own minibatches that are reshuffled in every pass. Two students are also trained without the L2 term.
 
 ``python -m examples.studies.subaging_teacher`` takes about a quarter of an hour on two cores and writes the results
-that are committed; ``--quick`` takes less than half a minute, and writes beside its records.
+that are committed. ``--quick`` takes less than half a minute, and writes beside its records.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ DIMENSION, N_TRAIN, N_TEST, TURNED_OVER = 20, 1_000, 10_000, 0.2
 TEACHER = 5
 """Hidden units of the teacher."""
 THRESHOLDS = (1e-3, 1e-2, 1e-1)
-"""The first is that of the paper."""
+"""Displacements to be reached. The first is the threshold of the paper."""
 LEARNT = 0.999
-"""Training accuracy from which all is called learnt: the mean over replicas, of which each sample is a thousandth."""
+"""Training accuracy, the mean over the replicas, from which on a student has learnt all."""
 DRAWN = (4, 32)
 """Hidden units of an under- and an over-parametrised student, whose curves are drawn."""
 
@@ -86,17 +86,17 @@ class Run:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of all layers."""
+        """Sizes of all layers."""
         return DIMENSION, self.hidden, self.hidden, 2
 
     @property
     def n_parameters(self) -> int:
-        """Weights and biases."""
+        """Number of weights and biases."""
         return n_weights(self.sizes)
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Name of the directory."""
         return f"{layers_of(self.sizes)}{'' if self.l2 else '-no-l2'}"
 
 
@@ -108,7 +108,7 @@ QUICK_RUNS = (Run(4), Run(32))
 
 
 def problem() -> tuple[TensorDataset, TensorDataset]:
-    """Training set, some labels of which are turned over, and test set, whose labels are those of the teacher."""
+    """Return the training set with some wrong labels, and the test set with the labels of the teacher."""
     generator = torch.Generator().manual_seed(0)
     first = 2 * torch.randn(DIMENSION, TEACHER, generator=generator) / DIMENSION**0.5
     second = torch.randn(TEACHER, generator=generator)
@@ -121,7 +121,7 @@ def problem() -> tuple[TensorDataset, TensorDataset]:
 
 
 def train(run: Run, steps: int, out: Path) -> float:
-    """Train the replicas of one student; their record goes to ``out/<name>``. Returns the seconds it took."""
+    """Train the replicas of one student, save the record in ``out/<name>``, and return the seconds it took."""
     quiet()
     seed_everything(0, verbose=False)
     start, (data, test_set) = time.perf_counter(), problem()
@@ -143,7 +143,7 @@ def train(run: Run, steps: int, out: Path) -> float:
 
 
 def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
-    """What is kept of one student."""
+    """Return the results of one student."""
     times, curves, judged = record.waiting_times, relaxation_curves(record), verdict(record)
     accuracy = record.one_time("train_accuracy")
     learnt = accuracy[0][accuracy[1] >= LEARNT]
@@ -178,7 +178,7 @@ def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
 
 
 def _fit(record: AgingRecord, thresholds: Sequence[float]) -> AgingExponent | NotEnoughDataError:
-    """The exponent from all waiting times; or why there is none, as of a student that has stopped."""
+    """Return the exponent from all waiting times, or the error that tells why there is none."""
     window = int(record.waiting_times[0]), int(record.waiting_times[-1])
     try:
         return aging_exponent(record, thresholds=[*thresholds], window=window)
@@ -201,7 +201,7 @@ def _collapses(fit: AgingExponent | NotEnoughDataError) -> dict[str, Any]:
 
 
 def _at_threshold(record: AgingRecord, curves: Curves, threshold: float) -> dict[str, Any]:
-    """The slope of the lags to one threshold with its error over the replicas, and which lags there are."""
+    """Return the slope of the lags to one threshold with its error over the replicas, and the lags."""
     law, alone = threshold_fit(curves, threshold), _fit(record, [threshold])
     error = np.nan if isinstance(alone, NotEnoughDataError) else alone.standard_errors.get("threshold", np.nan)
     return {
@@ -220,7 +220,7 @@ def _at_threshold(record: AgingRecord, curves: Curves, threshold: float) -> dict
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The results in Markdown, from the JSON alone."""
+    """Return the results in Markdown, from the JSON alone."""
     runs, where = result["runs"], result["machine"]
     mu_of = [f"mu at {_power(threshold)}" for threshold in THRESHOLDS]
     parts = [
@@ -288,7 +288,7 @@ def _of_threshold(law: dict[str, Any]) -> str:
 
 
 def _doubts(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Each doubt, without its numbers, and the students that have it. Of unreached thresholds the counts tell."""
+    """Return the students by doubt, without the numbers in it. The counts already show unreached thresholds."""
     found: dict[str, list[str]] = {}
     for run in runs:
         for doubt in run["doubts"]:
@@ -306,12 +306,12 @@ def _judged(run: dict[str, Any]) -> list[str]:
 
 
 def _end(run: dict[str, Any], name: str) -> tuple[float, float]:
-    """The last value of a series, and its error."""
+    """Return the last value of a series, and its error."""
     return run["series"][name]["values"][-1], run["series"][f"{name}_error"]["values"][-1]
 
 
 def _missed(run: dict[str, Any], name: str) -> tuple[float, float]:
-    """What an accuracy leaves of 1 at the end, and its error."""
+    """Return one minus an accuracy at the end, and its error."""
     accuracy, error = _end(run, name)
     return 1 - accuracy, error
 
@@ -324,7 +324,7 @@ def _power(value: float) -> str:
 
 
 def draw(result: dict[str, Any], directory: Path) -> list[Path]:
-    """Two pictures, from the JSON alone: curves of two students; exponents, losses and errors against N."""
+    """Draw two pictures from the JSON alone, and return their paths: curves, and exponents, losses and errors."""
     pictures = [directory / "subaging_teacher.png", directory / "subaging_teacher_n.png"]
     drawn = [run for run in result["runs"] if run["l2"] and run["layers"] in [_layers(h) for h in DRAWN]]
     figure = new_figure(len(drawn))
@@ -411,10 +411,10 @@ def _same_height(axes: Sequence[Any]) -> None:
 
 
 def main() -> None:
-    """Train all students, several at once, and write what was found."""
+    """Train all students, several at once, and write the results."""
     options = options_of("subaging_teacher", __doc__, quick=f"two students for {QUICK_STEPS:,} steps, in half a minute")
     runs, steps = (QUICK_RUNS, QUICK_STEPS) if options.quick else (RUNS, STEPS)
-    # The longest first.
+    # Start the longest training first.
     ordered = sorted(runs, key=lambda run: run.n_parameters, reverse=True)
     spent = several({run.name: partial(train, run, steps, options.out) for run in ordered}, options)
     seconds = spent.pop("runs")
