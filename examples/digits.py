@@ -1,6 +1,6 @@
 """Train a small and a large network on handwritten digits, and report how they age. ``make demo`` runs this script.
 
-Eight replicas of each network give error bars. Run it with ``python -m examples.digits``. It takes about a minute.
+Eight replicas of each network give error bars. Run it with ``python -m examples.digits``. It takes about two minutes.
 """
 
 import argparse
