@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
-from lightning_glassy import LogTimeSchedule
+from lightning_glassy import LogTimeSchedule, Steps
 from lightning_glassy.schedule import schedule_growth
 
 
@@ -122,6 +124,14 @@ def test_presets_follow_the_papers() -> None:
         (lambda: LogTimeSchedule.logspaced(1.5), TypeError, "max_step=1.5"),
         (lambda: LogTimeSchedule.logspaced(10, lags_per_decade=0), ValueError, "lags_per_decade=0"),
         (lambda: LogTimeSchedule.logspaced(10, first_lag=5, max_lag=2), ValueError, "max_lag=2 is below first_lag=5"),
+        (lambda: Steps([0, 2.5]), TypeError, r"steps\[1\]=2.5"),
+        (lambda: Steps([3, 2]), ValueError, r"steps\[1\]=2 follows 3"),
+        (lambda: Steps([]), ValueError, "steps is empty"),
+        (lambda: Steps(5), TypeError, "steps=5"),
+        (lambda: Steps.logspaced(0), ValueError, "per_decade=0"),
+        (lambda: Steps.logspaced(1001), ValueError, "per_decade=1001"),
+        (lambda: Steps.logspaced(3, first=0), ValueError, "first=0"),
+        (lambda: Steps.logspaced(3, first=5, last=2), ValueError, "last=2 is below first=5"),
         (lambda: LogTimeSchedule.preset("paper", 1000), ValueError, "name='paper' is not a preset"),
         (lambda: LogTimeSchedule.preset("subaging", 50), ValueError, "max_step=50 is too short"),
     ],
@@ -149,6 +159,9 @@ def test_a_schedule_is_a_value() -> None:
         LogTimeSchedule([0, 3], [1, 2]),
         LogTimeSchedule.logspaced(),
         LogTimeSchedule.logspaced(999, first_lag=2, first_waiting_time=3, max_lag=40, zero=False),
+        LogTimeSchedule(Steps.logspaced(2), [1, 2]),
+        LogTimeSchedule([0, 3], Steps.logspaced(2), max_step=40),
+        LogTimeSchedule(Steps.logspaced(2, last=50, zero=False), Steps.logspaced(4, first=2)),
     ],
 )
 def test_the_representation_makes_the_schedule_again(schedule: LogTimeSchedule) -> None:
@@ -161,3 +174,37 @@ def test_it_prints_what_it_will_cost() -> None:
         "at most 14 snapshots at a time"
     )
     assert "open-ended" in str(LogTimeSchedule.logspaced())
+
+
+def test_steps_are_a_grid_or_a_list() -> None:
+    grid = Steps.logspaced(3)
+    assert grid.upto(100) == (0, 1, 2, 5, 10, 22, 46, 100)
+    assert [grid.after(step) for step in (-1, 0, 46, 10**9)] == [0, 1, 100, 2154434690]
+    assert grid.endless
+    finite = Steps.logspaced(3, first=2, last=50, zero=False)
+    assert finite.upto(10**9) == (2, 4, 9, 20, 43)
+    assert (finite.after(20), finite.after(43), finite.endless) == (43, None, False)
+    assert finite == Steps([2, 4, 9, 20, 43])
+    listed = Steps([3, 7])
+    assert (listed.after(-1), listed.after(3), listed.after(7), listed.upto(5)) == (3, 7, None, (3,))
+
+
+def test_steps_are_a_value() -> None:
+    grid = Steps.logspaced(3)
+    grid.upto(10**6)  # what has been asked for does not change it
+    assert grid == Steps.logspaced(3) == pickle.loads(pickle.dumps(grid))
+    assert (
+        len({grid, Steps.logspaced(3), Steps.logspaced(4), Steps.logspaced(3, zero=False), Steps([0]), Steps([0])}) == 4
+    )
+    for steps in (grid, Steps.logspaced(5, first=2, last=40, zero=False), Steps([0, 4])):
+        assert eval(repr(steps)) == steps
+
+
+def test_a_schedule_is_two_sequences_of_steps() -> None:
+    assert LogTimeSchedule(Steps.logspaced(3), Steps.logspaced(10, zero=False)) == LogTimeSchedule.logspaced()
+    mixed = LogTimeSchedule(Steps.logspaced(2), [1, 10])
+    assert mixed.open_ended
+    assert mixed.until(40).pairs == LogTimeSchedule([0, 1, 3, 10, 32], [1, 10], 40).pairs
+    other = LogTimeSchedule([0, 5], Steps.logspaced(1, zero=False))
+    assert other.until(50).pairs == ((0, 1), (0, 10), (5, 1), (5, 10))
+    assert other.next_lag(10, 5) == 100

@@ -118,7 +118,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a strategy that spreads the weights, before anything is moved."""
         if stage == "fit":
-            check_strategy(trainer.strategy, "BarrierMonitor", whole=True)
+            check_strategy(trainer.strategy, type(self).__name__, whole=True)
         super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -98,15 +98,14 @@ class DisplacementDistribution(PairMeasurement):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse weights that are spread over processes, and replicas, before anything is moved."""
+        if stage == "fit":
+            check_strategy(trainer.strategy, type(self).__name__, whole=True)
+            if any(isinstance(part, ReplicaEnsemble) for part in pl_module.modules()):
+                raise MisconfigurationException(
+                    f"{type(self).__name__} does not know the replicas of a ReplicaEnsemble from each other: train a "
+                    "single network"
+                )
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        check_strategy(trainer.strategy, "DisplacementDistribution", whole=True)
-        if any(isinstance(part, ReplicaEnsemble) for part in pl_module.modules()):
-            raise MisconfigurationException(
-                "DisplacementDistribution does not know the replicas of a ReplicaEnsemble from each other: train a "
-                "single network"
-            )
 
     @torch.no_grad()
     def measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -93,6 +93,8 @@ class Measurement(Recording, ABC):
         Every process calls this method, if none of them failed, and may communicate with the others. A value that is a
         matrix ``[n_replica, n_replica]`` is recorded by :meth:`AgingRecord.append_between`.
         """
+        if not isinstance(measured, Mapping):
+            raise TypeError(f"measure() returned {measured!r}, and not a mapping of names to numbers")
         return dict(measured)
 
     def sizes(self, module: LightningModule) -> dict[str, int]:
@@ -112,9 +114,9 @@ class Measurement(Recording, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a strategy that spreads the weights, before anything is moved."""
-        super().setup(trainer, pl_module, stage)
         if stage == "fit":
             check_strategy(trainer.strategy, type(self).__name__, whole=True)
+        super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, and measure the state before the first update."""

@@ -293,20 +293,28 @@ class Recorder:
 
         Args:
             step: number of completed updates.
-            values: the values by the names of their series.
+            values: the values by the names of their series. A value can be a matrix between replicas ``[n_replica,
+                n_replica]``. The number is then its mean over pairs.
             who: name of the callback, for messages.
 
-        A value can be a matrix between replicas ``[n_replica, n_replica]``. The number is then its mean over pairs.
+        Raises:
+            TypeError: a name is not a string.
+            ValueError: a value is neither a number nor a square matrix.
         """
         numbers: dict[str, float] = {}
+        matrices: list[tuple[str, int, Any]] = []
         for name, value in values.items():
-            matrix = np.asarray(value, dtype=np.float64)
-            if matrix.ndim:
-                self._pending.append((name, step, matrix))
-                matrix = matrix[np.triu_indices(len(matrix), 1)]
-            if matrix.size:
-                numbers[name] = float(torch.from_numpy(matrix).mean())
-        self._pending += [(name, step, number) for name, number in numbers.items()]
+            matrix = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+            if not isinstance(name, str):
+                raise TypeError(f"{name!r} is not the name of a series")
+            if matrix.dim():
+                if matrix.dim() != 2 or len(matrix) != matrix.shape[1]:
+                    raise ValueError(f"{name!r} has the shape {list(matrix.shape)}, and is not a number")
+                matrices.append((name, step, matrix.numpy()))
+                matrix = matrix[torch.triu(torch.ones_like(matrix), 1).bool()]
+            if matrix.numel():
+                numbers[name] = float(matrix.mean())
+        self._pending += [*matrices, *((name, step, number) for name, number in numbers.items())]
         for name, number in numbers.items():
             self._run.series.setdefault(name, {})[step] = number
         self.log(step, numbers, who)

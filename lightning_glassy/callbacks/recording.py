@@ -110,6 +110,8 @@ class Recording(Callback):
         found = (other._recorder for other in others)
         known = (recorder for recorder in found if recorder is not None and recorder.belongs_to(trainer, name))
         self._recorder = next(known, None) or Recorder(name, trainer)
+        if self._recorder.running:  # the last fit ended without its last hooks
+            self._recorder.close()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the record, or go on with it."""
