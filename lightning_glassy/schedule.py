@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 Preset = Literal["baity-jesi", "subaging"]
 
-# A float64 holds every integer up to here; beyond it a rounded grid point could be wrong by one.
+# A float64 holds every integer up to here. Beyond it, a rounded grid point could be wrong by one.
 _LARGEST_STEP = 2**53
 
 
@@ -228,7 +228,7 @@ class LogTimeSchedule:
 
         * ``"baity-jesi"``: 0 and 50 waiting times from 10, 100 lags from 1, log-spaced and deduplicated. The
           authors stopped both at half of the run and wished for later waiting times with fewer lags (Baity-Jesi
-          et al. 2018, arXiv 1803.06969); here both reach the end of the run.
+          et al. 2018, arXiv 1803.06969). Here both reach the end of the run.
         * ``"subaging"``: 10 waiting times from T/200 to T/2 and 20 lags from T/20,000 (at least 1) to T/2. At
           T = 200,000 these are 10^3 ... 10^5 and 10 ... 10^5, the MNIST protocol of Herrera Segura et al. 2022
           (arXiv 2209.02517).

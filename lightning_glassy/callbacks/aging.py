@@ -67,7 +67,7 @@ class AgingMonitor(Recording):
         schedule: when to measure: a :class:`LogTimeSchedule`, a number of waiting times and of lags per decade, or the
             name of a preset for a run of known length. Default: ``LogTimeSchedule.logspaced()``, with 3 waiting times
             and 10 lags per decade.
-        groups: ``"all"`` for all parameters together; ``"layer"`` for one more group per module; or a mapping of group
+        groups: ``"all"`` for all parameters together, ``"layer"`` for one more group per module, or a mapping of group
             names to a name pattern or several (``{"attention": "*.attn.*"}``).
         **options: ``include``, ``exclude``, ``sample``, ``snapshot_device``, ``max_memory``, ``overlap_thresholds`` and
             ``moments`` are those of :class:`~lightning_glassy.measure.tracker.TrackerOptions`. ``name``, ``dirpath``,

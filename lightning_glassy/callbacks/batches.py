@@ -1,4 +1,4 @@
-"""Batches of the data set of a loader, in an order of their own: neither its sampler nor its workers know of it."""
+"""Read batches of the data set of a loader without its sampler and its workers."""
 
 from __future__ import annotations
 
@@ -13,39 +13,38 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
-_SEED = 20180307  # any number will do; a fixed one makes all steps, runs and processes see the same batches
+_SEED = 20180307  # fixed, so that all steps, runs and processes read the same batches
 
 
 class Batches:
-    """Batches of the data set that a loader reads, the same ones at each reading.
+    """Batches of the data set of a loader, which are the same at each reading.
 
-    Workers, if there are, are seeded from torch's own random numbers: :func:`undisturbed` gives them back.
-
-    Of several loaders (a list or a dictionary, as a Trainer takes them) the batches are combined as in the training.
+    Workers are seeded from torch's own random numbers, which :func:`undisturbed` restores. Batches of several loaders
+    (a list or a dictionary, as a Trainer takes them) are combined as in the training.
 
     Args:
         loader: a ``DataLoader`` of a data set with a length, or several. Its ``collate_fn`` and its number of workers
-            are used, its sampler is not.
-        name: what it is, for the errors.
+            are used, but not its sampler.
+        name: name of the loader for messages.
         mode: how the batches of several loaders are combined.
-        batch_size: number of samples in a batch; default that of the loader.
-        max_batches: most batches to take; default all.
-        shuffled: whether the samples are in random order, the same one at each reading, or in that of the data set;
-            default in that of the data set where the loader reads in that order.
-        whole: leave out a last batch that is smaller than the others.
-        rank: of this process, which gets every ``world_size``-th batch.
+        batch_size: number of samples in a batch. Default: as in the loader.
+        max_batches: most batches to read. Default: all.
+        shuffled: whether the samples are in a random order, which is the same at each reading, or in the order of the
+            data set. Default: in the order of the data set if the loader reads in this order.
+        whole: whether to leave out a smaller last batch.
+        rank: rank of this process, which gets every ``world_size``-th batch.
         world_size: number of processes.
-        equal: all processes get as many batches: what does not go round is left out.
+        equal: whether all processes get the same number of batches. Some batches are left out then.
 
     Attributes:
-        available: number of batches that the data have.
-        used: number of those that are read, by all processes together.
-        batch_size: number of samples in each (but the last); None where it is not known.
-        samples: number of samples that are read, by all processes together; None where it is not known.
+        available: number of batches in the data.
+        used: number of batches that all processes read together.
+        batch_size: number of samples in each batch but the last, or ``None`` if it is unknown.
+        samples: number of samples that all processes read together, or ``None`` if it is unknown.
 
     Raises:
-        MisconfigurationException: no ``DataLoader``, a data set without a length, or too few batches; the message
-            names the remedy.
+        MisconfigurationException: there is no ``DataLoader``, the data set has no length, or there are too few batches.
+            The message names the remedy.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Batches:
         self._several = isinstance(loader, (list, tuple, dict))
         loaders, structure = tree_flatten(loader) if self._several else ([loader], None)
         plans = [_plan(each, name, batch_size, shuffled, whole) for each in loaders]
-        # A loader that is shorter than others starts again.
+        # A loader that is shorter than the others starts again.
         lengths = [len(plan) for plan in plans]
         self.available = min(lengths) if mode == "min_size" else max(lengths, default=0)
         used = self.available if max_batches is None else min(self.available, max_batches)
@@ -92,9 +91,9 @@ class Batches:
             self._loader = CombinedLoader(tree_unflatten(readers, structure), mode)  # type: ignore[arg-type]
 
     def of(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[Any, int]]:
-        """The batches of this process as ``training_step`` gets them, on its device, and the size of each.
+        """Yield the batches of this process as ``training_step`` gets them, on its device, with their sizes.
 
-        The size is 1 where the number of samples is not known.
+        A size is 1 if the number of samples is unknown.
         """
         batches = (item[0] for item in self._loader) if self._several else iter(self._loader)
         sizes = self._sizes if self._sizes is not None else itertools.repeat(1)
@@ -105,7 +104,7 @@ class Batches:
 
 
 def _plan(loader: Any, name: str, batch_size: int | None, shuffled: bool | None, whole: bool) -> list[Any]:
-    """The indices of the samples of each batch; single indices where the items of the data set are batches already."""
+    """Return the indices of the samples of each batch, or single indices if the items of the data set are batches."""
     if not isinstance(loader, DataLoader):
         raise MisconfigurationException(
             f"{name} is a {type(loader).__name__}, and a torch DataLoader is needed to read its data without "
@@ -117,7 +116,7 @@ def _plan(loader: Any, name: str, batch_size: int | None, shuffled: bool | None,
             f"{name} reads a {type(dataset).__name__}, which has no length and cannot be read twice in the same order: "
             "name a DataLoader of a data set with a length for the measurement"
         )
-    # Whole batches of indices come from `batch_sampler`, or, where the data set takes them itself, from `sampler`.
+    # Batches of indices come from `batch_sampler`, or from `sampler` if the data set takes whole batches.
     sampler = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
     size = batch_size if batch_size is not None else getattr(sampler, "batch_size", None)
     if size is None and loader.batch_sampler is not None:
@@ -126,7 +125,7 @@ def _plan(loader: Any, name: str, batch_size: int | None, shuffled: bool | None,
         )
     if shuffled is None:
         order_of = getattr(sampler, "sampler", sampler)
-        # A DistributedSampler, which Lightning puts in place of others, says it in words.
+        # Lightning replaces samplers by a DistributedSampler, which has an attribute for this.
         shuffled = not isinstance(order_of, SequentialSampler) and getattr(order_of, "shuffle", True)
     n = len(dataset)
     generator = torch.Generator().manual_seed(_SEED)
@@ -140,7 +139,7 @@ def _reader(loader: DataLoader[Any], plan: list[Any]) -> DataLoader[Any]:
     several = loader.batch_sampler is not None
     return DataLoader(
         loader.dataset,
-        # Any list will do as a sampler; where the data set takes whole batches of indices, they are its indices.
+        # A list can be a sampler. If the data set takes whole batches, an index is a batch of indices.
         **({"batch_sampler": plan} if several else {"sampler": plan, "batch_size": None}),
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,

@@ -96,7 +96,7 @@ class Member(Protocol):
         """Whether the callback prints something at the end."""
 
     def facts(self) -> dict[str, Any] | None:
-        """Return what a reader of the record should know of the callback, as JSON values."""
+        """Return facts about the callback for the metadata of the record, as JSON values."""
 
     def report(self, record: AgingRecord) -> list[str]:
         """Return the lines for the end of training."""
@@ -256,7 +256,7 @@ class Recorder:
                 tracker.close()
 
     def summary(self) -> list[str]:
-        """Return the lines to print at the end: those of the members, and the places of the output."""
+        """Return the lines to print at the end: the reports of the members, and the places of the output."""
         lines: list[str] = []
         for who, member in self._members.items():
             if self.record is not None and member.summary:
@@ -406,7 +406,7 @@ class Recorder:
         return tracker
 
     def event(self, step: int, rates: Callable[[], Mapping[str, float]] = dict) -> int:
-        """Capture and measure what is due at a step, and hand what has landed to the sinks.
+        """Capture and measure at a step, and pass landed measurements to the sinks.
 
         Args:
             step: number of completed updates.
