@@ -99,7 +99,7 @@ def test_a_module_stands_for_its_parameters() -> None:
 def test_what_is_no_list_of_parameters_is_refused() -> None:
     with pytest.raises(TypeError, match="pairs of a name and a tensor"):
         AgingTracker(nn.Linear(2, 2).parameters())
-    with pytest.raises(TypeError, match="schedule='baity-jesi'"):
+    with pytest.raises(ValueError, match="schedule='baity-jesi' needs a run of known length"):
         AgingTracker(nn.Linear(2, 2).named_parameters(), "baity-jesi")
     with pytest.raises(TypeError, match="JSON"):
         AgingTracker(nn.Linear(2, 2).named_parameters(), meta={"a": {1}})

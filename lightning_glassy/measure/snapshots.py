@@ -46,6 +46,7 @@ class SnapshotBank:
         self._device = None if device is None else torch.device(device)
         self._spare: list[Snapshot] = []
         self.live: dict[int, Snapshot] = {}
+        self._keeps_weights = True
 
     def reserve(self, count: int) -> None:
         """Allocate memory for ``count`` snapshots, live and spare together, before they are captured."""
@@ -54,7 +55,9 @@ class SnapshotBank:
 
     def add(self, step: int) -> Snapshot:
         """Return an empty snapshot for the weights of ``step``. It takes the memory of a spare snapshot, if any."""
-        if self._spare:
+        if not self._keeps_weights:
+            self.live[step] = Snapshot(step, [], [])
+        elif self._spare:
             spare = self._spare.pop()
             # Make a new object, because sums that are still on their way to the host may refer to the old one.
             self.live[step] = Snapshot(step, spare.flats, spare.own_sums)
@@ -91,7 +94,8 @@ class SnapshotBank:
         self._spare.clear()
 
     def empty(self) -> None:
-        """Free the memory of all snapshots, but keep their waiting times and last lags."""
+        """Free the memory of all snapshots and of later ones, but keep their waiting times and last lags."""
+        self._keeps_weights = False
         self._spare.clear()
         for snapshot in self.live.values():
             snapshot.flats, snapshot.own_sums = [], []

@@ -442,7 +442,7 @@ class AgingTracker:
             except Exception as error:
                 if self._processes is None:
                     raise
-                self.give_up(error, step)
+                self.give_up(error, self._seen)
         if (new or due) and self.listeners and not self._broken:
             self._tell(TrackerEvent(step, tuple(due), new, self.parameters, sums, self.record))
         for snapshot in due:
@@ -533,16 +533,13 @@ class AgingTracker:
         self._captured = step
         if self.schedule.next_lag(-1, step) is None:
             return None
-        if self._broken:
-            self._bank.live[step] = Snapshot(step, [], [])
-            return self._bank.live[step]
         try:
             return self._bank.add(step)
         except Exception as error:
             if self._processes is None:
                 raise
-            self.give_up(error, step)
-            return self._bank.live.setdefault(step, Snapshot(step, [], []))
+            self.give_up(error, self._seen)
+            return self._bank.add(step)  # without memory
 
     def _find_next_event(self) -> int:
         steps = [self.schedule.next_waiting_time(self._captured)]
