@@ -1,4 +1,4 @@
-"""A headless Chromium in front of a real TensorBoard process, for the tests and the benchmark of the tab."""
+"""A headless Chromium in front of the page, in a TensorBoard process or in a file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from lightning_glassy import AgingRecord
 
 T = TypeVar("T")
 
@@ -103,3 +108,56 @@ def open_tab(browser: Any, address: str) -> None:
     (frame,) = wait_for(lambda: browser.find_elements("css selector", "iframe"))
     browser.switch_to.frame(frame)
     wait_for(lambda: browser.execute_script("return document.body && document.body.dataset.ready"))
+
+
+class Shown:
+    """The page in a browser."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> Any:
+        return self.browser.find_element("css selector", selector)
+
+    def button(self, card: str, text: str) -> Any:
+        (found,) = [b for b in self.browser.find_elements("css selector", f".{card} button") if b.text == text]
+        return found
+
+    def lines(self, card: str = "curves", plot: str = ".plot") -> list[dict[str, Any]]:
+        """Return the lines in a card: the points, and the texts of a point under the mouse."""
+        return self.run(
+            f"return [...(document.querySelector(`.{card} {plot}`)?.data ?? [])].map(({{x, y, customdata}}) =>"
+            " ({x: Array.from(x), y: Array.from(y), named: customdata}))"
+        )
+
+    def drawn(self, wanted: str) -> None:
+        """Wait for the picture of an axis, an observable, a number of series and a layout."""
+        wait_for(lambda: self.run("return document.querySelector('.curves-plot').dataset.drawn") == wanted)
+
+    def set(self, selector: str, value: Any, event: str = "input") -> None:
+        """Set an input as a reader does, and tell the page."""
+        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))"
+        self.run(script, self.find(selector), value, event)
+
+    def hash(self) -> str:
+        return self.run("return window.parent.location.hash")
+
+
+def complaints(browser: Any) -> list[str]:
+    """Return the errors in the console, without those about TensorBoard's own fonts behind a prefix."""
+    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [message for message in errors if "/font-roboto/" not in message]
+
+
+def assert_curves(shown: Shown, record: AgingRecord, values: np.ndarray, abscissa: Any = None) -> None:
+    """The ordinates and the lags on the screen are those of the record, to the last digit."""
+    curves = [i for i in range(len(values)) if np.isfinite(values[i]).any()]
+    for line, i in zip(shown.lines(), curves, strict=True):
+        x = record.lags if abscissa is None else abscissa[i]
+        good = np.isfinite(values[i]) & (values[i] > 0) & np.isfinite(x) & (record.lags > 0)
+        assert line["x"] == (x[good].tolist() if abscissa is None else pytest.approx(x[good].tolist(), rel=1e-12))
+        assert line["y"] == values[i][good].tolist()
+        assert line["named"][0][1] == f"{record.waiting_times[i]:,}"

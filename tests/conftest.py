@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -48,6 +49,15 @@ def mend_interpreter() -> None:
 # Only the process that tests/test_triton.py starts for the interpreter has this variable.
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None:
     mend_interpreter()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start one Chromium for all tests, because a start takes seconds."""
+    from tests.browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("browser")) as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)

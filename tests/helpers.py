@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,21 @@ def end_processes() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+class PageAnswers:
+    """The answers inside the page of a report."""
+
+    def __init__(self, page: str) -> None:
+        found = re.findall(r'<script type="application/json" id="answers">(.*)</script>', page)
+        (text,) = found  # in one line, which no name of a record ends
+        self.content: dict[str, Any] = json.loads(text)
+        (self.run,) = self.content["runs"]
+        self.observables = {one["name"]: one for one in self.content["observables"]}
+
+    def ask(self, path: str, **question: Any) -> Any:
+        return next(
+            entry["answer"]
+            for entry in self.content["answers"]
+            if entry["path"] == path and all(entry[name] == value for name, value in question.items())
+        )

@@ -18,8 +18,7 @@ from lightning_glassy.measure.resume import StateError
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.plotting.panels import panels
 from lightning_glassy.record import MOMENTS, MSD_MOMENTS
-from lightning_glassy.report import report
-from lightning_glassy.tensorboard import answers
+from lightning_glassy.report import answers, report
 from lightning_glassy.tensorboard.parts import Written, assemble, next_part
 
 FORMATS = Path(__file__).parent / "formats"

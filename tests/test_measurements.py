@@ -33,8 +33,7 @@ from lightning_glassy import (
     Steps,
 )
 from lightning_glassy.cli import main
-from lightning_glassy.report import report
-from lightning_glassy.tensorboard import answers
+from lightning_glassy.report import answers, report
 from tests.helpers import SmallNet, data, quiet_trainer
 
 # Lightning's own, on loaders without a state, and ours on a training that starts late.
@@ -100,7 +99,7 @@ def test_the_measurement_of_the_page_is_in_record_report_tab_and_loggers(
     there = AgingRecord.load(path)
     assert there == measured.record
     assert there.meta["WeightNorm"]["measurements"] == 5
-    assert answers.series(there)["weight_norm"]["values"] == pytest.approx(values.tolist())
+    assert answers.series(there)["one_time"]["weight_norm"]["values"] == pytest.approx(values.tolist())
     if with_monitor:
         pages = [path for path in report(there, n_bootstrap=10).write(tmp_path / "report") if path.suffix == ".html"]
         assert "weight_norm" in pages[0].read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +16,11 @@ from lightning_glassy import AgingRecord, LogTimeSchedule, cli
 from lightning_glassy.analysis import aging_exponent, relaxation_curves
 from lightning_glassy.loggers.figures import Figures
 from lightning_glassy.loggers.sinks import scalars
-from lightning_glassy.observables import OBSERVABLES, Observable, Relaxation, registry, unicode_of
+from lightning_glassy.observables import OBSERVABLES, Observable, Relaxation, registry
 from lightning_glassy.plotting import plot_two_time
 from lightning_glassy.record.combine import moments_of
-from lightning_glassy.report import report
-from lightning_glassy.tensorboard import answers
+from lightning_glassy.report import answers, report
+from tests.helpers import PageAnswers
 
 
 @pytest.fixture
@@ -66,10 +65,6 @@ def fourth_moment(added: Callable[[Observable], Observable]) -> Observable:
     return added(entry)
 
 
-def page_data(path: Path) -> dict:
-    return json.loads(re.search(r"const data = (\{.*\});\nconst \$", path.read_text())[1])
-
-
 @pytest.mark.needs("pandas", "xarray", "plotly")
 def test_an_entry_is_all_that_a_new_observable_needs(
     record: AgingRecord, walk: np.ndarray, fourth_moment: Observable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -89,12 +84,12 @@ def test_an_entry_is_all_that_a_new_observable_needs(
     assert np.array_equal(relaxation_curves(record, name).values[0], values[:, record.lags > 0], equal_nan=True)
     assert "from the fourth moment" in str(aging_exponent(record, name))
     found = report(record, observable=name, n_bootstrap=10)
-    found.write(tmp_path / "report")
-    assert page_data(tmp_path / "report" / "report.html")["label"] == "fourth moment"
-    assert f"fourth moment {unicode_of(fourth_moment.symbol)}" in [
-        curve["title"] for curve in page_data(tmp_path / "report" / "report.html")["observables"]["curves"]
-    ]
+    page = PageAnswers(found.page())
+    assert page.content["choice"]["observable"] == name
+    assert page.ask("curves", observable=name, group="all") == answers.curves(record, name, "all", None)
+    assert page.ask("fits", observable=name, group="all")["aging_exponent"]["mu"] == found.exponent.mu
     (told,) = (one for one in answers.observables() if one["name"] == name)
+    assert page.observables[name] == told
     assert told == {
         "name": name,
         "title": "Fourth moment",
@@ -106,8 +101,9 @@ def test_an_entry_is_all_that_a_new_observable_needs(
         "band": "one standard error of the mean over replicas",
     }
     assert name in answers.describe(record)["observables"]
-    assert answers.curves(record, name, "all", None)["values"][i][j] is not None
-    assert answers.fit(record, name, "all", None)["aging_exponent"]["mu"] == found.exponent.mu
+    curves = answers.curves(record, name, "all", None)
+    assert curves["values"][i][curves["lags"][i].index(50)] == values[i, j]
+    assert answers.fit(found)["aging_exponent"]["mu"] == found.exponent.mu
     with pytest.raises(SystemExit):
         cli.main(["report", "--help"])
     assert name in capsys.readouterr().out
@@ -153,7 +149,6 @@ def test_every_observable_is_a_formula_of_named_inputs(name: str) -> None:
 )
 def test_a_formula_may_mix_all_kinds_of_inputs(
     added: Callable[[Observable], Observable],
-    tmp_path: Path,
     inputs: tuple[str, ...],
     over_replicas: bool,
     formula: Callable[..., np.ndarray],
@@ -178,10 +173,11 @@ def test_a_formula_may_mix_all_kinds_of_inputs(
     np.testing.assert_allclose(record.observable("mixed"), expected, rtol=1e-13, atol=1e-12)
     assert "mixed" in record.to_xarray()
     assert "mixed" not in record.table()
-    assert np.shape(answers.curves(record, "mixed", "all", None)["values"]) == expected.shape[-2:]
-    report(record, n_bootstrap=10).write(tmp_path)
-    titles = [curve["title"] for curve in page_data(tmp_path / "report.html")["observables"]["curves"]]
-    assert any(title.startswith("mixed κ_mix") for title in titles)
+    assert len(answers.curves(record, "mixed", "all", None)["values"]) == expected.shape[-2]
+    page = PageAnswers(report(record, n_bootstrap=10).page())
+    assert "mixed" in page.run["observables"]
+    assert page.observables["mixed"]["symbol"] == "κ_mix"
+    assert page.ask("curves", observable="mixed") == answers.curves(record, "mixed", "all", None)
 
 
 def test_loggers_cannot_be_promised_more_than_a_pair_of_times() -> None:
@@ -199,7 +195,7 @@ def test_an_observable_that_does_not_relax_takes_no_argument_of_an_exponent(reco
 
 
 @pytest.mark.needs("plotly")
-def test_the_page_has_the_measured_lags_of_each_curve_and_no_others(tmp_path: Path) -> None:
+def test_the_page_has_the_measured_lags_of_each_curve_and_no_others() -> None:
     """Checkpoints share hardly any lags: the plane of all times would be a hundred times larger."""
     walk = np.cumsum(np.random.default_rng(6).normal(size=(2000, 20)), axis=0)
     steps = np.unique(np.geomspace(1, 1999, 40).astype(int))
@@ -207,17 +203,18 @@ def test_the_page_has_the_measured_lags_of_each_curve_and_no_others(tmp_path: Pa
     for i, first in enumerate(steps):
         for step in steps[i:]:
             record.append(first, step - first, moments_of(walk[step], walk[first], [1.0], [np.arange(20)]))
-    report(record, n_bootstrap=10).write(tmp_path)
-    found = page_data(tmp_path / "report.html")["observables"]
-    assert found["lags"] == [(steps[i:] - first).tolist() for i, first in enumerate(steps)]
-    times, lags = record.pairs
-    for curve, name in zip(found["curves"], record.available(), strict=True):
-        assert [len(values) for values in curve["values"]] == [len(row) for row in found["lags"]]
-        shown = np.array([value for values in curve["values"] for value in values], dtype=float)
-        values = record.observable(name)[
-            np.searchsorted(record.waiting_times, times), np.searchsorted(record.lags, lags)
-        ]
-        assert np.array_equal(shown, values, equal_nan=True)
+    page = PageAnswers(report(record, n_bootstrap=10).page())
+    for name in record.available():
+        found = page.ask("curves", observable=name, group="all")
+        values = record.observable(name)
+        for lags, shown, row in zip(found["lags"], found["values"], values, strict=True):
+            kept = np.isfinite(row) & (record.lags > 0)  # a logarithmic axis has no lag 0
+            assert (lags, shown) == (record.lags[kept].tolist(), row[kept].tolist())
+    found = page.ask("curves", observable="msd", group="all")
+    assert found["lags"] == [(steps[i + 1 :] - first).tolist() for i, first in enumerate(steps)]
+    # The lag to a threshold is that of the analysis, which interpolates to common lags.
+    curves = relaxation_curves(record)
+    assert found["relaxing"]["lags"] == [curves.lags[np.isfinite(row)].tolist() for row in curves.mean()]
 
 
 @pytest.mark.needs("plotly")
@@ -244,9 +241,11 @@ def test_the_binder_cumulant_is_that_of_the_displacements(
     assert "no aging exponent: the Binder cumulant does not relax" in str(found)
     written = found.write(tmp_path / "report")
     assert tmp_path / "report" / "curves.png" in written
-    shown = page_data(tmp_path / "report" / "report.html")
-    assert shown["label"] == "Binder cumulant U(t_w, t_w+t)"
-    assert shown["log"] is False
+    page = PageAnswers((tmp_path / "report" / "report.html").read_text())
+    assert page.content["choice"]["observable"] == "binder_cumulant"
+    assert page.observables["binder_cumulant"]["symbol"] == "U(t_w, t_w+t)"
+    assert page.observables["binder_cumulant"]["log"] is False
+    assert page.ask("fits", observable="binder_cumulant")["text"] == str(found)
 
 
 def test_a_name_means_the_same_everywhere(record: AgingRecord) -> None:

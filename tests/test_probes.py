@@ -26,7 +26,7 @@ from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.cli import main
 from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
-from lightning_glassy.tensorboard import answers
+from lightning_glassy.report import answers
 from tests.helpers import SmallNet, data, quiet_trainer
 
 # Lightning's own, on loaders without a state.
@@ -290,7 +290,7 @@ def test_without_a_monitor_there_is_a_record_all_the_same(tmp_path: Path, capsys
     assert main(["report", str(path), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["one_time"]["gradient_noise"]["steps"]) == 12
     assert answers.describe(record)["last_step"] == 60
-    assert len(answers.series(record)["train_loss"]["steps"]) == 12
+    assert len(answers.series(record)["one_time"]["train_loss"]["steps"]) == 12
 
 
 def test_steps_are_those_of_the_schedule_or_the_first_after_them(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,12 @@ import torch
 
 from lightning_glassy import AgingRecord, LogTimeSchedule, cli, plotting
 from lightning_glassy.analysis import aging_exponent, collapse, diffusion, relaxation_curves
+from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.record import MOMENTS
+from lightning_glassy.report import page as page_module
 from lightning_glassy.report import report
+from lightning_glassy.report.page import STATIC, bundle
+from tests.helpers import PageAnswers
 
 SCHEDULE = LogTimeSchedule.logspaced(10_000, lags_per_decade=6)
 
@@ -64,18 +70,21 @@ def test_doubts_that_both_have_are_said_once() -> None:
 
 @pytest.mark.needs("plotly")
 def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) -> None:
-    record = record_of(module="</script><img src=x onerror=alert(1)>{{data}}")
+    record = record_of(module="</script><img src=x onerror=alert(1)>{answers}")
     record.append_one_time("</script><script>alert(2)</script>", 1, 2.0)
     report(record, group="<b>layer</b>").write(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "<img src=x" not in page
     assert "<script>alert(2)" not in page
-    assert "<title>&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;{{data}}" in page
+    assert "<title>&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;{answers}" in page
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", page.split("<script>")[0])
-    # What the page is drawn from is what the analysis found.
-    data = json.loads(re.search(r"^const data = (.*);$", page, flags=re.MULTILINE)[1])
-    assert data["curves"][-1]["values"][0] == pytest.approx(record.msd("<b>layer</b>")[-1, 0])
-    assert data["mu"] == report(record, group="<b>layer</b>").exponent.mu
+    # The page shows what the analysis found.
+    answers = PageAnswers(page)
+    assert answers.content["choice"] == {"observable": "msd", "groups": ["<b>layer</b>"], "eps": None}
+    curves = answers.ask("curves", observable="msd", group="<b>layer</b>")
+    assert curves["values"][-1][0] == record.msd("<b>layer</b>")[-1, 0]
+    fit = answers.ask("fits", observable="msd", group="<b>layer</b>")
+    assert fit["aging_exponent"]["mu"] == report(record, group="<b>layer</b>").exponent.mu
 
 
 @pytest.mark.needs("plotly")
@@ -84,8 +93,11 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) ->
     ["../up", "/etc/x", "a\0b", "a\nb", "<img src=x onerror=alert(1)>", "</script><b>", "x" * 1000, "CON", "a:b|c?*",
      "\x1b[31mred\x1b]0;title\x07", "\u202egnp", "$x_{", r"\$x$$", "%s{}", "", "\r"],
 )  # fmt: skip
-def test_a_name_is_no_path_no_markup_and_no_command_of_a_terminal(name: str, tmp_path: Path, capsys) -> None:
+def test_a_name_is_no_path_no_markup_and_no_command_of_a_terminal(
+    name: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And a record in which everything is called so has a report like any other."""
+    monkeypatch.setattr(page_module, "_MOST_FITS", 1)  # the names in further fits are the same
     walk = np.cumsum(np.random.default_rng(0).normal(size=(301, 6)), axis=0)
     optimizers = [{"name": name, "parameter_groups": [{}]}]
     meta = {"module": name, "optimizers": optimizers, name: name}
@@ -161,6 +173,127 @@ def test_pictures_draw_on_given_axes() -> None:
     # The colours of the map are the local exponents, here 0.8 everywhere.
     shown = axes[3].collections[0].get_array().compressed()
     assert shown.mean() == pytest.approx(0.8, abs=0.03)
+
+
+# ---------------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def walk() -> AgingRecord:
+    """A random walk with groups, overlaps, and a series and a profile that no callback of the package measures."""
+    steps = np.cumsum(np.random.default_rng(1).normal(size=(501, 60)), axis=0)
+    schedule = LogTimeSchedule.logspaced(500, lags_per_decade=5)
+    record = AgingRecord.from_trajectory(steps, schedule, groups={"head": range(10), "tail": range(10, 60)})
+    for step in (0, 1, 10, 100):
+        record.append_one_time("weight_norm", step, 1.0 + step)
+        record.append_profile("singular_values", step, 0, [0.0, 1.0, 2.0], [3.0, 2.0, 1.0 / (1 + step)])
+        record.append_profile("counts", step, 5, [0.0, 1.0, 3.0], [1, 2, 4, 3])
+    return record
+
+
+@pytest.mark.needs("plotly")
+def test_the_page_is_the_page_of_the_tab() -> None:
+    page = report(record_of(), n_bootstrap=10).page()
+    modules = bundle("file.js")
+    assert "</script" not in modules
+    for file in STATIC.iterdir():
+        text = file.read_text(encoding="utf-8")
+        if file.name.endswith(".css"):
+            assert text in page
+        elif file.name != "index.js":  # the entry of the tab, which loads the style and plotly
+            assert modules.count(f'modules["{file.name}"] = ') == 1
+            assert all(line in modules for line in text.splitlines() if line.startswith("  return"))
+    assert modules in page
+    assert not re.search(r"^(import|export) ", modules, flags=re.MULTILINE)
+    assert len(page) < len((files("plotly") / "package_data" / "plotly.min.js").read_text()) + 400_000
+
+
+@pytest.mark.needs("plotly")
+def test_a_series_and_a_profile_of_anybody_are_on_the_page(walk: AgingRecord) -> None:
+    answers = PageAnswers(report(walk, n_bootstrap=10).page())
+    steps, values = walk.one_time("weight_norm")
+    shown = answers.ask("series")["one_time"]
+    assert shown == {"weight_norm": {"steps": steps.tolist(), "values": values.tolist()}}
+    profiles = answers.ask("profiles")["profiles"]
+    assert list(profiles) == list(walk.profile_names)
+    profile = walk.profile("singular_values")
+    assert profiles["singular_values"] == {
+        "waiting_times": profile.waiting_times.tolist(),
+        "lags": profile.lags.tolist(),
+        "grid": profile.grid.tolist(),
+        "values": profile.values.tolist(),
+        "density": False,
+        "n": 4,
+    }
+    # A histogram is shown as a density: of 10 values, 2 in a bin of width 1 and 4 in a bin of width 2.
+    assert profiles["counts"]["grid"] == [0.5, 2.0]
+    assert profiles["counts"]["values"] == [[0.2, 0.2]] * 4
+    many = record_of()
+    for step in range(200):
+        many.append_profile("many", step, 0, [0.0, 1.0], [step, step])
+    found = PageAnswers(report(many, n_bootstrap=10).page()).ask("profiles")["profiles"]["many"]
+    assert (found["n"], len(found["values"])) == (200, 60)
+    assert found["waiting_times"][0] == 0
+    assert found["waiting_times"][-1] == 199
+
+
+@pytest.mark.needs("plotly")
+def test_the_page_has_an_answer_to_every_choice(walk: AgingRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = report(walk, observable="overlap", group="head", eps=walk.overlap_thresholds[1], confidence=0.9)
+    answers = PageAnswers(found.page())
+    choices = [
+        {"observable": name, "group": group, "eps": eps}
+        for group in walk.groups
+        for name in walk.available()
+        for eps in (walk.overlap_thresholds if OBSERVABLES[name].has_threshold else [None])
+    ]
+    assert all("values" in answers.ask("curves", **choice) for choice in choices)
+    fitted = [entry for entry in answers.content["answers"] if entry["path"] == "fits"]
+    assert len(fitted) == min(len(choices), 40)
+    # The choice of the report comes first. What shares its group or its observable comes before the rest.
+    assert answers.content["choice"] == {"observable": "overlap", "groups": ["head"], "eps": found.eps}
+    assert (fitted[0]["answer"]["text"], fitted[0]["eps"]) == (str(found), found.eps)
+    monkeypatch.setattr(page_module, "_MOST_FITS", 5)
+    some = [entry for entry in PageAnswers(found.page()).content["answers"] if entry["path"] == "fits"]
+    assert all(entry["group"] == "head" or entry["observable"] == "overlap" for entry in some)
+    # Groups are left out if the file would be too large, and the page says how many.
+    monkeypatch.setattr(page_module, "_MOST_BYTES", 1000)
+    answers = PageAnswers(found.page())
+    assert [group["name"] for group in answers.run["groups"]] == ["head"]
+    assert answers.run["left_out"] == 2
+
+
+@pytest.mark.needs("plotly")
+def test_the_options_of_a_report_hold_for_every_choice_of_the_page() -> None:
+    record = record_of(n_replica=8)
+    found = report(record, group="<b>layer</b>", window=(10, 1000), t0=5.0, confidence=0.5, n_bootstrap=20)
+    answers = PageAnswers(found.page())
+    for entry in answers.content["answers"]:
+        exponent = entry["answer"].get("aging_exponent")
+        if exponent is not None:
+            assert (exponent["window"], exponent["t0"], exponent["confidence"]) == ([10, 1000], 5.0, 0.5)
+    # The scan has the quality of the collapse at the fitted exponent, with the origin of this clock.
+    scan, fit = answers.ask("fits")["scan"], found.exponent
+    assert scan[fit.variable][scan["mus"].index(fit.mu)] == pytest.approx(fit.qualities[fit.method], rel=1e-12)
+
+
+@pytest.mark.parametrize(("package", "lacking"), [("plotly", {".html"}), ("matplotlib", {".png"})])
+def test_a_package_that_is_missing_costs_its_own_files(
+    package: str, lacking: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, caplog
+) -> None:
+    pytest.importorskip(package)
+    path = saved(tmp_path, record_of())
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, out, _ = run(capsys, "report", path, "--bootstrap", "10", "-o", str(tmp_path / "out"))
+    assert code == 0
+    there = {file.suffix for file in (tmp_path / "out").iterdir()}
+    assert there == {".txt", ".json", ".html", ".png"} - lacking
+    assert "report.txt, report.json" in out
+    (message,) = caplog.messages
+    assert "pip install 'lightning-glassy[" in message
+    assert package in message
 
 
 # ---------------------------------------------------------------------- the command

@@ -21,7 +21,7 @@ from lightning_glassy.analysis import aging_exponent, lag_to_threshold, scaled_l
 from lightning_glassy.loggers import tensorboard as sink_module
 from lightning_glassy.observables import OBSERVABLES
 from tests import browser as browsing
-from tests.browser import open_tab, resize, wait_for
+from tests.browser import Shown, assert_curves, complaints, open_tab, resize, wait_for
 from tests.helpers import SmallNet, data, quiet_trainer
 from tests.test_report import record_of
 from tests.test_tensorboard_plugin import write
@@ -42,51 +42,22 @@ def trained(folder: Path, **options: Any) -> tuple[AgingRecord, str]:
     return monitor.record, f"digits/{Path(logger.log_dir).name}"
 
 
-class Tab:
-    """The page, in the words of these tests."""
+class Tab(Shown):
+    """The page in TensorBoard."""
 
     def __init__(self, browser: Any, address: str) -> None:
-        self.browser, self.address = browser, address
+        super().__init__(browser)
+        self.address = address
 
     def open(self, query: str = "", **state: Any) -> None:
         hash_ = "".join(f"&p.glassy.{key}={quote(str(value))}" for key, value in state.items())
         open_tab(self.browser, f"{self.address}{query}#glassy{hash_}")
-
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.browser.execute_script(script, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.browser.find_element("css selector", selector)
-
-    def button(self, card: str, text: str) -> Any:
-        (found,) = [b for b in self.browser.find_elements("css selector", f".{card} button") if b.text == text]
-        return found
-
-    def lines(self, card: str = "curves") -> list[dict[str, Any]]:
-        """What is drawn in a card: of each line its places and what it is called when hovered."""
-        return self.run(
-            f"return [...document.querySelector('.{card} .plot').data].map(({{x, y, customdata}}) =>"
-            " ({x: Array.from(x), y: Array.from(y), named: customdata}))"
-        )
-
-    def drawn(self, wanted: str) -> None:
-        """Wait for the picture of an axis, an observable, a number of series and a layout."""
-        wait_for(lambda: self.run("return document.querySelector('.curves-plot').dataset.drawn") == wanted)
-
-    def hash(self) -> str:
-        return self.run("return window.parent.location.hash")
 
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AgingRecord, str]:
     folder = tmp_path_factory.mktemp("runs")
     return folder, *trained(folder, max_steps=1500)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with browsing.chromium(tmp_path_factory.mktemp("browser")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -113,23 +84,6 @@ def own_tab(browser: Any, *arguments: object) -> Iterator[Tab]:
         yield Tab(browser, address)
         assert complaints(browser) == []
         browser.get("about:blank")  # so that nothing is asked of a server that has been stopped
-
-
-def complaints(browser: Any) -> list[str]:
-    """Errors in the console. Behind a prefix TensorBoard does not find its own fonts: these are not ours."""
-    errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    return [message for message in errors if "/font-roboto/" not in message]
-
-
-def assert_curves(tab: Tab, record: AgingRecord, values: np.ndarray, abscissa: Any = None) -> None:
-    """The lines on the screen are those of the record, to the last digit."""
-    shown = [i for i in range(len(values)) if np.isfinite(values[i]).any()]
-    for line, i in zip(tab.lines(), shown, strict=True):
-        x = record.lags if abscissa is None else abscissa[i]
-        good = np.isfinite(values[i]) & (values[i] > 0) & np.isfinite(x) & (record.lags > 0)
-        assert line["x"] == x[good].tolist()
-        assert line["y"] == values[i][good].tolist()
-        assert line["named"][0][1] == f"{record.waiting_times[i]:,}"
 
 
 def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, AgingRecord, str]) -> None:
@@ -188,8 +142,9 @@ def test_the_server_says_which_observables_there_are_and_how_they_look(
         good = np.isfinite(row) & (record.lags > 0)
         assert (line["x"], line["y"]) == (record.lags[good].tolist(), row[good].tolist())
     # It does not relax: there is no exponent, and no threshold to reach.
-    assert not tab.find(".card.fit").is_displayed()
     assert not tab.find(".card.threshold").is_displayed()
+    wait_for(lambda: "it has no lag to a threshold" in tab.find(".fit table").text)
+    assert not tab.find(".scan-plot").is_displayed()
     for name in record.available():
         tab.find(f"[data-key='observable'] option[value='{name}']").click()
         tab.drawn(f"lag,{name},1,over")
@@ -228,7 +183,7 @@ def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
     mu = float(slider.get_attribute("value"))
     assert mu > fit.mu + 0.1
     wait_for(lambda: f"p.glassy.mu={mu:g}" in tab.hash())
-    wait_for(lambda: tab.lines()[-1]["x"][0] == places(mu)[-1][0])
+    wait_for(lambda: tab.lines()[-1]["x"][0] == pytest.approx(places(mu)[-1][0]))
     assert_curves(tab, record, shown(mu), places(mu))
     assert tab.find(".quality").text != quality
 
@@ -247,10 +202,10 @@ def test_the_threshold_is_dragged_and_typed(tab: Tab, training: tuple[Path, Agin
     tab.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))", box, f"{middle:.3g}")
     aim = float(f"{middle:.3g}")
 
-    def crossings() -> list[float]:
+    def crossings() -> Any:
         found = lag_to_threshold(record.lags[record.lags > 0], record.msd()[:, record.lags > 0], aim).lags
         used = record.waiting_times >= aging_exponent(record).window[0]
-        return found[used & np.isfinite(found)].tolist()
+        return pytest.approx(found[used & np.isfinite(found)].tolist(), rel=1e-9)
 
     wait_for(lambda: tab.lines("threshold") and tab.lines("threshold")[0]["y"] == crossings())
     shape = "return document.querySelector('.curves-plot').layout.shapes[0].y0"
@@ -334,22 +289,27 @@ class Pause(Callback):
             assert self.gates[trainer.global_step].wait(120)
 
 
-def test_the_error_of_a_series_is_drawn_with_it(browser: Any, tmp_path: Path) -> None:
+def test_a_series_and_a_profile_of_anybody_are_drawn_and_an_error_with_its_series(browser: Any, tmp_path: Path) -> None:
     record = record_of()
     for step in (0, 1, 10, 100):
         record.append_one_time("flat_fraction", step, 0.5 + step / 1000)
     for step in (1, 10):
         record.append_one_time("flat_fraction_error", step, step / 100)
     record.append_one_time("alone_error", 10, 1.0)
+    record.append_one_time("weight_norm", 10, 3.0)
+    record.append_profile("singular_values", 10, 5, [1.0, 2.0], [7.0, 8.0])
     write(tmp_path / "run", record)
     with own_tab(browser, tmp_path) as tab:
         tab.open(runs=json.dumps(["run"]))
         names = "return [...document.querySelectorAll('.along figure')].map((one) => one.dataset.name)"
-        assert wait_for(lambda: tab.run(names)) == ["flat_fraction", "alone_error"]
+        assert wait_for(lambda: tab.run(names)) == ["flat_fraction", "alone_error", "weight_norm"]
         drawn = "return document.querySelector(`.along figure[data-name='flat_fraction'] .plot`)?.data?.[0]"
         line = wait_for(lambda: tab.run(drawn))
         assert line["y"] == [0.501, 0.51, 0.6]  # after step 0
         assert line["error_y"]["array"] == [0.01, 0.1, 0]
+        (line,) = wait_for(lambda: tab.lines("profiles"))
+        assert (line["x"], line["y"]) == ([1.0, 2.0], [7.0, 8.0])
+        assert line["named"][0] == ["run", "10", "5"]
 
 
 def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import subprocess
 import sys
 import time
@@ -46,16 +45,17 @@ from lightning_glassy import (
     cli,
     per_replica,
 )
-from lightning_glassy.analysis import collapse, diffusion, lag_to_threshold, relaxation_curves, scaled_lag
+from lightning_glassy.analysis import collapse, diffusion, relaxation_curves
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.loggers import tensorboard as sink_module
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.observables import Array
 from lightning_glassy.report import report
+from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard import parts
 from lightning_glassy.tensorboard.events import Place, place_of, summary, tag_of
 from lightning_glassy.tensorboard.plugin import GlassyPlugin
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import PageAnswers, SmallNet, data, quiet_trainer
 from tests.test_report import record_of
 
 ODD = "<img src=x onerror=alert(1)>"
@@ -136,9 +136,12 @@ class Page:
         return found
 
 
-def same(answer: list[list[float | None]], values: Array) -> bool:
-    """Whether a matrix in JSON is one of NumPy, to the last digit."""
-    return np.array_equal(np.array(answer, dtype=np.float64), values, equal_nan=True)
+def same(answer: dict[str, Any], lags: Array, values: Array, shown: list[list[float]] | None = None) -> bool:
+    """Return whether curves in JSON are the finite values of a matrix ``[n_tw, n_lag]``, to the last digit."""
+    kept = np.isfinite(values)
+    rows = [row[mask].tolist() for row, mask in zip(values, kept, strict=True)]
+    found = answer["values"] if shown is None else shown
+    return bool(answer["lags"] == [lags[mask].tolist() for mask in kept] and found == rows)
 
 
 @pytest.fixture
@@ -343,9 +346,8 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
         (answer,) = page.ask("curves", **choice)["series"]
         assert (answer["run"], answer["group"]) == (name, choice["group"])
         assert answer["waiting_times"] == record.waiting_times.tolist()
-        assert answer["lags"] == record.lags[positive].tolist()
-        assert same(answer["values"], values[:, positive])
-        assert answer["band"] is None
+        assert same(answer, record.lags[positive], values[:, positive])
+        assert (answer["band"], answer["relaxing"]) == (None, None)
 
     assert "chi4" not in described["observables"]  # of a single run
 
@@ -356,36 +358,51 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
     assert fitted["verdict"] == found.to_dict()["verdict"]
     assert fitted["text"] == str(found)
 
-    first, last = found.exponent.window
-    used = (record.waiting_times >= first) & (record.waiting_times <= last)
-    times = record.waiting_times[used]
+    # The exponent is of these waiting times, and the scan has the quality that the fit minimised.
+    fit, scan = found.exponent, fitted["scan"]
+    (answer,) = page.ask("curves", **choice)["series"]
+    assert answer["used"] == fit.waiting_times.tolist()
+    assert scan[fit.variable][scan["mus"].index(fit.mu)] == fit.qualities[fit.method]
     for variable in ("effective", "plain"):
-        (answer,) = page.ask("collapse", **choice, mu="0.3", variable=variable)["series"]
-        expected = np.full((len(record.waiting_times), positive.sum()), np.nan)
-        expected[used] = scaled_lag(times[:, None], record.lags[positive], 0.3, variable)
-        assert same(answer["scaled_lags"], expected)
-        fallen = collapse(above_plateaus(relaxation_curves(record).between(first, last)), 0.3, variable)
-        assert np.array_equal(fallen.scaled_lags, expected[used])
-        assert answer["quality"] == fallen.quality
-    fit = found.exponent
-    (answer,) = page.ask("collapse", **choice, mu=repr(fit.mu), variable=fit.variable)["series"]
-    assert answer["quality"] == fit.qualities[fit.method]
-
-    (answer,) = page.ask("crossings", **choice, threshold="150")["series"]
-    crossing = lag_to_threshold(record.lags[positive], record.msd()[:, positive], 150.0)
-    assert answer["waiting_times"] == times.tolist()
-    assert same([answer["lags"]], crossing.lags[None, used])
-    reached = np.isfinite(crossing.lags[used])
-    assert answer["late"] == (~reached).sum()
-    slope = np.polyfit(np.log(times[reached]), np.log(crossing.lags[used][reached]), 1)[0]
-    assert math.isclose(answer["slope"], slope, rel_tol=1e-9)
+        fallen = collapse(above_plateaus(relaxation_curves(record).between(*fit.window)), scan["mus"][40], variable)
+        assert scan[variable][40] == fallen.quality
+    assert fitted["headline"] == [list(one) for one in found.headline]
 
     (answer,) = page.ask("exponents", run=name, group="all")["series"]
-    assert same(answer["values"], diffusion(record).exponents)
+    assert same(answer, diffusion(record).lags, diffusion(record).exponents)
     (answer,) = page.ask("series", run=name)["series"]
     for series in ("gradient_noise", ODD):
         steps, values = record.one_time(series)
         assert answer["one_time"][series] == {"steps": steps.tolist(), "values": values.tolist()}
+
+
+@pytest.mark.needs("plotly")
+def test_the_report_has_the_answers_of_the_tab(tmp_path: Path) -> None:
+    walk = np.cumsum(np.random.default_rng(2).normal(size=(3, 301, 40)), axis=1)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(300), groups={ODD: range(10)})
+    record.append_one_time(ODD, 1, 0.5)
+    record.append_profile(ODD, 1, 2, [0.0, 1.0], [0.5, 2.0])
+    write(tmp_path / "run", record)
+    page, inside = Page(slow(tmp_path)), PageAnswers(report(record).page())
+    described = page.runs()["run"]
+    assert {key: value for key, value in inside.run.items() if key not in ("name", "version", "left_out")} == {
+        key: value for key, value in described.items() if key not in ("name", "version")
+    }
+    assert inside.content["observables"] == page.ask("observables")["observables"]
+    assert {entry["path"] for entry in inside.content["answers"]} == {
+        "curves",
+        "fits",
+        "exponents",
+        "series",
+        "profiles",
+    }
+    for entry in inside.content["answers"]:
+        question = {key: entry[key] for key in ("observable", "group") if key in entry}
+        if entry.get("eps") is not None:
+            question["eps"] = repr(entry["eps"])
+        ((_, answer),) = [(one.pop("run"), one) for one in page.ask(entry["path"], run="run", **question)["series"]]
+        answer.pop("group", None)
+        assert answer == entry["answer"], question
 
 
 def test_replicas_have_bands_and_an_interval(tmp_path: Path) -> None:
@@ -403,9 +420,10 @@ def test_replicas_have_bands_and_an_interval(tmp_path: Path) -> None:
     (joined,) = page.ask("curves", run=names[1:], together="1", **choice)["series"]
     error = whole.msd().std(axis=0, ddof=1) / np.sqrt(8)
     for answer in (stored, joined):
-        assert same(answer["values"], whole.msd().mean(axis=0))
-        assert same(answer["band"]["low"], whole.msd().mean(axis=0) - error)
-        assert same(answer["band"]["high"], whole.msd().mean(axis=0) + error)
+        mean = whole.msd().mean(axis=0)
+        assert same(answer, whole.lags, mean)
+        assert same(answer, whole.lags, mean - error, answer["band"]["low"])
+        assert same(answer, whole.lags, mean + error, answer["band"]["high"])
     (fitted,) = page.ask("fits", run=names[1:], together="1", **choice)["series"]
     assert fitted["aging_exponent"]["interval"] == list(report(whole).exponent.interval)
     assert page.ask("series", run=names[1:], together="1")["series"][0]["run"] == "8 runs together"
@@ -431,15 +449,14 @@ def test_replicas_have_bands_and_an_interval(tmp_path: Path) -> None:
         ("curves", {"observable": ["msd", "overlap"], "run": "one", "group": "all"}, "observable=msd, overlap is not"),
         ("curves", {"observable": "msd", "run": "one", "group": "all", "together": "1"}, "needs two or more runs"),
         ("curves", {"observable": "msd", "run": "one", "group": "all", "together": "x"}, "together=x is not one of"),
-        ("collapse", {"observable": "msd", "run": "one", "group": "all", "variable": "plain"}, "mu=nothing is not a"),
-        ("collapse", {"observable": "msd", "run": "one", "group": "all", "mu": "nan"}, "mu=nan is not a finite number"),
-        ("collapse", {"observable": "msd", "run": "one", "group": "all", "mu": "1", "variable": "x"}, "variable=x is"),
-        ("collapse", {"observable": "msd", "run": "one", "group": "all", "mu": "9", "variable": "plain"}, "between -2"),
-        ("crossings", {"observable": "msd", "run": "one", "group": "all"}, "threshold=nothing is not a number"),
-        ("crossings", {"observable": "msd", "run": "one", "group": "all", "threshold": "-1"}, "must be positive"),
-        ("crossings", {"observable": "non_gaussian", "run": "one", "group": "all", "threshold": "1"}, "no relaxation"),
+        (
+            "fits",
+            {"observable": "overlap", "run": "one", "group": "all", "eps": "nan"},
+            "eps=nan is not a finite number",
+        ),
         ("exponents", {"run": "one", "group": "all", "observable": "msd"}, "'observable' is not an argument"),
         ("series", {"run": "two"}, "run='two' is not known"),
+        ("profiles", {"run": "one", "group": "all"}, "'group' is not an argument"),
     ],
 )
 def test_a_question_that_cannot_be_answered_gets_a_sentence(page: Page, path: str, arguments: Any, words: str) -> None:
@@ -467,8 +484,8 @@ def test_what_one_run_lacks_is_said_of_this_run_alone(tmp_path: Path) -> None:
     fits = page.ask("fits", observable="msd", **choice)["series"]
     assert fits[0]["aging_exponent"]["mu"]
     assert (fits[2]["aging_exponent"], "3 are needed" in fits[2]["why_no_exponent"]) == (None, True)
-    scaled = page.ask("collapse", observable="msd", mu="0.5", variable="plain", **choice)["series"]
-    assert not any("error" in answer for answer in scaled)
+    curves = page.ask("curves", observable="msd", **choice)["series"]
+    assert curves[2]["used"] == [1]  # the curves after step 0, because there are too few for a fit
     response = page.get("curves", observable="msd", together="1", **choice)
     assert response.status_code == 400
     assert "these runs are not replicas of each other: records[2] does not match" in response.get_json()["error"]
@@ -527,9 +544,6 @@ def test_records_without_physics_are_answered(tmp_path: Path, value: float) -> N
         choice = {"run": "one", "group": "all", "observable": observable}
         page.ask("curves", **choice)
         page.ask("fits", **choice)
-        page.ask("collapse", mu="1", variable="effective", **choice)
-        if observable != "non_gaussian":
-            page.ask("crossings", threshold="0.5", **choice)
     page.ask("exponents", run="one", group="all")
     page.ask("series", run="one")
 
@@ -573,7 +587,7 @@ def test_a_resumed_run_in_the_same_directory(tmp_path: Path, provider: Callable[
     assert list(runs) == ["new (1)", "new (2)", "on", "on · head"]
     assert runs["on"]["n_pairs"] == len(first) + 1
     (answer,) = page.ask("curves", run="new (2)", group="all", observable="msd")["series"]
-    assert same(answer["values"], other.msd())
+    assert same(answer, other.lags, other.msd())
 
 
 def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) -> None:
@@ -592,10 +606,10 @@ def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) ->
         multiplexer.Reload()
         if lag == 2:
             (answer,) = page.ask("curves", run="one", group="all", observable="msd")["series"]
-            assert answer["lags"] == [1]
+            assert answer["lags"] == [[1]]
         versions.append(page.runs()["one"]["version"])
         (answer,) = page.ask("curves", run="one", group="all", observable="msd")["series"]
-        assert answer["lags"] == list(range(1, lag + 1))
+        assert answer["lags"] == [list(range(1, lag + 1))]
     writer.close()
     assert versions[0] != versions[1]
 
@@ -611,13 +625,13 @@ def test_replicas_have_bands_and_a_susceptibility(tmp_path: Path, provider: Call
     choice = {"run": name, "group": "all", "observable": "chi4"}
     (answer,) = page.ask("curves", **choice, eps=repr(eps))["series"]
     chi4, error = record.chi4(eps=eps), record.chi4_error(eps=eps)
-    assert same(answer["values"], chi4)
-    assert same(answer["band"]["low"], chi4 - error)
-    assert same(answer["band"]["high"], chi4 + error)
+    assert same(answer, record.lags, chi4)
+    assert same(answer, record.lags, chi4 - error, answer["band"]["low"])
+    assert same(answer, record.lags, chi4 + error, answer["band"]["high"])
     (fitted,) = page.ask("fits", **choice)["series"]
-    assert fitted["why_no_exponent"] == "chi4 is no relaxation"
+    assert "does not relax: it has no lag to a threshold" in fitted["why_no_exponent"]
     (answer,) = page.ask("curves", **(choice | {"observable": "msd"}))["series"]
-    assert same(answer["values"], record.msd().mean(0))
+    assert same(answer, record.lags, record.msd().mean(0))
 
 
 # ---------------------------------------------------------------------- crafted data
@@ -720,7 +734,7 @@ def test_a_crafted_run_is_an_error_beside_the_others(tmp_path: Path, provider: C
     (answer,) = page.ask("curves", run="late", group="all", observable="msd")["series"]
     assert answer["lags"] == []
     answers = page.ask("curves", run=["good", "newer"], group="all", observable="msd")["series"]
-    assert same(answers[0]["values"], record_of().msd())
+    assert same(answers[0], record_of().lags, record_of().msd())
     assert answers[1]["error"].startswith("newer: written in format 99")
 
 
@@ -750,12 +764,11 @@ def test_the_plugin_imports_nothing_heavy() -> None:
 
 @pytest.mark.needs("plotly")
 def test_the_page_is_served_from_the_package_and_nothing_else(page: Page) -> None:
-    static = files("lightning_glassy.tensorboard") / "static"
-    names = sorted(file.name for file in static.iterdir() if file.is_file())
+    names = sorted(file.name for file in STATIC.iterdir() if file.is_file())
     assert {"index.js", "style.css"} < set(names)
     for name in names:
         response = page.get(name)
-        assert (response.status_code, response.data) == (200, (static / name).read_bytes())
+        assert (response.status_code, response.data) == (200, (STATIC / name).read_bytes())
         assert response.content_type.split(";")[0] == ("text/css" if name.endswith("css") else "text/javascript")
         # Nothing is fetched from outside.
         assert "//" not in response.text.replace("// ", "").replace("//\n", "")

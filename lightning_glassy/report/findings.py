@@ -40,6 +40,30 @@ class Findings:
     heterogeneity: Heterogeneity | None = None
     regimes: LossRegimes | None = None
 
+    @property
+    def headline(self) -> list[tuple[str, str]]:
+        """The short answers at the top of the page, as pairs of a value and its name."""
+        fit, judged = self.exponent, self.verdict
+        verdict = judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else "")
+        answers = [(verdict if judged.phase is None else f"{verdict}: {judged.phase}", "verdict")]
+        if fit is not None:
+            interval = "no interval"
+            if fit.interval is not None:
+                interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
+            answers.append((f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"))
+        if self.diffusion.coefficient is not None:
+            answers.append((f"D = {self.diffusion.coefficient:.3g}", "diffusion at the bottom, per step"))
+        for name, value, form in (
+            ("training loss at the end", judged.train_loss, ".3g"),
+            ("training accuracy at the end", judged.train_accuracy, ".2%"),
+        ):
+            if value is not None:
+                answers.append((format(value, form), name))
+        if self.regimes is not None and self.regimes.bottom_from is not None:
+            bottom = f"step {self.regimes.bottom_from:,.0f}"
+            answers.append((bottom, "from which on the training loss is at the bottom"))
+        return answers
+
     def __str__(self) -> str:
         exponent = str(self.exponent) if self.exponent is not None else f"no aging exponent: {self.why_not}"
         # Print a doubt of both the verdict and the exponent only once.

@@ -1,26 +1,70 @@
-"""A report as one HTML file that needs no other file. The reader moves the exponent and watches the collapse."""
+"""The page of the TensorBoard tab as one HTML file, with the answers to its questions inside.
+
+The file needs neither a server nor a network. A browser imports no modules from files, so :func:`bundle` joins them.
+"""
 
 from __future__ import annotations
 
 import html
 import json
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+from lightning_glassy.observables import find
+from lightning_glassy.record import AgingRecord
+from lightning_glassy.report import answers
 
-from lightning_glassy.analysis import AgingExponent, collapse_quality, relaxation_curves
-from lightning_glassy.analysis.plateaus import above_plateaus
-from lightning_glassy.observables import Array, find, unicode_of
-from lightning_glassy.record.text import plain
-from lightning_glassy.report.findings import Findings
+if TYPE_CHECKING:
+    from lightning_glassy.report.findings import Findings
 
-_MUS = np.linspace(-0.5, 2, 126)
+STATIC = files("lightning_glassy.report") / "static"
+"""The modules and the style of the page."""
+
+_MOST_FITS = 40  # fits in one file, because a fit takes up to a second
+_MOST_BYTES = 8 << 20  # curves in one file: the groups beyond are left out
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
+style-src 'unsafe-inline'; img-src data: blob:">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<script type="application/json" id="answers">{answers}</script>
+<script>{plotly}</script>
+<script type="module">
+{modules}
+</script>
+</body>
+</html>
+"""
+
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([a-z]+\.js)";$', flags=re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:async function|function|const|class) (\w+))", flags=re.MULTILINE)
 
 
-def page(found: Findings) -> str:
-    """Return a report as an HTML page with plotly.js inside. The page loads no other file.
+class Choice(NamedTuple):
+    """A choice that a reader of the page can make. The threshold is None for an observable without a threshold."""
+
+    observable: str
+    group: str
+    eps: float | None
+
+
+def page(found: Findings, analyse: Callable[[Choice], Findings]) -> str:
+    """Return the page with plotly.js and all answers inside. The page loads no other file.
+
+    Args:
+        found: the findings that the page shows first.
+        analyse: a function that returns the findings for another choice.
 
     Raises:
         ImportError: plotly is missing. The message names the extra.
@@ -28,137 +72,91 @@ def page(found: Findings) -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ImportError("the interactive report needs plotly: pip install 'lightning-glassy[report]'") from error
-    template = (files("lightning_glassy.report") / "report.html").read_text(encoding="utf-8")
-    # A name in a record could otherwise end the script with "</script>".
-    data = json.dumps(_data(found), allow_nan=False).replace("<", "\\u003c")
-    parts = {"title": html.escape(found.title), "plotly": get_plotlyjs(), "data": data}
-    return re.sub(r"\{\{(title|plotly|data)\}\}", lambda match: parts[match[1]], template)
+        raise ImportError("the interactive page needs plotly: pip install 'lightning-glassy[report]'") from error
+    content = json.dumps(embedded(found, analyse), allow_nan=False, separators=(",", ":"))
+    return _PAGE.format(
+        title=html.escape(found.title),
+        style=(STATIC / "style.css").read_text(encoding="utf-8"),
+        # A name in a record could otherwise end the script with "</script>".
+        answers=content.replace("<", "\\u003c"),
+        plotly=get_plotlyjs(),
+        modules=bundle("file.js"),
+    )
 
 
-def _data(found: Findings) -> dict[str, Any]:
-    from plotly.colors import sample_colorscale
+def bundle(entry: str) -> str:
+    """Join a module of the page with all modules that it imports.
 
-    record, fit, moving = found.record, found.exponent, found.diffusion
-    times = record.waiting_times
-    place = np.log(np.maximum(times, 1)) / max(np.log(max(times.max(), 2)), 1)
-    colours = sample_colorscale("Viridis", (0.95 * place / max(place.max(), 1e-9)).tolist())
-    first, last = fit.window if fit is not None else (0, int(times[-1]))
-    lags, values, label, log = _curves(found)
-    positive = moving.waiting_times > 0
-    data: dict[str, Any] = {
-        "title": found.title,
-        "words": str(found),
-        "answers": _answers(found),
-        "label": label,
-        "log": log,
-        "lags": lags,
-        "curves": [
-            {"waiting_time": t_w, "colour": colour, "values": row, "used": bool(first <= t_w <= last)}
-            for t_w, colour, row in zip(times, colours, values, strict=True)
-        ],
-        "exponents": {
-            "waiting_times": moving.waiting_times[positive],
-            "lags": moving.lags,
-            "values": moving.exponents[positive].T,
-        },
-        "observables": _observables(found),
-        "series": [
-            {"name": name, "steps": steps, "values": values}
-            for name in record.one_time_names
-            for steps, values in [record.one_time(name)]
-        ],
-        "t0": fit.t0 if fit is not None else 0.0,
-        "scan": None,
-        "thresholds": None,
-    }
-    if fit is not None:
-        curves = relaxation_curves(record, found.observable, group=found.group, eps=found.eps)
-        used = above_plateaus(curves.between(*fit.window))
-        data |= {"mu": fit.mu, "variable": fit.variable, "thresholds": _thresholds(fit)}
-        mus = np.union1d(_MUS, fit.mu)  # include the fitted mu, so that page and text show the same S
-        data["scan"] = {"mus": mus} | {
-            variable: collapse_quality(used, mus, variable, t0=fit.t0) for variable in ("effective", "plain")
-        }
-    return plain(data)  # type: ignore[no-any-return]
+    Each module becomes a function that returns its exports. A module comes after the modules that it imports.
+    """
+    done: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        text = (STATIC / name).read_text(encoding="utf-8")
+        for _, imported in _IMPORT.findall(text):
+            if imported not in done:
+                add(imported)
+        exports = ", ".join(_EXPORT.findall(text))
+        text = _EXPORT.sub("", _IMPORT.sub(r'const \1 = modules["\2"];', text))
+        done[name] = f'modules["{name}"] = (() => {{\n{text}\nreturn {{{exports}}};\n}})();'
+
+    add(entry)
+    return "\n".join(["const modules = {};", *done.values()])
 
 
-def _curves(found: Findings) -> tuple[Any, Array, str, bool]:
-    """Return lags, curves, label, and whether the axis is logarithmic, for the observable of a report."""
-    if find(found.observable).relaxation is not None:
-        curves = relaxation_curves(found.record, found.observable, group=found.group, eps=found.eps)
-        return curves.lags, curves.mean(), curves.label, True
-    entry = find(found.observable)
-    values = _mean(found, entry.name, found.eps)
-    return found.record.lags, values, f"{entry.title} {unicode_of(entry.symbol)}", entry.log
+def embedded(found: Findings, analyse: Callable[[Choice], Findings]) -> dict[str, Any]:
+    """Return the answers to the questions of the page about one record.
 
-
-def _mean(found: Findings, name: str, eps: float | None) -> Array:
-    """Return an observable over the pairs of times, ``[n_tw, n_lag]``, averaged over replicas."""
-    values = found.record.observable(name, found.group, eps=eps)
-    return values if values.ndim == 2 else values.mean(axis=0)
-
-
-def _observables(found: Findings) -> dict[str, Any]:
-    """Return every observable that the record has, at each threshold.
-
-    Waiting times of checkpoints share hardly any lags. Each curve therefore has only the lags at which it was measured.
+    Groups are left out if the answers before them exceed 8 MiB. At most 40 choices are fitted. The choices that share
+    the group or the observable of the report come first.
     """
     record = found.record
-    waiting_times, lags = record.pairs
-    measured = [np.searchsorted(record.lags, lags[waiting_times == t_w]) for t_w in record.waiting_times]
-    drawn = []
-    for entry in map(find, record.available(found.group)):
-        for eps in record.overlap_thresholds if entry.has_threshold else (None,):
-            values = _mean(found, entry.name, eps)
-            title = f"{entry.title} {unicode_of(entry.symbol)}" + ("" if eps is None else f", ε = {eps:.3g}")
-            curves = [row[places] for row, places in zip(values, measured, strict=True)]
-            drawn.append({"title": title, "log": entry.log, "values": curves})
-    return {"lags": [record.lags[places] for places in measured], "curves": drawn}
+    described = answers.describe(record)
+    own = Choice(found.observable, found.group, _threshold(record, found.observable, found.eps))
+    groups = [own.group, *(group for group in record.groups if group != own.group)]
+    content: list[dict[str, Any]] = []
+    choices: list[Choice] = []
+    size = 0
+    for i, group in enumerate(groups):
+        of_group = list(_choices(record, described["observables"], group))
+        entries = [_entry("exponents", partial(answers.exponents, record, group), group=group)]
+        entries += [_entry("curves", partial(answers.curves, record, *one), **one._asdict()) for one in of_group]
+        size += len(json.dumps(entries))
+        if i and size > _MOST_BYTES:
+            groups = groups[:i]
+            break
+        content += entries
+        choices += of_group
+    choices.sort(key=lambda one: one.group != own.group and one.observable != own.observable)
+
+    def fit(choice: Choice) -> dict[str, Any]:
+        return answers.fit(found if choice == own else analyse(choice))
+
+    for choice in [own, *(one for one in choices if one != own)][:_MOST_FITS]:
+        content.append(_entry("fits", partial(fit, choice), **choice._asdict()))
+    content.append(_entry("series", partial(answers.series, record)))
+    content.append(_entry("profiles", partial(answers.profiles, record)))
+    described["groups"] = [group for group in described["groups"] if group["name"] in groups]
+    return {
+        "observables": answers.observables(),
+        "runs": [{"name": found.title, "version": "", "left_out": len(record.groups) - len(groups)} | described],
+        "choice": {"observable": own.observable, "groups": [own.group], "eps": own.eps},
+        "answers": content,
+    }
 
 
-def _answers(found: Findings) -> list[list[str]]:
-    """Return the cards at the top of the page: a value and its name."""
-    fit, judged = found.exponent, found.verdict
-    answers = [[judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else ""), "verdict"]]
-    if judged.phase is not None:
-        answers[0][0] += f": {judged.phase}"
-    if fit is not None:
-        interval = "no interval"
-        if fit.interval is not None:
-            interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
-        answers.append([f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"])
-    if found.diffusion.coefficient is not None:
-        answers.append([f"D = {found.diffusion.coefficient:.3g}", "diffusion at the bottom, per step"])
-    for name, value, form in (
-        ("training loss at the end", judged.train_loss, ".3g"),
-        ("training accuracy at the end", judged.train_accuracy, ".2%"),
-    ):
-        if value is not None:
-            answers.append([format(value, form), name])
-    if found.regimes is not None and found.regimes.bottom_from is not None:
-        answers.append([f"step {found.regimes.bottom_from:,.0f}", "from which on the training loss is at the bottom"])
-    return answers
+def _entry(path: str, answer: Callable[[], dict[str, Any]], **question: Any) -> dict[str, Any]:
+    return {"path": path, **question, "answer": answers.shielded(answer)}
 
 
-def _thresholds(fit: AgingExponent) -> list[dict[str, Any]]:
-    from plotly.colors import sample_colorscale
+def _choices(record: AgingRecord, observables: list[str], group: str) -> Iterator[Choice]:
+    for observable in observables:
+        for eps in record.overlap_thresholds if find(observable).has_threshold else (None,):
+            yield Choice(observable, group, eps)
 
-    if not fit.thresholds:
-        return []
-    colours = sample_colorscale("Cividis", np.linspace(0, 0.9, len(fit.thresholds)).tolist())
-    lines = []
-    for threshold, colour in zip(fit.thresholds, colours, strict=True):
-        line = threshold.line(fit.waiting_times + fit.t0)
-        found = np.isfinite(threshold.crossings.lags)
-        lines.append(
-            {
-                "name": f"{threshold.crossings.threshold:.2g}: slope {threshold.mu:.2f}",
-                "colour": colour,
-                "x": (fit.waiting_times + fit.t0)[found],
-                "y": threshold.crossings.lags[found],
-                "line_x": (fit.waiting_times + fit.t0)[found][[0, -1]],
-                "line_y": line[found][[0, -1]],
-            }
-        )
-    return lines
+
+def _threshold(record: AgingRecord, observable: str, eps: float | None) -> float | None:
+    """Return the threshold of the record that an argument ``eps`` means."""
+    if not find(observable).has_threshold:
+        return None
+    return min(record.overlap_thresholds, key=lambda one: 0 if eps is None else abs(one - eps))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_glassy.analysis import (
     NotEnoughDataError,
@@ -22,42 +22,81 @@ from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.report.figures import figures
 from lightning_glassy.report.findings import Findings
-from lightning_glassy.report.page import page
+from lightning_glassy.report.page import Choice, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Report(Findings):
-    """The findings in a record, with figures and files. Prints as a page of text."""
+    """The findings in a record, with figures and files. Prints as a page of text.
+
+    Attributes:
+        options: arguments of :func:`report` for the other choices of the page.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Figure]:
         """Draw the figures of :func:`lightning_glassy.report.figures.figures`, by name."""
         return figures(self)
 
-    def write(self, directory: str | Path) -> list[Path]:
-        """Write ``report.html``, ``report.txt``, ``report.json`` and one PNG per figure. Return their paths.
+    def page(self) -> str:
+        """Return the page of the TensorBoard tab as one HTML file, with the answers about this record inside.
 
         Raises:
-            ImportError: plotly or matplotlib is missing. The message names the extra.
+            ImportError: plotly is missing. The message names the extra.
+        """
+        known: dict[tuple[str, float | None], Report] = {}
+
+        def analyse(choice: Choice) -> Report:
+            if find(choice.observable).relaxation is not None:
+                return report(self.record, **choice._asdict(), **self.options)
+            # Observables that do not relax differ only in the reason why there is no exponent.
+            if (choice.group, choice.eps) not in known:
+                options = {key: value for key, value in self.options.items() if key not in ("window", "t0")}
+                known[choice.group, choice.eps] = report(self.record, **choice._asdict(), **options)
+            found = known[choice.group, choice.eps]
+            return replace(found, observable=choice.observable, why_not=_no_exponent(choice.observable))
+
+        return page(self, analyse)
+
+    def write(self, directory: str | Path) -> list[Path]:
+        """Write ``report.txt``, ``report.json``, one PNG per figure and ``report.html``. Return their paths.
+
+        The figures need matplotlib, and the page needs plotly. If a package is missing, a warning in the log names the
+        extra, and the other files are written.
+
+        Raises:
             OSError: the directory cannot be written.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        texts: dict[str, Callable[[], str]] = {
-            "report.html": lambda: page(self),
-            "report.txt": lambda: f"{self}\n",
-            "report.json": lambda: json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n",
-        }
-        paths = []
-        for name, text in texts.items():
-            paths.append(directory / name)
-            paths[-1].write_text(text(), encoding="utf-8", errors="backslashreplace")
-        for name, figure in self.figures().items():
-            paths.append(directory / f"{name}.png")
-            figure.savefig(paths[-1], dpi=150)
+        numbers = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        paths = [_write(directory / "report.txt", f"{self}\n"), _write(directory / "report.json", f"{numbers}\n")]
+        try:
+            for name, figure in self.figures().items():
+                paths.append(directory / f"{name}.png")
+                figure.savefig(paths[-1], dpi=150)
+        except ImportError as error:
+            log.warning("no figures are written: %s", error)
+        try:
+            paths.append(_write(directory / "report.html", self.page()))
+        except ImportError as error:
+            log.warning("report.html is not written: %s", error)
         return paths
+
+
+def _no_exponent(observable: str) -> str:
+    return f"the {find(observable).title} does not relax: it has no lag to a threshold"
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return path
 
 
 def report(
@@ -106,7 +145,7 @@ def report(
             names = ", ".join(name for name, is_given in given.items() if is_given)
             raise ValueError(f"{names}: observable={observable!r} has no aging exponent, because it does not relax")
         record.observable(observable, group, eps=eps)  # raises if this record lacks data for the observable
-        why_not = f"the {find(observable).title} does not relax: it has no lag to a threshold"
+        why_not = _no_exponent(observable)
         judged = verdict(record, group=group)
     else:
         judged = verdict(record, group=group, observable=None if observable == "msd" else observable, eps=eps)
@@ -135,4 +174,5 @@ def report(
         with contextlib.suppress(NotEnoughDataError):
             regimes = loss_regimes(record)
     moving = diffusion(record, group=group)
-    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes)
+    options = {"window": window, "t0": t0, "confidence": confidence, "n_bootstrap": n_bootstrap}
+    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes, options)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -22,18 +22,16 @@ from werkzeug.wrappers import Request
 
 from lightning_glassy.observables import OBSERVABLES, find
 from lightning_glassy.record import AgingRecord
-from lightning_glassy.tensorboard import answers
+from lightning_glassy.report import answers
+from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard.events import PLUGIN_NAME
 from lightning_glassy.tensorboard.runs import Run, Runs
-
-log = logging.getLogger(__name__)
 
 Answer = Callable[[Request], dict[str, Any]]
 
 _TYPES = {"js": "text/javascript", "css": "text/css"}
 _MOST_SERIES = 200  # largest number of runs times groups in one question
 _YEAR = 365 * 24 * 3600
-_MU = (-2.0, 4.0)
 
 
 class QuestionError(ValueError):
@@ -52,10 +50,9 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     ``/runs``         every record: its groups, observables, one-time series, and last step
     ``/curves``       two-time curves of an observable, for runs and groups
     ``/fits``         aging exponent, verdict and doubts, as in ``lightning-glassy report``
-    ``/collapse``     abscissa of each point after scaling the lag with mu, and the quality S
-    ``/crossings``    lag to a threshold, and its slope
     ``/exponents``    local exponent of the displacement
     ``/series``       one-time series
+    ``/profiles``     functions on a grid, such as histograms
     ================  ===================================================================================
 
     Args:
@@ -78,19 +75,17 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Return the applications by path: the files of the page, plotly.js, and the answers."""
-        static = files("lightning_glassy.tensorboard") / "static"
-        names = [file.name for file in static.iterdir() if file.name.rsplit(".", 1)[-1] in _TYPES]
-        apps = {f"/{name}": _file(name, (static / name).read_bytes()) for name in names}
+        names = [file.name for file in STATIC.iterdir() if file.name.rsplit(".", 1)[-1] in _TYPES]
+        apps = {f"/{name}": _file(name, (STATIC / name).read_bytes()) for name in names}
         apps["/plotly.min.js"] = _plotly
         questions: dict[str, Answer] = {
             "/observables": self._observables,
             "/runs": self._all_runs,
-            "/curves": self._curves,
-            "/fits": self._fits,
-            "/collapse": self._collapse,
-            "/crossings": self._crossings,
-            "/exponents": self._exponents,
-            "/series": self._series,
+            "/curves": self._of_choice(answers.curves),
+            "/fits": self._of_choice(_fit),
+            "/exponents": self._of_group(answers.exponents),
+            "/series": self._of_run(answers.series),
+            "/profiles": self._of_run(answers.profiles),
         }
         return apps | {path: _json(answer) for path, answer in questions.items()}
 
@@ -111,58 +106,34 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             ]
         }
 
-    def _curves(self, request: Request) -> dict[str, Any]:
-        _check_names(request, _CHOICE)
-        observable, eps = _observable(request)
-        return self._each(request, lambda run, group: _once(
-            run, ("curves", observable, group, eps), lambda: answers.curves(_record(run), observable, group, eps)
-        ))  # fmt: skip
+    def _of_choice(self, answer: Callable[..., dict[str, Any]]) -> Answer:
+        """Answer a question about an observable, for each run and group."""
 
-    def _fits(self, request: Request) -> dict[str, Any]:
-        _check_names(request, _CHOICE)
-        observable, eps = _observable(request)
-        return self._each(request, lambda run, group: _once(
-            run, ("fit", observable, group, eps), lambda: answers.fit(_record(run), observable, group, eps)
-        ))  # fmt: skip
+        def respond(request: Request) -> dict[str, Any]:
+            _check_names(request, _CHOICE)
+            observable, eps = _observable(request)
+            return self._each(request, lambda run, group: _once(run, answer, observable, group, eps))
 
-    def _collapse(self, request: Request) -> dict[str, Any]:
-        _check_names(request, (*_CHOICE, "mu", "variable"))
-        observable, eps = _observable(request)
-        mu, variable = _number(request, "mu"), _one(request, "variable", ("effective", "plain"))
-        if not _MU[0] <= mu <= _MU[1]:
-            raise QuestionError(f"mu={mu} must be between {_MU[0]:g} and {_MU[1]:g}")
+        return respond
 
-        def answer(run: Run, group: str) -> dict[str, Any]:
-            relaxes = find(observable).relaxation is not None
-            window = _window(run, observable, group, eps) if relaxes else None
-            return answers.scaled(_record(run), window, mu, variable)  # type: ignore[arg-type]
+    def _of_group(self, answer: Callable[..., dict[str, Any]]) -> Answer:
+        """Answer a question about each run and group."""
 
-        return self._each(request, answer)
+        def respond(request: Request) -> dict[str, Any]:
+            _check_names(request, ("run", "group", "together"))
+            return self._each(request, lambda run, group: _once(run, answer, group))
 
-    def _crossings(self, request: Request) -> dict[str, Any]:
-        _check_names(request, (*_CHOICE, "threshold"))
-        observable, eps = _observable(request)
-        threshold = _number(request, "threshold")
-        if find(observable).relaxation is None:
-            raise QuestionError(f"observable={observable} is no relaxation: it has no lag to a threshold")
-        if not threshold > 0:
-            raise QuestionError(f"threshold={threshold} must be positive")
-        return self._each(
-            request, lambda run, group: answers.crossings(_window(run, observable, group, eps), threshold)
-        )
+        return respond
 
-    def _exponents(self, request: Request) -> dict[str, Any]:
-        _check_names(request, ("run", "group", "together"))
-        return self._each(request, lambda run, group: _once(
-            run, ("exponents", group), lambda: answers.exponents(_record(run), group)
-        ))  # fmt: skip
+    def _of_run(self, answer: Callable[..., dict[str, Any]]) -> Answer:
+        """Answer a question about each run."""
 
-    def _series(self, request: Request) -> dict[str, Any]:
-        _check_names(request, ("run", "together"))
-        return {"series": [
-            {"run": run.name, **_shielded(lambda run=run: {"one_time": answers.series(_record(run))})}  # type: ignore[misc]
-            for run in self._chosen(request)
-        ]}  # fmt: skip
+        def respond(request: Request) -> dict[str, Any]:
+            _check_names(request, ("run", "together"))
+            chosen = self._chosen(request)
+            return {"series": [{"run": run.name, **answers.shielded(partial(_once, run, answer))} for run in chosen]}
+
+        return respond
 
     # ------------------------------------------------------------------ inside
 
@@ -175,7 +146,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         if len(runs) * len(groups) > _MOST_SERIES:
             raise QuestionError(f"{len(runs)} runs times {len(groups)} groups: ask for {_MOST_SERIES} at a time")
         return {"series": [
-            {"run": run.name, "group": group, **_shielded(lambda run=run, group=group: answer(run, group))}  # type: ignore[misc]
+            {"run": run.name, "group": group, **answers.shielded(partial(answer, run, group))}
             for run in runs
             for group in groups
             if run.record is None or group in run.record.groups
@@ -265,28 +236,18 @@ def _record(run: Run) -> AgingRecord:
     return run.record
 
 
-def _once(run: Run, question: tuple[Any, ...], answer: Callable[[], Any]) -> Any:
+def _once(run: Run, answer: Callable[..., dict[str, Any]], *question: Any) -> dict[str, Any]:
     """Return the answer to a question about one version of a run. Compute it only once."""
-    if question not in run.answers:
-        run.answers[question] = answer()
-    return run.answers[question]
+    key = (answer, *question)
+    if key not in run.answers:
+        run.answers[key] = answer(_record(run), *question)
+    return run.answers[key]  # type: ignore[no-any-return]
 
 
-def _window(run: Run, observable: str, group: str, eps: float | None) -> answers.Window:
-    return _once(  # type: ignore[no-any-return]
-        run, ("window", observable, group, eps), lambda: answers.window(_record(run), observable, group, eps)
-    )
+def _fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
+    from lightning_glassy.report import report
 
-
-def _shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return an answer, or the error of this run, so that the page still shows the other runs."""
-    try:
-        return answer()
-    except (ValueError, KeyError) as error:
-        return {"error": str(error.args[0] if error.args else error)}
-    except Exception as error:  # the analysis cannot handle this record, and the page shows the error
-        log.exception("lightning_glassy: a run could not be analysed")
-        return {"error": f"it could not be analysed ({type(error).__name__}: {error})"}
+    return answers.fit(report(record, observable=observable, group=group, eps=eps))
 
 
 def _json(answer: Answer) -> Any:

@@ -41,7 +41,8 @@ export const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</
 export const markup = (text) => symbols(text).map(([tag, part]) => (tag ? `<${tag}>${part}</${tag}>` : escaped(part))).join("");
 
 const told = (number, text) => (number === null || number === undefined ? "–" : text(number).replace("-", "−"));
-export const integer = (number) => Math.round(number).toLocaleString("en-US");
+const GROUPED = new Intl.NumberFormat("en-US"); // many times faster than toLocaleString
+export const integer = (number) => GROUPED.format(Math.round(number));
 export const short = (number, digits = 3) => told(number, (x) => String(Number(x.toPrecision(digits))));
 export const big = (number) => told(number, (x) => Number(x.toPrecision(3)).toLocaleString("en-US"));
 export const fixed = (number, digits = 3) => told(number, (x) => x.toFixed(digits));

@@ -91,8 +91,10 @@ export class Choice {
     };
     const box = (group) => h("input", {
       type: "checkbox", "data-key": `group ${group}`, checked: chosen.includes(group), onchange: () => toggle(group)});
+    const leftOut = chosenRuns().reduce((sum, run) => sum + (run.left_out ?? 0), 0);
     return this.part("Groups", h("ul", {className: "groups"}, groups.map((group) => (
-      h("li", {}, h("label", {title: group}, box(group), h("span", {className: "name"}, group)))))));
+      h("li", {}, h("label", {title: group}, box(group), h("span", {className: "name"}, group)))))),
+    leftOut ? h("small", {className: "quiet"}, `${leftOut} more are not in this file: lightning-glassy report --group NAME`) : null);
   }
 
   compare() {

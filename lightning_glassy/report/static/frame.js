@@ -1,6 +1,6 @@
 // The elements of the page that stay: cards, sliders, and what they do when they are used.
 
-import {saveAlong, saveCrossings, saveCurves, saveExponents, savePicture} from "./export.js";
+import {saveAlong, saveCrossings, saveCurves, saveExponents, savePicture, saveProfiles} from "./export.js";
 import {h, math, segments} from "./dom.js";
 import {model, mu, observable, threshold, thresholdRange} from "./model.js";
 
@@ -28,10 +28,12 @@ export function frame(sidebar, act) {
     legend: h("div", {className: "legend", role: "group", ariaLabel: "Waiting times"}),
     marks: h("div", {className: "marks", ariaHidden: "true"}),
     quality: h("output", {className: "quality", htmlFor: "mu"}),
-    fits: h("div", {className: "table"}), words: h("div", {className: "all-words"}),
+    name: h("h1"), headline: h("div", {className: "headline"}),
+    fits: h("div", {className: "table"}), scan: h("div", {className: "plot scan-plot"}), words: h("div", {className: "all-words"}),
     crossings: h("div", {className: "plot"}), slopes: h("ul", {className: "slopes"}),
     thresholdOf: h("span", {className: "quiet"}),
-    exponents: h("div", {className: "plot"}), multiples: h("div", {className: "small-multiples"}),
+    exponents: h("div", {className: "plot"}), series: h("div", {className: "small-multiples"}),
+    profiles: h("div", {className: "small-multiples"}),
   };
   $.axes = segments("x", [["lag", h("span", {}, "lag ", ...math("t"))], ["plain", h("span", {}, ...math("t / t_w^μ"))],
     ["effective", h("span", {}, "effective time ", ...math("λ"))]], model.state.x, act.chooseAxis, "Abscissa");
@@ -59,10 +61,10 @@ export function frame(sidebar, act) {
       h("div", {className: "mu"}, h("label", {htmlFor: "mu"}, ...math("μ")),
         h("div", {className: "slider"}, $.marks, $.mu), $.muNumber, $.fitted, $.quality)),
     $.curves, $.legend);
-  $.fitCard = card("Aging exponent", "fit", [],
+  $.fitCard = card("Aging exponent", "fit", pictures($.scan, () => "collapse quality"),
     h("p", {className: "formula"}, "The lag to relax grows as ", ...math("t_w^μ"),
       ": 0 is no aging, between 0 and 1 subaging, 1 full aging."),
-    $.fits, $.words);
+    $.fits, $.scan, $.words);
   $.crossingCard = card("Lag to reach Δ*", "threshold",
     [...pictures($.crossings, () => "threshold lags"), numbers(() => saveCrossings($.crossingCard.shown ?? []))],
     h("div", {className: "bar"},
@@ -73,15 +75,17 @@ export function frame(sidebar, act) {
     h("p", {className: "formula"}, ...math("γ"), " = ∂ ln Δ / ∂ ln ", ...math("t"),
       ": 1 is diffusion, 2 ballistic motion, near 0 a plateau."),
     $.exponents);
-  $.alongCard = card("Along the run", "along", [numbers(() => saveAlong($.alongCard.shown ?? []))], $.multiples);
+  $.alongCard = card("Along the run", "along", [numbers(() => saveAlong($.alongCard.shown ?? []))], $.series);
+  $.profileCard = card("Profiles", "profiles", [numbers(() => saveProfiles($.profileCard.shown ?? []))],
+    h("p", {className: "formula"}, "One line per pair of times."), $.profiles);
 
   // On a phone the choices are folded away.
   const narrow = window.matchMedia("(max-width: 760px)");
   const side = h("details", {className: "side", open: !narrow.matches},
     h("summary", {}, "Choose runs, groups and observable"), sidebar);
   narrow.addEventListener("change", () => { side.open = !narrow.matches; });
-  $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, curves, $.fitCard,
-    h("div", {className: "pair"}, $.crossingCard, $.localCard), $.alongCard));
+  $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, $.name, $.headline, curves, $.fitCard,
+    h("div", {className: "pair"}, $.crossingCard, $.localCard), $.alongCard, $.profileCard));
   return $;
 }
 

@@ -1,8 +1,8 @@
-// What is drawn: traces and axes from the plugin's answers. No number is computed here.
+// The charts: traces and axes.
 
 import {escaped, integer, markup} from "./dom.js";
 import {accent, axis, faint, layout, muted, runColour, timeColour} from "./look.js";
-import {label, model, observable, relaxing} from "./model.js";
+import {abscissa, label, model, mu, observable, relaxing} from "./model.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
 const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
@@ -19,11 +19,17 @@ const CROSSING_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{cust
   + "<extra></extra>";
 const STEP_HOVER = "<b>%{customdata[0]}</b><br>step %{customdata[1]}<br>%{y:.5~g}<extra></extra>";
 
+const lagTexts = new Map(); // many curves have the same lags
+function lagText(lag) {
+  if (!lagTexts.has(lag)) lagTexts.set(lag, integer(lag));
+  return lagTexts.get(lag);
+}
+
 // The curves of some series as traces: one per waiting time, or one per series with gaps between its curves.
 function curveTraces(seriesList, view, xOf, axes = {}) {
   const groups = new Map();
   seriesList.forEach((one) => {
-    const name = escaped(label(one)), lags = one.lags.map(integer);
+    const name = escaped(label(one));
     one.waiting_times.forEach((waitingTime, i) => {
       if (view.hidden.has(waitingTime)) return;
       const key = view.byRun ? one.index : waitingTime;
@@ -33,12 +39,12 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
       }
       const into = groups.get(key), band = {x: [], low: [], high: []}, time = integer(waitingTime);
       if (into.x.length) { into.x.push(null); into.y.push(null); into.customdata.push(null); }
-      one.lags.forEach((lag, j) => {
+      one.lags[i].forEach((lag, j) => {
         const x = xOf(one, i, j), y = one.values[i][j];
-        if (x === null || y === null || (view.log && !(y > 0))) return;
+        if (x === null || (view.log && !(y > 0))) return;
         into.x.push(x);
         into.y.push(y);
-        into.customdata.push([name, time, lags[j]]);
+        into.customdata.push([name, time, lagText(lag)]);
         if (one.band && one.band.low[i][j] !== null) {
           band.x.push(x);
           band.low.push(view.log ? Math.max(one.band.low[i][j], y * 1e-3) : one.band.low[i][j]);
@@ -69,6 +75,12 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
 
 const levelAt = (y, xref, yref, line) => (
   {type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: y, y1: y, line: {color: muted(), ...line}});
+
+// Draw a figure, and give its element the height of the figure. Otherwise charts overlap in a file.
+function react(element, traces, figure, more = {}) {
+  element.style.height = `${figure.height}px`;
+  return window.Plotly.react(element, traces, figure, {...CONFIG, ...more});
+}
 
 const sizeOf = (element) => ({width: element.clientWidth, phone: element.clientWidth < 560});
 
@@ -106,7 +118,7 @@ function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
 
 export function drawCurves(element, series, view, onThreshold) {
   const x = axis(X_TITLES[view.x], true), y = axis(markup(observable().symbol), view.log);
-  const xOf = view.x === "lag" ? (one, i, j) => one.lags[j] : (one, i, j) => (one.places ? one.places[i][j] : null);
+  const xOf = abscissa();
   const list = view.side ? series.map((one) => [one]) : [series];
   const drawn = view.threshold === null ? null : relaxing(view.threshold);
   const shapes = (xref, yref) => (drawn === null ? [] : [levelAt(drawn, xref, yref, {width: 1.5, dash: "dash"})]);
@@ -116,7 +128,7 @@ export function drawCurves(element, series, view, onThreshold) {
   });
   // The zoom stays while the same thing is shown.
   figure.uirevision = [view.x, model.state.observable, view.side, list.length].join();
-  window.Plotly.react(element, traces, figure, {...CONFIG, edits: {shapePosition: true}});
+  react(element, traces, figure, {edits: {shapePosition: true}});
   if (!element.glassyDrag) {
     element.glassyDrag = true;
     element.on("plotly_relayout", (change) => {
@@ -129,31 +141,61 @@ export function drawCurves(element, series, view, onThreshold) {
 
 export function drawCrossings(element, series) {
   const traces = [];
-  for (const one of series) {
+  for (const {one, crossings, law} of series) {
     const colour = series.length > 1 ? runColour(one.index) : accent();
-    const kept = [...one.lags.keys()].filter((i) => one.lags[i] !== null && one.waiting_times[i] > 0);
+    const kept = crossings.filter(({time, lag}) => typeof lag === "number" && time > 0);
     traces.push({
       type: "scatter", mode: "markers", marker: {size: 7, color: colour}, hovertemplate: CROSSING_HOVER,
-      x: kept.map((i) => one.waiting_times[i]), y: kept.map((i) => one.lags[i]),
-      customdata: kept.map((i) => [escaped(label(one)), integer(one.waiting_times[i])]),
+      x: kept.map(({time}) => time), y: kept.map(({lag}) => lag),
+      customdata: kept.map(({waitingTime}) => [escaped(label(one)), integer(waitingTime)]),
     });
-    if (one.slope !== null && one.line.y.every((value) => value > 0)) {
-      traces.push({type: "scatter", mode: "lines", line: {color: colour, width: 1.5}, hoverinfo: "skip", ...one.line});
+    if (law) {
+      const x = [kept[0].time, kept.at(-1).time], y = x.map(law.line);
+      traces.push({type: "scatter", mode: "lines", line: {color: colour, width: 1.5}, hoverinfo: "skip", x, y});
     }
   }
-  window.Plotly.react(element, traces, layout({
-    xaxis: axis("waiting time <i>t</i><sub>w</sub> (steps)", true), yaxis: axis("lag <i>t</i>* (steps)", true), height: 320,
-  }), CONFIG);
+  const origins = new Set(series.flatMap(({crossings}) => crossings.map(({time, waitingTime}) => time - waitingTime)));
+  const from = origins.size === 1 && !origins.has(0) ? ` + ${Number([...origins][0].toPrecision(3))}` : "";
+  react(element, traces, layout({
+    xaxis: axis(`waiting time <i>t</i><sub>w</sub>${from} (steps)`, true), yaxis: axis("lag <i>t</i>* (steps)", true), height: 320,
+  }));
+}
+
+// Draw S against mu. A single series has a line for each scaling variable, several series one line each.
+export function drawScans(element, fits) {
+  const several = fits.length > 1, value = mu();
+  const traces = fits.flatMap(({one, fit}) => (several ? [fit.variable] : ["effective", "plain"]).map((variable) => {
+    const name = several ? escaped(label(one)) : X_TITLES[variable];
+    const color = several ? runColour(one.index) : variable === "plain" ? runColour(1) : accent();
+    return {
+      type: "scatter", mode: "lines", x: fit.scan.mus, y: fit.scan[variable], line: {width: 1.5, color}, name, text: name,
+      hovertemplate: "<b>%{text}</b><br><i>μ</i> = %{x:.3f}<br><i>S</i> = %{y:.3~g}<extra></extra>",
+    };
+  }));
+  const here = {type: "line", yref: "paper", x0: value, x1: value, y0: 0, y1: 1, line: {color: muted(), width: 1, dash: "dot"}};
+  react(element, traces, layout({
+    xaxis: axis("<i>μ</i>", false), yaxis: axis("quality <i>S</i> of the collapse", true), height: 240, shapes: [here],
+    showlegend: !several, legend: {orientation: "h", x: 1, xanchor: "right", y: 1, yanchor: "bottom"},
+    margin: {l: 64, r: 16, t: 30, b: 48},
+  }));
 }
 
 export function drawExponents(element, series, view) {
   const list = view.side ? series.map((one) => [one]) : [series];
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
     x: axis(X_TITLES.lag, true), y: axis("<i>γ</i>(<i>t</i><sub>w</sub>, <i>t</i>)", false), height: 320,
-    draw: (i, axes) => curveTraces(list[i], {...view, log: false}, (one, _, j) => one.lags[j], axes),
+    draw: (i, axes) => curveTraces(list[i], {...view, log: false}, (one, i, j) => one.lags[i][j], axes),
     shapes: (xref, yref) => [levelAt(1, xref, yref, {width: 1, dash: "dot"})],
   });
-  window.Plotly.react(element, traces, figure, CONFIG);
+  react(element, traces, figure);
+}
+
+const ends = (values) => [
+  values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
+
+function spansDecades(values) {
+  const [low, high] = ends(values);
+  return low > 0 && high / low > 30;
 }
 
 export function drawSeries(element, name, runs) {
@@ -172,10 +214,31 @@ export function drawSeries(element, name, runs) {
       customdata: kept.map((i) => [escaped(one.run), integer(steps[i])]),
     });
   }
-  const low = all.reduce((a, b) => Math.min(a, b), Infinity), high = all.reduce((a, b) => Math.max(a, b), -Infinity);
-  const log = low > 0 && high / low > 30, around = Math.abs(high) || 1;
+  const [low, high] = ends(all), around = Math.abs(high) || 1;
   // What never changes is no reason to look at its last digit.
-  const y = axis("", log, high === low ? {range: [high - around, high + around]} : {});
+  const y = axis("", spansDecades(all), high === low ? {range: [high - around, high + around]} : {});
   const figure = layout({xaxis: axis("step", true), yaxis: y, height: 230, margin: {l: 56, r: 12, t: 6, b: 42}});
-  window.Plotly.react(element, traces, figure, CONFIG);
+  react(element, traces, figure);
+}
+
+// One line per pair of times.
+export function drawProfile(element, name, runs) {
+  const traces = [];
+  let all = [], last = 1;
+  for (const one of runs) last = one.profiles[name].waiting_times.reduce((a, b) => Math.max(a, b), last);
+  for (const one of runs) {
+    const {waiting_times: times, lags, grid, values, density} = one.profiles[name];
+    times.forEach((time, i) => {
+      const kept = [...grid.keys()].filter((j) => values[i][j] !== null && !(density && values[i][j] <= 0));
+      const y = kept.map((j) => values[i][j]), colour = runs.length > 1 ? runColour(one.index) : timeColour(time, last);
+      all = all.concat(y);
+      traces.push({
+        type: "scatter", mode: "lines", line: {width: 1, color: colour}, x: kept.map((j) => grid[j]), y,
+        customdata: kept.map(() => [escaped(one.run), integer(time), integer(lags[i])]), hovertemplate: HOVER,
+      });
+    });
+  }
+  const figure = layout({
+    xaxis: axis("", false), yaxis: axis("", spansDecades(all)), height: 230, margin: {l: 56, r: 12, t: 6, b: 30}});
+  react(element, traces, figure);
 }

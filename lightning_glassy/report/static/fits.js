@@ -2,11 +2,11 @@
 
 import {big, fixed, h, integer, math, swatch} from "./dom.js";
 import {runColour} from "./look.js";
-import {fitOf, keyOf, label, model} from "./model.js";
+import {fitOf, keyOf, label, model, qualityOf} from "./model.js";
 
 const METHODS = ["collapse, effective time", "collapse, plain", "threshold"];
 
-// One row per series; `use` is told the exponent, and its variable, that the curves shall be collapsed with.
+// One row per series. A click on an exponent calls `use` with the exponent and its scaling variable.
 export function fitTable(use) {
   const {series} = model, scaled = model.state.x !== "lag";
   const head = [
@@ -37,16 +37,21 @@ function row(one, scaled, columns, use) {
         onclick: () => use(Number(exponent.mu.toFixed(3)), fit.variable),
       }, fixed(exponent.mu)),
       exponent.interval ? h("small", {}, ` ${fixed(exponent.interval[0])} … ${fixed(exponent.interval[1])}`) : null),
-    ...METHODS.map(estimate), scaled ? h("td", {}, big(one.quality)) : null,
+    ...METHODS.map(estimate), scaled ? h("td", {}, big(qualityOf(one))) : null,
     h("td", {className: "verdict"}, kind + (stops === null ? "" : ` at step ${integer(stops)}`)));
 }
 
-// The report of each series, as `lightning-glassy report` prints it; `open` has the keys of those that are unfolded.
+// The short answers about a series.
+export const headline = (one) => (fitOf(one)?.headline ?? []).map(([value, name]) => (
+  h("div", {className: "answer"}, h("b", {}, value), h("span", {}, name))));
+
+// The report of each series, as `lightning-glassy report` prints it. The map `open` tells which reports are unfolded, by
+// key. The report of a single series is unfolded at first.
 export function inWords(open) {
   return model.series.filter((one) => fitOf(one)?.text).map((one) => {
     const title = "in words, and what to doubt";
     const named = model.series.length > 1 ? `${label(one)}: ${title}` : title[0].toUpperCase() + title.slice(1);
-    return h("details", {className: "words", open: open.has(keyOf(one)), "data-key": keyOf(one)},
+    return h("details", {className: "words", open: open.get(keyOf(one)) ?? model.series.length === 1, "data-key": keyOf(one)},
       h("summary", {}, named), h("pre", {}, fitOf(one).text));
   });
 }

@@ -1,6 +1,6 @@
 // Charts and numbers as files.
 
-import {model} from "./model.js";
+import {abscissa, model} from "./model.js";
 
 const nameOf = (title) => `glassy_${title.toLowerCase().replace(/[^a-z0-9]+/g, "_").replace(/^_|_$/g, "")}`;
 
@@ -40,15 +40,15 @@ function saveTable(title, columns, rows) {
 }
 
 // A row for each pair of times of each series that has a value.
-const pairs = (series, row) => series.flatMap((one) => one.waiting_times.flatMap((time, i) => one.lags.flatMap((lag, j) => (
-  one.values[i][j] === null ? [] : [[one.run, one.group, time, lag, ...row(one, i, j)]]))));
+const pairs = (series, row) => series.flatMap((one) => one.waiting_times.flatMap((time, i) => (
+  one.lags[i].map((lag, j) => [one.run, one.group, time, lag, ...row(one, i, j)]))));
 
 export function saveCurves(title) {
-  const {state} = model, scaled = state.x !== "lag";
+  const {state} = model, scaled = state.x !== "lag", xOf = abscissa();
   const places = scaled ? [state.x === "plain" ? "t_over_tw_mu" : "effective_time"] : [];
   const columns = [...places, state.observable, "low", "high"];
   const shown = pairs(model.series, (one, i, j) => [
-    ...(scaled ? [one.places?.[i][j] ?? null] : []), one.values[i][j], one.band?.low[i][j], one.band?.high[i][j]]);
+    ...(scaled ? [xOf(one, i, j)] : []), one.values[i][j], one.band?.low[i][j], one.band?.high[i][j]]);
   const rows = shown.filter(([, , time]) => !state.hidden.includes(time));
   saveTable(title, ["run", "group", "waiting_time", "lag", ...columns], rows);
 }
@@ -59,9 +59,15 @@ export function saveExponents(series) {
 }
 
 export function saveCrossings(series) {
-  const rows = series.flatMap((one) => one.waiting_times.map((time, i) => (
-    [one.run, one.group, one.threshold, time, one.lags[i]])));
+  const rows = series.flatMap((one) => one.crossings.map(({waitingTime, lag}) => (
+    [one.run, one.group, one.threshold, waitingTime, typeof lag === "number" ? lag : null])));
   saveTable("threshold lags", ["run", "group", "threshold", "waiting_time", "lag"], rows);
+}
+
+export function saveProfiles(runs) {
+  const rows = runs.flatMap((one) => Object.entries(one.profiles).flatMap(([name, {waiting_times: times, lags, grid, values}]) => (
+    times.flatMap((time, i) => grid.map((x, j) => [one.run, name, time, lags[i], x, values[i][j]])))));
+  saveTable("profiles", ["run", "profile", "waiting_time", "lag", "x", "value"], rows);
 }
 
 export function saveAlong(runs) {

@@ -6,7 +6,13 @@ const ALLOWED = {
 };
 const NUMBERS = ["mu", "threshold", "eps"];
 
-export const initial = () => ({...TEXT, mu: null, threshold: null, eps: null, runs: null, groups: ["all"], hidden: []});
+let usual = {};
+
+// Set the choice that a report shows first.
+export const setUsual = (choice) => { usual = choice; };
+
+export const initial = () => (
+  {...TEXT, mu: null, threshold: null, eps: null, runs: null, groups: ["all"], hidden: [], ...usual});
 
 // Whatever the address holds, the state is one that can be shown: what is not understood is left out.
 export function fromAddress(values, observables) {
@@ -31,10 +37,10 @@ export function fromAddress(values, observables) {
 }
 
 export function toAddress(state) {
-  const values = {}, usual = initial();
+  const values = {}, first = initial();
   for (const [key, value] of Object.entries(state)) {
     const text = Array.isArray(value) ? JSON.stringify(value) : value;
-    const usually = Array.isArray(usual[key]) ? JSON.stringify(usual[key]) : usual[key];
+    const usually = Array.isArray(first[key]) ? JSON.stringify(first[key]) : first[key];
     if (text !== null && text !== usually) values[key] = text;
   }
   return values;

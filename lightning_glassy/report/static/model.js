@@ -1,5 +1,6 @@
 // What the page knows, and what follows from it.
 
+import {lagTo, scaledLag} from "./relax.js";
 import {initial} from "./state.js";
 
 const SHOWN_AT_FIRST = 20; // runs; more are there to be chosen
@@ -61,7 +62,7 @@ export function view() {
   return {
     side, x: state.x, log: observable().log, hidden: new Set(state.hidden), threshold: threshold(),
     byRun: !side && series.length > 1 && state.colour !== "time",
-    points: series.reduce((sum, one) => sum + one.waiting_times.length * one.lags.length, 0),
+    points: series.reduce((sum, one) => sum + one.lags.reduce((all, row) => all + row.length, 0), 0),
     last: series.flatMap((one) => one.waiting_times).reduce((a, b) => Math.max(a, b), 1),
   };
 }
@@ -80,6 +81,39 @@ const firstFit = () => [...model.fits.values()].find((fit) => fit.aging_exponent
 export const mu = () => model.state.mu ?? firstFit()?.aging_exponent.mu ?? 0.5;
 export const fittedVariable = () => firstFit()?.variable ?? "effective";
 
+// The waiting times of the exponent, and the origin of the clock in steps before step 0.
+export function windowOf(one) {
+  const fitted = fitOf(one)?.aging_exponent;
+  return {used: new Set(fitted?.waiting_times ?? one.used), t0: fitted?.t0 ?? 0};
+}
+
+// The abscissa of each point of the chosen axis, as a function of a series and of the places of waiting time and lag.
+export function abscissa() {
+  const {state, series} = model, value = mu(), windows = new Map(series.map((one) => [one, windowOf(one)]));
+  if (state.x === "lag") return (one, i, j) => one.lags[i][j];
+  return (one, i, j) => {
+    const {used, t0} = windows.get(one), time = one.waiting_times[i];
+    return used.has(time) && time + t0 > 0 ? scaledLag(time + t0, one.lags[i][j], value, state.x) : null;
+  };
+}
+
+// The quality S of the collapse as it is shown, between the exponents at which it was computed.
+export function qualityOf(one) {
+  const {x} = model.state, scan = fitOf(one)?.scan, value = mu();
+  if (!scan || x === "lag") return null;
+  const {mus, [x]: s} = scan, i = mus.findIndex((each) => each >= value);
+  if (i < 0 || mus[i] === value) return s[i] ?? null;
+  if (i === 0 || s[i] === null || s[i - 1] === null) return null;
+  return s[i - 1] + ((s[i] - s[i - 1]) * (value - mus[i - 1])) / (mus[i] - mus[i - 1]);
+}
+
+// The waiting time, the first lag that reaches a threshold (or "early", or "late"), and the time of the clock.
+export function crossingsOf(one, aim) {
+  const {used, t0} = windowOf(one), {lags, values} = one.relaxing ?? {lags: one.lags, values: one.values.map((row) => row.map(relaxing))};
+  return one.waiting_times.flatMap((time, i) => (
+    used.has(time) ? [{waitingTime: time, time: time + t0, lag: lagTo(aim, lags[i], values[i])}] : []));
+}
+
 // Until one is chosen, the threshold amid those that the fits have looked at.
 export function threshold() {
   if (!relaxes()) return null;
@@ -92,7 +126,6 @@ export function threshold() {
 
 // From the smallest to the largest value that a threshold can have.
 export function thresholdRange() {
-  const values = model.series.flatMap((one) => one.values.flat()).filter((value) => value !== null)
-    .map(relaxing).filter((value) => value > 0);
+  const values = model.series.flatMap((one) => one.values.flat()).map(relaxing).filter((value) => value > 0);
   return values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [1e-3, 1];
 }

@@ -1,17 +1,19 @@
-// The page: it asks, and shows what it is told.
+// The page: it asks, and shows the answers.
 
-import {ask, latest} from "./api.js";
-import {drawCrossings, drawCurves, drawExponents, drawSeries} from "./charts.js";
+import {ask, isReport, latest} from "./api.js";
+import {drawCrossings, drawCurves, drawExponents, drawProfile, drawScans, drawSeries} from "./charts.js";
 import {Choice} from "./choice.js";
 import {big, debounced, fixed, h, integer, math, short, swatch} from "./dom.js";
-import {fitTable, inWords} from "./fits.js";
+import {fitTable, headline, inWords} from "./fits.js";
 import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, commonEps, fitOf, fittedVariable, hasEps, keyOf, label, model, mu, observable,
-  ofObservable, ofWhat, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
+  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, fitOf, fittedVariable, hasEps, keyOf, label, model, mu,
+  observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
+  windowOf,
 } from "./model.js";
+import {powerLaw} from "./relax.js";
 import {fromAddress, toAddress} from "./state.js";
 
 const REFRESH = 5000;
@@ -25,8 +27,14 @@ function say(text) {
   $.message.hidden = !text;
 }
 
-// What goes wrong is said, and the rest of the page goes on.
-const shielded = (promise) => promise.catch((error) => say(error.message));
+// Run a part of the page. Its error becomes the message, and the rest of the page goes on.
+async function shielded(run) {
+  try {
+    await run();
+  } catch (error) {
+    say(error.message);
+  }
+}
 
 const good = (answers) => answers.filter((one) => !one.error);
 
@@ -61,9 +69,10 @@ const load = latest(async () => {
   const kept = new Set(model.series.map(keyOf));
   model.fits = new Map([...model.fits].filter(([key, fit]) => kept.has(key) && fit.of === ofWhat()));
   drawLegend();
-  await shielded(state.x === "lag" ? show() : collapse());
+  drawHeadline();
+  await shielded(show);
   // The rest follows, the exponents one by one: they take longest. Another choice need not wait for them.
-  if (model.series.length) [along(), local(), exponents()].map(shielded);
+  if (model.series.length) for (const part of [along, profiles, local, exponents]) shielded(part);
 });
 
 // The series that can be drawn; what is wrong with the others is said.
@@ -77,12 +86,10 @@ function take(answers) {
     .map((one, i) => ({...one, index: several ? i : runIndex(one.run)}));
 }
 
-async function show() {
+function show() {
   const {state, series} = model, now = view();
   drawTitle();
   drawMu();
-  // The places along this axis are on their way; they will be drawn when they come.
-  if (state.x !== "lag" && series.some((one) => one.placed !== state.x)) return;
   const dragged = (value) => (value > 0 ? moveThreshold(Number(value.toPrecision(3))) : show());
   if (model.charts) drawCurves($.curves, series, now, dragged);
   // When the picture is on the screen: for whoever measures, and for the tests.
@@ -90,25 +97,17 @@ async function show() {
   $.curves.dataset.drawn = [state.x, state.observable, series.length, now.side ? "side" : "over"].join();
 }
 
+// A slider moves faster than many curves are drawn.
 const collapse = latest(async () => {
-  const variable = model.state.x, {series} = model;
-  if (variable === "lag" || !series.length) return show();
-  const found = (await ask("collapse", ofObservable({mu: mu(), variable}))).series;
-  const answers = new Map(found.map((one) => [keyOf(one), one]));
-  for (const one of series) {
-    const {scaled_lags: places, quality} = answers.get(keyOf(one)) ?? {};
-    // A run that has grown in between is drawn when its curves have been asked for again.
-    const fitting = places?.length === one.waiting_times.length && places[0].length === one.lags.length;
-    Object.assign(one, {places: fitting ? places : null, placed: variable, quality: quality ?? null});
-  }
-  await show();
+  show();
   drawFits();
+  await new Promise((resolve) => { setTimeout(resolve); });
 });
 
 async function exponents() {
   drawFits();
   const {series} = model, of = ofWhat();
-  for (const one of relaxes() ? series : []) {
+  for (const one of series) {
     const version = versionOf(one);
     if (fitOf(one)?.version === version) continue;
     const asked = ofObservable({group: [one.group], ...(together() ? {} : {run: [one.run]})});
@@ -117,9 +116,9 @@ async function exponents() {
     model.fits.set(keyOf(one), {...answer, of, version});
     drawFits();
     drawMu();
-    if (model.state.x !== "lag" && model.state.mu === null && model.fits.size === 1) await collapse();
+    if (model.state.x !== "lag" && model.state.mu === null && model.fits.size === 1) show();
   }
-  await crossings();
+  crossings();
 }
 
 const crossings = latest(async () => {
@@ -127,21 +126,32 @@ const crossings = latest(async () => {
   $.crossingCard.hidden = !relaxes() || !series.length;
   if ($.crossingCard.hidden) return;
   placeThreshold($, aim);
-  await show();
+  show();
   if (aim === null) return;
-  const answers = good((await ask("crossings", ofObservable({threshold: aim}))).series);
-  if (model.series !== series) return;
-  const list = answers.map((one) => ({...one, index: seriesIndex(one)}));
-  $.crossingCard.shown = list.map((one) => ({...one, threshold: aim}));
+  const list = series.map((one) => {
+    const found = crossingsOf(one, aim), points = found.filter(({lag}) => typeof lag === "number");
+    return {one, crossings: found, law: powerLaw(points.map(({time, lag}) => [time, lag]))};
+  });
+  $.crossingCard.shown = list.map(({one, crossings: found}) => ({...one, threshold: aim, crossings: found}));
   if (model.charts) drawCrossings($.crossings, list);
-  $.slopes.replaceChildren(...list.map((one) => {
-    const left = [one.late ? `${one.late} not reached` : "", one.early ? `${one.early} passed before the first lag` : ""];
+  $.slopes.replaceChildren(...list.map(({one, crossings: found, law}) => {
+    const count = (kind) => found.filter(({lag}) => lag === kind).length, [late, early] = [count("late"), count("early")];
+    const left = [late ? `${late} not reached` : "", early ? `${early} passed before the first lag` : ""];
     return h("li", {}, swatch(list.length > 1 ? runColour(one.index) : "var(--accent)"),
       list.length > 1 ? h("span", {className: "name"}, label(one)) : null,
-      one.slope === null ? "too few waiting times reach it" : h("span", {}, "slope ", h("b", {}, fixed(one.slope, 2))),
+      law === null ? "too few waiting times reach it" : h("span", {}, "slope ", h("b", {}, fixed(law.slope, 2))),
       h("span", {className: "quiet"}, left.filter(Boolean).join(", ")));
-  }));
+  }), ...thresholdsOfFit());
+  await new Promise((resolve) => { setTimeout(resolve); });
 });
+
+// The thresholds of the fit of a single series, with their slopes.
+function thresholdsOfFit() {
+  const laws = model.series.length === 1 ? fitOf(model.series[0])?.aging_exponent?.thresholds ?? [] : [];
+  return laws.map(({mu: slope, crossings: {threshold: value}}) => h("li", {className: "quiet"},
+    h("button", {type: "button", className: "link", title: "Show this threshold of the fit", onclick: () => moveThreshold(value)},
+      short(value)), `slope ${fixed(slope, 2)}`));
+}
 
 async function local() {
   const {series} = model;
@@ -158,28 +168,53 @@ function drawLocal() {
 }
 
 async function along() {
-  const {series} = model;
-  const answers = good((await ask("series", choice({group: null}))).series);
-  if (model.series !== series) return;
-  const list = answers.map((one) => ({...one, index: runIndex(one.run)}));
-  $.alongCard.shown = list;
+  const list = await ofRuns("series", $.alongCard);
+  if (!list) return;
   const all = new Set(list.flatMap((one) => Object.keys(one.one_time)));
   // The error of a series is drawn with it.
   const names = [...all].filter((name) => !(name.endsWith("_error") && all.has(name.slice(0, -"_error".length))));
-  $.alongCard.hidden = !names.length;
-  const there = new Map([...$.multiples.children].map((child) => [child.dataset.name, child]));
-  for (const [name, child] of there) if (!names.includes(name)) child.remove();
-  for (const name of names) {
-    const figure = there.get(name) ?? h("figure", {className: "small", "data-name": name},
-      h("figcaption", {}, h("b", {}, name.replace(/_/g, " ")), h("span")), h("div", {className: "plot"}));
-    if (!there.has(name)) $.multiples.append(figure);
+  smallMultiples($.alongCard, $.series, names, (name, plot) => {
     const those = list.filter((one) => name in one.one_time);
+    if (model.charts) drawSeries(plot, name, those);
     // Step 0 has no place on a logarithmic axis.
     const first = those.map((one) => one.one_time[name].values[one.one_time[name].steps.indexOf(0)])
       .filter((value) => value !== undefined);
     const told = first.slice(0, 3).map((value) => short(value)).join(", ") + (first.length > 3 ? " …" : "");
-    figure.querySelector("span").textContent = first.length ? `at step 0: ${told}` : "";
-    if (model.charts) drawSeries(figure.querySelector(".plot"), name, those);
+    return first.length ? `at step 0: ${told}` : "";
+  });
+}
+
+async function profiles() {
+  const list = await ofRuns("profiles", $.profileCard);
+  if (!list) return;
+  smallMultiples($.profileCard, $.profiles, [...new Set(list.flatMap((one) => Object.keys(one.profiles)))], (name, plot) => {
+    const those = list.filter((one) => name in one.profiles);
+    if (model.charts) drawProfile(plot, name, those);
+    const drawn = those.reduce((sum, one) => sum + one.profiles[name].lags.length, 0);
+    const there = those.reduce((sum, one) => sum + one.profiles[name].n, 0);
+    return [those[0].profiles[name].density ? "density" : "", drawn < there ? `${drawn} of ${there} lines` : ""].filter(Boolean).join(", ");
+  });
+}
+
+// Ask about each run, and keep the answers in a card. Return null if the page shows something else by now.
+async function ofRuns(path, card) {
+  const {series} = model;
+  const answers = good((await ask(path, choice({group: null}))).series);
+  if (model.series !== series) return null;
+  card.shown = answers.map((one) => ({...one, index: runIndex(one.run)}));
+  return card.shown;
+}
+
+// Draw a small chart for each name. The function `draw` returns the caption.
+function smallMultiples(card, element, names, draw) {
+  card.hidden = !names.length;
+  const there = new Map([...element.children].map((child) => [child.dataset.name, child]));
+  for (const [name, child] of there) if (!names.includes(name)) child.remove();
+  for (const name of names) {
+    const figure = there.get(name) ?? h("figure", {className: "small", "data-name": name},
+      h("figcaption", {}, h("b", {}, name.replace(/_/g, " ")), h("span")), h("div", {className: "plot"}));
+    if (!there.has(name)) element.append(figure);
+    figure.querySelector("span").textContent = draw(name, figure.querySelector(".plot"));
   }
 }
 
@@ -191,7 +226,7 @@ const remember = debounced(() => writeAddress(toAddress(model.state)), 200);
 function change(what, then) {
   Object.assign(model.state, what);
   remember();
-  return shielded(then());
+  return shielded(then);
 }
 
 function choose(what) {
@@ -212,7 +247,7 @@ const moveThreshold = (value) => change({threshold: value}, crossings);
 function drawTitle() {
   const {state, series} = model, what = observable();
   $.title.textContent = what.title;
-  const times = series.flatMap((one) => one.waiting_times.filter((_, i) => one.places?.[i].some((x) => x !== null)));
+  const times = series.flatMap((one) => one.waiting_times.filter((time) => windowOf(one).used.has(time)));
   const range = (pick) => integer(times.reduce((a, b) => pick(a, b)));
   $.formula.replaceChildren(...math(what.symbol), hasEps() ? `, ε = ${short(state.eps)}` : "",
     ", one curve per waiting time ", ...math("t_w"),
@@ -237,7 +272,7 @@ function drawMu() {
     return [h("i", {className: "interval", style: ends}), mark];
   }));
   $.fitted.disabled = !found.length;
-  const shown = state.x !== "lag" && series.length === 1 && series[0].quality;
+  const shown = series.length === 1 && qualityOf(series[0]);
   $.quality.replaceChildren(...(shown ? [h("var", {}, "S"), ` = ${big(shown)}`] : []));
 }
 
@@ -266,12 +301,23 @@ function drawLegend() {
   $.legend.replaceChildren(h("span", {className: "quiet"}, ...math("t_w"), " ="), ...chips, ...more);
 }
 
+function drawHeadline() {
+  const {series} = model;
+  $.name.textContent = series.length === 1 ? label(series[0]) : "";
+  $.name.hidden = series.length !== 1;
+  $.headline.replaceChildren(...(series.length === 1 ? headline(series[0]) : []));
+}
+
 function drawFits() {
-  $.fitCard.hidden = !relaxes() || !model.series.length;
+  $.fitCard.hidden = !model.series.length;
   if ($.fitCard.hidden) return;
+  drawHeadline();
   $.fits.replaceChildren(fitTable(moveMu));
-  const open = [...$.words.querySelectorAll("details[open]")].map((one) => one.dataset.key);
-  $.words.replaceChildren(...inWords(new Set(open)));
+  const scans = model.series.map((one) => ({one, fit: fitOf(one)})).filter(({fit}) => fit?.scan);
+  $.scan.hidden = !scans.length;
+  if (model.charts && scans.length) drawScans($.scan, scans);
+  const open = new Map([...$.words.querySelectorAll("details")].map((one) => [one.dataset.key, one.open]));
+  $.words.replaceChildren(...inWords(open));
 }
 
 function redraw() {
@@ -280,7 +326,7 @@ function redraw() {
   drawLegend();
   drawFits();
   drawLocal();
-  [show(), along(), crossings()].map(shielded);
+  for (const part of [show, along, profiles, crossings]) shielded(part);
 }
 
 // ------------------------------------------------------------------ beginning
@@ -298,14 +344,16 @@ export async function start(root, charts) {
     const next = fromAddress(readAddress(), there());
     if (JSON.stringify(toAddress(next)) !== JSON.stringify(toAddress(model.state))) choose(next);
   });
-  watchReload(() => refreshRuns(false));
   await refreshRuns(true);
-  const again = async () => {
-    // Not while nobody looks: behind another window, or another tab of TensorBoard.
-    if (!document.hidden && window.innerHeight > 0) await refreshRuns(false);
+  if (!isReport()) {
+    watchReload(() => refreshRuns(false));
+    const again = async () => {
+      // Not while nobody looks: behind another window, or another tab of TensorBoard.
+      if (!document.hidden && window.innerHeight > 0) await refreshRuns(false);
+      setTimeout(again, REFRESH);
+    };
     setTimeout(again, REFRESH);
-  };
-  setTimeout(again, REFRESH);
+  }
   let width = window.innerWidth;
   window.addEventListener("resize", debounced(() => {
     if (window.innerWidth !== width) redraw();
