@@ -30,7 +30,7 @@ def peak_bytes(moments: EagerMoments, snapshots: list[Snapshot]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         moments(snapshots)
     live = peak = 0
-    for event in profile.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
@@ -49,7 +49,7 @@ def main() -> None:
             snapshots = [capture(bank, k, EagerMoments(tracked)) for k in range(n_due)]
             with torch.no_grad():
                 for _, parameter in parameters:
-                    parameter += torch.randn_like(parameter) * 1e-3
+                    parameter.add_(torch.randn_like(parameter) * 1e-3)
             weights = [parameter.detach() for _, parameter in parameters]
 
             def read(weights: list[torch.Tensor] = weights, snapshots: list[Snapshot] = snapshots) -> None:

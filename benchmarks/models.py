@@ -58,7 +58,7 @@ def resnet18() -> nn.Module:
     """ResNet-18 for images of 32 x 32 pixels: a 3 x 3 stem without pooling, as is usual on CIFAR."""
     from torchvision.models import resnet18 as make
 
-    net = make(num_classes=10)
+    net: nn.Module = make(num_classes=10)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return net
 
@@ -75,7 +75,8 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores of the next token, ``[batch, token, 256]``."""
-        return self.head(self.layers(self.embedding(tokens)))
+        scores: Tensor = self.head(self.layers(self.embedding(tokens)))
+        return scores
 
 
 def images(batch: int, *shape: int) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:

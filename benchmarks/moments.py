@@ -91,7 +91,7 @@ def measure(shape: str, n: int, due: int, speeds: dict[str, float]) -> dict[str,
     earlier = [[p.clone() for p in parameters] for _ in range(due)]
     copies = [numpy_weights(parameters).copy() for _ in range(due)]
     for p in parameters:
-        p += torch.randn_like(p) * 1e-3
+        p.add_(torch.randn_like(p) * 1e-3)
     whole, target = torch.zeros((1 + due) * total, device=DEVICE), torch.zeros(total, device=DEVICE)
 
     def by_hand(quantities: Callable[..., object]) -> None:

@@ -38,7 +38,8 @@ class Written(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores, ``[batch, 10]``."""
-        return self.net(x)
+        scores: Tensor = self.net(x)
+        return scores
 
 
 def cnn() -> nn.Module:

@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -61,8 +61,13 @@ class Clock:
 
     def to_end(self, run: Callable[[], object]) -> float:
         """Wall seconds from a call on an idle device until the device has done it."""
+
+        def run_to_end() -> None:
+            run()
+            self.wait()
+
         self.wait()
-        return seconds(lambda: (run(), self.wait()))
+        return seconds(run_to_end)
 
     def on_host(self, run: Callable[[], object]) -> float:
         """Wall seconds for which a call keeps the host. The device is idle before it."""
@@ -125,7 +130,7 @@ class Times:
 
 
 def in_turns(
-    ways: dict[str, Callable[[], object]],
+    ways: Mapping[str, Callable[[], object]],
     device: str | torch.device = "cpu",
     repeats: int = 11,
     enough: float = ENOUGH,
@@ -154,10 +159,11 @@ def in_turns(
         for name, run in ways.items():
             if turn < calls[name]:
                 times[name].append(clock(run, hosts[name]))
-    return {
-        name: Times(*statistics.quantiles(values, n=4), len(values)) if values else Times(*[once[name]] * 3, 1)
-        for name, values in times.items()
-    }
+    found = {}
+    for name, values in times.items():
+        low, median, high = statistics.quantiles(values, n=4) if values else [once[name]] * 3
+        found[name] = Times(low, median, high, len(values) or 1)
+    return found
 
 
 def machine_memory(device: str | torch.device) -> int:

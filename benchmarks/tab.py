@@ -5,6 +5,7 @@ The drawing needs selenium, chromium and chromedriver, and is left out without t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 import numpy as np
@@ -70,7 +72,7 @@ def grid(last: float, n: int) -> list[int]:
     points, k = np.array([], dtype=np.int64), n
     while len(points) < n:
         points, k = np.unique(np.round(np.geomspace(1, last, k)).astype(np.int64)), k + 1
-    return points[:n].tolist()
+    return [int(point) for point in points[:n]]
 
 
 def page_times(folder: Path) -> dict[str, dict[str, float]]:
@@ -120,9 +122,9 @@ def _moved(browser: Any) -> float:
 
 
 def _marks(browser: Any, name: str) -> list[float]:
-    return browser.execute_script(
-        "return performance.getEntriesByName(arguments[0]).map((entry) => entry.startTime)", name
-    )  # type: ignore[no-any-return]
+    script = "return performance.getEntriesByName(arguments[0]).map((entry) => entry.startTime)"
+    times: list[float] = browser.execute_script(script, name)
+    return times
 
 
 def event_bytes(folder: Path, *, figures: bool, with_scalars: bool, parts: bool) -> tuple[int, int]:
@@ -132,22 +134,23 @@ def event_bytes(folder: Path, *, figures: bool, with_scalars: bool, parts: bool)
     """
     writer = SummaryWriter(folder)
     sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
-    usual = sink_module._SECONDS, sink_module.scalars
-    sink_module._SECONDS = 0.0
-    if not with_scalars:
-        sink_module.scalars = lambda *_: []
-    sink._can_draw, sink._has_tab = figures, parts
+    sink._has_tab = parts
     record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"notes": "x" * 1000})
     rng = np.random.default_rng(0)
-    for event in LogTimeSchedule.logspaced(10**6).events:
-        pairs: Pairs = [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times]
-        for pair in pairs:
-            record.append(*pair, rng.random((1, 9)))
-        record.append_one_time("learning_rate", event.step, 0.05)
-        sink.update(record, pairs, event.step)
-    sink.close(record)
+    with contextlib.ExitStack() as changed:
+        changed.enter_context(patch.object(sink_module, "_SECONDS", 0.0))
+        if not with_scalars:
+            changed.enter_context(patch.object(sink_module, "scalars", return_value=[]))
+        if not figures:
+            changed.enter_context(patch.object(sink, "_draw"))
+        for event in LogTimeSchedule.logspaced(10**6).events:
+            pairs: Pairs = [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times]
+            for pair in pairs:
+                record.append(*pair, rng.random((1, 9)))
+            record.append_one_time("learning_rate", event.step, 0.05)
+            sink.update(record, pairs, event.step)
+        sink.close(record)
     writer.close()
-    sink_module._SECONDS, sink_module.scalars = usual
     (events,) = folder.iterdir()
     return events.stat().st_size, record.save(folder / "record.npz").stat().st_size
 

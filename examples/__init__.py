@@ -1,1 +1,1 @@
-"""Studies that use the package as a user would. Each is a script: ``python -m examples.<name>``."""
+"""Short scripts to copy. Run each with ``python -m examples.<name>``."""

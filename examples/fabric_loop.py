@@ -1,12 +1,8 @@
-"""Aging curves of a loop of Lightning Fabric: a callback that Fabric tells of every step of the optimiser.
+"""Measure aging curves in a loop of Lightning Fabric: Fabric tells a callback of every step of the optimiser.
 
-Run it with ``python -m examples.fabric_loop`` (``--help`` for the options); it takes a few seconds.
+The callback writes the record, and to the loggers of Fabric if there are any. Run it with
+``python -m examples.fabric_loop``. It takes a few seconds.
 """
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
@@ -17,20 +13,13 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from lightning_glassy import FabricAgingMonitor
 
 
-def main() -> None:
-    """Train a small net on handwritten digits, and print where its record is and a few numbers of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000, help="updates of the weights (default 1000)")
-    parser.add_argument("--out", type=Path, default=Path("runs/fabric_loop"), help="where the record goes")
-    parser.add_argument("--accelerator", default="cpu", help="where to train (default cpu)")
-    options = parser.parse_args()
-
-    monitor = FabricAgingMonitor(max_step=options.steps, dirpath=options.out)
-    fabric = Fabric(accelerator=options.accelerator, devices=1, callbacks=[monitor])
+def main(out: str = "runs/fabric_loop", steps: int = 1000) -> None:
+    monitor = FabricAgingMonitor(max_step=steps, dirpath=out)
+    fabric = Fabric(accelerator="cpu", devices=1, callbacks=[monitor])
     fabric.seed_everything(0)
     pixels, labels = load_digits(return_X_y=True)
     dataset = TensorDataset(torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels))
-    batches = DataLoader(dataset, batch_size=32, sampler=RandomSampler(dataset, num_samples=32 * options.steps))
+    batches = DataLoader(dataset, batch_size=32, sampler=RandomSampler(dataset, num_samples=32 * steps))
     net = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     model, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), lr=0.05))
 

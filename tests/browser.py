@@ -47,7 +47,7 @@ def chromium(folder: Path) -> Iterator[Any]:
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = shutil.which("chromium") or ""
     for option in (*_OPTIONS, f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(option)
     options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})

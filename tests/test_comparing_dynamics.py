@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from examples import comparing_dynamics
-from examples.common import PAGE, RESULTS
-from examples.comparing_dynamics import FEW, GLASSES, KINDS, QUICK_GLASSES, SYSTEMS, Exact, network, tables
-from examples.statements import NOT_SEEN, SEEN, UNTESTABLE, Ages, ages, decide_glass, decide_network, off_line
+from examples.studies import comparing_dynamics
+from examples.studies.common import PAGE, RESULTS
+from examples.studies.comparing_dynamics import FEW, GLASSES, KINDS, QUICK_GLASSES, SYSTEMS, Exact, network, tables
+from examples.studies.statements import NOT_SEEN, SEEN, UNTESTABLE, Ages, ages, decide_glass, decide_network, off_line
 from lightning_glassy import AgingRecord, LogTimeSchedule
 
 STEPS = 10_000

@@ -90,6 +90,11 @@ def test_each_replica_has_the_record_of_its_lone_run(tmp_path: Path, options: di
             )
 
 
+def test_the_summary_of_replicas_is_that_of_their_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = train(tmp_path, Ensemble(3, [4, 5, 6]), monitor={"summary": True})
+    assert f"{record.msd().mean(0)[0, 0]:.2e}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("sample", [None, 100])
 def test_the_moments_of_replicas_are_those_of_the_trajectories(dtype: torch.dtype, sample: int | None) -> None:

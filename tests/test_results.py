@@ -1,4 +1,4 @@
-"""The studies in ``examples``: they run, and the page of results says what their files say."""
+"""The studies in ``examples/studies``: they run, and the page of results says what their files say."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 import struct
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
-from examples import resnet18_cifar, subaging_mnist, subaging_teacher
-from examples.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, with_block
+from examples.studies import landscape, subaging_mnist, subaging_teacher
+from examples.studies.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, with_block
 from lightning_glassy import AgingRecord
 
 STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
@@ -25,15 +25,23 @@ STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
 def test_the_tables_of_the_page_are_those_of_the_committed_numbers(name: str) -> None:
     begin, end = marks(name)
     block = PAGE.read_text().split(begin)[1].split(end)[0]
-    assert block.strip() == import_module(f"examples.{name}").tables(load(name)).strip()
+    assert block.strip() == import_module(f"examples.studies.{name}").tables(load(name)).strip()
 
 
 def test_every_picture_of_the_page_and_the_readme_is_there_and_is_drawn_by_an_example() -> None:
-    for page in (PAGE, PAGE.parents[1] / "README.md"):
+    for page in (PAGE, PAGE.parents[2] / "README.md"):
         pictures = re.findall(r"\]\(([^)]*\.png)\)", page.read_text())
         assert pictures
         for picture in pictures:
             assert (page.parent / picture).stat().st_size > 10_000
+
+
+def test_every_script_that_a_page_names_is_there() -> None:
+    root = PAGE.parents[2]
+    for page in (PAGE, root / "README.md", root / "Makefile"):
+        named = re.findall(r"python -m\s+(examples[\w.]+)", page.read_text())
+        assert named
+        assert [name for name in named if find_spec(name) is None] == []
 
 
 def test_json_is_small_and_knows_no_nan(tmp_path: Path) -> None:
@@ -74,7 +82,8 @@ def test_subaging_on_mnist_runs_in_short_and_leaves_the_results_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_mnist(tmp_path / "data")
-    monkeypatch.setattr(subaging_mnist, "QUICK_STEPS", 1500)
+    monkeypatch.setattr(subaging_mnist, "QUICK_STEPS", 400)
+    monkeypatch.setattr(subaging_mnist, "QUICK_IMAGES", 1000)
     before = {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
     arguments = ["--quick", "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["subaging_mnist", *arguments])
@@ -113,7 +122,7 @@ def test_subaging_of_students_runs_in_short_and_leaves_the_results_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in (PAGE, *RESULTS.iterdir())}
-    monkeypatch.setattr(subaging_teacher, "QUICK_STEPS", 1000)
+    monkeypatch.setattr(subaging_teacher, "QUICK_STEPS", 400)
     arguments = ["--quick", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["subaging_teacher", *arguments])
     subaging_teacher.main()
@@ -149,34 +158,24 @@ def test_the_students_have_few_and_many_weights_for_a_fifth_of_wrong_labels() ->
 
 @pytest.mark.needs("plotly")
 @pytest.mark.slow
-def test_a_resnet_learns_made_up_images_for_a_few_steps(
+def test_the_landscape_of_two_networks_is_told_and_in_their_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sum(p.numel() for p in resnet18_cifar.resnet18().parameters()) == 11_173_962
-    arguments = ["--quick", "--steps", "4", "--accelerator", "cpu", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["resnet18_cifar", *arguments])
-    resnet18_cifar.main()
-    record = AgingRecord.load(tmp_path / "version_0" / "glassy" / "aging_record.npz")
-    assert (record.n_sampled["all"], record.n_parameters["all"]) == (10_000, 11_173_962)
-    assert {"train_loss", "test_accuracy", "gradient_noise"} <= set(record.one_time_names)
-    assert (tmp_path / "version_0" / "report" / "report.html").exists()
-    assert "ResNet-18 on made-up images" in capsys.readouterr().out
-
-
-def test_a_resnet_asks_for_a_gpu_where_there_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for device in (torch.cuda, torch.backends.mps):
-        monkeypatch.setattr(device, "is_available", lambda: False)
-    for arguments in ([], ["--quick", "--accelerator", "gpu"]):
-        monkeypatch.setattr(sys, "argv", ["resnet18_cifar", *arguments])
-        with pytest.raises(SystemExit):
-            resnet18_cifar.main()
-        assert "steps of a ResNet-18 need a GPU, and torch sees none here" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["resnet18_cifar", "--quick", "--steps", "0"])
-    with pytest.raises(SystemExit):
-        resnet18_cifar.main()
-    assert "--steps 0 trains nothing" in capsys.readouterr().err
+    monkeypatch.setattr(landscape, "QUICK_STEPS", 300)
+    monkeypatch.setattr(sys, "argv", ["landscape", "--quick", "--out", str(tmp_path)])
+    landscape.main()
+    printed = capsys.readouterr().out
+    for name in ("under-parametrised", "over-parametrised"):
+        (path,) = (tmp_path / name).rglob("aging_record.npz")
+        record = AgingRecord.load(path)
+        assert {"train_loss", "test_accuracy", "gradient_noise", "flat_fraction"} <= set(record.one_time_names)
+        assert record.one_time("flat_fraction")[0].tolist() == [0, 1, 15, 150, 300]
+        assert {"loss_path", "displacement"} <= set(record.profile_names)
+        report = tmp_path / "report" / name
+        assert {"barriers.png", "curvature.png", "loss.png"} <= {path.name for path in report.iterdir()}
+        assert f"THE LANDSCAPE OF ONE {name.upper()} NETWORK" in printed
+    assert printed.count("directions (|curvature| < 0.01) on 300 digits") == 2
+    assert printed.count("barriers on the straight line between the weights at") == 2
 
 
 def test_what_a_study_lacks_is_said_and_what_is_old_is_not_taken_for_new(

@@ -113,4 +113,5 @@ def compiled_kernels() -> list[list[object]]:
 
 
 def _flat(parameter: torch.Tensor) -> NDArray[np.float64]:
-    return parameter.detach().double().cpu().numpy().ravel().copy()
+    flat: NDArray[np.float64] = parameter.detach().double().cpu().numpy().ravel().copy()
+    return flat

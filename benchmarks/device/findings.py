@@ -134,11 +134,10 @@ class Table:
     """A table that grows."""
 
     def __init__(self, findings: Findings, title: str, header: list[str], note: str) -> None:
-        self._findings, self._content = findings, {"title": title, "header": header, "note": note, "rows": []}
-        self._content["rows"] = self.rows = []
+        self._findings = findings
+        self.rows: list[list[object]] = []
+        self._content = {"title": title, "header": header, "note": note, "rows": self.rows}
         findings.say(title, "|", *header)
-
-    rows: list[list[object]]
 
     def add(self, *row: object) -> None:
         """Add a row, and write it."""

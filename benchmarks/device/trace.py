@@ -83,7 +83,7 @@ def profiled(model: str, findings: Findings) -> Any:
 
 def split(profile: Any, name: str) -> tuple[list[Any], list[Any]]:
     """Return what the device ran for a named span, and the calls of the host within it, in order of time."""
-    cuda = torch.autograd.DeviceType.CUDA
+    cuda = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
     events = sorted(profile.events(), key=lambda event: event.time_range.start)
     spans = [e.time_range for e in events if e.name == name and e.device_type != cuda]
     if not spans:

@@ -54,7 +54,8 @@ def run(findings: Findings) -> None:
         a, b = training.train(case(findings, steps), make), training.train(case(findings, steps), None)
         at_events = a.by_hook["on_train_batch_end"]
         ends = sum(a.by_hook.values()) - at_events
-        pair = {"with_s": a.wall, "without_s": b.wall, "share": a.hooks / sum(b.steps), "hooks_s": a.hooks}
+        pair: dict[str, Any] = {"with_s": a.wall, "without_s": b.wall, "hooks_s": a.hooks}
+        pair["share"] = a.hooks / sum(b.steps)
         pair |= {"share_at_events": at_events / sum(b.steps), "by_hook": a.by_hook, "extra_bytes": a.peak - b.peak}
         pair["complete"] = len(monitors[-1].record) == len(schedule.pairs)
         pairs.append(pair)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def compared(findings: Findings, kinds: dict[str, Any], n: int, dtype: torch.dty
             made.pop(name, None)
     rates: dict[str, list[float]] = {name: [] for name in made}
     for n_due in (1, 8):
-        ways = {name: lambda ours=ours, n_due=n_due: ours(due[:n_due]) for name, ours in made.items()}
+        ways = {name: partial(ours, due[:n_due]) for name, ours in made.items()}
         for name, times in in_turns(ways, findings.device, repeats=15, enough=1.0).items():
             rates[name].append(dtype.itemsize * n * (1 + n_due) / times.median / 1e9)
     return [

@@ -45,7 +45,9 @@ class Debugging(Callback):
         """Switch it off."""
         torch.cuda.set_sync_debug_mode("default")
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        """Switch it off."""
+        self.on_train_end()
 
 
 def run(findings: Findings) -> None:
@@ -95,7 +97,7 @@ def told() -> Iterator[collections.Counter[str]]:
     """Count the warnings about waits, by the line of ours that was running, or else by the line that waited."""
     seen: collections.Counter[str] = collections.Counter()
 
-    def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+    def note(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
         if "called a synchronizing" in str(message):
             seen[_line(traceback.extract_stack()[:-1])] += 1
 

@@ -257,11 +257,14 @@ class Recorder:
 
     def summary(self) -> list[str]:
         """Return the lines to print at the end: those of the members, and the places of the output."""
-        record = self.record
-        told = [member for member in self._members.values() if member.summary]
-        if record is None or not told:
-            return []
-        return [*(line for member in told for line in member.report(record)), *self.where()]
+        lines: list[str] = []
+        for who, member in self._members.items():
+            if self.record is not None and member.summary:
+                try:
+                    lines += member.report(self.record)
+                except Exception as error:
+                    self.warn("there is no summary", error, who)
+        return [*lines, *self.where()] if lines else []
 
     def where(self) -> list[str]:
         """Return lines with the places of the record and the curves."""
@@ -366,7 +369,7 @@ class Recorder:
             make: makes a tracker from a state and the directory of its snapshots, or a new one from ``None``.
             module: the module with the tracked parameters.
             step: number of completed updates.
-            strict: whether a state that does not fit is an error. Otherwise the user is warned, and a new record starts.
+            strict: whether a state that does not fit is an error. Otherwise a new record starts, with a warning.
 
         Raises:
             StateError: ``strict``, and the state does not fit.

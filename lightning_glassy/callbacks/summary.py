@@ -22,8 +22,10 @@ def summary(record: AgingRecord, who: str) -> list[str]:
 
 
 def _table(record: AgingRecord) -> str:
-    """Return a table of the displacement for a few waiting times and lags."""
+    """Return a table of the displacement for a few waiting times and lags. With replicas, it is the mean over them."""
     waiting_times, lags, msd = record.waiting_times, record.lags, record.msd()
+    if record.n_replica is not None:
+        msd = msd.mean(axis=0)
     rows = _spread(len(waiting_times), 6)
     columns = _spread(len(lags), 7)
     lines = [

@@ -2,13 +2,13 @@ r"""Subaging of small networks on MNIST: the protocol of Herrera Segura et al. 2
 
 A 784-5-5-5-10 tanh network learns MNIST with plain SGD at learning rate 0.05, minibatches of 50, an L2 term of
 strength 1e-4, Glorot-uniform weights, biases of zero and pixels in [0, 1], for 200,000 steps; ten waiting times from
-10^3 to 10^5 and twenty lags from 10 to 10^5. For each waiting time the lag t* is sought at which the displacement
-reaches 10^-3, and :math:`t^* \sim t_w^\mu`. With the images in the order of the file, as the
-authors have them, and reshuffled in every pass; for other architectures with as many parameters, and for other sizes.
-Of each several replicas, trained as one.
+10^3 to 10^5 and twenty lags from 10 to 10^5. The lag t* is the lag at which the displacement reaches 10^-3, and
+:math:`t^* \sim t_w^\mu`. The images come in the order of the file, as in the paper, or reshuffled in every pass. Other
+networks have about the same number of parameters, or fewer or more. Several replicas of each network are trained as
+one.
 
-``python -m examples.subaging_mnist`` takes about half an hour on two cores and writes the results that are committed;
-``--quick`` takes a minute, and writes beside its records.
+``python -m examples.studies.subaging_mnist`` takes about half an hour on two cores and writes the results that are
+committed. ``--quick`` takes a minute, and writes beside its records.
 """
 
 from __future__ import annotations
@@ -25,21 +25,25 @@ from lightning.pytorch.callbacks import Callback
 from scipy.stats import chi2 as chi2_distribution
 from torch.utils.data import TensorDataset
 
-from benchmarks.report import table
-from examples.common import (
+from examples.studies.common import (
+    EFFECTIVE,
+    PLAIN,
     Progress,
     Replicas,
     at_steps,
     conclude,
     fully_connected,
+    layers_of,
     load_record,
     loader,
     losses,
     mnist,
+    n_weights,
     options_of,
     place_for,
+    quiet,
     several,
-    silent,
+    table,
     train_on_cpu,
     with_error,
 )
@@ -56,11 +60,8 @@ THRESHOLD = 1e-3
 AUTHORS = (5, 5, 5)
 """Hidden layers of the network of the paper: 4,045 parameters."""
 SAME_SIZE = (AUTHORS, (5,), (5,) * 6, (5, 10, 10), (4, 24, 24))
-"""Depths 1, 3 and 6, and wider ones: within 5 % of as many parameters."""
+"""Networks of depth 1, 3 and 6, and wider ones, within 5 % of the number of parameters of the paper."""
 SIZES = (AUTHORS, (3,) * 3, (10,) * 3, (20,) * 3)
-
-
-EFFECTIVE, PLAIN = "collapse, effective time", "collapse, plain"
 
 
 @dataclass(frozen=True)
@@ -72,28 +73,28 @@ class Run:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of all layers."""
+        """Sizes of all layers."""
         return 784, *self.hidden, 10
 
     @property
     def n_parameters(self) -> int:
-        """Weights and biases."""
-        return sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False))
+        """Number of weights and biases."""
+        return n_weights(self.sizes)
 
     @property
     def n_replica(self) -> int:
-        """More of the network that the paper has."""
+        """Number of replicas. The network of the paper has more replicas than the others."""
         return N_REPLICA_AUTHORS if self.hidden == AUTHORS else N_REPLICA
 
     @property
     def order(self) -> str:
-        """Of the images."""
+        """Order of the images, in words."""
         return "reshuffled" if self.reshuffled else "file order"
 
     @property
     def name(self) -> str:
-        """Of its directory."""
-        return f"{'-'.join(map(str, self.sizes))}{'-reshuffled' if self.reshuffled else ''}"
+        """Name of the directory."""
+        return f"{layers_of(self.sizes)}{'-reshuffled' if self.reshuffled else ''}"
 
 
 RUNS = tuple(Run(hidden, reshuffled) for reshuffled in (False, True) for hidden in dict.fromkeys(SAME_SIZE + SIZES))
@@ -101,26 +102,25 @@ QUICK_RUNS = (Run(AUTHORS, False), Run(AUTHORS, True), Run((5,), False))
 
 
 def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float:
-    """Train the replicas of one network; its record goes to ``out/<name>``. Returns the seconds it took."""
-    silent()
+    """Train the replicas of one network, save the record in ``out/<name>``, and return the seconds it took."""
+    quiet()
     seed_everything(0, verbose=False)
     start, data = time.perf_counter(), TensorDataset(*(tensor[:images] for tensor in mnist(data_dir).tensors))
     schedule = LogTimeSchedule.preset("subaging", steps)
     model = Replicas(
-        partial(fully_connected, run.sizes, glorot=True),
+        partial(fully_connected, run.sizes),
         run.n_replica,
         learning_rate=LEARNING_RATE,
         own_minibatches=run.reshuffled,
         l2=L2,
     )
-    said: dict[str, Any] = {"summary": False}
-    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
-    # At the lags of the authors' network, as they have it; of the others, at the waiting times.
+    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), summary=False)
+    # As in the paper, the loss of its network is measured at all lags. The other losses are at the waiting times.
     of_loss = [event.step for event in schedule.events if event.capture or run.hidden == AUTHORS]
     callbacks: list[Callback] = [
         monitor,
-        LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, **said),
-        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, **said),
+        LogTimeEvaluator(at_steps(0, *of_loss, steps), batch_size=10_000, loss=losses, summary=False),
+        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), max_batches=200, loss=losses, summary=False),
         Progress(run.name),
     ]
     train_on_cpu(
@@ -130,14 +130,14 @@ def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> float
 
 
 def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
-    """What is kept of one run: curves, the lags to the threshold, the exponents, loss and accuracy."""
+    """Return the results of one run: curves, the lags to the threshold, the exponents, loss and accuracy."""
     times, lags = record.waiting_times, record.lags
     fit = aging_exponent(record, thresholds=[THRESHOLD], window=(int(times[0]), int(times[-1])))
     curves = relaxation_curves(record)
     crossing = lag_to_threshold(lags, curves.mean(), THRESHOLD)
     slope = threshold_fit(curves, THRESHOLD)
     return {
-        "layers": "-".join(map(str, run.sizes)),
+        "layers": layers_of(run.sizes),
         "order": run.order,
         "n_parameters": record.n_parameters["all"],
         "n_replica": curves.n_replica,
@@ -166,7 +166,7 @@ def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
 
 
 def _series(record: AgingRecord, name: str) -> tuple[Any, Any, Any]:
-    """Steps, means over the replicas and their standard errors."""
+    """Return steps, means over the replicas, and their standard errors."""
     steps, values = record.one_time(name)
     return steps, values, record.one_time(f"{name}_error")[1]
 
@@ -175,7 +175,7 @@ def _series(record: AgingRecord, name: str) -> tuple[Any, Any, Any]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The results in Markdown, from the JSON alone."""
+    """Return the results in Markdown, from the JSON alone."""
     runs = result["runs"]
     authors = [run for run in runs if run["layers"] == _layers(AUTHORS)]
     where = result["machine"]
@@ -223,7 +223,7 @@ COLUMNS = (
 
 
 def _layers(hidden: tuple[int, ...]) -> str:
-    return "-".join(map(str, (784, *hidden, 10)))
+    return layers_of((784, *hidden, 10))
 
 
 def _is(run: dict[str, Any], hidden: tuple[tuple[int, ...], ...], order: str) -> bool:
@@ -249,7 +249,7 @@ def _row(run: dict[str, Any]) -> list[str]:
 
 
 def _common(runs: list[dict[str, Any]], method: str) -> list[str]:
-    """Lowest, highest and weighted mean of an exponent, chi squared of one for all with its p value."""
+    """Return lowest, highest and mean of an exponent, and chi squared of a common exponent with its p value."""
     pairs = [(run["mu"][method], run["mu_error"][method]) for run in runs]
     known = np.array([pair for pair in pairs if None not in pair], dtype=np.float64).reshape(-1, 2)
     if len(known) < 2:
@@ -274,7 +274,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def draw(result: dict[str, Any], directory: Path) -> list[Path]:
-    """Two pictures, from the JSON alone: the curves and their lags; and the exponents. Returns their paths."""
+    """Draw two pictures from the JSON alone, and return their paths: curves with their lags, and exponents."""
     pictures = [directory / "subaging_mnist.png", directory / "subaging_mnist_mu.png"]
     runs = [run for run in result["runs"] if run["layers"] == _layers(AUTHORS)]
     figure = new_figure(3, width=5.6)
@@ -342,14 +342,14 @@ def _finish(ax: Any, x: str, y: str) -> None:
 
 
 def main() -> None:
-    """Train all networks, several at once, and write what was found."""
+    """Train all networks, several at once, and write the results."""
     options = options_of(
-        "subaging_mnist", __doc__, quick=f"three networks for {QUICK_STEPS:,} steps, in a minute", data="MNIST"
+        "subaging_mnist", __doc__, quick=f"three networks for {QUICK_STEPS:,} steps, in a minute", needs_mnist=True
     )
     runs, steps, images = (QUICK_RUNS, QUICK_STEPS, QUICK_IMAGES) if options.quick else (RUNS, STEPS, IMAGES)
     if not options.analyse:
-        mnist(options.data_dir)  # once, before several ask for it
-    # The longest first.
+        mnist(options.data_dir)  # download it before several processes need it
+    # Start the longest training first.
     ordered = sorted(runs, key=lambda run: (run.hidden == AUTHORS, run.n_parameters), reverse=True)
     where = options.data_dir, options.out
     spent = several({run.name: partial(train, run, steps, images, *where) for run in ordered}, options)

@@ -1,8 +1,9 @@
 r"""Bias, spread and coverage of the aging-exponent estimators on a system whose exponent is known exactly.
 
-The exact subaging clock with :math:`\mu = 0.6`, :math:`\kappa = 0.3`, N = 2,000 coordinates, drawn exactly at the steps
-of a log-spaced schedule; many independent trials, each with R replicas. ``python -m examples.exponent_study`` takes
-some minutes and writes ``examples/results/exponent_study.md``; ``--quick`` does few trials and writes nothing.
+The system is the exact subaging clock with :math:`\mu = 0.6`, :math:`\kappa = 0.3` and N = 2,000 coordinates, drawn
+exactly at the steps of a log-spaced schedule. There are many independent trials, each with R replicas.
+``python -m examples.studies.exponent_study`` takes some minutes and writes ``results/exponent_study.md``. ``--quick``
+does few trials and writes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def draw(n_replica: int, seed: int) -> AgingRecord:
-    """Replicas of the clock, exact at every step of the schedule: nothing is simulated in between."""
+    """Return replicas of the clock, exact at every step of the schedule. Nothing is simulated in between."""
     rng, clock = np.random.default_rng(seed), {}
     steps = sorted({event.step for event in SCHEDULE.events})
     w, now = rng.normal(size=(n_replica, N)), steps[0]
@@ -46,9 +47,9 @@ def draw(n_replica: int, seed: int) -> AgingRecord:
 
 
 def threshold_slopes(fit: AgingExponent) -> tuple[float, float]:
-    """Mean over thresholds of the slope, and of what it should be on the exact curves: mu_eff, not mu.
+    """Return the mean slope over the thresholds, and the mean slope mu_eff of the exact curves.
 
-    The mean, and not the median that the estimate is, since the median of noisy numbers is not the noisy median.
+    The estimate itself is a median. The mean has no bias from noise, and the median has one.
     """
     measured, exact = [], []
     for threshold in fit.thresholds:
@@ -58,12 +59,12 @@ def threshold_slopes(fit: AgingExponent) -> tuple[float, float]:
         if level > 0:
             measured.append(threshold.mu)
             exact.append(np.polyfit(np.log(times), np.log(GLASS.lag_to_correlation(level, times)), 1)[0])
-    # A trial without any threshold would make the whole row NaN, and so be seen.
+    # A trial without any threshold makes the whole row NaN.
     return (float(np.mean(measured)), float(np.mean(exact))) if measured else (np.nan, np.nan)
 
 
 def main() -> None:
-    """Run the trials, print the tables, write them."""
+    """Run the trials, and print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="6 trials instead of 200, and no result file")
     trials = 6 if parser.parse_args().quick else 200
@@ -71,7 +72,7 @@ def main() -> None:
         "# Estimators of the aging exponent on an exact clock",
         "",
         f"{trials} trials each; {GLASS}, N = {N:,}; {SCHEDULE}. Waiting times of the fit: the last two decades.",
-        "Made by `python -m examples.exponent_study`.",
+        "Made by `python -m examples.studies.exponent_study`.",
         "",
         "| replicas | method | exact | mean of trials | its standard error | z | spread of a trial |",
         "| --- | --- | --- | --- | --- | --- | --- |",

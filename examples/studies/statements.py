@@ -1,7 +1,8 @@
-r"""What Baity-Jesi et al. 2018 (arXiv 1803.06969) say of networks and of a glass, held against what was measured.
+r"""The statements of Baity-Jesi et al. 2018 (arXiv 1803.06969) on networks and on a glass, compared with measurements.
 
-Each statement is decided by a function of its own, whose docstring is the rule: "seen", "not seen", or "not testable
-here", with the numbers that decide. :mod:`examples.comparing_dynamics` measures, and writes the tables.
+One function decides each statement: "seen", "not seen", or "not testable here", with the numbers that decide. Its
+docstring is the rule, and the tables show it. :mod:`examples.studies.comparing_dynamics` measures, and writes the
+tables.
 """
 
 from __future__ import annotations
@@ -27,40 +28,40 @@ from lightning_glassy.analysis.phase import AGES
 from lightning_glassy.observables import Array, barrier_height
 
 SEEN, NOT_SEEN, UNTESTABLE = "seen", "not seen", "not testable here"
-FITTED, MISFIT = 0.999, 0.98  # of the training data: learnt, and not learnt
+FITTED, MISFIT = 0.999, 0.98  # learnt fraction of the training data from which on, and up to which, a statement holds
 DIFFUSIVE = (0.85, 1.15)  # local exponents, as those of lightning_glassy.analysis.diffusion
-STRAIGHT = 0.2  # rms deviation of ln(displacement) from a straight line that is called one
-BENT = 0.1  # deviation of a loss from three straight pieces, as part of its fall, likewise
-DRIFTS, BETTER = 1.5, 0.8  # change of D from which on its integral can be told apart; what it must gain
-RESOLVED = 0.01  # error of a change of the flat fraction up to which no change is one
-BARRIER = 0.05  # height, as part of the loss at the higher end, from which on a barrier counts
-NEAR_PLATEAU = 0.2  # how far from it a curve may linger
-NEAR_THRESHOLD = 0.005  # of its energy
+STRAIGHT = 0.2  # largest rms deviation of ln(displacement) from a straight line
+BENT = 0.1  # largest deviation of a loss from three straight pieces, as part of its fall
+DRIFTS, BETTER = 1.5, 0.8  # smallest change of D that tells the two clocks apart, and largest ratio of their scatters
+RESOLVED = 0.01  # largest error of the flat fraction at which "no change" is a result
+BARRIER = 0.05  # smallest height of a barrier, as part of the loss at the higher end
+NEAR_PLATEAU = 0.2  # largest relative distance from the plateau
+NEAR_THRESHOLD = 0.005  # largest relative distance from the energy of the threshold
 SHORT_LAG = 0.1  # as a time of the glass
-SLOWER = 0.1  # difference of exponents
-COINCIDE = 0.05  # trend with the waiting time up to which curves of the glass coincide
+SLOWER = 0.1  # smallest difference of two local exponents
+COINCIDE = 0.05  # largest trend with the waiting time of curves that coincide
 
 
 Finding = dict[str, str]
-"""``"verdict"`` and, in ``"words"``, the numbers."""
+"""The entries ``"verdict"``, and ``"words"`` with the numbers."""
 
 Glassy = dict[str, Any]
-"""What :func:`examples.comparing_dynamics.analysed_glass` keeps of one temperature, as it is in the JSON."""
+"""The result of :func:`examples.studies.comparing_dynamics.analysed_glass` for one temperature, as in the JSON."""
 
 
 def finding(seen: bool | None, words: str) -> Finding:
-    """Whether a statement is seen, None where that cannot be tested, and the numbers that decide."""
+    """Return a finding. ``seen`` is None if the statement cannot be tested."""
     return {"verdict": UNTESTABLE if seen is None else SEEN if seen else NOT_SEEN, "words": words}
 
 
 @dataclass(frozen=True)
 class Ages:
-    r"""How curves shift with the waiting time between two steps.
+    r"""The shift of curves with the waiting time, between two steps.
 
     Attributes:
         rate: :math:`-\frac{\partial\ln\Delta}{\partial\ln t_w}/\frac{\partial\ln\Delta}{\partial\ln t}`: 0 no aging, 1
             full aging.
-        error: its standard error, by leaving out one waiting time after the other.
+        error: standard error of the rate, by leaving out one waiting time after the other.
         exponent: :math:`\partial\ln\Delta/\partial\ln t`.
     """
 
@@ -70,10 +71,10 @@ class Ages:
 
     @property
     def depends(self) -> bool | None:
-        """Whether there is a rate of more than 0.1 in size; None where twice its error leaves that open.
+        """Whether the curves depend on the waiting time, None if the error leaves this open.
 
-        As in :class:`~lightning_glassy.analysis.AgingRate`: beyond 0.1, and away from 0 by two errors; or up to 0.1,
-        and with two errors up to 0.2.
+        The rule is that of :class:`~lightning_glassy.analysis.AgingRate`. They depend on it if the rate is above 0.1 in
+        size and two errors away from 0. They do not if it is at most 0.1 in size, and at most 0.2 with two errors.
         """
         size = abs(self.rate)
         if size > AGES:
@@ -85,13 +86,13 @@ class Ages:
 
 
 def ages(record: AgingRecord, first: float, last: float = np.inf, over_noise: bool = False) -> Ages | None:
-    """From all pairs of times between two steps, by least squares.
+    """Fit the shift of curves to all pairs of times between two steps, by least squares.
 
-    Compared are the lags that at least three waiting times have, which span a factor of two. None with fewer than four
-    waiting times over half a decade, or than three lags.
+    A lag is used if at least three waiting times have it, and if they span a factor of two. Return None if there are
+    fewer than four waiting times over half a decade, or fewer than three lags.
     """
     curves = relaxation_curves(record, "normalised_msd" if over_noise else "msd")
-    times = np.maximum(curves.waiting_times, 1)
+    times, lags = np.maximum(curves.waiting_times, 1), curves.lags.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = np.log(curves.mean())
     inside = (curves.waiting_times >= max(first, 1))[:, None] & (curves.waiting_times[:, None] + curves.lags <= last)
@@ -100,19 +101,19 @@ def ages(record: AgingRecord, first: float, last: float = np.inf, over_noise: bo
     rows = np.flatnonzero(compared.any(axis=1))
     if len(rows) < 4 or times[rows[-1]] < 10**0.5 * times[rows[0]] or compared.any(axis=0).sum() < 3:
         return None
-    rate, exponent = _rate(times, curves.lags, y, compared)
+    rate, exponent = _rate(times, lags, y, compared)
     others = []
     for row in rows:
         rest = inside.copy()
         rest[row] = False
-        others.append(_rate(times, curves.lags, y, _compared(times, rest))[0])
-    # NaN where the rest cannot be compared: one waiting time decides all.
+        others.append(_rate(times, lags, y, _compared(times, rest))[0])
+    # The error is NaN if the rest cannot be compared, because one waiting time decides all.
     error = float(np.sqrt((len(rows) - 1) * np.var(others)))
     return Ages(rate, error if np.isfinite(error) else np.inf, exponent)
 
 
 def _compared(times: Array, inside: Any) -> Any:
-    """Of the pairs inside, those at lags that at least three waiting times have, which span a factor of two."""
+    """Return the pairs inside at lags that at least three waiting times have, which span a factor of two."""
     kept = np.zeros_like(inside)
     for j in range(inside.shape[1]):
         there = times[inside[:, j]]
@@ -127,7 +128,7 @@ def _rate(times: Array, lags: Array, y: Array, compared: Any) -> tuple[float, fl
 
 
 def _slope(x: Array, y: Array, used: Any, axis: int) -> float:
-    """Of y against x, with a constant of its own for each line along an axis."""
+    """Return the slope of y against x. Each line along the axis has its own constant."""
     n = np.maximum(used.sum(axis=axis, keepdims=True), 1)
     dx, dy = (np.where(used, a - np.where(used, a, 0).sum(axis=axis, keepdims=True) / n, 0) for a in (x, y))
     spread = float((dx**2).sum())
@@ -135,11 +136,11 @@ def _slope(x: Array, y: Array, used: Any, axis: int) -> float:
 
 
 def off_line(record: AgingRecord, first: float) -> tuple[float, float] | None:
-    r"""How far the displacements are from one straight line through 0, for waiting times from a step on.
+    r"""Return the distance of the displacements from one straight line through 0, for waiting times from a step on.
 
-    The root mean square deviations of :math:`\ln(\Delta/D(t_w)t)` and of :math:`\ln(\Delta/\int D\,dt')` from their
-    means, both over the pairs at which D was measured to the end: a factor of 1.2 is 0.18. None with less than three
-    waiting times.
+    These are the root mean square deviations of :math:`\ln(\Delta/D(t_w)t)` and of :math:`\ln(\Delta/\int D\,dt')` from
+    their means, over the pairs for which D was measured until the end of the lag. A factor of 1.2 gives 0.18. Return
+    None if there are fewer than three waiting times.
     """
     times = record.waiting_times
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -154,14 +155,14 @@ def off_line(record: AgingRecord, first: float) -> tuple[float, float] | None:
 
 
 class Network:
-    """A record of one network, and what several statements ask of it."""
+    """A record of one network, with the quantities that several statements need."""
 
     def __init__(self, record: AgingRecord) -> None:
         self.record = record
 
     @cached_property
     def regimes(self) -> LossRegimes | None:
-        """Of the training loss; None where too little is known."""
+        """Regimes of the training loss, None if the record is too short."""
         try:
             return loss_regimes(self.record)
         except NotEnoughDataError:
@@ -169,22 +170,22 @@ class Network:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """Whether it ages."""
+        """The verdict on aging."""
         return verdict(self.record)
 
     @property
     def learnt(self) -> float:
-        """Fraction of the training data at the end."""
+        """Learnt fraction of the training data at the end."""
         return float(self.record.one_time("train_accuracy")[1][-1])
 
     @property
     def bottom(self) -> float | None:
-        """The step from which on a network that has learnt all is at the bottom."""
+        """First step at the bottom of the loss, None if the network has not learnt all."""
         return self.regimes.bottom_from if self.regimes is not None and self.learnt >= FITTED else None
 
     @property
     def why_not(self) -> str:
-        """Why it tells nothing of the bottom."""
+        """Reason why nothing is known about the bottom."""
         return f"{self.learnt:.1%} learnt" if self.learnt < FITTED else "too short at the bottom"
 
 
@@ -286,7 +287,7 @@ def trapped(net: Network) -> Finding:
 
 
 def barriers(record: AgingRecord) -> Array:
-    """Heights on the straight lines, each as part of the loss at its higher end."""
+    """Return the heights of the barriers, each as part of the loss at the higher end of its line."""
     paths = record.profile("loss_path")
     return np.asarray(barrier_height(paths.values) / np.maximum(paths.values[:, 0], paths.values[:, -1]))
 
@@ -308,11 +309,11 @@ OF_NETWORKS: dict[str, tuple[str, Callable[[Network], Finding], str]] = {
     "barriers": ("no barriers", no_barriers, ALL),
     "trapped": ("few hidden units: trapped in a bad minimum, ages on", trapped, FEW_WEIGHTS),
 }
-"""The paper's statements on networks: what it says, what decides, and of which networks it is."""
+"""The statements of the paper on networks: text, function that decides, and kind of networks."""
 
 
 def decide_network(record: AgingRecord, few_weights: bool) -> dict[str, Finding]:
-    """All statements that are of such a network."""
+    """Decide all statements on such a network."""
     net, other = Network(record), MANY_WEIGHTS if few_weights else FEW_WEIGHTS
     return {key: decide(net) for key, (_, decide, of) in OF_NETWORKS.items() if of != other}
 
@@ -390,9 +391,9 @@ OF_GLASS: dict[str, tuple[str, Callable[[Glassy, Glassy], Finding]]] = {
     "threshold": ("p-spin: energy stuck at the threshold, above the ground state", stuck_at_the_threshold),
     "agrees": ("the callback agrees with the equations of Cugliandolo and Kurchan", agrees),
 }
-"""The paper's statements on the glass, and the check of the callback: what it says, what decides."""
+"""The statements of the paper on the glass, and the check of the callback: text, and function that decides."""
 
 
 def decide_glass(cold: Glassy, warm: Glassy) -> dict[str, Finding]:
-    """All of them, of a quench to T = 0 and of one to a temperature below the transition."""
+    """Decide all statements on a quench to T = 0 and a quench to a temperature below the transition."""
     return {key: decide(cold, warm) for key, (_, decide) in OF_GLASS.items()}

@@ -2,13 +2,13 @@ r"""The same callback on networks and on a glass: the question of Baity-Jesi et 
 
 The first paper's kinds of networks, on MNIST and on scikit-learn's digits: "Toy" (one hidden layer of m units, sigmoid
 outputs, squared error) with m = 10 and m = 10,000, a fully connected net, and "Small Net" (two convolutions). Each is
-trained alone, by plain SGD at a constant learning rate, and measured by the callbacks of this package: displacements,
-the loss in logarithmic time, the strength D of the gradient noise, flat directions, barriers. Beside them the spherical
-p = 3 model after a quench, in a Trainer with the same callback and from its exact equations. Then each statement of the
-paper is held against what was measured, by a rule that is written beside it.
+trained alone, by plain SGD at a constant learning rate. The callbacks of this package measure displacements, the loss
+in logarithmic time, the strength D of the gradient noise, flat directions and barriers. The spherical p = 3 model after
+a quench is trained beside them, with the same callback, and solved by its exact equations. Then each statement of the
+paper is compared with the measurements, by a rule that is written beside it.
 
-``python -m examples.comparing_dynamics`` takes about half an hour on two cores and writes the results that are
-committed; ``--quick`` takes a minute, and writes beside its records.
+``python -m examples.studies.comparing_dynamics`` takes about half an hour on two cores and writes the results that are
+committed. ``--quick`` takes a minute, and writes beside its records.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from numpy.polynomial import Polynomial
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from benchmarks.report import table
-from examples.common import (
+from examples.studies.common import (
     Progress,
     as_json,
     at_steps,
     conclude,
     cross_entropy,
+    digits,
     load_record,
     loader,
     mnist,
     options_of,
     place_for,
+    quiet,
     record_of,
     several,
-    silent,
+    table,
     train_on_cpu,
 )
-from examples.digits import digits
-from examples.statements import (
+from examples.studies.statements import (
     BARRIER,
     OF_GLASS,
     OF_NETWORKS,
@@ -82,18 +82,18 @@ from lightning_glassy.plotting import plot_curves, plot_gradient_noise, plot_los
 
 @dataclass(frozen=True)
 class System:
-    """A network of the paper, its data, and how it is trained.
+    """A network of the paper, its data and its training.
 
     Attributes:
         data: ``"MNIST"`` or ``"digits"``.
         kind: one of :data:`KINDS`.
-        batch_size: B.
-        learning_rate: of plain SGD, constant.
-        steps: updates.
-        evaluated: so many samples of the training set give the loss; None for all.
-        curved: so many samples give the Hessian; None where it is not measured.
-        products: with the Hessian, for each of its spectra.
-        minutes: it takes about so long; the longest are started first.
+        batch_size: number of samples in a minibatch.
+        learning_rate: constant learning rate of plain SGD.
+        steps: number of updates.
+        evaluated: number of samples of the training set that give the loss, None for all.
+        curved: number of samples that give the Hessian, None if it is not measured.
+        products: number of products with the Hessian for each of its spectra.
+        minutes: rough duration. The longest training is started first.
     """
 
     data: str
@@ -108,7 +108,7 @@ class System:
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """Name of the directory."""
         return f"{self.data.lower()}-{self.kind.lower().replace(', m = ', '-').replace(' ', '-').replace(',', '')}"
 
 
@@ -131,10 +131,10 @@ QUICK_SYSTEMS = (
 
 
 def network(system: System) -> nn.Sequential:
-    """The layers, for images that come as rows of pixels; torch's own initial weights.
+    """Return a network for images that come as rows of pixels, with torch's own initial weights.
 
-    Small Net on MNIST has 31,770 parameters as in the paper; on the images of digits, which have 8 x 8 pixels, its
-    convolutions are 3 x 3 with a margin of one pixel, so that 20 maps of 2 x 2 are left.
+    Small Net on MNIST has 31,770 parameters as in the paper. The digits have 8 x 8 pixels. There its convolutions are
+    3 x 3 with a margin of one pixel, so that 20 maps of 2 x 2 are left.
     """
     side = 28 if system.data == "MNIST" else 8
     pixels = side**2
@@ -161,54 +161,63 @@ class Classifier(LightningModule):
         self.squared = system.kind in (FEW, MANY)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores of the ten classes."""
+        """Return the scores of the ten classes."""
         scores: Tensor = self.net(x)
         return scores
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean over the samples; the squared error is summed over the ten outputs."""
+        """Return the mean loss of the samples. The squared error is summed over the ten outputs."""
         x, y = batch
         if self.squared:
-            return (self(x) - nn.functional.one_hot(y, 10)).square().sum(1).mean()
+            squares: Tensor = (self(x) - nn.functional.one_hot(y, 10)).square()
+            return squares.sum(1).mean()
         return cross_entropy(self(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD."""
+        """Return plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
 
 
 def train(system: System, data_dir: Path, out: Path) -> float:
-    """Train one network; its record goes to ``out/<name>``. Returns the seconds it took."""
-    silent()
+    """Train one network, save its record in ``out/<name>``, and return the seconds it took."""
+    quiet()
     start = time.perf_counter()
     train_set, test_set = (mnist(data_dir), mnist(data_dir, train=False)) if system.data == "MNIST" else digits()
     seed_everything(0, verbose=False)
-    said: dict[str, Any] = {"summary": False}
     sets = {"train": part(train_set, system.evaluated), "test": part(test_set, system.evaluated)}
-    # The last step is on none of the grids, and all is told of it.
+    # The last step is on none of the grids, and is added to them.
     times = LogTimeSchedule.logspaced(system.steps, waiting_times_per_decade=6).waiting_times
     along, spectra = at_steps(*times, system.steps), at_steps(0, *(system.steps // k for k in (1000, 100, 10, 1)))
     callbacks: list[Callback] = [
-        # The straight lines between two times need the weights, not a sample.
+        # BarrierMonitor needs all weights, not a sample.
         AgingMonitor(
             LogTimeSchedule.logspaced(waiting_times_per_decade=6),
             sample=None,
             dirpath=place_for(system.name, out),
-            **said,
+            summary=False,
         ),
-        LogTimeEvaluator(along, loaders={name: batches(data, 1000) for name, data in sets.items()}, **said),
+        LogTimeEvaluator(along, loaders={name: batches(data, 1000) for name, data in sets.items()}, summary=False),
         GradientNoiseMonitor(
-            along, loader=batches(train_set, system.batch_size), max_batches=30 if system.kind == MANY else 100, **said
+            along,
+            loader=batches(train_set, system.batch_size),
+            max_batches=30 if system.kind == MANY else 100,
+            summary=False,
         ),
-        BarrierMonitor(loader=batches(train_set, 250), max_batches=4, **said),
+        BarrierMonitor(loader=batches(train_set, 250), max_batches=4, summary=False),
         Progress(f"{system.data}, {system.kind}"),
     ]
     if system.curved is not None:
         fixed, products = batches(part(train_set, system.curved), system.curved), system.products
-        nodes = min(100, products - 90)  # the others are for the extreme eigenvalues
+        nodes = min(100, products - 90)  # the other products are for the extreme eigenvalues
         callbacks.append(
             CurvatureMonitor(
-                spectra, loader=fixed, max_batches=1, max_products=products, n_nodes=nodes, n_eigenvalues=1, **said
+                spectra,
+                loader=fixed,
+                max_batches=1,
+                max_products=products,
+                n_nodes=nodes,
+                n_eigenvalues=1,
+                summary=False,
             )
         )
     minibatches = loader(train_set, system.steps, system.batch_size, seeds=0)
@@ -217,12 +226,12 @@ def train(system: System, data_dir: Path, out: Path) -> float:
 
 
 def batches(dataset: TensorDataset, batch_size: int) -> DataLoader[Any]:
-    """For a measurement: in random order where it does not take all, each batch read in one go."""
+    """Return batches for a measurement, in random order. Each batch is read at once."""
     return DataLoader(dataset, sampler=BatchSampler(RandomSampler(dataset), batch_size, False), batch_size=None)
 
 
 def part(dataset: TensorDataset, most: int | None) -> TensorDataset:
-    """The first samples."""
+    """Return the first samples."""
     return TensorDataset(*(tensor[:most] for tensor in dataset.tensors))
 
 
@@ -233,17 +242,18 @@ def part(dataset: TensorDataset, most: int | None) -> TensorDataset:
 class Glass:
     """The spherical p = 3 model after a quench: one temperature, several sizes.
 
-    The error of a finite size is a series in 1/N, that of the projected step one in its length: with steps in
-    proportion to 1/N both vanish together as N grows, and three sizes take out the first two orders.
+    The error of a finite size is a series in 1/N. The error of the projected step is a series in the length of the
+    step, which is proportional to 1/N here. Both errors then vanish together as N grows, and three sizes take out the
+    first two orders.
 
     Attributes:
-        temperature: T.
-        t_max: the last time, in units of the model.
-        waiting_times: likewise.
-        sizes: N, each twice the one before.
-        seeds: sets of couplings at each size.
-        n_replica: that share them.
-        steps: of the exact equations.
+        temperature: temperature T after the quench.
+        t_max: last time, in units of the model.
+        waiting_times: waiting times, in units of the model.
+        sizes: sizes N, each twice the size before.
+        seeds: number of sets of couplings at each size.
+        n_replica: number of replicas that share one set of couplings.
+        steps: number of steps of the exact equations.
     """
 
     temperature: float
@@ -256,27 +266,27 @@ class Glass:
 
     @property
     def name(self) -> str:
-        """Of its directories."""
+        """Beginning of the names of the directories."""
         return f"glass-T{self.temperature:g}"
 
     @property
     def model(self) -> SphericalPSpin:
-        """With its equations."""
+        """The model with its exact equations."""
         return SphericalPSpin(3, self.temperature)
 
     @property
     def lags(self) -> tuple[float, ...]:
-        """At which it is measured: multiples of the longest step."""
+        """Lags at which the glass is measured, multiples of the longest step."""
         grid = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 31)
         return tuple(lag for lag in grid if lag < self.t_max)
 
     @property
     def times(self) -> tuple[float, ...]:
-        """At which the energy is."""
+        """Times at which the energy is measured."""
         return (0.0, *sorted({*self.lags, *self.waiting_times, self.t_max}))
 
     def step(self, size: int) -> float:
-        """Length of a step, as a time: 0.05 at the smallest size."""
+        """Return the length of a step in time: 0.05 at the smallest size."""
         return 0.05 * self.sizes[0] / size
 
 
@@ -300,25 +310,25 @@ class Energy(Callback):
 
     @torch.no_grad()
     def note(self, module: SphericalPSpinModule, step: int) -> None:
-        """What is due at one step."""
+        """Add the energy if it is due at this step."""
         if step in self.steps:
             self.monitor.record.append_one_time("energy", step, float(module.energy().mean()))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """So many updates are done when this batch begins."""
+        """Measure after so many updates, before the batch."""
         self.note(pl_module, trainer.global_step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The last step."""
+        """Measure after the last step."""
         self.note(pl_module, trainer.global_step)
 
 
 def quench(glass: Glass, size: int, n_seed: int, out: Path) -> float:
-    """Train glasses of one size; the record of all, a replica per set of couplings, goes to ``out/<name>-N<size>``.
+    """Train glasses of one size, and return the seconds it took.
 
-    Returns the seconds it took.
+    The record of all glasses goes to ``out/<name>-N<size>``. It has one replica for each set of couplings.
     """
-    silent()
+    quiet()
     start, step, records = time.perf_counter(), glass.step(size), []
     waiting, lags, times = (
         [round(time / step) for time in group] for group in (glass.waiting_times, glass.lags, glass.times)
@@ -344,7 +354,7 @@ def quench(glass: Glass, size: int, n_seed: int, out: Path) -> float:
 
 
 def solve(glass: Glass, out: Path) -> float:
-    """The exact equations at one temperature, to ``out/<name>-exact.npz``. Returns the seconds it took."""
+    """Solve the exact equations, save the solution as ``out/<name>-exact.npz``, and return the seconds it took."""
     start = time.perf_counter()
     solution = glass.model.solve(glass.t_max, glass.steps)
     rows = solution.index(np.array(glass.waiting_times))
@@ -365,7 +375,7 @@ def solve(glass: Glass, out: Path) -> float:
 
 
 def analysed_system(system: System, record: AgingRecord, seconds: float) -> dict[str, Any]:
-    """What is kept of one network: its series and what was seen of the statements."""
+    """Return the results of one network: its series, and the findings on the statements."""
     series = {
         name: dict(zip(("steps", "values"), record.one_time(name), strict=True))
         for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "gradient_noise", "flat_fraction")
@@ -394,7 +404,7 @@ def analysed_system(system: System, record: AgingRecord, seconds: float) -> dict
 
 @dataclass(frozen=True)
 class Exact:
-    """The exact equations at one temperature, as :func:`solve` has left them."""
+    """The solution of the exact equations at one temperature, as :func:`solve` saves it."""
 
     glass: Glass
     times: Array
@@ -404,7 +414,7 @@ class Exact:
 
     @classmethod
     def load(cls, glass: Glass, out: Path) -> Exact:
-        """From the files of a run."""
+        """Load the solution from the directory of a run."""
         with np.load(out / f"{glass.name}-exact.npz") as found:
             return cls(glass, found["times"], found["energy"], found["correlation"], float(found["error"]))
 
@@ -412,33 +422,33 @@ class Exact:
         return round(time / float(self.times[1]))
 
     def c(self, waiting_time: float, lag: float) -> float:
-        """C(t_w, t_w+t)."""
+        """Return C(t_w, t_w+t)."""
         return float(self.correlation[self.glass.waiting_times.index(waiting_time), self._at(waiting_time + lag)])
 
     def e(self, time: float) -> float:
-        """The energy."""
+        """Return the energy."""
         return float(self.energy[self._at(time)])
 
     def curve(self, waiting_time: float) -> tuple[Array, Array]:
-        """Lags, and Δ = 2(1 - C)."""
+        """Return lags, and Δ = 2(1 - C)."""
         start = self._at(waiting_time)
         row = self.correlation[self.glass.waiting_times.index(waiting_time), start + 1 :]
         return self.times[start + 1 :] - waiting_time, 2 * (1 - row)
 
 
 def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact) -> list[dict[str, Any]]:
-    r"""Correlations and energies of the callback beside the exact ones, one entry a number.
+    r"""Return correlations and energies of the callback beside the exact values, one entry for each number.
 
     :math:`(x(N) - 6x(2N) + 8x(4N))/3` has no error of first or second order in 1/N. Its difference from
-    :math:`2x(4N) - x(2N)` is the second order that the latter has, and stands for what is left of higher ones. The
-    errors are statistical.
+    :math:`2x(4N) - x(2N)` is the second order of that estimate, and an estimate of the higher orders. The errors are
+    statistical.
     """
     columns = []
     for size, record in records.items():
         step, lags = glass.step(size), {lag: k for k, lag in enumerate(record.lags)}
         correlation = record.correlation()  # [n_seed, n_tw, n_lag]
         energy = dict(zip(*record.one_time("energy"), strict=True))
-        error = dict(zip(*record.one_time("energy_error"), strict=True))
+        energy_error = dict(zip(*record.one_time("energy_error"), strict=True))
         column: dict[tuple[str, float, float], tuple[float, float]] = {}
         for i, waiting_time in enumerate(glass.waiting_times):
             for lag in glass.lags:
@@ -448,7 +458,7 @@ def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact) -> 
                 column["C", waiting_time, lag] = (values.mean(), values.std(ddof=1) / len(values) ** 0.5)
         for at in glass.times[1:]:
             if at >= 0.5:
-                column["E", at, 0.0] = (energy[round(at / step)], error[round(at / step)])
+                column["E", at, 0.0] = (energy[round(at / step)], energy_error[round(at / step)])
         columns.append(column)
     small, middle, large = columns[-3:]
     found = []
@@ -475,10 +485,11 @@ def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact) -> 
 
 
 def lingers_at(lags: Array, displacement: Array, last: float) -> tuple[float, float]:
-    """Where a curve is slowest at lags up to a last one: the displacement there, and its local exponent.
+    """Return the displacement at which a curve is slowest, at lags up to a last lag, and the local exponent there.
 
-    At the bottom of a parabola through the lowest of the slopes and its two neighbours, each over a factor of two to
-    either side; NaN where the lowest is the first or the last.
+    Each slope is fitted over a factor of two to either side. A parabola goes through the lowest slope and its two
+    neighbours, and the curve is slowest at its bottom. Both values are NaN if the lowest slope is the first or the
+    last.
     """
     kept = np.isfinite(displacement) & (lags <= 1.001 * last)
     logs, values = np.log(lags[kept]), np.log(displacement[kept])
@@ -495,10 +506,10 @@ def lingers_at(lags: Array, displacement: Array, last: float) -> tuple[float, fl
 
 
 def energy_limits(times: Array, energy: Array) -> tuple[float, float, float]:
-    """Where an energy tends to, as a constant and t^(-2/3); and with a free exponent: that, and where to."""
+    """Return the limit of an energy as a constant and t^(-2/3), then the best free exponent and the limit with it."""
 
     def fit(exponent: float) -> tuple[float, float]:
-        """What it tends to, and by how much the fit misses."""
+        """Return the limit, and the squared error of the fit."""
         line = Polynomial.fit(times**-exponent, energy, 1)
         return float(line(0.0)), float(((line(times**-exponent) - energy) ** 2).sum())
 
@@ -508,7 +519,7 @@ def energy_limits(times: Array, energy: Array) -> tuple[float, float, float]:
 
 
 def trends(glass: Glass, msd: Array) -> list[dict[str, float]]:
-    r"""For each lag, :math:`\partial\ln\Delta/\partial\ln t_w` over the waiting times from 1 on."""
+    r"""Return for each lag :math:`\partial\ln\Delta/\partial\ln t_w` over the waiting times from 1 on."""
     times, found = np.array(glass.waiting_times), []
     for lag, column in zip(glass.lags, msd.T, strict=True):
         known = np.isfinite(column) & (times >= 1)
@@ -519,7 +530,7 @@ def trends(glass: Glass, msd: Array) -> list[dict[str, float]]:
 
 
 def analysed_glass(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact, seconds: float) -> dict[str, Any]:
-    """What is kept of one temperature: the comparison with the equations, aging, the plateau, the limit of energy."""
+    """Return the results at one temperature: comparison with the equations, aging, plateau, and limit of the energy."""
     size, largest = max(records), records[max(records)]
     judged, mu, interval = verdict(largest), np.nan, None
     try:
@@ -570,13 +581,13 @@ def analysed_glass(glass: Glass, records: Mapping[int, AgingRecord], exact: Exac
 def analysed(
     systems: Sequence[System], glasses: Sequence[Glass], seconds: Mapping[str, float], out: Path
 ) -> dict[str, Any]:
-    """Everything that is kept, from the records in a directory."""
+    """Return all results, from the records in a directory."""
     of_systems = [analysed_system(s, load_record(s.name, out, s.steps), seconds[s.name]) for s in systems]
     of_glasses = []
     for glass in glasses:
         spent = sum(time for name, time in seconds.items() if name.startswith(f"{glass.name}-"))
         of_glasses.append(analysed_glass(glass, records_of(glass, out), Exact.load(glass, out), spent))
-    # What is written has five digits: the statements are decided on that.
+    # The file has numbers of five digits, and the statements are decided by these.
     of_glasses = json.loads(as_json({"glasses": of_glasses}))["glasses"]
     return {
         "systems": of_systems,
@@ -590,14 +601,14 @@ def analysed(
 
 
 def records_of(glass: Glass, out: Path) -> dict[int, AgingRecord]:
-    """The records of a glass by its size."""
+    """Load the records of a glass, by size."""
     return {
         size: load_record(f"{glass.name}-N{size}", out, round(glass.t_max / glass.step(size))) for size in glass.sizes
     }
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The results in Markdown, from the JSON alone."""
+    """Return the results in Markdown, from the JSON alone."""
     where, systems = result["machine"], result["systems"]
     (eps,) = {system["eps"] for system in systems if system["eps"] is not None}
     parts = [
@@ -679,7 +690,7 @@ def _cell(found: Finding | None) -> str:
 
 
 def _is_shown(row: dict[str, Any]) -> bool:
-    """Of many numbers, those at round times."""
+    """Whether a number is shown: of many numbers, only those at round times are."""
     if row["what"] == "E":
         return bool(row["time"] in (1, 4, 16, 32))
     return bool((row["time"], row["lag"]) in ((1, 1), (2, 2), (2, 6), (4, 4), (8, 0.2), (8, 8), (16, 1), (16, 16)))
@@ -703,7 +714,7 @@ def _number_row(glass: dict[str, Any], row: dict[str, Any]) -> list[str]:
 
 
 def draw(systems: Sequence[System], glasses: Sequence[Glass], out: Path, directory: Path) -> list[Path]:
-    """The pictures, from the records in a directory; returns their paths."""
+    """Draw the pictures from the records in a directory, and return their paths."""
     drawn = []
     for data in dict.fromkeys(system.data for system in systems):
         chosen = [system for system in systems if system.data == data]
@@ -724,7 +735,7 @@ def _grid(rows: int, columns: int, width: float, height: float) -> Any:
 
 
 def _draw_networks(systems: Sequence[System], records: Sequence[AgingRecord]) -> Any:
-    """A column for each network: its loss with the regimes, the noise, the displacement, and that over the noise."""
+    """Draw one column per network: loss with its regimes, noise, displacement, and displacement over the noise."""
     figure, axes = _grid(4, len(systems), 4.1, 3.1)
     for column, system, record in zip(axes.T, systems, records, strict=True):
         plot_loss(record, Network(record).regimes, ax=column[0])
@@ -750,7 +761,7 @@ def _draw_networks(systems: Sequence[System], records: Sequence[AgingRecord]) ->
 
 
 def _draw_landscape(systems: Sequence[System], records: Sequence[AgingRecord]) -> Any:
-    """Directions that are not flat along the run, and heights of barriers against the lag."""
+    """Draw the directions that are not flat along the run, and the heights of barriers against the lag."""
     figure, ((left, right),) = _grid(1, 2, 6.2, 4.2)
     for k, (system, record) in enumerate(zip(systems, records, strict=True)):
         style = {"color": f"C{KINDS.index(system.kind)}", "label": f"{system.data}, {system.kind}"}
@@ -776,7 +787,7 @@ def _draw_landscape(systems: Sequence[System], records: Sequence[AgingRecord]) -
 
 
 def _draw_glass(glasses: Sequence[Glass], found: Sequence[tuple[dict[int, AgingRecord], Exact]]) -> Any:
-    """Energies, the correlation at T = 0, and the displacement at T > 0 with its plateau: callback and equations."""
+    """Draw energies, the correlation at T = 0, and the displacement at T > 0, from the callback and the equations."""
     from matplotlib import colormaps
     from matplotlib.ticker import NullFormatter
 
@@ -821,7 +832,7 @@ def _draw_glass(glasses: Sequence[Glass], found: Sequence[tuple[dict[int, AgingR
     right.legend(fontsize=8)
     for ax in (left, middle, right):
         ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
-        ax.xaxis.set_minor_formatter(NullFormatter())  # which would label them where an axis spans little
+        ax.xaxis.set_minor_formatter(NullFormatter())  # no labels of minor ticks on short axes
     return figure
 
 
@@ -831,7 +842,7 @@ def _draw_glass(glasses: Sequence[Glass], found: Sequence[tuple[dict[int, AgingR
 def tasks_of(
     systems: Sequence[System], glasses: Sequence[Glass], data_dir: Path, out: Path
 ) -> dict[str, Callable[[], float]]:
-    """All that is to be run, the longest first."""
+    """Return all tasks, the longest first."""
     tasks: list[tuple[float, str, Callable[[], float]]] = [
         (system.minutes, system.name, partial(train, system, data_dir, out)) for system in systems
     ]
@@ -844,15 +855,15 @@ def tasks_of(
 
 
 def main() -> None:
-    """Train all networks and glasses, several at once, and write what was found."""
+    """Train all networks and glasses, several at once, and write the results."""
     quick = "fewer steps, on digits, small glasses, and a bit of MNIST, in a minute"
-    options = options_of("comparing_dynamics", __doc__, quick, data="MNIST")
+    options = options_of("comparing_dynamics", __doc__, quick, needs_mnist=True)
     systems, glasses = (QUICK_SYSTEMS, QUICK_GLASSES) if options.quick else (SYSTEMS, GLASSES)
     if not options.analyse and any(system.data == "MNIST" for system in systems):
-        mnist(options.data_dir)  # once, before several ask for it
+        mnist(options.data_dir)  # download it before several processes need it
     spent = several(tasks_of(systems, glasses, options.data_dir, options.out), options)
     found = analysed(systems, glasses, spent.pop("runs"), options.out)
-    # The pictures are of the records, not of the numbers that are kept.
+    # The pictures need the records, not only the numbers of the JSON.
     conclude(
         "comparing_dynamics",
         {**spent, **found},

@@ -2,22 +2,22 @@ r"""Subaging on a simple problem, under- to over-parametrised: exponent, final l
 
 Herrera Segura et al. 2022 (arXiv 2209.02517) see subaging in under-parametrised networks: the lag t* at which the
 displacement reaches a threshold grows as :math:`t_w^\mu` with :math:`\mu < 1`. Their own simple problem is not known
-here. This is another one: 1,000 points on a hypersphere in 20 dimensions, put in two classes by a small random
-network, the teacher, and then a fifth of them in the wrong one, which can only be learnt by heart. Students 20-h-h-2,
+here. This is another one: 1,000 points on a hypersphere in 20 dimensions. A small random network, the teacher, puts
+them into two classes. Then a fifth of them get the wrong label, which can only be learnt by heart. Students 20-h-h-2,
 tanh, of more and more hidden units h learn them under the protocol of the paper's MNIST example: plain SGD at learning
-rate 0.05, minibatches of 50, an L2 term of strength 1e-4, Glorot-uniform weights, biases of zero, 200,000 steps; ten
-waiting times from 10^3 to 10^5 and twenty lags from 10 to 10^5. Of each eight replicas, trained as one, with
-minibatches of their own that are reshuffled in every pass. Two of them also without the L2 term.
+rate 0.05, minibatches of 50, an L2 term of strength 1e-4, Glorot-uniform weights, biases of zero, 200,000 steps, ten
+waiting times from 10^3 to 10^5 and twenty lags from 10 to 10^5. Eight replicas of each student are trained as one, with
+their own minibatches that are reshuffled in every pass. Two students are also trained without the L2 term.
 
-``python -m examples.subaging_teacher`` takes about a quarter of an hour on two cores and writes the results that are
-committed; ``--quick`` takes less than half a minute, and writes beside its records.
+``python -m examples.studies.subaging_teacher`` takes about a quarter of an hour on two cores and writes the results
+that are committed. ``--quick`` takes less than half a minute, and writes beside its records.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,20 +29,24 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.report import table
-from examples.common import (
+from examples.studies.common import (
+    EFFECTIVE,
+    PLAIN,
     Progress,
     Replicas,
     at_steps,
     conclude,
     fully_connected,
+    layers_of,
     load_record,
     loader,
     losses,
+    n_weights,
     options_of,
     place_for,
+    quiet,
     several,
-    silent,
+    table,
     train_on_cpu,
     with_error,
 )
@@ -66,12 +70,11 @@ DIMENSION, N_TRAIN, N_TEST, TURNED_OVER = 20, 1_000, 10_000, 0.2
 TEACHER = 5
 """Hidden units of the teacher."""
 THRESHOLDS = (1e-3, 1e-2, 1e-1)
-"""The first is that of the paper."""
+"""Displacements to be reached. The first is the threshold of the paper."""
 LEARNT = 0.999
-"""Training accuracy from which all is called learnt: the mean over replicas, of which each sample is a thousandth."""
+"""Training accuracy, the mean over the replicas, from which on a student has learnt all."""
 DRAWN = (4, 32)
 """Hidden units of an under- and an over-parametrised student, whose curves are drawn."""
-EFFECTIVE, PLAIN = "collapse, effective time", "collapse, plain"
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,18 @@ class Run:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of all layers."""
+        """Sizes of all layers."""
         return DIMENSION, self.hidden, self.hidden, 2
 
     @property
     def n_parameters(self) -> int:
-        """Weights and biases."""
-        return sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False))
+        """Number of weights and biases."""
+        return n_weights(self.sizes)
 
     @property
     def name(self) -> str:
-        """Of its directory."""
-        return f"{'-'.join(map(str, self.sizes))}{'' if self.l2 else '-no-l2'}"
+        """Name of the directory."""
+        return f"{layers_of(self.sizes)}{'' if self.l2 else '-no-l2'}"
 
 
 RUNS = (
@@ -105,7 +108,7 @@ QUICK_RUNS = (Run(4), Run(32))
 
 
 def problem() -> tuple[TensorDataset, TensorDataset]:
-    """Training set, some labels of which are turned over, and test set, whose labels are those of the teacher."""
+    """Return the training set with some wrong labels, and the test set with the labels of the teacher."""
     generator = torch.Generator().manual_seed(0)
     first = 2 * torch.randn(DIMENSION, TEACHER, generator=generator) / DIMENSION**0.5
     second = torch.randn(TEACHER, generator=generator)
@@ -118,22 +121,21 @@ def problem() -> tuple[TensorDataset, TensorDataset]:
 
 
 def train(run: Run, steps: int, out: Path) -> float:
-    """Train the replicas of one student; their record goes to ``out/<name>``. Returns the seconds it took."""
-    silent()
+    """Train the replicas of one student, save the record in ``out/<name>``, and return the seconds it took."""
+    quiet()
     seed_everything(0, verbose=False)
     start, (data, test_set) = time.perf_counter(), problem()
     schedule = LogTimeSchedule.preset("subaging", steps)
     model = Replicas(
-        partial(fully_connected, run.sizes, glorot=True), N_REPLICA, learning_rate=LEARNING_RATE, l2=run.l2
+        partial(fully_connected, run.sizes), N_REPLICA, learning_rate=LEARNING_RATE, own_minibatches=True, l2=run.l2
     )
-    said: dict[str, Any] = {"summary": False}
-    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), **said)
+    monitor = AgingMonitor(schedule, dirpath=place_for(run.name, out), summary=False)
     of_loss = LogTimeSchedule.logspaced(steps, waiting_times_per_decade=10).waiting_times
     test = {"test": DataLoader(test_set, batch_size=N_TEST)}
     callbacks: list[Callback] = [
         monitor,
-        LogTimeEvaluator(at_steps(*of_loss, steps), loaders=test, batch_size=N_TRAIN, loss=losses, **said),
-        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), loss=losses, **said),
+        LogTimeEvaluator(at_steps(*of_loss, steps), loaders=test, batch_size=N_TRAIN, loss=losses, summary=False),
+        GradientNoiseMonitor(at_steps(*schedule.waiting_times, steps), loss=losses, summary=False),
         Progress(run.name),
     ]
     train_on_cpu(model, steps, callbacks, loader(data, steps, BATCH_SIZE, range(N_REPLICA)))
@@ -141,13 +143,13 @@ def train(run: Run, steps: int, out: Path) -> float:
 
 
 def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
-    """What is kept of one student."""
+    """Return the results of one student."""
     times, curves, judged = record.waiting_times, relaxation_curves(record), verdict(record)
     accuracy = record.one_time("train_accuracy")
     learnt = accuracy[0][accuracy[1] >= LEARNT]
     fit = _fit(record, THRESHOLDS)
     return {
-        "layers": "-".join(map(str, run.sizes)),
+        "layers": layers_of(run.sizes),
         "n_parameters": record.n_parameters["all"],
         "l2": run.l2,
         "n_replica": curves.n_replica,
@@ -176,7 +178,7 @@ def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
 
 
 def _fit(record: AgingRecord, thresholds: Sequence[float]) -> AgingExponent | NotEnoughDataError:
-    """The exponent from all waiting times; or why there is none, as of a student that has stopped."""
+    """Return the exponent from all waiting times, or the error that tells why there is none."""
     window = int(record.waiting_times[0]), int(record.waiting_times[-1])
     try:
         return aging_exponent(record, thresholds=[*thresholds], window=window)
@@ -185,18 +187,21 @@ def _fit(record: AgingRecord, thresholds: Sequence[float]) -> AgingExponent | No
 
 
 def _collapses(fit: AgingExponent | NotEnoughDataError) -> dict[str, Any]:
-    """By both scaling variables; None where there is none."""
-    methods, found = {"effective time": EFFECTIVE, "plain": PLAIN}, not isinstance(fit, NotEnoughDataError)
+    """Return the exponents by collapse in both scaling variables, None if there are none."""
+    methods = {"effective time": EFFECTIVE, "plain": PLAIN}
+    if isinstance(fit, NotEnoughDataError):
+        nothing = dict.fromkeys(methods)
+        return {"mu": nothing, "mu_error": nothing, "scatter": nothing, "interval": None}
     return {
-        "mu": {name: fit.estimates[method] if found else None for name, method in methods.items()},
-        "mu_error": {name: fit.standard_errors.get(method) if found else None for name, method in methods.items()},
-        "scatter": {name: fit.scatter[method] if found else None for name, method in methods.items()},
-        "interval": fit.interval if found else None,
+        "mu": {name: fit.estimates[method] for name, method in methods.items()},
+        "mu_error": {name: fit.standard_errors.get(method) for name, method in methods.items()},
+        "scatter": {name: fit.scatter[method] for name, method in methods.items()},
+        "interval": fit.interval,
     }
 
 
 def _at_threshold(record: AgingRecord, curves: Curves, threshold: float) -> dict[str, Any]:
-    """The slope of the lags to one threshold with its error over the replicas, and which lags there are."""
+    """Return the slope of the lags to one threshold with its error over the replicas, and the lags."""
     law, alone = threshold_fit(curves, threshold), _fit(record, [threshold])
     error = np.nan if isinstance(alone, NotEnoughDataError) else alone.standard_errors.get("threshold", np.nan)
     return {
@@ -215,7 +220,7 @@ def _at_threshold(record: AgingRecord, curves: Curves, threshold: float) -> dict
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The results in Markdown, from the JSON alone."""
+    """Return the results in Markdown, from the JSON alone."""
     runs, where = result["runs"], result["machine"]
     mu_of = [f"mu at {_power(threshold)}" for threshold in THRESHOLDS]
     parts = [
@@ -283,7 +288,7 @@ def _of_threshold(law: dict[str, Any]) -> str:
 
 
 def _doubts(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Each doubt, without its numbers, and the students that have it. Of unreached thresholds the counts tell."""
+    """Return the students by doubt, without the numbers in it. The counts already show unreached thresholds."""
     found: dict[str, list[str]] = {}
     for run in runs:
         for doubt in run["doubts"]:
@@ -301,12 +306,12 @@ def _judged(run: dict[str, Any]) -> list[str]:
 
 
 def _end(run: dict[str, Any], name: str) -> tuple[float, float]:
-    """The last value of a series, and its error."""
+    """Return the last value of a series, and its error."""
     return run["series"][name]["values"][-1], run["series"][f"{name}_error"]["values"][-1]
 
 
 def _missed(run: dict[str, Any], name: str) -> tuple[float, float]:
-    """What an accuracy leaves of 1 at the end, and its error."""
+    """Return one minus an accuracy at the end, and its error."""
     accuracy, error = _end(run, name)
     return 1 - accuracy, error
 
@@ -319,7 +324,7 @@ def _power(value: float) -> str:
 
 
 def draw(result: dict[str, Any], directory: Path) -> list[Path]:
-    """Two pictures, from the JSON alone: curves of two students; exponents, losses and errors against N."""
+    """Draw two pictures from the JSON alone, and return their paths: curves, and exponents, losses and errors."""
     pictures = [directory / "subaging_teacher.png", directory / "subaging_teacher_n.png"]
     drawn = [run for run in result["runs"] if run["l2"] and run["layers"] in [_layers(h) for h in DRAWN]]
     figure = new_figure(len(drawn))
@@ -340,20 +345,22 @@ def draw(result: dict[str, Any], directory: Path) -> list[Path]:
     bare = [run for run in result["runs"] if not run["l2"]]
     for k, (threshold, colour) in enumerate(zip(THRESHOLDS, ("tab:blue", "tab:cyan", "tab:gray"), strict=True)):
         label = rf"threshold $\Delta^* = 10^{{{np.log10(threshold):.0f}}}$"
-        _against_n(left, runs, lambda run, k=k: _slope(run["thresholds"][k]), colour, label)
+        _against_n(left, runs, [_slope(run["thresholds"][k]) for run in runs], colour, label)
     for name, colour, label in (
         ("effective time", "tab:red", r"collapse in $\lambda$"),
         ("plain", "tab:orange", r"collapse in $t/t_w^\mu$"),
     ):
-        _against_n(left, runs, lambda run, name=name: (run["mu"][name], run["mu_error"][name]), colour, label)
+        _against_n(left, runs, [(run["mu"][name], run["mu_error"][name]) for run in runs], colour, label)
     left.axhline(1, color="0.4", linestyle=":", linewidth=1)
     left.set_ylabel(r"aging exponent $\mu$")
-    _against_n(middle, runs, lambda run: _end(run, "train_loss"), "tab:blue", "L2 term $10^{-4}$")
-    _against_n(middle, bare, lambda run: _end(run, "train_loss"), "tab:orange", "without", marker="s", line="")
+    _against_n(middle, runs, [_end(run, "train_loss") for run in runs], "tab:blue", "L2 term $10^{-4}$")
+    _against_n(middle, bare, [_end(run, "train_loss") for run in bare], "tab:orange", "without", marker="s", line="")
     middle.set_yscale("log")
     middle.set_ylabel("training loss at the end")
-    _against_n(right, runs, lambda run: _missed(run, "train_accuracy"), "tab:blue", "training set")
-    _against_n(right, runs, lambda run: _missed(run, "test_accuracy"), "tab:red", "test set, without wrong labels")
+    _against_n(right, runs, [_missed(run, "train_accuracy") for run in runs], "tab:blue", "training set")
+    _against_n(
+        right, runs, [_missed(run, "test_accuracy") for run in runs], "tab:red", "test set, without wrong labels"
+    )
     right.set_ylabel("fraction not learnt at the end")
     low = max((run["n_parameters"] for run in runs if run["learnt_at"] is None), default=None)
     high = min((run["n_parameters"] for run in runs if run["learnt_at"] is not None), default=None)
@@ -373,21 +380,22 @@ def _slope(law: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _layers(hidden: int) -> str:
-    return "-".join(map(str, Run(hidden).sizes))
+    return layers_of(Run(hidden).sizes)
 
 
 def _against_n(
     ax: Any,
     runs: list[dict[str, Any]],
-    of: Callable[[dict[str, Any]], tuple[float | None, float | None]],
+    values_and_errors: Sequence[tuple[float | None, float | None]],
     colour: str,
     label: str,
     *,
     marker: str = "o",
     line: str = "-",
 ) -> None:
-    """Points with error bars, where there is a value."""
-    points = np.array([(run["n_parameters"], *of(run)) for run in runs], dtype=np.float64).reshape(-1, 3)
+    """Draw points with error bars. A run without a value has no point."""
+    rows = [(run["n_parameters"], *pair) for run, pair in zip(runs, values_and_errors, strict=True)]
+    points = np.array(rows, dtype=np.float64).reshape(-1, 3)
     n, values, errors = points[np.isfinite(points[:, 1])].T
     style = {"color": colour, "label": label, "fmt": marker + line, "markersize": 4, "linewidth": 1.2, "capsize": 3}
     ax.errorbar(n, values, np.nan_to_num(errors), **style)
@@ -403,10 +411,10 @@ def _same_height(axes: Sequence[Any]) -> None:
 
 
 def main() -> None:
-    """Train all students, several at once, and write what was found."""
+    """Train all students, several at once, and write the results."""
     options = options_of("subaging_teacher", __doc__, quick=f"two students for {QUICK_STEPS:,} steps, in half a minute")
     runs, steps = (QUICK_RUNS, QUICK_STEPS) if options.quick else (RUNS, STEPS)
-    # The longest first.
+    # Start the longest training first.
     ordered = sorted(runs, key=lambda run: run.n_parameters, reverse=True)
     spent = several({run.name: partial(train, run, steps, options.out) for run in ordered}, options)
     seconds = spent.pop("runs")

@@ -1,0 +1,1 @@
+"""Reproductions of published results. Run each with ``python -m examples.studies.<name>``."""
