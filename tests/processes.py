@@ -53,17 +53,17 @@ def launch(script: str | Path, *arguments: object, processes: int = 1, timeout: 
         variables: Additional environment variables.
 
     Raises:
-        AssertionError: A process failed, or the time is over. The message is the end of the output.
+        AssertionError: A process failed, or was killed because the time is over. The message has the end of the output.
     """
     if processes > 1:
         port = str(find_free_network_port())
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
+    command = [str(ROOT / script), *map(str, arguments)]
     context, group, end = children(), [], time.monotonic() + timeout
     with tempfile.NamedTemporaryFile() as output:
         try:
             for rank in range(processes):
                 own = variables | ({"LOCAL_RANK": str(rank)} if processes > 1 else {})
-                command = [str(ROOT / script), *map(str, arguments)]
                 group.append(context.Process(target=_run, args=(output.name, command, own)))
                 group[-1].start()
             running = list(group)
@@ -71,7 +71,7 @@ def launch(script: str | Path, *arguments: object, processes: int = 1, timeout: 
                 if not wait([process.sentinel for process in running], timeout=max(0.0, end - time.monotonic())):
                     break
                 running = [process for process in running if process.is_alive()]
-            if running and time.monotonic() < end:  # one has failed: the others may say why
+            if running and time.monotonic() < end:  # one has failed, and the others may print why
                 wait([process.sentinel for process in running], timeout=5)
         finally:
             for process in group:
@@ -81,7 +81,8 @@ def launch(script: str | Path, *arguments: object, processes: int = 1, timeout: 
                     process.kill()
                 process.join()
         printed = Path(output.name).read_text()
-    assert all(process.exitcode == 0 for process in group), printed[-5000:]
+    statuses = [process.exitcode for process in group]
+    assert not any(statuses), f"exit statuses {statuses} of {command}\n{printed[-5000:]}"
     return printed
 
 
