@@ -43,7 +43,7 @@ def children() -> ForkServerContext:
 
 
 def launch(script: str | Path, *arguments: object, processes: int = 1, timeout: float = 240, **variables: str) -> str:
-    """Run a script as ``python script arguments`` does, and return all that it prints.
+    """Run a script in the root of the repository, as ``python script arguments`` does, and return all that it prints.
 
     Args:
         script: Path of the script, relative to the root of the repository.
@@ -64,7 +64,7 @@ def launch(script: str | Path, *arguments: object, processes: int = 1, timeout: 
         try:
             for rank in range(processes):
                 own = variables | ({"LOCAL_RANK": str(rank)} if processes > 1 else {})
-                group.append(context.Process(target=_run, args=(output.name, command, own)))
+                group.append(context.Process(target=_run, args=(output.name, command, environment(**own))))
                 group[-1].start()
             running = list(group)
             while running and all(process.exitcode in (None, 0) for process in group):
@@ -92,6 +92,8 @@ def _run(output: str, command: list[str], variables: dict[str, str]) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    os.chdir(ROOT)
+    os.environ.clear()  # the server has the variables of the test that started it
     os.environ.update(variables)
     torch.set_num_threads(1)
     sys.argv = command
