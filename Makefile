@@ -4,10 +4,12 @@
 #   make bench    measure what the package costs; results go to benchmarks/results
 #   make lint     lint, types and architecture alone
 #   make clean    remove .venv and what was built
+# WORKERS=8 runs so many tests at once, instead of two. Each worker needs about two GB of memory.
 # CONSTRAINTS= installs the newest versions that the ranges in pyproject.toml allow, instead of the tested set.
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -17,7 +19,7 @@ demo: $(READY)
 	$(BIN)/python -m examples.digits
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

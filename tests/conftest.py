@@ -15,7 +15,9 @@ import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that need a GPU or an optional package which is not here, and give the reason."""
+    """Run slow tests first, and skip those that need a GPU or an optional package which is not here."""
+    # Two workers then end at nearly the same time, because only short tests are left to share out at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))

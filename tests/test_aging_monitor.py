@@ -25,6 +25,7 @@ from torch import nn
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
 from lightning_glassy.loggers.dispatch import log_directory
 from tests.helpers import Recomputing, SmallNet, data, environment, quiet_trainer
+from tests.processes import launch
 
 
 def expected_pairs(max_step: int) -> set[tuple[int, int]]:
@@ -689,8 +690,7 @@ if __name__ == "__main__":
 """
     script = tmp_path / "train.py"
     script.write_text(code)
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment())
-    assert result.returncode == 0, result.stderr[-3000:]
+    launch(script)
     saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
     assert pairs(saved) == expected_pairs(60)
     assert saved.meta["world_size"] == 2

@@ -29,6 +29,7 @@ SCHEDULE = LogTimeSchedule.logspaced(
     100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
 )
 EPS = 0.5
+CLOCK = SubagingClock(mu=0.6, kappa=0.3)
 WHOLE = (10, 100_000)  # early waiting times, with lags far above them, tell the scaling variables apart
 
 
@@ -55,6 +56,12 @@ def gaussian_record(covariance: Callable, n: int, n_replica: int, seed: int) -> 
     return record
 
 
+@functools.cache
+def clock_record(seed: int) -> AgingRecord:
+    """Eight replicas of an exactly slowing clock with mu = 0.6. Several tests share them."""
+    return gaussian_record(CLOCK.covariance, 500, 8, seed)
+
+
 def curves_record(msd: Callable, n_replica: int = 1, noise: float = 0.0) -> AgingRecord:
     """A record whose MSD is a given function of waiting time and lag, with independent relative noise."""
     rng = np.random.default_rng(0)
@@ -67,9 +74,7 @@ def curves_record(msd: Callable, n_replica: int = 1, noise: float = 0.0) -> Agin
 
 
 def test_the_effective_time_is_unbiased_on_an_exactly_slowing_clock() -> None:
-    glass = SubagingClock(mu=0.6, kappa=0.3)
-    records = [gaussian_record(glass.covariance, 500, 8, seed) for seed in range(12)]
-    fits = [aging_exponent(record, window=WHOLE, n_bootstrap=20) for record in records]
+    fits = [aging_exponent(clock_record(seed), window=WHOLE, n_bootstrap=20) for seed in range(12)]
     effective = np.array([fit.estimates["collapse, effective time"] for fit in fits])
     assert abs(effective.mean() - 0.6) < 3 * effective.std(ddof=1) / np.sqrt(12)
     assert effective.std() < 0.02
@@ -82,8 +87,7 @@ def test_the_effective_time_is_unbiased_on_an_exactly_slowing_clock() -> None:
 
 @pytest.mark.parametrize("observable", ["decorrelation", "overlap"])
 def test_correlation_and_overlap_have_the_exponent_of_the_clock(observable: str) -> None:
-    records = [gaussian_record(SubagingClock(mu=0.6, kappa=0.3).covariance, 500, 8, seed) for seed in range(4)]
-    fits = [aging_exponent(record, observable, n_bootstrap=20) for record in records]
+    fits = [aging_exponent(clock_record(seed), observable, n_bootstrap=20) for seed in range(4)]
     z = [
         (fit.estimates["collapse, effective time"] - 0.6) / fit.standard_errors["collapse, effective time"]
         for fit in fits

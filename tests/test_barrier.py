@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +26,8 @@ from lightning_glassy import (
     ReplicaEnsemble,
 )
 from lightning_glassy import observables as obs
-from tests.helpers import SmallNet, data, environment, quiet_trainer
+from tests.helpers import SmallNet, data, quiet_trainer
+from tests.processes import launch
 from tests.test_probes import End, Heard, Noisy, assert_same
 
 pytestmark = [
@@ -378,16 +377,8 @@ def test_data_that_a_batch_norm_cannot_do_with_are_left_out(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_one_of_two_processes_measures_what_a_single_one_does(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
     for n in ("1", "2"):
-        run = subprocess.run(
-            [sys.executable, str(root / "tests" / "followers_in_parallel.py"), str(tmp_path / n), n],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert run.returncode == 0, run.stderr[-5000:]
+        launch("tests/followers_in_parallel.py", tmp_path / n, n, processes=int(n))
     single, double = (AgingRecord.load(tmp_path / n / "measured" / "glassy" / "aging_record.npz") for n in "12")
     assert set(single.profile_names) == {"weights", "displacement", "loss_path"}
     for name in single.profile_names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from benchmarks.device.command import Part, ended, run_parts
 from benchmarks.device.findings import Findings, load
 from benchmarks.pretend_cuda import NAME, pretend_cuda
 from benchmarks.report import Clock, in_turns, paired
+from tests.processes import launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -238,28 +238,21 @@ def test_a_dry_run_of_some_parts(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_the_python_time_of_an_event_needs_no_gpu(tmp_path: Path) -> None:
     # In a process of its own: kernels that the fake driver has loaded stay with it.
-    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "benchmarks", "host", "--events", "20"]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    rows = [line.split("|") for line in run.stdout.splitlines() if line.startswith(("| 10 ", "| 1,000 "))]
+    script = tmp_path / "host.py"
+    script.write_text("import runpy\nrunpy.run_module('benchmarks', run_name='__main__')\n")
+    printed = launch(script, "host", "--events", 20, TRITON_CACHE_DIR=str(tmp_path))
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith(("| 10 ", "| 1,000 "))]
     assert len(rows) == 2
     assert all(1 <= float(row[-2]) <= 3 for row in rows)  # launches
-    assert "no call of CUDA" in run.stdout
+    assert "no call of CUDA" in printed
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_kernels_are_compiled_without_a_gpu_and_found_again(tmp_path: Path) -> None:
-    code = "from benchmarks.device.precompile import CASES, precompile\nprecompile(CASES[:1])\n"
-    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
-
-    def last_line() -> str:
-        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        return run.stdout.splitlines()[-1]
-
-    first, again = last_line(), last_line()
+    script = tmp_path / "precompile.py"
+    script.write_text("from benchmarks.device.precompile import CASES, precompile\nprecompile(CASES[:1])\n")
+    first, again = (launch(script, TRITON_CACHE_DIR=str(tmp_path)).splitlines()[-1] for _ in range(2))
     n = int(first.split()[0])
     assert n >= 2
     assert first.startswith(f"{n} kernels, of which 0 were there")

@@ -6,8 +6,6 @@ import builtins
 import contextlib
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,8 @@ from lightning_glassy import (
     LogTimeEvaluator,
     Steps,
 )
-from tests.helpers import SmallNet, data, environment, quiet_trainer
+from tests.helpers import SmallNet, data, quiet_trainer
+from tests.processes import launch
 from tests.test_probes import End, Manual, Noisy, NoLoss, assert_same, weights_after
 
 pytestmark = [
@@ -384,13 +383,8 @@ def test_weights_of_16_bits_are_measured_with_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_of_two_processes_one_measures_what_a_single_one_does(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
     for devices in ("1", "2"):
-        command = [sys.executable, str(root / "tests" / "curvature_in_parallel.py"), str(tmp_path / devices), devices]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=root, env=environment(), timeout=240, check=False
-        )
-        assert done.returncode == 0, done.stderr[-5000:]
+        launch("tests/curvature_in_parallel.py", tmp_path / devices, devices, processes=int(devices))
     single, double = (AgingRecord.load(tmp_path / n / "measured" / "glassy" / "aging_record.npz") for n in "12")
     assert double.one_time_names == single.one_time_names
     for name in single.one_time_names:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_glassy import AgingRecord, FabricAgingMonitor, LogTimeSchedule
-from tests.helpers import environment
+from tests.processes import launch
 
 SCHEDULE = LogTimeSchedule([0, 1, 3], [1, 2, 5])
 
@@ -278,9 +276,7 @@ reference = AgingRecord.from_trajectory(np.array(path), schedule)
 assert np.allclose(monitor.record.msd(), reference.msd(), rtol=1e-6)
 """
     )
-    subprocess.run(
-        [sys.executable, script, tmp_path / "out"], check=True, timeout=300, capture_output=True, env=environment()
-    )
+    launch(script, tmp_path / "out", processes=2)
     assert AgingRecord.load(tmp_path / "out" / "aging_record.npz").n_parameters == {"all": 18}
 
 
@@ -316,7 +312,7 @@ except RuntimeError:
     )
     out = tmp_path / "out"
     out.mkdir()
-    subprocess.run([sys.executable, script, out], check=True, timeout=300, capture_output=True, env=environment())
+    launch(script, out)  # Lightning starts the second process
     assert (out / "rank_0").read_text() == "('all',)"
     assert (out / "rank_1").read_text() == "nothing"
     record = AgingRecord.load(out / "aging_record.npz")

@@ -11,7 +11,6 @@ import contextlib
 import io
 import itertools
 import logging
-import multiprocessing
 import os
 import pkgutil
 import re
@@ -38,9 +37,7 @@ from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
 from lightning_glassy.loggers import files
 from lightning_glassy.report import report
 from tests.helpers import SmallNet, data, quiet_trainer
-
-CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["tests.test_faults", "lightning_glassy.plotting", "torch.utils.tensorboard"])
+from tests.processes import children
 
 # Something is measured at nearly every step, for longer than any of these trainings takes.
 DENSE = LogTimeSchedule(range(0, 50_000, 5), [1, 2, 5, 10])
@@ -100,8 +97,9 @@ class At(Callback):
 
 def start(run: Callable[..., None], root: Path, *arguments: Any) -> Any:
     root.mkdir(exist_ok=True)
-    output, in_child = CHILDREN.Pipe(duplex=False)  # no file: the disk may be the one that is full
-    child = CHILDREN.Process(target=_in_child, args=(in_child, run, root, *arguments), daemon=True)
+    context = children()
+    output, in_child = context.Pipe(duplex=False)  # no file: the disk may be the one that is full
+    child = context.Process(target=_in_child, args=(in_child, run, root, *arguments), daemon=True)
     child.start()
     in_child.close()
     child.output = io.BytesIO()
@@ -119,7 +117,6 @@ def _in_child(output: Any, run: Callable[..., None], root: Path, *arguments: Any
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these trainings are on the CPU, see tests.helpers.environment
     torch.set_num_threads(1)
     run(root, *arguments)
 

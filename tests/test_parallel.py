@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,30 +14,16 @@ from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.memory import plan_sample
 from lightning_glassy.measure.select import Selected, share_out
 from lightning_glassy.measure.shards import Block, ParametersChangedError, Processes, Shard, UnmeasurableError
-from tests.helpers import environment
+from tests.processes import launch as run_script
 
 NAMES = ("glassy", "sampled", "displacement")
 
 
 def launch(place: Path, kind: str, *tasks: str) -> str:
-    """Run the script, which Lightning multiplies; what all processes printed."""
-    root = Path(__file__).parent.parent
-    with subprocess.Popen(
-        [sys.executable, str(root / "tests" / "parallel.py"), kind, str(place), *tasks],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=root,
-        env=environment(DS_ACCELERATOR="cpu"),
-        start_new_session=True,
-    ) as process:
-        try:
-            printed, _ = process.communicate(timeout=240)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            raise
-    assert process.returncode == 0, printed[-5000:]
-    return printed
+    """Run the script for a strategy, and return what all processes print."""
+    # Lightning itself starts the other processes for the two kinds of DDP.
+    processes = {"single": 1, "ddp": 1, "ddp_fork": 1, "hsdp": 4, "fsdp1_hybrid": 4, "2x2": 4}.get(kind, 2)
+    return run_script("tests/parallel.py", kind, place, *tasks, processes=processes, DS_ACCELERATOR="cpu")
 
 
 def record(place: Path, *parts: str) -> AgingRecord:

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_glassy import AgingRecord
-from tests.helpers import environment
-
-
-def launch(place: Path, devices: int) -> str:
-    """Run the script, which Lightning multiplies; what all processes printed."""
-    root = Path(__file__).parent.parent
-    with subprocess.Popen(
-        [sys.executable, str(root / "tests" / "probes_in_parallel.py"), str(place), str(devices)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=root,
-        env=environment(),
-        start_new_session=True,
-    ) as process:
-        try:
-            printed, _ = process.communicate(timeout=240)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            raise
-    assert process.returncode == 0, printed[-5000:]
-    return printed
+from tests.processes import launch
 
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
-    launch(tmp_path / "1", 1)
-    printed = launch(tmp_path / "2", 2)
+    launch("tests/probes_in_parallel.py", tmp_path / "1", 1)
+    printed = launch("tests/probes_in_parallel.py", tmp_path / "2", 2, processes=2)
     single, double = (AgingRecord.load(tmp_path / n / "measured" / "glassy" / "aging_record.npz") for n in "12")
     assert double.one_time_names == single.one_time_names
     assert {"train_loss", "train_accuracy", "gradient_noise/up"} <= set(single.one_time_names)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,8 @@ from lightning_glassy.measure.select import as_replicas, select_parameters
 from lightning_glassy.measure.snapshots import SnapshotBank
 from lightning_glassy.plotting import plot_chi4, plot_replica_overlaps
 from lightning_glassy.report import report
-from tests.helpers import data, environment, quiet_trainer
+from tests.helpers import data, quiet_trainer
+from tests.processes import launch
 from tests.test_aging_monitor import pairs
 
 
@@ -366,9 +365,7 @@ end_processes()
 def test_processes_of_ddp_share_the_replicas_out(tmp_path: Path, batches: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     for devices in ("1", "2"):
-        command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / devices), batches, devices]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
-        assert result.returncode == 0, result.stderr[-3000:]
+        launch(tmp_path / "script.py", tmp_path / devices, batches, devices, processes=int(devices))
     one, two = (AgingRecord.load(tmp_path / n / "glassy" / "aging_record.npz") for n in ("1", "2"))
     assert two.n_replica == 5
     assert pairs(one) == pairs(two)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +22,8 @@ from lightning_glassy import AgingMonitor, AgingRecord, AgingTracker, LogTimeSch
 from lightning_glassy.loggers.dispatch import MetricsSink
 from lightning_glassy.measure.resume import StateError
 from lightning_glassy.measure.snapshots import SnapshotBank
-from tests.helpers import SmallNet, data, environment, quiet_trainer
+from tests.helpers import SmallNet, data, quiet_trainer
+from tests.processes import launch
 
 # Lightning's own, on loaders without a state and on checkpoint callbacks; and ours, where a test does not ask for it.
 pytestmark = [
@@ -178,15 +177,7 @@ print("the same", len(whole))
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    result = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(),
-    )
-    assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
-    assert "the same 97" in result.stdout
+    assert "the same 97" in launch(tmp_path / "script.py", tmp_path, timeout=300)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EPS = (1e-3, 1e-1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_the_kernels_in_tritons_interpreter() -> None:
