@@ -46,7 +46,6 @@ class SnapshotBank:
         self._device = None if device is None else torch.device(device)
         self._spare: list[Snapshot] = []
         self.live: dict[int, Snapshot] = {}
-        self._keeps_weights = True
 
     def reserve(self, count: int) -> None:
         """Allocate memory for ``count`` snapshots, live and spare together, before they are captured."""
@@ -55,14 +54,17 @@ class SnapshotBank:
 
     def add(self, step: int) -> Snapshot:
         """Return an empty snapshot for the weights of ``step``. It takes the memory of a spare snapshot, if any."""
-        if not self._keeps_weights:
-            self.live[step] = Snapshot(step, [], [])
-        elif self._spare:
+        if self._spare:
             spare = self._spare.pop()
             # Make a new object, because sums that are still on their way to the host may refer to the old one.
             self.live[step] = Snapshot(step, spare.flats, spare.own_sums)
         else:
             self.live[step] = self._allocate(step)
+        return self.live[step]
+
+    def hold(self, step: int) -> Snapshot:
+        """Return a snapshot without weights, for a process that cannot measure and takes part in the sums."""
+        self.live[step] = Snapshot(step, [], [])
         return self.live[step]
 
     def _allocate(self, step: int = -1) -> Snapshot:
@@ -94,8 +96,7 @@ class SnapshotBank:
         self._spare.clear()
 
     def empty(self) -> None:
-        """Free the memory of all snapshots and of later ones, but keep their waiting times and last lags."""
-        self._keeps_weights = False
+        """Free the memory of all snapshots, but keep their waiting times and last lags."""
         self._spare.clear()
         for snapshot in self.live.values():
             snapshot.flats, snapshot.own_sums = [], []

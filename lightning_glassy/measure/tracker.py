@@ -534,12 +534,12 @@ class AgingTracker:
         if self.schedule.next_lag(-1, step) is None:
             return None
         try:
-            return self._bank.add(step)
+            return self._bank.hold(step) if self._broken else self._bank.add(step)
         except Exception as error:
             if self._processes is None:
                 raise
             self.give_up(error, self._seen)
-            return self._bank.add(step)  # without memory
+            return self._bank.hold(step)
 
     def _find_next_event(self) -> int:
         steps = [self.schedule.next_waiting_time(self._captured)]
