@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import re
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,7 +235,11 @@ def test_numbers_and_presets_measure_the_pairs_they_stand_for(tmp_path: Path) ->
     assert pairs("subaging") == set(LogTimeSchedule.preset("subaging", 200).pairs)
 
 
-def test_a_preset_needs_the_length_of_the_run() -> None:
+def test_a_preset_needs_the_length_of_the_run(tmp_path: Path) -> None:
+    callbacks: list[Callback] = [AgingMonitor(**quiet()), DisplacementDistribution("baity-jesi", **quiet())]
+    trainer = quiet_trainer(tmp_path, callbacks=callbacks, max_steps=-1, max_epochs=-1)
+    with pytest.raises(ValueError, match="schedule='baity-jesi' needs a run of known length"):
+        trainer.fit(SmallNet(), data())
     with pytest.raises(ValueError, match="schedule='subaging' needs a run of known length"):
         FabricAgingMonitor("subaging")
     with pytest.raises(ValueError, match="schedule='subaging' needs a run of known length"):
@@ -241,7 +248,7 @@ def test_a_preset_needs_the_length_of_the_run() -> None:
 
 @pytest.mark.parametrize("make", [WeightNorm, LogTimeEvaluator, AgingMonitor, FabricAgingMonitor, BarrierMonitor])
 def test_an_unknown_option_is_named(make: Any) -> None:
-    with pytest.raises(TypeError, match="'sampel'"):
+    with pytest.raises(TypeError, match=r"^\w+ has no option 'sampel'; there are \[.*'name'"):
         make(3, sampel=7)
 
 
@@ -343,6 +350,129 @@ def test_a_failing_summary_costs_a_warning(tmp_path: Path, caplog: pytest.LogCap
 
     quiet_trainer(tmp_path, callbacks=[Shy(save=False)], max_steps=8).fit(SmallNet(), data())
     assert "Shy: there is no summary (ValueError: no comment); training goes on" in caplog.messages
+
+
+def test_a_resumed_training_goes_on_in_another_fit(tmp_path: Path) -> None:
+    def fit(*callbacks: Any, until: int, trainer: Any = None, **options: Any) -> Any:
+        trainer = trainer or quiet_trainer(tmp_path, callbacks=list(callbacks))
+        trainer.fit_loop.epoch_loop.max_steps = until
+        trainer.fit(module, data(), **options)
+        return trainer
+
+    module, schedule = SmallNet(), [0, 5, 10, 15, 20, 25]
+    for monitors in ([], [AgingMonitor(**quiet())]):
+        fit(WeightNorm(schedule, **quiet()), *monitors, until=10).save_checkpoint(tmp_path / "a.ckpt")
+        norm = WeightNorm(schedule, **quiet())
+        trainer = fit(norm, *monitors, until=17, ckpt_path=tmp_path / "a.ckpt")
+        fit(until=25, trainer=trainer)
+        assert norm.record.one_time("weight_norm")[0].tolist() == [0, 5, 10, 15, 17, 20, 25]
+
+
+def test_a_callback_that_was_taken_out_measures_no_more(tmp_path: Path) -> None:
+    class Boom(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise RuntimeError("boom")
+
+    monitor = AgingMonitor(sample=None, **quiet())
+    trainer: Any = quiet_trainer(
+        tmp_path, callbacks=[monitor, DisplacementDistribution(**quiet()), Boom()], max_steps=8
+    )
+    module = SmallNet()
+    with pytest.raises(RuntimeError, match="boom"):
+        trainer.fit(module, data())
+    gone = weakref.ref(module)
+    del module, trainer.callbacks[1:]
+    trainer.fit(SmallNet(), data())
+    assert monitor.record.profile_names == ()
+    gc.collect()
+    assert gone() is None
+
+
+def test_facts_that_cannot_be_saved_cost_a_warning_and_no_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Odd(WeightNorm):
+        def describe(self) -> dict[str, Any]:
+            return {"batch": torch.zeros(3)}
+
+    class Worse(WeightNorm):
+        def describe(self) -> dict[str, Any]:
+            raise RuntimeError("no idea")
+
+    callbacks: list[Any] = [Odd(summary=False), Worse(summary=False), AgingMonitor(summary=False)]
+    quiet_trainer(tmp_path, callbacks=callbacks, max_steps=8).fit(SmallNet(), data())
+    (path,) = tmp_path.rglob("aging_record.npz")
+    assert AgingRecord.load(path) == callbacks[0].record
+    told = [line for line in caplog.messages if "training goes on" in line]
+    assert [line.split(": ")[:2] for line in told] == [
+        [who, "its facts are left out of the metadata (" + error]
+        for who, error in (("Odd", "TypeError"), ("Worse", "RuntimeError"))
+    ]
+
+
+def test_a_record_that_cannot_be_made_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Frozen(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            self.optimizers().step()  # type: ignore[union-attr]
+
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            self.requires_grad_(False)
+            return optimizer
+
+    trainer = quiet_trainer(tmp_path, callbacks=[WeightNorm()], max_steps=8)
+    trainer.fit(Frozen(), data())
+    assert trainer.global_step == 8
+    (told,) = [line for line in caplog.messages if "training goes on" in line]
+    assert told.startswith("WeightNorm: there is no record for what is measured (ValueError: ")
+
+
+def test_a_state_that_is_none_is_told_of(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, callbacks=[WeightNorm(**quiet())], max_steps=8)
+    trainer.fit(SmallNet(), data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    for damaged in ("x", {"series": 3}, {"progress": {"WeightNorm": {}}}):
+        checkpoint["lightning_glassy"]["glassy"] = damaged
+        torch.save(checkpoint, tmp_path / "b.ckpt")
+        norm = WeightNorm(**quiet())
+        with pytest.warns(UserWarning, match="WeightNorm: the series of the checkpoint cannot go on: "):
+            quiet_trainer(tmp_path, callbacks=[norm], max_steps=20).fit(
+                SmallNet(), data(), ckpt_path=tmp_path / "b.ckpt"
+            )
+        assert norm.record.one_time("weight_norm")[0].tolist() == [8, 10, 15, 20]
+
+
+def test_a_callback_that_a_module_adds_in_its_setup_is_measured(tmp_path: Path) -> None:
+    class Adding(SmallNet):
+        def setup(self, stage: str) -> None:
+            self.trainer.callbacks += [WeightNorm(**quiet()), AgingMonitor(**quiet())]  # type: ignore[attr-defined]
+
+    trainer: Any = quiet_trainer(tmp_path, max_steps=8)
+    trainer.fit(Adding(), data())
+    assert trainer.callbacks[-2].record is trainer.callbacks[-1].record
+    assert trainer.callbacks[-2].record.one_time("weight_norm")[0][-1] == 8
+
+
+def test_a_copy_shares_nothing_with_the_training(tmp_path: Path) -> None:
+    class Holding(WeightNorm):
+        def __init__(self) -> None:
+            super().__init__(**quiet())
+            self.held = [1]
+
+        def release(self) -> None:
+            self.held.clear()
+
+    class Copy(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            for callback in trainer.callbacks[:2]:
+                copy.deepcopy(callback)
+            assert trainer.callbacks[0].held
+            assert trainer.callbacks[1]._sets
+
+    quiet_trainer(tmp_path, callbacks=[Holding(), LogTimeEvaluator(**quiet()), Copy()], max_steps=3).fit(
+        SmallNet(), data()
+    )
 
 
 # ---------------------------------------------------------------------- callbacks in the wrong place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any
 
@@ -10,18 +9,23 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import Unpack
 
-from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions, check_known
 from lightning_glassy.callbacks.recording import Recording
-from lightning_glassy.callbacks.run import check_clipping, check_strategy, describe_run, max_step, tracked_module
+from lightning_glassy.callbacks.run import (
+    check_clipping,
+    check_strategy,
+    describe_run,
+    max_step,
+    schedule_of,
+    tracked_module,
+)
 from lightning_glassy.callbacks.summary import summary
 from lightning_glassy.measure.optimizers import learning_rates
 from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.shards import reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, TrackerOptions, check_options
 from lightning_glassy.record import AgingRecord
-from lightning_glassy.schedule import ScheduleLike, as_schedule, check_schedule
-
-NEVER = sys.maxsize
+from lightning_glassy.schedule import ScheduleLike, check_schedule
 
 
 class MonitorOptions(RecorderOptions, TrackerOptions, total=False):
@@ -92,7 +96,7 @@ class AgingMonitor(Recording):
         self, schedule: ScheduleLike | None = None, groups: Groups = "all", **options: Unpack[MonitorOptions]
     ) -> None:
         check_schedule(schedule)
-        ours, of_tracker = split_options(options)
+        ours, of_tracker = split_options(options, type(self).__name__)
         super().__init__(schedule, **ours)
         self.groups = groups
         self.options = check_options(groups, of_tracker)
@@ -119,6 +123,7 @@ class AgingMonitor(Recording):
         sharded = spread(tracked_module(trainer, pl_module))
         # Under DDP every rank holds the same weights. One of them measures, and no collective is needed.
         if not (trainer.is_global_zero or sharded):
+            self.recorder.load_state_dict(None)  # frees the state of the checkpoint
             return
         recorder, step = self.recorder, trainer.global_step
         recorder.track(partial(self._make_tracker, trainer, pl_module), pl_module, step)
@@ -154,7 +159,7 @@ class AgingMonitor(Recording):
         # OnExceptionCheckpoint always saves.
         callbacks = trainer.checkpoint_callbacks
         if not any(getattr(c, "save_on_exception", not isinstance(c, ModelCheckpoint)) for c in callbacks):
-            self.recorder.tracker = None
+            self.recorder.free()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the snapshots, and all that refers to the weights."""
@@ -174,14 +179,11 @@ class AgingMonitor(Recording):
         self._next_event = self.recorder.event(step, partial(_rates, trainer))
 
     def _make_tracker(self, trainer: Trainer, pl_module: LightningModule, state: Any, directory: Any) -> AgingTracker:
-        end = max_step(trainer, pl_module)
-        # fast_dev_run is a handful of steps. The schedule of the run may have nothing to measure in them.
-        schedule = None if trainer.fast_dev_run else self.schedule  # type: ignore[attr-defined]
         return AgingTracker(
             tracked_module(trainer, pl_module),
-            as_schedule(schedule, end),
+            schedule_of(self.schedule, trainer, pl_module),
             self.groups,
-            max_step=end,
+            max_step=max_step(trainer, pl_module),
             meta=describe_run(trainer, pl_module),
             state=state,
             directory=directory,
@@ -196,8 +198,13 @@ def _rates(trainer: Trainer) -> dict[str, float]:
     return rates
 
 
-def split_options(options: MonitorOptions) -> tuple[RecorderOptions, TrackerOptions]:
-    """Return the options of the recorder, and the options of the tracker."""
+def split_options(options: MonitorOptions, who: str) -> tuple[RecorderOptions, TrackerOptions]:
+    """Return the options of the recorder, and the options of the tracker.
+
+    Raises:
+        TypeError: there is no such option of the callback ``who``.
+    """
+    check_known(who, options, TrackerOptions, RecorderOptions)
     ours = {key: value for key, value in options.items() if key in RecorderOptions.__annotations__}
     rest = {key: value for key, value in options.items() if key not in ours}
     return ours, rest  # type: ignore[return-value]

@@ -167,6 +167,11 @@ class CurvatureMonitor(NetworkMeasurement):
         self._prefix = "hessian" if criterion is None else "gauss_newton"
         self._description: dict[str, Any] = {}
         self.spectrum: Spectrum | None = None
+        self.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the record for pickle and copy, without the training that is under way."""
+        return super().__getstate__() | {"_data": None}
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the data, and refuse unusable ones."""

@@ -109,6 +109,11 @@ class LogTimeEvaluator(NetworkMeasurement):
         self._loaders = dict(loaders or {})
         self._metrics = metrics
         self._predict = predict
+        self.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the record for pickle and copy, without the training that is under way."""
+        return super().__getstate__() | {"_sets": {}}
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the sets."""

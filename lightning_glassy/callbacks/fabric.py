@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.aging import MonitorOptions, split_options
-from lightning_glassy.callbacks.recorder import Place, Recorder, check_name
+from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
 from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import check_strategy, describe_optimizers
 from lightning_glassy.measure.optimizers import learning_rates
@@ -23,8 +22,6 @@ from lightning_glassy.measure.shards import reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, check_options
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import ScheduleLike, as_schedule
-
-NEVER = sys.maxsize
 
 
 class FabricAgingMonitor:
@@ -86,7 +83,7 @@ class FabricAgingMonitor:
     ) -> None:
         self.schedule = as_schedule(schedule, max_step)
         self.groups, self.max_step = groups, max_step
-        ours, of_tracker = split_options(options)
+        ours, of_tracker = split_options(options, type(self).__name__)
         self.options = check_options(groups, of_tracker)
         self.name = check_name(ours.get("name", "glassy"))
         dirpath = ours.get("dirpath")

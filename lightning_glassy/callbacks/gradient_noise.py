@@ -136,6 +136,11 @@ class GradientNoiseMonitor(NetworkMeasurement):
         if groups is not None:
             self._selection = {"groups": groups, "include": include, "exclude": exclude}
         self._loader = loader
+        self.release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the record for pickle and copy, without the training that is under way."""
+        return super().__getstate__() | {"_data": None, "_parameters": [], "_groups": {}}
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
         """Find the parameters and their groups, and the batches."""

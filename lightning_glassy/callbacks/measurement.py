@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +14,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import Unpack
 
-from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
 from lightning_glassy.callbacks.run import check_strategy, describe_run
 from lightning_glassy.callbacks.undisturbed import random_numbers_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import StepsLike, as_steps
-
-NEVER = sys.maxsize
 
 
 class Measurement(Recording, ABC):
@@ -37,7 +34,8 @@ class Measurement(Recording, ABC):
     runs the network derives from :class:`~lightning_glassy.callbacks.NetworkMeasurement`, which restores everything
     else.
 
-    A failure costs a warning. Only a MisconfigurationException at the start of training ends it.
+    A failure of :meth:`measure` costs a warning. An error in :meth:`prepare`, and a MisconfigurationException in the
+    first measurement, end a training before its first update.
 
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. A :class:`LogTimeSchedule` stands
@@ -61,14 +59,10 @@ class Measurement(Recording, ABC):
         super().__init__(as_steps(schedule), **options)
         self._next_event = NEVER
         self._sizes: dict[str, int] = {}
-        self.release()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        there = type(self).__new__(type(self))
-        there.__dict__ = super().__getstate__() | {"_next_event": NEVER}
-        there.release()
-        return there.__dict__
+        return super().__getstate__() | {"_next_event": NEVER}
 
     # ------------------------------------------------------------------ for subclasses
 

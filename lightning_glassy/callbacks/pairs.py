@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,11 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.aging import AgingMonitor
 from lightning_glassy.callbacks.recorder import RecorderOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
-from lightning_glassy.callbacks.run import max_step
+from lightning_glassy.callbacks.run import schedule_of
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.measure.tracker import Finding, TrackerEvent, TrackerOptions
 from lightning_glassy.record import AgingRecord
-from lightning_glassy.schedule import LogTimeSchedule, ScheduleLike, as_schedule, check_schedule
+from lightning_glassy.schedule import LogTimeSchedule, ScheduleLike, check_schedule
 
 
 class PairMeasurement(Recording, ABC):
@@ -64,11 +64,14 @@ class PairMeasurement(Recording, ABC):
         Only the process that measures calls this method. An error costs a warning.
         """
 
+    def follower(self, trainer: Trainer, module: LightningModule) -> Callable[[TrackerEvent], list[Finding]]:
+        """Return :meth:`follow` for one training."""
+        return partial(self.follow, trainer, module)
+
     def follow(self, trainer: Trainer, module: LightningModule, event: TrackerEvent) -> list[Finding]:
         """Select the snapshots at an event, and measure."""
         if self._choice is None or self._choice.record is not event.record:
-            schedule = as_schedule(self.schedule, max_step(trainer, module))
-            self._choice = _Choice(schedule, event.record, self.profile)
+            self._choice = _Choice(schedule_of(self.schedule, trainer, module), event.record, self.profile)
         wanted = [s for s in event.due if self._choice.takes(s.waiting_time, event.step - s.waiting_time)]
         with self.progress.timed(trainer.strategy.root_device if self.waits and wanted else None):
             found = list(self.measure(trainer, module, event, wanted))
@@ -81,7 +84,6 @@ class PairMeasurement(Recording, ABC):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        self.recorder.followers[type(self).__name__] = partial(self.follow, trainer, pl_module)
         if not any(monitor.name == self.name for monitor in of_kind(trainer, AgingMonitor)):
             options: Any = {"name": self.name, "dirpath": self.dirpath, "save": self.save, "summary": self.summary}
             place = trainer.callbacks.index(self)  # type: ignore[attr-defined]
@@ -89,9 +91,13 @@ class PairMeasurement(Recording, ABC):
             trainer.callbacks.insert(place + 1, AgingMonitor(self.schedule, **self.needs, **options))  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the pairs of the last fit."""
+        """Refuse a preset for a run of unknown length, and forget the pairs of the last fit.
+
+        Raises:
+            ValueError: the length of the run is unknown, or too short for the preset.
+        """
         super().on_train_start(trainer, pl_module)
-        self._choice = None
+        schedule_of(self.schedule, trainer, pl_module)
 
 
 class _Choice:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,8 +28,12 @@ from lightning_glassy.measure.resume import StateError
 from lightning_glassy.measure.shards import ParametersChangedError, reshard
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.checks import check_meta
 
 log = logging.getLogger(__name__)
+
+NEVER = sys.maxsize
+"""The next event of a callback to which nothing more is due."""
 
 SNAPSHOTS = "glassy_snapshots"
 """Name of the directory of large snapshots, beside the checkpoints that refer to them."""
@@ -54,6 +59,18 @@ class RecorderOptions(TypedDict, total=False):
     dirpath: str | os.PathLike[str] | None
     save: bool
     summary: bool
+
+
+def check_known(who: str, options: Mapping[str, Any], *kinds: type) -> None:
+    """Refuse an unknown option of a callback.
+
+    Raises:
+        TypeError: with the names of all options.
+    """
+    known = [name for kind in kinds for name in kind.__annotations__]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(f"{who} has no option {unknown[0]!r}; there are {known}")
 
 
 def check_name(name: object) -> str:
@@ -129,6 +146,7 @@ class Progress:
 
 
 Series = dict[str, dict[int, float]]
+Followers = Mapping[str, Callable[[TrackerEvent], Iterable[Finding]]]
 
 
 @dataclass
@@ -160,7 +178,6 @@ class Recorder:
         record: the record, or ``None`` before it is made and in processes that do not measure.
         tracker: the tracker of an AgingMonitor during training.
         snapshots: directory of large snapshots, or ``None`` to keep them in the checkpoints.
-        followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
     """
 
     def __init__(self, name: str, home: object = None) -> None:
@@ -179,7 +196,7 @@ class Recorder:
         self._place = Place("AgingMonitor", (), "", None, False, False)
         self._directory: Path | None = None
         self.snapshots: Path | None = None
-        self.followers: dict[str, Callable[[TrackerEvent], Iterable[Finding]]] = {}
+        self._followers: Followers = {}
         self._module: nn.Module | None = None
         self._n_trainable: int | None = None
         self._started = 0.0
@@ -202,7 +219,14 @@ class Recorder:
         """Whether a fit is under way."""
         return bool(self._open)
 
-    def begin(self, place: Place, members: Mapping[str, Member], module: nn.Module, step: int) -> None:
+    def begin(
+        self,
+        place: Place,
+        members: Mapping[str, Member],
+        module: nn.Module,
+        step: int,
+        followers: Followers | None = None,
+    ) -> None:
         """Start a fit: continue the record of a checkpoint or of the last fit, or start a new record.
 
         All processes call this method, and decide alike.
@@ -212,10 +236,12 @@ class Recorder:
             members: the callbacks that write to the record, by name.
             module: the module that is trained.
             step: number of completed updates.
+            followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
         """
         same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
         self._place, self._members, self._open = place, dict(members), set(members)
-        self._warned, self._directory, self.snapshots, self.tracker = set(), None, None, None
+        self.free()
+        self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
         self._continues = self._restored is None and same and 0 < self._end <= step
         if not self._continues:
             self.record, self._ended, self._run = None, None, self._restored_run()
@@ -246,7 +272,8 @@ class Recorder:
         """Free the snapshots, and keep the state for a checkpoint or another fit."""
         if self._open:  # a callback has left the Trainer, or failed
             self.close()
-        tracker, self.tracker, self._module, self.followers = self.tracker, None, None, {}
+        tracker = self.tracker
+        self.free()
         if tracker is not None:
             try:
                 self._ended = tracker.state_dict(snapshots=False)
@@ -254,6 +281,11 @@ class Recorder:
                 self.warn("another fit cannot go on", error)
             with contextlib.suppress(RuntimeError):  # a connection that has failed already
                 tracker.close()
+
+    def free(self) -> None:
+        """Free all that refers to the weights or to the Trainer, and forget the state."""
+        self.tracker = self._module = None
+        self._followers = {}
 
     def summary(self) -> list[str]:
         """Return the lines to print at the end: the reports of the members, and the places of the output."""
@@ -341,7 +373,10 @@ class Recorder:
             return
         if self.record is None and make is not None:
             resumed = {"resumed": self._run.resumed} if self._run.resumed else {}
-            self._adopt(make({"id": self._run.id, **resumed}))
+            try:
+                self._adopt(make({"id": self._run.id, **resumed}))
+            except Exception as error:
+                self.warn("there is no record for what is measured", error)
         if self.record is None:
             return
         pending, self._pending = self._pending, []
@@ -357,9 +392,13 @@ class Recorder:
     def note(self) -> None:
         """Write the facts of all members into the metadata of the record."""
         for name, member in self._members.items():
-            facts = member.facts()
-            if facts is not None and self.record is not None:
-                self.record.meta[name] = facts
+            try:
+                facts = member.facts()
+                if facts is not None and self.record is not None:
+                    check_meta({name: facts})
+                    self.record.meta[name] = facts
+            except Exception as error:
+                self.warn("its facts are left out of the metadata", error, name)
 
     # ------------------------------------------------------------------ the tracker
 
@@ -395,7 +434,7 @@ class Recorder:
             self.tell(f"the record of the checkpoint cannot go on: {error}")
             state, self._continues, tracker = None, False, make(None, None)
         self.tracker, self._module, self._ended, self._n_trainable = tracker, module, None, None
-        tracker.listeners = self.followers
+        tracker.listeners = self._followers
         self._adopt(tracker.record, step)
         rank_zero_info(f"{self._place.who}: {tracker.description}")
         if step > 0 and not tracker.n_snapshots and not strict:
@@ -551,11 +590,11 @@ class Recorder:
             "resumed_at": run.resumed,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], near: Path | None = None) -> None:
+    def load_state_dict(self, state: Mapping[str, Any] | None, near: Path | None = None) -> None:
         """Let the next fit go on from a state.
 
         Args:
-            state: result of :meth:`state_dict`.
+            state: result of :meth:`state_dict`, or ``None`` to forget an earlier one.
             near: directory in which to search the snapshots first.
         """
         self._restored, self._near = state, near
@@ -563,7 +602,10 @@ class Recorder:
     def _restored_run(self) -> _Run:
         """Return the series and the costs of a checkpoint."""
         run, state = _Run(), self._restored
+        if state is None:
+            return run
         if not isinstance(state, Mapping):
+            self.tell(f"the series of the checkpoint cannot go on: {type(state).__name__} is no state")
             return run
         try:
             run.logger_runs = [None if name is None else str(name) for name in state.get("runs", ())]
@@ -577,7 +619,7 @@ class Recorder:
             last = [{"step": p.last_step} for p in run.progress.values()]
             run.resumed = [*state.get("resumed_at", ()), *sorted(last, key=lambda at: at["step"])[-1:]]
         except Exception as error:
-            self.tell(f"the series of the checkpoint cannot go on ({type(error).__name__}: {error})")
+            self.tell(f"the series of the checkpoint cannot go on: {type(error).__name__}: {error}")
             return _Run()
         return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -11,7 +12,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import Unpack
 
-from lightning_glassy.callbacks.recorder import SNAPSHOTS, Place, Progress, Recorder, RecorderOptions, check_name
+from lightning_glassy.callbacks.recorder import (
+    SNAPSHOTS,
+    Place,
+    Progress,
+    Recorder,
+    RecorderOptions,
+    check_known,
+    check_name,
+)
+from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 
 # Key of a checkpoint. Its value holds the states of all recorders by their names.
@@ -39,9 +49,7 @@ class Recording(Callback):
 
     def __init__(self, schedule: Any, **options: Unpack[RecorderOptions]) -> None:
         super().__init__()
-        unknown = options.keys() - RecorderOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no option {sorted(unknown)[0]!r}")
+        check_known(type(self).__name__, options, RecorderOptions)
         self.schedule = schedule
         self.name = check_name(options.get("name", "glassy"))
         dirpath = options.get("dirpath")
@@ -56,8 +64,8 @@ class Recording(Callback):
 
     @property
     def recorder(self) -> Recorder:
-        """The recorder of the record, from ``setup`` on."""
-        assert self._recorder is not None  # Lightning calls setup first
+        """The recorder of the record, from the start of training on."""
+        assert self._recorder is not None
         return self._recorder
 
     @property
@@ -87,6 +95,10 @@ class Recording(Callback):
         """Return the entry of the callback in the metadata of the record, or ``None``."""
         return {**self.describe(), **self.recorder.cost(type(self).__name__)}
 
+    def follower(self, trainer: Trainer, module: LightningModule) -> Callable[[TrackerEvent], Iterable[Finding]] | None:
+        """Return a function that runs at each event of an AgingMonitor of the same name, or ``None``."""
+        return None
+
     def report(self, record: AgingRecord) -> list[str]:
         """Return the lines to print at the end of training: the number of measurements, and their time."""
         cost = self.recorder.cost(type(self).__name__)
@@ -98,26 +110,33 @@ class Recording(Callback):
     # ------------------------------------------------------------------ hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find or make the recorder."""
+        """Find or make the recorder, and let it forget the checkpoint of an earlier fit."""
         if stage != "fit":
             return
-        name, others = unique_name(trainer, self), of_kind(trainer, Recording)
-        twins = [other for other in others if type(other) is type(self) and unique_name(trainer, other) == name]
+        recorder = self._join(trainer)
+        recorder.load_state_dict(None)
+        if recorder.running:  # the last fit ended without its last hooks
+            recorder.close()
+
+    def _join(self, trainer: Trainer) -> Recorder:
+        """Find or make the recorder of the name of this callback in a Trainer."""
+        who, name = type(self).__name__, unique_name(trainer, self)
+        others = of_kind(trainer, Recording)
+        twins = [other for other in others if type(other).__name__ == who and unique_name(trainer, other) == name]
         if len(twins) > 1:
             raise MisconfigurationException(
-                f"there are {len(twins)} {type(self).__name__} called {self.name!r}: give each another name"
+                f"there are {len(twins)} {who} called {self.name!r}: give each another name"
             )
         found = (other._recorder for other in others)
         known = (recorder for recorder in found if recorder is not None and recorder.belongs_to(trainer, name))
         self._recorder = next(known, None) or Recorder(name, trainer)
-        if self._recorder.running:  # the last fit ended without its last hooks
-            self._recorder.close()
+        return self._recorder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the record, or go on with it."""
-        if self.recorder.running:
+        if self._join(trainer).running:
             return
-        members = [member for member in of_kind(trainer, Recording) if member._recorder is self.recorder]
+        members = [member for member in of_kind(trainer, Recording) if member._join(trainer) is self._recorder]
         first = next((member for member in members if member.tracks), members[0])
         place = Place(
             who=type(first).__name__,
@@ -127,8 +146,13 @@ class Recording(Callback):
             save=first.save and not trainer.fast_dev_run,  # type: ignore[attr-defined]
             here=trainer.is_global_zero,
         )
+        followers = {type(member).__name__: member.follower(trainer, pl_module) for member in members}
         self.recorder.begin(
-            place, {type(member).__name__: member for member in members}, pl_module, trainer.global_step
+            place,
+            {type(member).__name__: member for member in members},
+            pl_module,
+            trainer.global_step,
+            {who: follower for who, follower in followers.items() if follower is not None},
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,10 +179,11 @@ class Recording(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the state that :meth:`on_save_checkpoint` added. It is used when training starts."""
         states = checkpoint.get(_KEY)
-        if not trainer.training or not isinstance(states, dict) or states.get(self.recorder.name) is None:
+        if not trainer.training or not isinstance(states, dict):
             return
+        recorder = self._join(trainer)
         near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
-        self.recorder.load_state_dict(states[self.recorder.name], near)
+        recorder.load_state_dict(states.get(recorder.name), near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the snapshots, and all that refers to the weights."""

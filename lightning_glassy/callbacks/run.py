@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lightning_glassy.measure.optimizers import is_plain, options_of
 from lightning_glassy.replicas.ensemble import replica_axes
 from lightning_glassy.replicas.training import ReplicaTraining
+from lightning_glassy.schedule import LogTimeSchedule, ScheduleLike, as_schedule
 
 # The strategies whose weights can be found, and whether each process holds all of them. Keys are class names, because
 # `lightning` and `pytorch_lightning` have unrelated classes. `measure/shards.py` finds the shards of a process.
@@ -84,6 +85,16 @@ def max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
         estimate = trainer.estimated_stepping_batches
         return int(estimate) if trainer.global_step < estimate < float("inf") else known
     return known
+
+
+def schedule_of(schedule: ScheduleLike | None, trainer: Trainer, pl_module: LightningModule) -> LogTimeSchedule:
+    """Return the schedule that an argument ``schedule`` stands for in a run.
+
+    Raises:
+        ValueError: a preset needs a run of known length, or a longer one.
+    """
+    # fast_dev_run is a handful of steps. The schedule of the run may have nothing to measure in them.
+    return as_schedule(None if trainer.fast_dev_run else schedule, max_step(trainer, pl_module))  # type: ignore[attr-defined]
 
 
 def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
