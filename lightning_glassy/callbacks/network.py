@@ -181,7 +181,7 @@ class RunsNetwork(Recording):
 
     def facts(self) -> dict[str, Any] | None:
         """Return the facts of the measurement, and its mode."""
-        return {**(super().facts() or {}), "mode": self._mode}
+        return {**self.describe(), "mode": self._mode}
 
     # ------------------------------------------------------------------ hooks
 

@@ -75,8 +75,9 @@ class PairMeasurement(Recording, ABC):
         wanted = [s for s in event.due if self._choice.takes(s.waiting_time, event.step - s.waiting_time)]
         with self.progress.timed(trainer.strategy.root_device if self.waits and wanted else None):
             found = list(self.measure(trainer, module, event, wanted))
-        self.progress.count += len(found)
-        self.recorder.note()
+        if found:
+            self.progress.count += len(found)
+            self.recorder.note()
         return found
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

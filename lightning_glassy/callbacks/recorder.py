@@ -192,6 +192,7 @@ class Recorder:
         self._run = _Run()
         self._pending: list[tuple[str, int, Any]] = []
         self._members: dict[str, Member] = {}
+        self._facts: dict[str, dict[str, Any]] = {}  # facts that can be saved
         self._open: set[str] = set()
         self._place = Place("AgingMonitor", (), "", None, False, False)
         self._directory: Path | None = None
@@ -239,7 +240,7 @@ class Recorder:
             followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
         """
         same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
-        self._place, self._members, self._open = place, dict(members), set(members)
+        self._place, self._members, self._facts, self._open = place, dict(members), {}, set(members)
         self.free()
         self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
         self._continues = self._restored is None and same and 0 < self._end <= step
@@ -385,18 +386,22 @@ class Recorder:
                 (self.record.append_between if np.ndim(value) else self.record.append_one_time)(name, step, value)
             except Exception as error:
                 self.warn(f"the record could not take {name!r}", error)
-        self.note()
+        if pending or not self._open:
+            self.note()
         if pending and self.tracker is None and self._open:
             self._run.sinks.update(self.record, [], max(step for _, step, _ in pending))
 
     def note(self) -> None:
-        """Write the facts of all members into the metadata of the record."""
+        """Write the facts and the costs of all members into the metadata of the record."""
         for name, member in self._members.items():
             try:
                 facts = member.facts()
-                if facts is not None and self.record is not None:
+                if facts is None or self.record is None:
+                    continue
+                if facts != self._facts.get(name):
                     check_meta({name: facts})
-                    self.record.meta[name] = facts
+                    self._facts[name] = facts
+                self.record.meta[name] = {**facts, **self.cost(name)}
             except Exception as error:
                 self.warn("its facts are left out of the metadata", error, name)
 

@@ -92,8 +92,8 @@ class Recording(Callback):
         return {}
 
     def facts(self) -> dict[str, Any] | None:
-        """Return the entry of the callback in the metadata of the record, or ``None``."""
-        return {**self.describe(), **self.recorder.cost(type(self).__name__)}
+        """Return the entry of the callback in the metadata of the record, without its cost, or ``None``."""
+        return self.describe()
 
     def follower(self, trainer: Trainer, module: LightningModule) -> Callable[[TrackerEvent], Iterable[Finding]] | None:
         """Return a function that runs at each event of an AgingMonitor of the same name, or ``None``."""
