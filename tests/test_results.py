@@ -17,7 +17,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from examples.studies import common, landscape, subaging_mnist, subaging_teacher
-from examples.studies.common import PAGE, RESULTS, as_json, load, load_record, marks, mnist, with_block
+from examples.studies.common import PAGE, RESULTS, as_json, load_record, marks, mnist, with_block
 from lightning_glassy import AgingRecord
 
 STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics")
@@ -33,8 +33,9 @@ def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_tables_of_the_page_are_those_of_the_committed_numbers(name: str) -> None:
     begin, end = marks(name)
+    result = json.loads((RESULTS / f"{name}.json").read_text())
     block = PAGE.read_text().split(begin)[1].split(end)[0]
-    assert block.strip() == import_module(f"examples.studies.{name}").tables(load(name)).strip()
+    assert block.strip() == import_module(f"examples.studies.{name}").tables(result).strip()
 
 
 def test_every_picture_of_the_page_and_the_readme_is_there_and_is_drawn_by_an_example() -> None:

@@ -262,12 +262,6 @@ def number(value: float | None, error: float | None = None, form: str = ".3f") -
     return format(value, form) if error is None else f"{value:{form}} +- {error:{form}}"
 
 
-def load(name: str) -> dict[str, Any]:
-    """Load the committed result of a study."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
 def as_json(result: dict[str, Any]) -> str:
     """Return small JSON: numbers of five digits, lists of numbers on one line, null for a number that is not finite."""
     text = json.dumps(_rounded(result), indent=1, allow_nan=False)

@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +32,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import lightning_glassy as lg
-from examples.studies.common import (
-    Classifier,
-    as_json,
-    conclude,
-    cross_entropy,
-    digits,
-    effort,
-    load_record,
-    loader,
-    mnist,
-    options_of,
-    run_all,
-    table,
-    train_on_cpu,
-)
-from examples.studies.statements import (
-    BARRIER,
-    OF_GLASS,
-    OF_NETWORKS,
-    barriers,
-    decide_glass,
-    decide_network,
-    regimes_of,
-)
+from examples.studies import common
+from examples.studies.common import Classifier, cross_entropy, digits, loader, mnist, table, train_on_cpu
+from examples.studies.statements import BARRIER, OF_GLASS, OF_NETWORKS, barriers, decide_glass, decide_network, regimes
 from lightning_glassy import AgingRecord, LogTimeSchedule
 from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, relaxation_curves, verdict
 from lightning_glassy.glasses import SphericalPSpin, TwoTimeSolution
@@ -204,6 +184,10 @@ class Glass:
         """Return the length of a step in time: 0.05 at the smallest size."""
         return 0.05 * self.sizes[0] / size
 
+    def updates(self, size: int) -> int:
+        """Return the number of steps until the last time."""
+        return round(self.t_max / self.step(size))
+
 
 GLASSES = tuple(
     Glass(temperature, 32.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)) for temperature in (0.0, 0.3)
@@ -229,7 +213,7 @@ def quench(glass: Glass, size: int, n_seed: int, out: Path) -> None:
     )
     for k in range(n_seed):
         module = SphericalPSpinModule(
-            glass.model, size, round(glass.t_max / step), step, n_replica=glass.n_replica, seed=1000 * size + k
+            glass.model, size, glass.updates(size), step, n_replica=glass.n_replica, seed=1000 * size + k
         )
         quiet: dict[str, Any] = {"save": False, "summary": False}
         monitor = lg.AgingMonitor(LogTimeSchedule(waiting, lags), sample=None, **quiet)
@@ -410,7 +394,7 @@ def tables(result: dict[str, Any]) -> str:
     systems, (cold, warm) = result["systems"], result["glasses"]
     (eps,) = {system["eps"] for system in systems if system["eps"] is not None}
     parts = [
-        effort(result),
+        common.effort(result),
         "**The networks**, each alone, plain SGD at a constant learning rate (lr), minibatches of B:",
         table(
             "data = {data} | network = {kind} | N = {n_parameters:,} | B = {batch_size} | lr = {learning_rate:g} | "
@@ -486,11 +470,11 @@ def _grid(rows: int, columns: int, width: float, height: float) -> Any:
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def draw_networks(systems: Sequence[System], records: Sequence[AgingRecord]) -> Any:
+def draw_networks(records: Mapping[System, AgingRecord]) -> Any:
     """Draw one column per network: loss with its regimes, noise, displacement, and displacement over the noise."""
-    figure, axes = _grid(4, len(systems), 4.1, 3.1)
-    for column, system, record in zip(axes.T, systems, records, strict=True):
-        plot_loss(record, regimes_of(record), ax=column[0])
+    figure, axes = _grid(4, len(records), 4.1, 3.1)
+    for column, (system, record) in zip(axes.T, records.items(), strict=True):
+        plot_loss(record, regimes(record), ax=column[0])
         column[0].set_title(f"{system.data}, {system.kind}: N = {record.n_parameters['all']:,}", fontsize=10)
         plot_gradient_noise(record, ax=column[1])
         for ax in column[:2]:
@@ -508,10 +492,10 @@ def draw_networks(systems: Sequence[System], records: Sequence[AgingRecord]) -> 
     return figure
 
 
-def draw_landscape(systems: Sequence[System], records: Sequence[AgingRecord]) -> Any:
+def draw_landscape(records: Mapping[System, AgingRecord]) -> Any:
     """Draw the directions that are not flat along the run, and the heights of barriers against the lag."""
     figure, ((left, right),) = _grid(1, 2, 6.2, 4.2)
-    for k, (system, record) in enumerate(zip(systems, records, strict=True)):
+    for k, (system, record) in enumerate(records.items()):
         style = {"color": f"C{KINDS.index(system.kind)}", "label": f"{system.data}, {system.kind}"}
         filled, line = ({}, "-") if system.data == "MNIST" else ({"markerfacecolor": "white"}, "--")
         if "flat_fraction" in record.one_time_names:
@@ -524,7 +508,7 @@ def draw_landscape(systems: Sequence[System], records: Sequence[AgingRecord]) ->
     left.set_ylabel(r"fraction of directions with $|\lambda| \geq 0.01$")
     right.axhline(100 * BARRIER, color="0.4", linestyle=":", linewidth=1)
     right.set(xscale="log", xlabel="lag $t$ (steps)", ylabel="height of the barrier (% of the loss at the higher end)")
-    top = max(float(barriers(record).max()) for record in records)
+    top = max(float(barriers(record).max()) for record in records.values())
     right.set_ylim(-0.4, max(8.0, 130 * top))
     for ax, columns in ((left, 1), (right, 2)):
         grid(ax)
@@ -587,39 +571,44 @@ def tasks_of(
 def main() -> None:
     """Train all networks and glasses, several at once, and write the results."""
     quick = "fewer steps, on digits, small glasses, and a bit of MNIST, in a minute"
-    options = options_of("comparing_dynamics", __doc__, quick, needs_mnist=True)
+    options = common.options_of("comparing_dynamics", __doc__, quick, needs_mnist=True)
     systems, glasses = (QUICK_SYSTEMS, QUICK_GLASSES) if options.quick else (SYSTEMS, GLASSES)
     if not options.analyse and any(system.data == "MNIST" for system in systems):
         mnist(options.data_dir)  # download it before several processes need it
-    spent = run_all(tasks_of(systems, glasses, options.data_dir, options.out), options)
-    seconds, records = spent.pop("runs"), [load_record(s.name, options.out, s.steps) for s in systems]
-    of_glass = []
-    for glass in glasses:
-        of_sizes = {n: load_record(glass.name(n), options.out, round(glass.t_max / glass.step(n))) for n in glass.sizes}
-        of_glass.append((glass, of_sizes, glass.model.solve(glass.t_max, glass.steps)))
-    found = [analysed_glass(*each, sum(seconds[each[0].name(n)] for n in each[0].sizes)) for each in of_glass]
+    spent = common.run_all(tasks_of(systems, glasses, options.data_dir, options.out), options)
+    seconds = spent.pop("runs")
+    records = {system: common.load_record(system.name, options.out, system.steps) for system in systems}
+    of_glass = [
+        (
+            glass,
+            {n: common.load_record(glass.name(n), options.out, glass.updates(n)) for n in glass.sizes},
+            glass.model.solve(glass.t_max, glass.steps),
+        )
+        for glass in glasses
+    ]
+    found = [analysed_glass(*each, sum(seconds[each[0].name(size)] for size in each[0].sizes)) for each in of_glass]
     # The file has numbers of five digits, and the statements are decided by these.
-    rounded = json.loads(as_json({"glasses": found}))["glasses"]
+    rounded = json.loads(common.as_json({"glasses": found}))["glasses"]
+    statements = (*OF_NETWORKS.values(), *OF_GLASS.values())
     result = {
         **spent,
-        "systems": [analysed_system(s, record, seconds[s.name]) for s, record in zip(systems, records, strict=True)],
+        "systems": [analysed_system(system, record, seconds[system.name]) for system, record in records.items()],
         "glasses": rounded,
         "glass_findings": decide_glass(*rounded),
-        "rules": {statement.text: statement.rule for statement in (*OF_NETWORKS.values(), *OF_GLASS.values())},
+        "rules": {each.text: cleandoc(each.decide.__doc__ or "") for each in statements},
     }
 
     def draw(_: Any, directory: Path) -> list[Path]:
         """Draw the pictures, which need the records, not only the numbers of the JSON."""
-        figures = {"landscape": draw_landscape(systems, records), "glass": draw_glass(of_glass)}
+        figures = {"landscape": draw_landscape(records), "glass": draw_glass(of_glass)}
         for data in dict.fromkeys(system.data for system in systems):
-            chosen = [(s, record) for s, record in zip(systems, records, strict=True) if s.data == data]
-            figures[data.lower()] = draw_networks(*zip(*chosen, strict=True))
+            figures[data.lower()] = draw_networks({s: record for s, record in records.items() if s.data == data})
         paths = {directory / f"comparing_dynamics_{name}.png": figure for name, figure in figures.items()}
         for path, figure in paths.items():
             figure.savefig(path)
         return list(paths)
 
-    conclude(result, options, tables, draw)
+    common.conclude(result, options, tables, draw)
 
 
 if __name__ == "__main__":

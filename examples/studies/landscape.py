@@ -60,9 +60,14 @@ def landscape(name: str, record: AgingRecord) -> str:
     flat = zip(*record.one_time("flat_fraction"), record.one_time("flat_fraction_error")[1], strict=True)
     for step, fraction, error in flat:
         lines.append(f"    at step {step:>7,} {fraction:>6.1%}{f' +- {error:.1%}' if error else ', exactly'}")
-    heights = barrier_height(record.profile("loss_path").values)
+    paths = record.profile("loss_path")
+    heights = barrier_height(paths.values)
+    k = int(heights.argmax())
+    first, last = paths.waiting_times[k], paths.waiting_times[k] + paths.lags[k]
     lines += ["", f"barriers on the straight line between the weights at {len(heights)} pairs of times, on 600 digits"]
-    lines.append(f"    {np.count_nonzero(heights > 0)} have a barrier, the highest {max(0.0, heights.max()):.3g}")
+    lines.append(f"    {np.count_nonzero(heights > 0)} have a barrier")
+    if heights[k] > 0:
+        lines[-1] += f", the highest of {heights[k]:.3g}, from step {first:,} to step {last:,}"
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,33 +48,22 @@ Glassy = dict[str, Any]
 ALL, MANY_WEIGHTS, FEW_WEIGHTS = "all", "many weights", "few weights"
 
 
-@dataclass(frozen=True)
-class Statement:
-    """A statement of the paper: text, function that decides, and kind of networks."""
+class Statement(NamedTuple):
+    """A statement of the paper, the function that decides it, and the networks that it is about."""
 
     text: str
     decide: Callable[..., Finding]
-    of: str = ALL
-
-    @property
-    def rule(self) -> str:
-        """Docstring of the function that decides."""
-        return " ".join((self.decide.__doc__ or "").split())
+    of: str
 
 
 OF_NETWORKS: dict[str, Statement] = {}
 OF_GLASS: dict[str, Statement] = {}
-"""The statements on networks, and those on the glass with the check of the callback, by their keys in the JSON."""
+"""The statements by their keys in the JSON. Those on the glass have a check of the callback, too."""
 
 
-def statement(where: dict[str, Statement], key: str, text: str, of: str = ALL) -> Callable[..., Any]:
-    """Add the decorated function to the statements."""
-
-    def add(decide: Callable[..., Finding]) -> Callable[..., Finding]:
-        where[key] = Statement(text, decide, of)
-        return decide
-
-    return add
+def statement(where: dict[str, Statement], key: str, text: str, of: str = ALL) -> Callable[..., Statement]:
+    """Return a decorator that makes a statement of a function, and adds it to the others."""
+    return lambda decide: where.setdefault(key, Statement(text, decide, of))
 
 
 def finding(seen: bool | None, words: str) -> Finding:
@@ -182,7 +171,7 @@ def off_line(record: AgingRecord, first: float) -> tuple[float, float] | None:
 # ------------------------------------------------------------------ of networks
 
 
-def regimes_of(record: AgingRecord) -> LossRegimes | None:
+def regimes(record: AgingRecord) -> LossRegimes | None:
     """Return the regimes of the training loss, None if the record is too short."""
     try:
         return loss_regimes(record)
@@ -200,7 +189,7 @@ class Network:
     """
 
     def __init__(self, record: AgingRecord) -> None:
-        self.record, self.regimes = record, regimes_of(record)
+        self.record, self.regimes = record, regimes(record)
         self.learnt = float(record.one_time("train_accuracy")[1][-1])
         self.bottom = self.regimes.bottom_from if self.regimes is not None and self.learnt >= FITTED else None
         self.why_not = f"{self.learnt:.1%} learnt" if self.learnt < FITTED else "too short at the bottom"
