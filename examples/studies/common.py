@@ -40,14 +40,7 @@ cross_entropy = nn.functional.cross_entropy
 
 
 class Classifier(LightningModule):
-    """A network that learns classes by plain SGD at a constant learning rate.
-
-    Args:
-        net: network that returns the scores of the classes.
-        learning_rate: learning rate of SGD.
-        loss: function of scores and classes that returns the mean loss.
-        l2: strength of a term ``l2 * |w|^2`` of the loss, over weights and biases.
-    """
+    """A network that learns classes by plain SGD, with a term ``l2 * |w|^2`` of the loss."""
 
     def __init__(
         self, net: nn.Module, learning_rate: float, loss: Callable[..., Tensor] = cross_entropy, l2: float = 0.0
