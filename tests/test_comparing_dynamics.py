@@ -73,11 +73,6 @@ def test_a_short_run_leaves_records_tables_and_pictures(
         assert all(np.isfinite(row["z"]) for row in glass["numbers"])
     for picture in ("digits", "landscape", "glass"):
         assert (tmp_path / f"comparing_dynamics_{picture}.png").stat().st_size > 20_000
-    # Again from the records alone; and what is committed is left alone.
-    monkeypatch.setattr(comparing_dynamics, "tasks_of", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["comparing_dynamics", "--quick", "--analyse", "--out", str(tmp_path)])
-    comparing_dynamics.main()
-    assert json.loads((tmp_path / "result.json").read_text()) == result
     assert {path: path.read_bytes() for path in committed} == committed
 
 
