@@ -14,115 +14,68 @@ committed. ``--quick`` takes a minute, and writes beside its records.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.polynomial import Polynomial
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import TensorDataset
 
-from examples.studies.common import (
-    Progress,
-    as_json,
-    at_steps,
-    conclude,
-    cross_entropy,
-    digits,
-    load_record,
-    loader,
-    mnist,
-    options_of,
-    place_for,
-    quiet,
-    record_of,
-    several,
-    table,
-    train_on_cpu,
-)
-from examples.studies.statements import (
-    BARRIER,
-    OF_GLASS,
-    OF_NETWORKS,
-    Finding,
-    Network,
-    barriers,
-    decide_glass,
-    decide_network,
-)
-from lightning_glassy import (
-    AgingMonitor,
-    AgingRecord,
-    BarrierMonitor,
-    CurvatureMonitor,
-    GradientNoiseMonitor,
-    LogTimeEvaluator,
-    LogTimeSchedule,
-)
-from lightning_glassy.analysis import (
-    NotEnoughDataError,
-    aging_exponent,
-    relaxation_curves,
-    verdict,
-)
-from lightning_glassy.glasses import SphericalPSpin
+import lightning_glassy as lg
+from examples.studies import common
+from examples.studies.common import Classifier, cross_entropy, digits, loader, mnist, table, train_on_cpu
+from examples.studies.statements import BARRIER, OF_GLASS, OF_NETWORKS, barriers, decide_glass, decide_network, regimes
+from lightning_glassy import AgingRecord, LogTimeSchedule
+from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, relaxation_curves, verdict
+from lightning_glassy.glasses import SphericalPSpin, TwoTimeSolution
 from lightning_glassy.glasses.modules import SphericalPSpinModule
 from lightning_glassy.observables import Array
 from lightning_glassy.plotting import plot_curves, plot_gradient_noise, plot_loss, plot_two_time
+from lightning_glassy.plotting.axes import grid
 
 # ------------------------------------------------------------------ the networks
 
 
 @dataclass(frozen=True)
 class System:
-    """A network of the paper, its data and its training.
+    """A network of the paper, its data and its training by plain SGD."""
 
-    Attributes:
-        data: ``"MNIST"`` or ``"digits"``.
-        kind: one of :data:`KINDS`.
-        batch_size: number of samples in a minibatch.
-        learning_rate: constant learning rate of plain SGD.
-        steps: number of updates.
-        evaluated: number of samples of the training set that give the loss, None for all.
-        curved: number of samples that give the Hessian, None if it is not measured.
-        products: number of products with the Hessian for each of its spectra.
-        minutes: rough duration. The longest training is started first.
-    """
-
-    data: str
-    kind: str
+    data: str  # "MNIST" or "digits"
+    kind: str  # one of KINDS
     batch_size: int
     learning_rate: float
     steps: int
-    evaluated: int | None = None
-    curved: int | None = None
-    products: int = 760
-    minutes: float = 1.0
+    evaluated: int | None = None  # samples of each set that give the loss, None for all
+    curved: int | None = None  # samples that give the Hessian, None if it is not measured
+    products: int = 760  # with the Hessian, for each spectrum
 
     @property
     def name(self) -> str:
         """Name of the directory."""
-        return f"{self.data.lower()}-{self.kind.lower().replace(', m = ', '-').replace(' ', '-').replace(',', '')}"
+        return f"{self.data}-{self.kind}".lower().replace(", m = ", "-").replace(" ", "-").replace(",", "")
 
 
 FEW, MANY, FULLY, SMALL = KINDS = ("Toy, m = 10", "Toy, m = 10,000", "fully connected", "Small Net")
 
 SYSTEMS = (
-    System("MNIST", FEW, 50, 0.5, 100_000, curved=1000, minutes=2),
-    System("MNIST", MANY, 50, 0.1, 15_000, evaluated=10_000, minutes=15),
-    System("MNIST", FULLY, 50, 0.1, 100_000, curved=1000, minutes=4),
-    System("MNIST", SMALL, 50, 0.1, 30_000, curved=300, minutes=8),
-    System("digits", FEW, 32, 0.2, 100_000, curved=1500, minutes=1.5),
-    System("digits", MANY, 32, 0.05, 20_000, minutes=3),
-    System("digits", FULLY, 32, 0.05, 100_000, curved=1500, minutes=2),
-    System("digits", SMALL, 32, 0.05, 50_000, curved=1500, minutes=2),
+    System("MNIST", FEW, 50, 0.5, 100_000, curved=1000),
+    System("MNIST", MANY, 50, 0.1, 15_000, evaluated=10_000),
+    System("MNIST", FULLY, 50, 0.1, 100_000, curved=1000),
+    System("MNIST", SMALL, 50, 0.1, 30_000, curved=300),
+    System("digits", FEW, 32, 0.2, 100_000, curved=1500),
+    System("digits", MANY, 32, 0.05, 20_000),
+    System("digits", FULLY, 32, 0.05, 100_000, curved=1500),
+    System("digits", SMALL, 32, 0.05, 50_000, curved=1500),
 )
 QUICK_SYSTEMS = (
     replace(SYSTEMS[0], steps=500, evaluated=2000, curved=None),
@@ -136,103 +89,54 @@ def network(system: System) -> nn.Sequential:
     Small Net on MNIST has 31,770 parameters as in the paper. The digits have 8 x 8 pixels. There its convolutions are
     3 x 3 with a margin of one pixel, so that 20 maps of 2 x 2 are left.
     """
-    side = 28 if system.data == "MNIST" else 8
-    pixels = side**2
+    side, window, margin, left = (28, 5, 0, 4) if system.data == "MNIST" else (8, 3, 1, 2)
     if system.kind in (FEW, MANY):
         hidden = 10 if system.kind == FEW else 10_000
-        return nn.Sequential(nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, 10), nn.Sigmoid())
+        return nn.Sequential(nn.Linear(side**2, hidden), nn.ReLU(), nn.Linear(hidden, 10), nn.Sigmoid())
     if system.kind == FULLY:
-        layers = [nn.Linear(pixels, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10)]
+        layers = [nn.Linear(side**2, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10)]
         return nn.Sequential(*layers)
-    window, margin, left = (5, 0, 20 * 4 * 4) if system.data == "MNIST" else (3, 1, 20 * 2 * 2)
     return nn.Sequential(
         *(nn.Unflatten(1, (1, side, side)), nn.Conv2d(1, 10, window, padding=margin), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Conv2d(10, 20, window, padding=margin), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
-        *(nn.Linear(left, 80), nn.ReLU(), nn.Linear(80, 10)),
+        *(nn.Linear(20 * left**2, 80), nn.ReLU(), nn.Linear(80, 10)),
     )
 
 
-class Classifier(LightningModule):
-    """A network with the loss of the paper: squared error for Toy, the negative log likelihood for the others."""
-
-    def __init__(self, system: System) -> None:
-        super().__init__()
-        self.net, self.learning_rate = network(system), system.learning_rate
-        self.squared = system.kind in (FEW, MANY)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the scores of the ten classes."""
-        scores: Tensor = self.net(x)
-        return scores
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the mean loss of the samples. The squared error is summed over the ten outputs."""
-        x, y = batch
-        if self.squared:
-            squares: Tensor = (self(x) - nn.functional.one_hot(y, 10)).square()
-            return squares.sum(1).mean()
-        return cross_entropy(self(x), y)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return plain SGD."""
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+def squared_error(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the squared error, the sum over the ten outputs, averaged over the samples."""
+    return (scores - nn.functional.one_hot(y, 10)).square().sum(1).mean()
 
 
-def train(system: System, data_dir: Path, out: Path) -> float:
-    """Train one network, save its record in ``out/<name>``, and return the seconds it took."""
-    quiet()
-    start = time.perf_counter()
+def train(system: System, data_dir: Path, out: Path) -> None:
+    """Train one network, and save its record in ``out/<name>``."""
     train_set, test_set = (mnist(data_dir), mnist(data_dir, train=False)) if system.data == "MNIST" else digits()
-    seed_everything(0, verbose=False)
-    sets = {"train": part(train_set, system.evaluated), "test": part(test_set, system.evaluated)}
-    # The last step is on none of the grids, and is added to them.
-    times = LogTimeSchedule.logspaced(system.steps, waiting_times_per_decade=6).waiting_times
-    along, spectra = at_steps(*times, system.steps), at_steps(0, *(system.steps // k for k in (1000, 100, 10, 1)))
+    sets = {"train": train_set, "test": test_set}
+    steps, batch_size = system.steps, system.batch_size
+    noise_batches = 30 if system.kind == MANY else 100
+    # BarrierMonitor needs all weights, not a sample.
+    schedule = LogTimeSchedule.logspaced(waiting_times_per_decade=6)
     callbacks: list[Callback] = [
-        # BarrierMonitor needs all weights, not a sample.
-        AgingMonitor(
-            LogTimeSchedule.logspaced(waiting_times_per_decade=6),
-            sample=None,
-            dirpath=place_for(system.name, out),
-            summary=False,
-        ),
-        LogTimeEvaluator(along, loaders={name: batches(data, 1000) for name, data in sets.items()}, summary=False),
-        GradientNoiseMonitor(
-            along,
-            loader=batches(train_set, system.batch_size),
-            max_batches=30 if system.kind == MANY else 100,
-            summary=False,
-        ),
-        BarrierMonitor(loader=batches(train_set, 250), max_batches=4, summary=False),
-        Progress(f"{system.data}, {system.kind}"),
+        lg.AgingMonitor(schedule, sample=None, dirpath=out / system.name, summary=False),
+        lg.LogTimeEvaluator(6, loaders={k: first(s, system.evaluated, 1000) for k, s in sets.items()}, summary=False),
+        lg.GradientNoiseMonitor(6, loader=first(train_set, None, batch_size), max_batches=noise_batches, summary=False),
+        lg.BarrierMonitor(loader=first(train_set, None, 250), max_batches=4, summary=False),
     ]
     if system.curved is not None:
-        fixed, products = batches(part(train_set, system.curved), system.curved), system.products
-        nodes = min(100, products - 90)  # the other products are for the extreme eigenvalues
-        callbacks.append(
-            CurvatureMonitor(
-                spectra,
-                loader=fixed,
-                max_batches=1,
-                max_products=products,
-                n_nodes=nodes,
-                n_eigenvalues=1,
-                summary=False,
-            )
-        )
-    minibatches = loader(train_set, system.steps, system.batch_size, seeds=0)
-    train_on_cpu(Classifier(system), system.steps, callbacks, minibatches)
-    return time.perf_counter() - start
+        spectra = sorted({0, *(steps // k for k in (1000, 100, 10, 1))})
+        fixed, nodes = first(train_set, system.curved, system.curved), min(100, system.products - 90)
+        # The products beyond those of the nodes are for the extreme eigenvalues.
+        number: dict[str, Any] = {"max_products": system.products, "n_nodes": nodes, "n_eigenvalues": 1}
+        callbacks.append(lg.CurvatureMonitor(spectra, loader=fixed, max_batches=1, **number, summary=False))
+    loss = squared_error if system.kind in (FEW, MANY) else cross_entropy
+    module = Classifier(network(system), system.learning_rate, loss)
+    train_on_cpu(module, steps, callbacks, loader(train_set, steps, batch_size, seeds=0))
 
 
-def batches(dataset: TensorDataset, batch_size: int) -> DataLoader[Any]:
-    """Return batches for a measurement, in random order. Each batch is read at once."""
-    return DataLoader(dataset, sampler=BatchSampler(RandomSampler(dataset), batch_size, False), batch_size=None)
-
-
-def part(dataset: TensorDataset, most: int | None) -> TensorDataset:
-    """Return the first samples."""
-    return TensorDataset(*(tensor[:most] for tensor in dataset.tensors))
+def first(dataset: TensorDataset, most: int | None, batch_size: int) -> Any:
+    """Return batches of the first samples for a measurement. Each batch is read at once."""
+    samples = TensorDataset(*dataset[:most])
+    return lg.replica_loader(samples, min(batch_size, len(samples)), seeds=0)
 
 
 # ------------------------------------------------------------------ the glass
@@ -246,32 +150,23 @@ class Glass:
     step, which is proportional to 1/N here. Both errors then vanish together as N grows, and three sizes take out the
     first two orders.
 
-    Attributes:
-        temperature: temperature T after the quench.
-        t_max: last time, in units of the model.
-        waiting_times: waiting times, in units of the model.
-        sizes: sizes N, each twice the size before.
-        seeds: number of sets of couplings at each size.
-        n_replica: number of replicas that share one set of couplings.
-        steps: number of steps of the exact equations.
+    Times and lags are in units of the model.
     """
 
     temperature: float
     t_max: float
     waiting_times: tuple[float, ...]
-    sizes: tuple[int, ...] = (40, 80, 160)
-    seeds: tuple[int, ...] = (64, 128, 64)
-    n_replica: int = 8
-    steps: int = 2560
+    sizes: tuple[int, ...] = (40, 80, 160)  # N, each twice the size before
+    seeds: tuple[int, ...] = (64, 128, 64)  # sets of couplings at each size
+    n_replica: int = 8  # replicas that share one set of couplings
+    steps: int = 2560  # of the exact equations
 
-    @property
-    def name(self) -> str:
-        """Beginning of the names of the directories."""
-        return f"glass-T{self.temperature:g}"
+    def name(self, size: int) -> str:
+        """Return the name of the directory of a size."""
+        return f"glass-T{self.temperature:g}-N{size}"
 
     @property
     def model(self) -> SphericalPSpin:
-        """The model with its exact equations."""
         return SphericalPSpin(3, self.temperature)
 
     @property
@@ -289,86 +184,48 @@ class Glass:
         """Return the length of a step in time: 0.05 at the smallest size."""
         return 0.05 * self.sizes[0] / size
 
+    def updates(self, size: int) -> int:
+        """Return the number of steps until the last time."""
+        return round(self.t_max / self.step(size))
 
-GLASSES = (
-    Glass(0.0, 32.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)),
-    Glass(0.3, 32.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)),
+
+GLASSES = tuple(
+    Glass(temperature, 32.0, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)) for temperature in (0.0, 0.3)
 )
 QUICK_GLASSES = tuple(
-    replace(
-        glass, t_max=8.0, waiting_times=GLASSES[0].waiting_times[:7], seeds=(6, 6, 4), sizes=(20, 40, 80), steps=320
-    )
-    for glass in GLASSES
+    replace(g, t_max=8.0, waiting_times=g.waiting_times[:7], seeds=(6, 6, 4), sizes=(20, 40, 80), steps=320)
+    for g in GLASSES
 )
 
 
-class Energy(Callback):
-    """Adds the energy of a glass, the mean over its replicas, to the record of a monitor as ``energy``."""
+class Energy(lg.Measurement):
+    """Measures the energy of a glass, the mean over its replicas."""
 
-    def __init__(self, monitor: AgingMonitor, steps: Iterable[int]) -> None:
-        self.monitor, self.steps = monitor, set(steps)
-
-    @torch.no_grad()
-    def note(self, module: SphericalPSpinModule, step: int) -> None:
-        """Add the energy if it is due at this step."""
-        if step in self.steps:
-            self.monitor.record.append_one_time("energy", step, float(module.energy().mean()))
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Measure after so many updates, before the batch."""
-        self.note(pl_module, trainer.global_step)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Measure after the last step."""
-        self.note(pl_module, trainer.global_step)
+    def measure(self, trainer: Trainer, module: Any) -> dict[str, float]:
+        return {"energy": float(module.energy().mean())}
 
 
-def quench(glass: Glass, size: int, n_seed: int, out: Path) -> float:
-    """Train glasses of one size, and return the seconds it took.
-
-    The record of all glasses goes to ``out/<name>-N<size>``. It has one replica for each set of couplings.
-    """
-    quiet()
-    start, step, records = time.perf_counter(), glass.step(size), []
+def quench(glass: Glass, size: int, n_seed: int, out: Path) -> None:
+    """Train glasses of one size, and save one record with a replica for each set of couplings."""
+    step, records = glass.step(size), []
     waiting, lags, times = (
         [round(time / step) for time in group] for group in (glass.waiting_times, glass.lags, glass.times)
     )
     for k in range(n_seed):
         module = SphericalPSpinModule(
-            glass.model, size, round(glass.t_max / step), step, n_replica=glass.n_replica, seed=1000 * size + k
+            glass.model, size, glass.updates(size), step, n_replica=glass.n_replica, seed=1000 * size + k
         )
-        monitor = AgingMonitor(LogTimeSchedule(waiting, lags), sample=None, save=False, summary=False)
-        train_on_cpu(module, module.steps, [monitor, Energy(monitor, times)])
+        quiet: dict[str, Any] = {"save": False, "summary": False}
+        monitor = lg.AgingMonitor(LogTimeSchedule(waiting, lags), sample=None, **quiet)
+        train_on_cpu(module, module.steps, [monitor, Energy(times, **quiet)])
         records.append(monitor.record)
-        if (k + 1) % max(1, n_seed // 4) == 0:
-            spent = time.perf_counter() - start
-            print(f"{glass.name}, N = {size}: {k + 1} of {n_seed} sets of couplings, {spent:.0f} s", flush=True)
     together = AgingRecord.concat(records)
     energies = np.array([record.one_time("energy")[1] for record in records])
-    for at, error in zip(records[0].one_time("energy")[0], energies.std(axis=0, ddof=1) / n_seed**0.5, strict=True):
-        together.append_one_time("energy_error", int(at), float(error))
-    path = record_of(f"{glass.name}-N{size}", out)
+    for at, error in zip(times, energies.std(axis=0, ddof=1) / n_seed**0.5, strict=True):
+        together.append_one_time("energy_error", at, float(error))
+    path = out / glass.name(size) / "aging_record.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     together.save(path)
-    return time.perf_counter() - start
-
-
-def solve(glass: Glass, out: Path) -> float:
-    """Solve the exact equations, save the solution as ``out/<name>-exact.npz``, and return the seconds it took."""
-    start = time.perf_counter()
-    solution = glass.model.solve(glass.t_max, glass.steps)
-    rows = solution.index(np.array(glass.waiting_times))
-    out.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        out / f"{glass.name}-exact.npz",
-        times=solution.times,
-        energy=solution.energy,
-        correlation=solution.correlation[rows],
-        error=solution.error,
-    )
-    spent = time.perf_counter() - start
-    print(f"{glass.name}: the exact equations, {spent:.0f} s", flush=True)
-    return spent
 
 
 # ------------------------------------------------------------------ what is kept
@@ -376,111 +233,57 @@ def solve(glass: Glass, out: Path) -> float:
 
 def analysed_system(system: System, record: AgingRecord, seconds: float) -> dict[str, Any]:
     """Return the results of one network: its series, and the findings on the statements."""
-    series = {
-        name: dict(zip(("steps", "values"), record.one_time(name), strict=True))
-        for name in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "gradient_noise", "flat_fraction")
-        if name in record.one_time_names
-    }
-    curvature = record.meta.get("CurvatureMonitor")
+    names = ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "gradient_noise", "flat_fraction")
     return {
-        "data": system.data,
-        "kind": system.kind,
+        **{name: getattr(system, name) for name in ("data", "kind")},
         "n_parameters": record.n_parameters["all"],
-        "batch_size": system.batch_size,
-        "learning_rate": system.learning_rate,
-        "steps": system.steps,
-        "evaluated": system.evaluated,
-        "curved": system.curved,
-        "eps": curvature["eps"] if curvature else None,
+        **{name: getattr(system, name) for name in ("batch_size", "learning_rate", "steps", "evaluated", "curved")},
+        "eps": record.meta.get("CurvatureMonitor", {}).get("eps"),
         "seconds": round(seconds),
-        "series": series,
+        "series": {
+            name: dict(zip(("steps", "values"), record.one_time(name), strict=True))
+            for name in names
+            if name in record.one_time_names
+        },
         "verdict": verdict(record).kind,
         "findings": decide_network(record, few_weights=system.kind == FEW),
     }
 
 
-# ------------------------------------------------------------------ the glass, held against its equations
+def values_of(glass: Glass, record: AgingRecord, size: int) -> dict[tuple[str, float, float], tuple[float, float]]:
+    """Return correlations and energies of one size with their errors, by name, time and lag."""
+    step, correlation = glass.step(size), record.correlation()  # [n_seed, n_tw, n_lag]
+    columns = {lag: k for k, lag in enumerate(record.lags)}
+    energy, energy_error = (dict(zip(*record.one_time(name), strict=True)) for name in ("energy", "energy_error"))
+    found = {}
+    for i, waiting_time in enumerate(glass.waiting_times):
+        for lag in glass.lags:
+            if lag >= 0.2 and waiting_time + lag <= glass.t_max:
+                values = correlation[:, i, columns[round(lag / step)]]
+                found["C", waiting_time, lag] = (values.mean(), values.std(ddof=1) / len(values) ** 0.5)
+    for at in glass.times:
+        if at >= 0.5:
+            found["E", at, 0.0] = (energy[round(at / step)], energy_error[round(at / step)])
+    return found
 
 
-@dataclass(frozen=True)
-class Exact:
-    """The solution of the exact equations at one temperature, as :func:`solve` saves it."""
-
-    glass: Glass
-    times: Array
-    energy: Array
-    correlation: Array
-    error: float
-
-    @classmethod
-    def load(cls, glass: Glass, out: Path) -> Exact:
-        """Load the solution from the directory of a run."""
-        with np.load(out / f"{glass.name}-exact.npz") as found:
-            return cls(glass, found["times"], found["energy"], found["correlation"], float(found["error"]))
-
-    def _at(self, time: float) -> int:
-        return round(time / float(self.times[1]))
-
-    def c(self, waiting_time: float, lag: float) -> float:
-        """Return C(t_w, t_w+t)."""
-        return float(self.correlation[self.glass.waiting_times.index(waiting_time), self._at(waiting_time + lag)])
-
-    def e(self, time: float) -> float:
-        """Return the energy."""
-        return float(self.energy[self._at(time)])
-
-    def curve(self, waiting_time: float) -> tuple[Array, Array]:
-        """Return lags, and Δ = 2(1 - C)."""
-        start = self._at(waiting_time)
-        row = self.correlation[self.glass.waiting_times.index(waiting_time), start + 1 :]
-        return self.times[start + 1 :] - waiting_time, 2 * (1 - row)
-
-
-def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact) -> list[dict[str, Any]]:
+def compared(glass: Glass, records: Mapping[int, AgingRecord], exact: TwoTimeSolution) -> list[dict[str, Any]]:
     r"""Return correlations and energies of the callback beside the exact values, one entry for each number.
 
     :math:`(x(N) - 6x(2N) + 8x(4N))/3` has no error of first or second order in 1/N. Its difference from
     :math:`2x(4N) - x(2N)` is the second order of that estimate, and an estimate of the higher orders. The errors are
     statistical.
     """
-    columns = []
-    for size, record in records.items():
-        step, lags = glass.step(size), {lag: k for k, lag in enumerate(record.lags)}
-        correlation = record.correlation()  # [n_seed, n_tw, n_lag]
-        energy = dict(zip(*record.one_time("energy"), strict=True))
-        energy_error = dict(zip(*record.one_time("energy_error"), strict=True))
-        column: dict[tuple[str, float, float], tuple[float, float]] = {}
-        for i, waiting_time in enumerate(glass.waiting_times):
-            for lag in glass.lags:
-                if lag < 0.2 or waiting_time + lag > glass.t_max:
-                    continue
-                values = correlation[:, i, lags[round(lag / step)]]
-                column["C", waiting_time, lag] = (values.mean(), values.std(ddof=1) / len(values) ** 0.5)
-        for at in glass.times[1:]:
-            if at >= 0.5:
-                column["E", at, 0.0] = (energy[round(at / step)], energy_error[round(at / step)])
-        columns.append(column)
-    small, middle, large = columns[-3:]
-    found = []
-    for key in large:
-        (a, a_error), (b, b_error), (c, c_error) = small[key], middle[key], large[key]
+    small, middle, large = (values_of(glass, record, size) for size, record in records.items())
+    names, found = ("what", "time", "lag", "largest", "largest_error", "extrapolated", "error"), []
+    for (what, time, lag), (c, c_error) in large.items():
+        (a, a_error), (b, b_error) = small[what, time, lag], middle[what, time, lag]
         limit = (a - 6 * b + 8 * c) / 3
         error = float(np.sqrt(a_error**2 + (6 * b_error) ** 2 + (8 * c_error) ** 2)) / 3
-        value = exact.e(key[1]) if key[0] == "E" else exact.c(*key[1:])
-        found.append(
-            {
-                "what": key[0],
-                "time": key[1],
-                "lag": key[2],
-                "largest": c,
-                "largest_error": c_error,
-                "extrapolated": limit,
-                "error": error,
-                "second_order": limit - (2 * c - b),
-                "exact": value,
-                "z": (limit - value) / error,
-            }
-        )
+        at, later = exact.index([time, time + lag])
+        value = float(exact.energy[at] if what == "E" else exact.correlation[at, later])
+        numbers = {"second_order": limit - (2 * c - b), "exact": value, "z": (limit - value) / error}
+        found.append(dict(zip(names, (what, time, lag, c, c_error, limit, error), strict=True)) | numbers)
     return found
 
 
@@ -529,7 +332,9 @@ def trends(glass: Glass, msd: Array) -> list[dict[str, float]]:
     return found
 
 
-def analysed_glass(glass: Glass, records: Mapping[int, AgingRecord], exact: Exact, seconds: float) -> dict[str, Any]:
+def analysed_glass(
+    glass: Glass, records: Mapping[int, AgingRecord], exact: TwoTimeSolution, seconds: float
+) -> dict[str, Any]:
     """Return the results at one temperature: comparison with the equations, aging, plateau, and limit of the energy."""
     size, largest = max(records), records[max(records)]
     judged, mu, interval = verdict(largest), np.nan, None
@@ -540,12 +345,13 @@ def analysed_glass(glass: Glass, records: Mapping[int, AgingRecord], exact: Exac
         doubts = [str(error)]
     late = exact.times >= glass.t_max / 3
     limit, exponent, free_limit = energy_limits(exact.times[late], exact.energy[late])
-    msd = largest.msd().mean(axis=0)
-    lingers = []
+    lags, msd, lingers = np.array(glass.lags), largest.msd().mean(axis=0), []
     for start, row in zip(glass.waiting_times, msd, strict=True):
-        theirs = [2 * (1 - exact.c(start, lag)) if start + lag <= glass.t_max else np.nan for lag in glass.lags]
-        for whose, curve in (("callback", row), ("exact", np.array(theirs))):
-            at, slowest = lingers_at(np.array(glass.lags), curve, last=start)
+        theirs = np.full(len(lags), np.nan)
+        there = start + lags <= glass.t_max
+        theirs[there] = exact.msd(start, lags[there])
+        for whose, curve in (("callback", row), ("exact", theirs)):
+            at, slowest = lingers_at(lags, curve, last=start)
             lingers.append({"whose": whose, "time": start, "displacement": at, "exponent": slowest})
     return {
         "temperature": glass.temperature,
@@ -566,9 +372,7 @@ def analysed_glass(glass: Glass, records: Mapping[int, AgingRecord], exact: Exac
         "trends": trends(glass, msd),
         "step": glass.step(size),
         "verdict": judged.kind,
-        "rates": [
-            {"first": r.first, "last": r.last, "rate": r.rate, "low": r.low, "high": r.high} for r in judged.rates
-        ],
+        "rates": [{name: getattr(r, name) for name in ("first", "last", "rate", "low", "high")} for r in judged.rates],
         "mu": mu,
         "mu_interval": interval,
         "mu_doubts": doubts,
@@ -578,59 +382,26 @@ def analysed_glass(glass: Glass, records: Mapping[int, AgingRecord], exact: Exac
 # ------------------------------------------------------------------ the page
 
 
-def analysed(
-    systems: Sequence[System], glasses: Sequence[Glass], seconds: Mapping[str, float], out: Path
-) -> dict[str, Any]:
-    """Return all results, from the records in a directory."""
-    of_systems = [analysed_system(s, load_record(s.name, out, s.steps), seconds[s.name]) for s in systems]
-    of_glasses = []
-    for glass in glasses:
-        spent = sum(time for name, time in seconds.items() if name.startswith(f"{glass.name}-"))
-        of_glasses.append(analysed_glass(glass, records_of(glass, out), Exact.load(glass, out), spent))
-    # The file has numbers of five digits, and the statements are decided by these.
-    of_glasses = json.loads(as_json({"glasses": of_glasses}))["glasses"]
-    return {
-        "systems": of_systems,
-        "glasses": of_glasses,
-        "glass_findings": decide_glass(*of_glasses),
-        "rules": {
-            text: " ".join((decide.__doc__ or "").split())
-            for text, decide, *_ in (*OF_NETWORKS.values(), *OF_GLASS.values())
-        },
-    }
-
-
-def records_of(glass: Glass, out: Path) -> dict[int, AgingRecord]:
-    """Load the records of a glass, by size."""
-    return {
-        size: load_record(f"{glass.name}-N{size}", out, round(glass.t_max / glass.step(size))) for size in glass.sizes
-    }
+SHOWN = (
+    *(("C", *at) for at in ((1, 1), (2, 2), (2, 6), (4, 4), (8, 0.2), (8, 8), (16, 1), (16, 16))),
+    *(("E", time, 0) for time in (1, 4, 16, 32)),
+)
+"""Numbers at round times, which the page shows."""
 
 
 def tables(result: dict[str, Any]) -> str:
     """Return the results in Markdown, from the JSON alone."""
-    where, systems = result["machine"], result["systems"]
+    systems, (cold, warm) = result["systems"], result["glasses"]
     (eps,) = {system["eps"] for system in systems if system["eps"] is not None}
     parts = [
-        f"{result['seconds'] / 60:.0f} minutes for everything, {result['jobs']} at a time, each on one core of "
-        f"{where['cpu']}, torch {where['torch']}, {where['date']}.",
+        common.effort(result),
         "**The networks**, each alone, plain SGD at a constant learning rate (lr), minibatches of B:",
         table(
-            [
-                "data",
-                "network",
-                "N",
-                "B",
-                "lr",
-                "steps",
-                "train loss",
-                "learnt",
-                "test accuracy",
-                "D, first",
-                "D, last",
-                "Hessian of",
-            ],
-            [_network_row(system) for system in systems],
+            "data = {data} | network = {kind} | N = {n_parameters:,} | B = {batch_size} | lr = {learning_rate:g} | "
+            "steps = {steps:,} | train loss = {train_loss:.2g} | learnt = {train_accuracy:.2%} | "
+            "test accuracy = {test_accuracy:.2%} | D, first = {first_noise:.2g} | D, last = {gradient_noise:.2g} | "
+            "Hessian of = {samples}",
+            [_row(system) for system in systems],
         ),
         f"The Hessian is that of the mean loss of so many samples, and flat are its directions with |λ| < {eps:g}. But "
         "for the second derivatives of the outputs, no more directions than ten for each sample can be anything else: "
@@ -639,32 +410,38 @@ def tables(result: dict[str, Any]) -> str:
     ]
     for data in dict.fromkeys(system["data"] for system in systems):
         chosen = [system for system in systems if system["data"] == data]
+        rows = [
+            [statement.text, *(_cell(system["findings"].get(key)) for system in chosen)]
+            for key, statement in OF_NETWORKS.items()
+        ]
         parts += [
             f"**What the paper says of networks, on {data}:**",
-            table(
-                ["statement", *(system["kind"] for system in chosen)],
-                [
-                    [text, *(_cell(system["findings"].get(key)) for system in chosen)]
-                    for key, (text, *_) in OF_NETWORKS.items()
-                ],
-            ),
+            table(" | ".join(["statement = {}", *(f"{system['kind']} = {{}}" for system in chosen)]), rows),
         ]
-    of_glass = result["glass_findings"]
-    cold, warm = result["glasses"]
     sizes = ", ".join(
         f"{n} ({seeds} x {cold['n_replica']})" for n, seeds in zip(cold["sizes"], cold["n_seed"], strict=True)
     )
     parts += [
         f"**What it says of the glass**, the spherical p = 3 model after a quench to T = {cold['temperature']:g} and "
         f"to T = {warm['temperature']:g}, with N (sets of couplings x replicas) of {sizes}:",
-        table(["statement", ""], [[text, _cell(of_glass[key])] for key, (text, _) in OF_GLASS.items()]),
+        table(
+            "statement = {} |  = {}",
+            [(each.text, _cell(result["glass_findings"][key])) for key, each in OF_GLASS.items()],
+        ),
         "**Not testable here:** ResNet-18, CIFAR-10 and CIFAR-100, which take a GPU.",
         "**The callback and the exact equations.** Extrapolated is (x(N) - 6 x(2N) + 8 x(4N))/3, without errors of "
         "first and second order in 1/N, of which the second is shown; errors are statistical, over sets of couplings, "
         "and z is the difference over them:",
         table(
-            ["T", "", "t_w", "lag", f"N = {cold['sizes'][-1]}", "extrapolated", "2nd order", "exact", "z"],
-            [_number_row(glass, row) for glass in (cold, warm) for row in glass["numbers"] if _is_shown(row)],
+            f"T = {{temperature:g}} |  = {{what}} | t_w = {{time:g}} | lag = {{shown lag}} | N = {cold['sizes'][-1]} = "
+            "{largest:.4f} ± {largest_error:.4f} | extrapolated = {extrapolated:.4f} ± {error:.4f} | "
+            "2nd order = {second_order:+.4f} | exact = {exact:.4f} | z = {z:+.1f}",
+            [
+                glass | row | {"shown lag": f"{row['lag']:g}" if row["what"] == "C" else ""}
+                for glass in (cold, warm)
+                for row in glass["numbers"]
+                if (row["what"], row["time"], row["lag"]) in SHOWN
+            ],
         ),
         "**How it is decided.** A rate above 0.1 in size counts where it is two errors away from 0, one up to 0.1 "
         "where it is within 0.2 with two errors; what is between is not testable.",
@@ -673,165 +450,105 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _network_row(system: dict[str, Any]) -> list[str]:
-    last = {name: series["values"][-1] for name, series in system["series"].items()}
-    curved, n = system["curved"], system["n_parameters"]
-    return [
-        *(system["data"], system["kind"], f"{n:,}", str(system["batch_size"])),
-        *(f"{system['learning_rate']:g}", f"{system['steps']:,}", f"{last['train_loss']:.2g}"),
-        *(f"{last['train_accuracy']:.2%}", f"{last['test_accuracy']:.2%}"),
-        *(f"{system['series']['gradient_noise']['values'][k]:.2g}" for k in (0, -1)),
-        "-" if curved is None else f"{curved:,} ({max(0.0, 1 - 10 * curved / n):.0%})",
-    ]
+def _row(system: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of a network with the last values of its series."""
+    curved, n, series = system["curved"], system["n_parameters"], system["series"]
+    samples = "-" if curved is None else f"{curved:,} ({max(0.0, 1 - 10 * curved / n):.0%})"
+    more = {"samples": samples, "first_noise": series["gradient_noise"]["values"][0]}
+    return system | {name: of["values"][-1] for name, of in series.items()} | more
 
 
-def _cell(found: Finding | None) -> str:
-    return "" if found is None else f"**{found['verdict']}**: {found['words']}"
-
-
-def _is_shown(row: dict[str, Any]) -> bool:
-    """Whether a number is shown: of many numbers, only those at round times are."""
-    if row["what"] == "E":
-        return bool(row["time"] in (1, 4, 16, 32))
-    return bool((row["time"], row["lag"]) in ((1, 1), (2, 2), (2, 6), (4, 4), (8, 0.2), (8, 8), (16, 1), (16, 16)))
-
-
-def _number_row(glass: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    return [
-        *(
-            f"{glass['temperature']:g}",
-            row["what"],
-            f"{row['time']:g}",
-            f"{row['lag']:g}" if row["what"] == "C" else "",
-        ),
-        f"{row['largest']:.4f} ± {row['largest_error']:.4f}",
-        f"{row['extrapolated']:.4f} ± {row['error']:.4f}",
-        *(f"{row['second_order']:+.4f}", f"{row['exact']:.4f}", f"{row['z']:+.1f}"),
-    ]
+def _cell(found: dict[str, str] | None) -> str:
+    return "" if found is None else "**{verdict}**: {words}".format(**found)
 
 
 # ------------------------------------------------------------------ the pictures
 
 
-def draw(systems: Sequence[System], glasses: Sequence[Glass], out: Path, directory: Path) -> list[Path]:
-    """Draw the pictures from the records in a directory, and return their paths."""
-    drawn = []
-    for data in dict.fromkeys(system.data for system in systems):
-        chosen = [system for system in systems if system.data == data]
-        drawn.append(directory / f"comparing_dynamics_{data.lower()}.png")
-        _draw_networks(chosen, [load_record(s.name, out, s.steps) for s in chosen]).savefig(drawn[-1])
-    drawn.append(directory / "comparing_dynamics_landscape.png")
-    _draw_landscape(systems, [load_record(s.name, out, s.steps) for s in systems]).savefig(drawn[-1])
-    drawn.append(directory / "comparing_dynamics_glass.png")
-    _draw_glass(glasses, [(records_of(glass, out), Exact.load(glass, out)) for glass in glasses]).savefig(drawn[-1])
-    return drawn
-
-
 def _grid(rows: int, columns: int, width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width * columns, height * rows), dpi=100, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _draw_networks(systems: Sequence[System], records: Sequence[AgingRecord]) -> Any:
+def draw_networks(records: Mapping[System, AgingRecord]) -> Any:
     """Draw one column per network: loss with its regimes, noise, displacement, and displacement over the noise."""
-    figure, axes = _grid(4, len(systems), 4.1, 3.1)
-    for column, system, record in zip(axes.T, systems, records, strict=True):
-        plot_loss(record, Network(record).regimes, ax=column[0])
+    figure, axes = _grid(4, len(records), 4.1, 3.1)
+    for column, (system, record) in zip(axes.T, records.items(), strict=True):
+        plot_loss(record, regimes(record), ax=column[0])
         column[0].set_title(f"{system.data}, {system.kind}: N = {record.n_parameters['all']:,}", fontsize=10)
-        column[0].legend(fontsize=7)
         plot_gradient_noise(record, ax=column[1])
-        column[1].legend(fontsize=7)
+        for ax in column[:2]:
+            ax.legend(fontsize=7)
         plot_two_time(record, ax=column[2], colorbar=False)
         plot_curves(relaxation_curves(record, "normalised_msd"), ax=column[3], colorbar=False)
-        column[2].set_xlabel("lag $t$ (steps)")
         times = record.waiting_times[record.waiting_times > 0]
         words = f"dark to light:\n$t_w$ = {times[0]:,} ... {times[-1]:,}"
         column[2].text(0.97, 0.05, words, transform=column[2].transAxes, ha="right", fontsize=8)
-    for ax, label in zip(
-        axes[:, 0],
-        ("loss", "strength of the gradient", r"$\Delta(t_w, t_w+t)$", r"$\Delta(t_w, t_w+t) / D(t_w)$"),
-        strict=True,
-    ):
+        for ax in column:
+            ax.set_ylabel("")
+    labels = ("loss", "strength of the gradient", r"$\Delta(t_w, t_w+t)$", r"$\Delta(t_w, t_w+t) / D(t_w)$")
+    for ax, label in zip(axes[:, 0], labels, strict=True):
         ax.set_ylabel(label)
-    for ax in axes[:, 1:].flat:
-        ax.set_ylabel("")
     return figure
 
 
-def _draw_landscape(systems: Sequence[System], records: Sequence[AgingRecord]) -> Any:
+def draw_landscape(records: Mapping[System, AgingRecord]) -> Any:
     """Draw the directions that are not flat along the run, and the heights of barriers against the lag."""
     figure, ((left, right),) = _grid(1, 2, 6.2, 4.2)
-    for k, (system, record) in enumerate(zip(systems, records, strict=True)):
+    for k, (system, record) in enumerate(records.items()):
         style = {"color": f"C{KINDS.index(system.kind)}", "label": f"{system.data}, {system.kind}"}
-        filled = {} if system.data == "MNIST" else {"markerfacecolor": "white"}
+        filled, line = ({}, "-") if system.data == "MNIST" else ({"markerfacecolor": "white"}, "--")
         if "flat_fraction" in record.one_time_names:
             steps, flat = record.one_time("flat_fraction")
             error = record.one_time("flat_fraction_error")[1]
-            dashed = "-" if system.data == "MNIST" else "--"
-            left.errorbar(np.maximum(steps, 1), 1 - flat, error, fmt=f"o{dashed}", capsize=2, **filled, **style)
-        lags, heights = record.profile("loss_path").lags, barriers(record)
-        right.plot(lags * 1.04 ** (k - 3.5), 100 * heights, "o", markersize=4, **filled, **style)
+            left.errorbar(np.maximum(steps, 1), 1 - flat, error, fmt=f"o{line}", capsize=2, **filled, **style)
+        lags = record.profile("loss_path").lags * 1.04 ** (k - 3.5)
+        right.plot(lags, 100 * barriers(record), "o", markersize=4, **filled, **style)
     left.set(xscale="log", yscale="log", xlabel="step (0 is at the left edge)")
     left.set_ylabel(r"fraction of directions with $|\lambda| \geq 0.01$")
     right.axhline(100 * BARRIER, color="0.4", linestyle=":", linewidth=1)
     right.set(xscale="log", xlabel="lag $t$ (steps)", ylabel="height of the barrier (% of the loss at the higher end)")
-    top = max(float(barriers(record).max()) for record in records)
+    top = max(float(barriers(record).max()) for record in records.values())
     right.set_ylim(-0.4, max(8.0, 130 * top))
-    for ax in (left, right):
-        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
-    left.legend(fontsize=7)
-    right.legend(fontsize=7, ncols=2)
+    for ax, columns in ((left, 1), (right, 2)):
+        grid(ax)
+        ax.legend(fontsize=7, ncols=columns)
     return figure
 
 
-def _draw_glass(glasses: Sequence[Glass], found: Sequence[tuple[dict[int, AgingRecord], Exact]]) -> Any:
+def draw_glass(found: Sequence[tuple[Glass, dict[int, AgingRecord], TwoTimeSolution]]) -> Any:
     """Draw energies, the correlation at T = 0, and the displacement at T > 0, from the callback and the equations."""
-    from matplotlib import colormaps
-    from matplotlib.ticker import NullFormatter
-
     figure, ((left, middle, right),) = _grid(1, 3, 5.2, 4.4)
-    glass, (records, exact) = glasses[0], found[0]
+    glass, records, exact = found[0]
     for k, (size, record) in enumerate(records.items()):
         steps, energy = record.one_time("energy")
-        error = record.one_time("energy_error")[1]
-        colour = colormaps["Blues"](0.4 + 0.5 * k / max(len(records) - 1, 1))
-        shown = steps * glass.step(size) >= 0.3
-        left.errorbar(
-            steps[shown] * glass.step(size),
-            energy[shown],
-            error[shown],
-            fmt="o",
-            ms=3.5,
-            color=colour,
-            label=f"N = {size}",
-        )
+        times, error = steps * glass.step(size), record.one_time("energy_error")[1]
+        shown = times >= 0.3
+        style: Any = {"color": colormaps["Blues"](0.4 + 0.5 * k / max(len(records) - 1, 1)), "label": f"N = {size}"}
+        left.errorbar(times[shown], energy[shown], error[shown], fmt="o", ms=3.5, **style)
     late = exact.times >= 0.3
     left.plot(exact.times[late], exact.energy[late], "k-", linewidth=1, label="exact, N infinite")
     left.axhline(glass.model.threshold, color="tab:red", linestyle="--", linewidth=1, label="threshold")
     left.axhline(glass.model.ground_state, color="0.5", linestyle=":", linewidth=1.2, label="ground state")
     left.set(xscale="log", xlabel="time", ylabel="energy per weight", title=f"quench to T = {glass.temperature:g}")
-    left.legend(fontsize=8)
-    for ax, glass, (records, exact) in zip((middle, right), glasses, found, strict=True):
-        size = max(records)
-        lags = records[size].lags * glass.step(size)
-        values = records[size].correlation() if ax is middle else records[size].msd()
-        mean = values.mean(axis=0)
+    for ax, (glass, records, exact) in zip((middle, right), found, strict=True):
+        size, record = max(records.items())
+        mean = (record.correlation() if ax is middle else record.msd()).mean(axis=0)
         for i, start in list(enumerate(glass.waiting_times))[::2]:
             colour = colormaps["viridis"](0.93 * i / (len(glass.waiting_times) - 1))
-            grid, curve = exact.curve(start)
-            ax.plot(grid, 1 - curve / 2 if ax is middle else curve, color=colour, linewidth=1)
-            ax.plot(lags, mean[i], "o", markersize=3.5, color=colour, label=f"$t_w$ = {start:g}")
+            lags = exact.times[exact.index(start) + 1 :] - start
+            curve = exact.msd(start, lags)
+            ax.plot(lags, 1 - curve / 2 if ax is middle else curve, color=colour, linewidth=1)
+            style = {"markersize": 3.5, "color": colour, "label": f"$t_w$ = {start:g}"}
+            ax.plot(record.lags * glass.step(size), mean[i], "o", **style)
         ax.set(xscale="log", xlabel="lag $t$", title=f"T = {glass.temperature:g}: N = {size}, and exact (lines)")
     middle.set_ylabel("correlation $C(t_w, t_w+t)$")
-    middle.legend(fontsize=8)
-    plateau = 2 * (1 - glasses[1].model.plateau)
+    plateau = 2 * (1 - glass.model.plateau)
     right.axhline(plateau, color="tab:red", linestyle="--", linewidth=1, label=r"plateau $2(1-q_{EA})$")
     right.set(yscale="log", ylabel=r"mean squared displacement $\Delta(t_w, t_w+t)$")
-    right.legend(fontsize=8)
     for ax in (left, middle, right):
-        ax.grid(True, which="major", linewidth=0.4, alpha=0.5)
+        ax.legend(fontsize=8)
+        grid(ax)
         ax.xaxis.set_minor_formatter(NullFormatter())  # no labels of minor ticks on short axes
     return figure
 
@@ -841,36 +558,57 @@ def _draw_glass(glasses: Sequence[Glass], found: Sequence[tuple[dict[int, AgingR
 
 def tasks_of(
     systems: Sequence[System], glasses: Sequence[Glass], data_dir: Path, out: Path
-) -> dict[str, Callable[[], float]]:
+) -> dict[str, Callable[[], None]]:
     """Return all tasks, the longest first."""
-    tasks: list[tuple[float, str, Callable[[], float]]] = [
-        (system.minutes, system.name, partial(train, system, data_dir, out)) for system in systems
-    ]
+    ordered = sorted(systems, key=lambda system: system.kind != MANY)
+    tasks: dict[str, Callable[[], None]] = {system.name: partial(train, system, data_dir, out) for system in ordered}
     for glass in glasses:
-        tasks.append((3.0, f"{glass.name}-exact", partial(solve, glass, out)))
-        for size, n_seed in zip(glass.sizes, glass.seeds, strict=True):
-            minutes = 1e-7 * size**2 * glass.t_max * n_seed
-            tasks.append((minutes, f"{glass.name}-N{size}", partial(quench, glass, size, n_seed, out)))
-    return {name: run for _, name, run in sorted(tasks, key=lambda task: -task[0])}
+        for size, n_seed in reversed([*zip(glass.sizes, glass.seeds, strict=True)]):
+            tasks[glass.name(size)] = partial(quench, glass, size, n_seed, out)
+    return tasks
 
 
 def main() -> None:
     """Train all networks and glasses, several at once, and write the results."""
     quick = "fewer steps, on digits, small glasses, and a bit of MNIST, in a minute"
-    options = options_of("comparing_dynamics", __doc__, quick, needs_mnist=True)
+    options = common.options_of("comparing_dynamics", __doc__, quick, needs_mnist=True)
     systems, glasses = (QUICK_SYSTEMS, QUICK_GLASSES) if options.quick else (SYSTEMS, GLASSES)
     if not options.analyse and any(system.data == "MNIST" for system in systems):
         mnist(options.data_dir)  # download it before several processes need it
-    spent = several(tasks_of(systems, glasses, options.data_dir, options.out), options)
-    found = analysed(systems, glasses, spent.pop("runs"), options.out)
-    # The pictures need the records, not only the numbers of the JSON.
-    conclude(
-        "comparing_dynamics",
-        {**spent, **found},
-        options,
-        tables,
-        lambda _, where: draw(systems, glasses, options.out, where),
-    )
+    spent = common.run_all(tasks_of(systems, glasses, options.data_dir, options.out), options)
+    seconds = spent.pop("runs")
+    records = {system: common.load_record(system.name, options.out, system.steps) for system in systems}
+    of_glass = [
+        (
+            glass,
+            {n: common.load_record(glass.name(n), options.out, glass.updates(n)) for n in glass.sizes},
+            glass.model.solve(glass.t_max, glass.steps),
+        )
+        for glass in glasses
+    ]
+    found = [analysed_glass(*each, sum(seconds[each[0].name(size)] for size in each[0].sizes)) for each in of_glass]
+    # The file has numbers of five digits, and the statements are decided by these.
+    rounded = json.loads(common.as_json({"glasses": found}))["glasses"]
+    statements = (*OF_NETWORKS.values(), *OF_GLASS.values())
+    result = {
+        **spent,
+        "systems": [analysed_system(system, record, seconds[system.name]) for system, record in records.items()],
+        "glasses": rounded,
+        "glass_findings": decide_glass(*rounded),
+        "rules": {each.text: cleandoc(each.decide.__doc__ or "") for each in statements},
+    }
+
+    def draw(_: Any, directory: Path) -> list[Path]:
+        """Draw the pictures, which need the records, not only the numbers of the JSON."""
+        figures = {"landscape": draw_landscape(records), "glass": draw_glass(of_glass)}
+        for data in dict.fromkeys(system.data for system in systems):
+            figures[data.lower()] = draw_networks({s: record for s, record in records.items() if s.data == data})
+        paths = {directory / f"comparing_dynamics_{name}.png": figure for name, figure in figures.items()}
+        for path, figure in paths.items():
+            figure.savefig(path)
+        return list(paths)
+
+    common.conclude(result, options, tables, draw)
 
 
 if __name__ == "__main__":

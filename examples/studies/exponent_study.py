@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student
 
+from examples.studies.common import RESULTS, table
 from lightning_glassy import AgingRecord, LogTimeSchedule
 from lightning_glassy.analysis import AgingExponent, aging_exponent
 from lightning_glassy.glasses import SubagingClock
@@ -25,7 +25,14 @@ N = 2000
 SCHEDULE = LogTimeSchedule.logspaced(
     100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
 )
-RESULTS = Path(__file__).parent / "results"
+ESTIMATES = (
+    "replicas = {} | method = {} | exact = {:.4f} | mean of trials = {:.4f} | its standard error = {:.4f} | "
+    "z = {:+.1f} | spread of a trial = {:.4f}"
+)
+COVERAGE = (
+    "replicas = {} | level = {:.0%} | covered = {:.0%} | mean stated error = {:.4f} | spread of mu = {:.4f} | "
+    "seconds a fit = {:.1f}"
+)
 
 
 def draw(n_replica: int, seed: int) -> AgingRecord:
@@ -68,16 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="6 trials instead of 200, and no result file")
     trials = 6 if parser.parse_args().quick else 200
-    lines = [
-        "# Estimators of the aging exponent on an exact clock",
-        "",
-        f"{trials} trials each; {GLASS}, N = {N:,}; {SCHEDULE}. Waiting times of the fit: the last two decades.",
-        "Made by `python -m examples.studies.exponent_study`.",
-        "",
-        "| replicas | method | exact | mean of trials | its standard error | z | spread of a trial |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    coverage = ["| replicas | level | covered | mean stated error | spread of mu | seconds a fit |", "| --- " * 6 + "|"]
+    estimates, coverage = [], []
     for n_replica in (8, 16):
         fits, slopes, seconds = [], [], []
         for trial in range(trials):
@@ -90,23 +88,26 @@ def main() -> None:
         measured, exact = np.array(slopes).T
         rows.append(("threshold (exact: mu_eff)", exact.mean(), measured + exact.mean() - exact))
         for method, truth, values in rows:
-            error = values.std(ddof=1) / np.sqrt(trials)
-            lines.append(
-                f"| {n_replica} | {method} | {truth:.4f} | {values.mean():.4f} | {error:.4f} "
-                f"| {(values.mean() - truth) / error:+.1f} | {values.std(ddof=1):.4f} |"
-            )
+            mean, spread = values.mean(), values.std(ddof=1)
+            error = spread / np.sqrt(trials)
+            estimates.append((n_replica, method, truth, mean, error, (mean - truth) / error, spread))
         mu = np.array([fit.mu for fit in fits])
         stated = np.array([fit.standard_error for fit in fits], dtype=float)
         for level in (0.68, 0.95):
             inside = np.abs(mu - GLASS.mu) < student.ppf(0.5 + level / 2, n_replica - 1) * stated
-            coverage.append(
-                f"| {n_replica} | {level:.0%} | {inside.mean():.0%} | {stated.mean():.4f} | {mu.std(ddof=1):.4f} "
-                f"| {np.median(seconds):.1f} |"
-            )
-    text = "\n".join([*lines, "", "Coverage of the interval of `mu`, from 200 bootstrap draws:", "", *coverage, ""])
+            spread = mu.std(ddof=1)
+            coverage.append((n_replica, level, inside.mean(), stated.mean(), spread, np.median(seconds)))
+    parts = [
+        "# Estimators of the aging exponent on an exact clock",
+        f"{trials} trials each; {GLASS}, N = {N:,}; {SCHEDULE}. Waiting times of the fit: the last two decades.\n"
+        "Made by `python -m examples.studies.exponent_study`.",
+        table(ESTIMATES, estimates),
+        "Coverage of the interval of `mu`, from 200 bootstrap draws:",
+        table(COVERAGE, coverage),
+    ]
+    text = "\n\n".join(parts) + "\n"
     print(text)
     if trials == 200:
-        RESULTS.mkdir(exist_ok=True)
         (RESULTS / "exponent_study.md").write_text(text)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from lightning_glassy import AgingRecord
 from lightning_glassy.analysis import (
     LossRegimes,
     NotEnoughDataError,
-    Verdict,
     loss_regimes,
     noise_clock,
     relaxation_curves,
@@ -41,12 +39,31 @@ SHORT_LAG = 0.1  # as a time of the glass
 SLOWER = 0.1  # smallest difference of two local exponents
 COINCIDE = 0.05  # largest trend with the waiting time of curves that coincide
 
-
 Finding = dict[str, str]
 """The entries ``"verdict"``, and ``"words"`` with the numbers."""
 
 Glassy = dict[str, Any]
 """The result of :func:`examples.studies.comparing_dynamics.analysed_glass` for one temperature, as in the JSON."""
+
+ALL, MANY_WEIGHTS, FEW_WEIGHTS = "all", "many weights", "few weights"
+
+
+class Statement(NamedTuple):
+    """A statement of the paper, the function that decides it, and the networks that it is about."""
+
+    text: str
+    decide: Callable[..., Finding]
+    of: str
+
+
+OF_NETWORKS: dict[str, Statement] = {}
+OF_GLASS: dict[str, Statement] = {}
+"""The statements by their keys in the JSON. Those on the glass have a check of the callback, too."""
+
+
+def statement(where: dict[str, Statement], key: str, text: str, of: str = ALL) -> Callable[..., Statement]:
+    """Return a decorator that makes a statement of a function, and adds it to the others."""
+    return lambda decide: where.setdefault(key, Statement(text, decide, of))
 
 
 def finding(seen: bool | None, words: str) -> Finding:
@@ -154,41 +171,31 @@ def off_line(record: AgingRecord, first: float) -> tuple[float, float] | None:
 # ------------------------------------------------------------------ of networks
 
 
+def regimes(record: AgingRecord) -> LossRegimes | None:
+    """Return the regimes of the training loss, None if the record is too short."""
+    try:
+        return loss_regimes(record)
+    except NotEnoughDataError:
+        return None
+
+
 class Network:
-    """A record of one network, with the quantities that several statements need."""
+    """A record of one network, with the quantities that several statements need.
+
+    Attributes:
+        learnt: learnt fraction of the training data at the end.
+        bottom: first step at the bottom of the loss, None if the network has not learnt all.
+        why_not: reason why nothing is known about the bottom.
+    """
 
     def __init__(self, record: AgingRecord) -> None:
-        self.record = record
-
-    @cached_property
-    def regimes(self) -> LossRegimes | None:
-        """Regimes of the training loss, None if the record is too short."""
-        try:
-            return loss_regimes(self.record)
-        except NotEnoughDataError:
-            return None
-
-    @cached_property
-    def verdict(self) -> Verdict:
-        """The verdict on aging."""
-        return verdict(self.record)
-
-    @property
-    def learnt(self) -> float:
-        """Learnt fraction of the training data at the end."""
-        return float(self.record.one_time("train_accuracy")[1][-1])
-
-    @property
-    def bottom(self) -> float | None:
-        """First step at the bottom of the loss, None if the network has not learnt all."""
-        return self.regimes.bottom_from if self.regimes is not None and self.learnt >= FITTED else None
-
-    @property
-    def why_not(self) -> str:
-        """Reason why nothing is known about the bottom."""
-        return f"{self.learnt:.1%} learnt" if self.learnt < FITTED else "too short at the bottom"
+        self.record, self.regimes = record, regimes(record)
+        self.learnt = float(record.one_time("train_accuracy")[1][-1])
+        self.bottom = self.regimes.bottom_from if self.regimes is not None and self.learnt >= FITTED else None
+        self.why_not = f"{self.learnt:.1%} learnt" if self.learnt < FITTED else "too short at the bottom"
 
 
+@statement(OF_NETWORKS, "regimes", "the loss has three regimes in log time")
 def three_regimes(net: Network) -> Finding:
     """The fit of three straight pieces finds a high, a falling and a lowest part of the loss."""
     if net.regimes is None:
@@ -200,6 +207,7 @@ def three_regimes(net: Network) -> Finding:
     return finding(falls is not None and bottom is not None, words)
 
 
+@statement(OF_NETWORKS, "first", "(i) loss high: Δ does not depend on t_w")
 def no_aging_at_first(net: Network) -> Finding:
     """Before the loss falls, the aging rate between all pairs of times is at most 0.1 in size."""
     end = None if net.regimes is None else net.regimes.falls_from
@@ -209,6 +217,7 @@ def no_aging_at_first(net: Network) -> Finding:
     return finding(None if found.depends is None else not found.depends, f"rate {found}")
 
 
+@statement(OF_NETWORKS, "second", "(ii) loss falls about linearly in log t: clear aging")
 def ages_while_it_falls(net: Network) -> Finding:
     """The loss is within 10 % of its fall of three straight pieces, and while it falls the aging rate is above 0.1."""
     if net.regimes is None or not net.regimes.falls:
@@ -221,6 +230,7 @@ def ages_while_it_falls(net: Network) -> Finding:
     return finding(clear if net.regimes.deviation <= BENT else False, words)
 
 
+@statement(OF_NETWORKS, "stops", "(iii) loss at the bottom: the aging stops", MANY_WEIGHTS)
 def aging_stops(net: Network) -> Finding:
     """At the bottom (99.9 % are learnt) the aging rate of Δ/D(t_w) is at most 0.1 in size."""
     start = np.inf if net.bottom is None else net.bottom
@@ -231,6 +241,7 @@ def aging_stops(net: Network) -> Finding:
     return finding(None if over_noise.depends is None else not over_noise.depends, words)
 
 
+@statement(OF_NETWORKS, "line", "(iii) Δ/D(t_w) is one straight diffusive line", MANY_WEIGHTS)
 def one_diffusive_line(net: Network) -> Finding:
     """At the bottom ln(Δ/(D(t_w) t)) scatters by at most 0.2, and the local exponent is 0.85 ... 1.15."""
     off = None if net.bottom is None else off_line(net.record, net.bottom)
@@ -241,6 +252,7 @@ def one_diffusive_line(net: Network) -> Finding:
     return finding(off[0] <= STRAIGHT and straight, f"off by {off[0]:.2f}, exponent {found.exponent:.2f}")
 
 
+@statement(OF_NETWORKS, "clock", "where D drifts, its integral is the better clock", MANY_WEIGHTS)
 def noise_is_the_clock(net: Network) -> Finding:
     """At the bottom, where D changes 1.5-fold or more, ln(Δ/∫D dt') scatters by at most 0.8 of ln(Δ/(D(t_w) t))."""
     if net.bottom is None:
@@ -258,6 +270,7 @@ def noise_is_the_clock(net: Network) -> Finding:
     )
 
 
+@statement(OF_NETWORKS, "flat", "more and more flat directions", MANY_WEIGHTS)
 def flatter_and_flatter(net: Network) -> Finding:
     """The fraction of directions with a curvature below ε is larger at the end than at step 0, by twice its error."""
     if "flat_fraction" not in net.record.one_time_names:
@@ -268,6 +281,7 @@ def flatter_and_flatter(net: Network) -> Finding:
     return finding(None if -twice < grown <= twice and twice > RESOLVED else bool(grown > twice), words)
 
 
+@statement(OF_NETWORKS, "barriers", "no barriers")
 def no_barriers(net: Network) -> Finding:
     """No straight line between two times, at 11 points, has a barrier of 5 % of the loss at its higher end."""
     heights = barriers(net.record)
@@ -275,15 +289,16 @@ def no_barriers(net: Network) -> Finding:
     return finding(bool((heights <= BARRIER).all()), words)
 
 
+@statement(OF_NETWORKS, "trapped", "few hidden units: trapped in a bad minimum, ages on", FEW_WEIGHTS)
 def trapped(net: Network) -> Finding:
     """At most 98 % are learnt, the loss is above 0.7 of that a decade before, and the verdict is aging throughout."""
-    loss = float(net.record.one_time("train_loss")[1][-1])
-    words = f"{net.verdict.kind}; {net.learnt:.1%} learnt, loss {loss:.2g}"
-    if net.learnt > MISFIT or net.verdict.kind == "cannot tell":
+    loss, judged = float(net.record.one_time("train_loss")[1][-1]), verdict(net.record)
+    words = f"{judged.kind}; {net.learnt:.1%} learnt, loss {loss:.2g}"
+    if net.learnt > MISFIT or judged.kind == "cannot tell":
         return finding(None, words)
-    if net.verdict.kind == "aging throughout" and net.verdict.phase is None:
+    if judged.kind == "aging throughout" and judged.phase is None:
         return finding(None, f"{words}, which still falls")
-    return finding(net.verdict.phase == "glassy", words)
+    return finding(judged.phase == "glassy", words)
 
 
 def barriers(record: AgingRecord) -> Array:
@@ -296,31 +311,16 @@ def _step(at: float | None) -> str:
     return "-" if at is None else f"{at:,.0f}"
 
 
-ALL, MANY_WEIGHTS, FEW_WEIGHTS = "all", "many weights", "few weights"
-
-OF_NETWORKS: dict[str, tuple[str, Callable[[Network], Finding], str]] = {
-    "regimes": ("the loss has three regimes in log time", three_regimes, ALL),
-    "first": ("(i) loss high: Δ does not depend on t_w", no_aging_at_first, ALL),
-    "second": ("(ii) loss falls about linearly in log t: clear aging", ages_while_it_falls, ALL),
-    "stops": ("(iii) loss at the bottom: the aging stops", aging_stops, MANY_WEIGHTS),
-    "line": ("(iii) Δ/D(t_w) is one straight diffusive line", one_diffusive_line, MANY_WEIGHTS),
-    "clock": ("where D drifts, its integral is the better clock", noise_is_the_clock, MANY_WEIGHTS),
-    "flat": ("more and more flat directions", flatter_and_flatter, MANY_WEIGHTS),
-    "barriers": ("no barriers", no_barriers, ALL),
-    "trapped": ("few hidden units: trapped in a bad minimum, ages on", trapped, FEW_WEIGHTS),
-}
-"""The statements of the paper on networks: text, function that decides, and kind of networks."""
-
-
 def decide_network(record: AgingRecord, few_weights: bool) -> dict[str, Finding]:
     """Decide all statements on such a network."""
     net, other = Network(record), MANY_WEIGHTS if few_weights else FEW_WEIGHTS
-    return {key: decide(net) for key, (_, decide, of) in OF_NETWORKS.items() if of != other}
+    return {key: each.decide(net) for key, each in OF_NETWORKS.items() if each.of != other}
 
 
 # ------------------------------------------------------------------ of the glass
 
 
+@statement(OF_GLASS, "never stops", "p-spin: aging never stops")
 def never_stops(cold: Glassy, warm: Glassy) -> Finding:
     """The verdict is aging throughout, at both temperatures."""
     kinds = [glass["verdict"] for glass in (cold, warm)]
@@ -332,6 +332,7 @@ def never_stops(cold: Glassy, warm: Glassy) -> Finding:
     return finding(None if "cannot tell" in kinds else set(kinds) == {"aging throughout"}, "; ".join(words))
 
 
+@statement(OF_GLASS, "short lags", "p-spin: short-lag curves coincide for all t_w")
 def short_lags_coincide(cold: Glassy, warm: Glassy) -> Finding:
     """At T > 0, Δ at the lag 0.1 goes with t_w as a power of at most 0.05, and falls faster at the longest lag."""
     known = {row["lag"]: row["trend"] for row in warm["trends"]}
@@ -342,6 +343,7 @@ def short_lags_coincide(cold: Glassy, warm: Glassy) -> Finding:
     return finding(abs(short) <= COINCIDE and known[longest] < -COINCIDE, words)
 
 
+@statement(OF_GLASS, "plateau", "p-spin: a plateau at the Edwards-Anderson parameter")
 def plateau_is_known(cold: Glassy, warm: Glassy) -> Finding:
     """At T > 0 a curve is slowest in its middle, the slower the later it starts, at last within 20 % of 2(1 - q)."""
     ours, theirs = (
@@ -361,6 +363,7 @@ def plateau_is_known(cold: Glassy, warm: Glassy) -> Finding:
     return finding(slower and abs(ours[last]["displacement"] / warm["plateau"] - 1) <= NEAR_PLATEAU, words)
 
 
+@statement(OF_GLASS, "threshold", "p-spin: energy stuck at the threshold, above the ground state")
 def stuck_at_the_threshold(cold: Glassy, warm: Glassy) -> Finding:
     """At T = 0 the exact energy, as a constant and t^(-2/3), tends to within 0.5 % of the threshold."""
     limit, threshold, free = (cold[name] for name in ("energy_limit", "threshold", "energy_free_limit"))
@@ -372,6 +375,7 @@ def stuck_at_the_threshold(cold: Glassy, warm: Glassy) -> Finding:
     return finding(abs(limit / threshold - 1) <= NEAR_THRESHOLD, words)
 
 
+@statement(OF_GLASS, "agrees", "the callback agrees with the equations of Cugliandolo and Kurchan")
 def agrees(cold: Glassy, warm: Glassy) -> Finding:
     """All correlations and energies of the callback, extrapolated, are within 3 errors and the 2nd order."""
     rows = [row for glass in (cold, warm) for row in glass["numbers"]]
@@ -384,16 +388,6 @@ def agrees(cold: Glassy, warm: Glassy) -> Finding:
     return finding(not any(off), words)
 
 
-OF_GLASS: dict[str, tuple[str, Callable[[Glassy, Glassy], Finding]]] = {
-    "never stops": ("p-spin: aging never stops", never_stops),
-    "short lags": ("p-spin: short-lag curves coincide for all t_w", short_lags_coincide),
-    "plateau": ("p-spin: a plateau at the Edwards-Anderson parameter", plateau_is_known),
-    "threshold": ("p-spin: energy stuck at the threshold, above the ground state", stuck_at_the_threshold),
-    "agrees": ("the callback agrees with the equations of Cugliandolo and Kurchan", agrees),
-}
-"""The statements of the paper on the glass, and the check of the callback: text, and function that decides."""
-
-
 def decide_glass(cold: Glassy, warm: Glassy) -> dict[str, Finding]:
     """Decide all statements on a quench to T = 0 and a quench to a temperature below the transition."""
-    return {key: decide(cold, warm) for key, (_, decide) in OF_GLASS.items()}
+    return {key: each.decide(cold, warm) for key, each in OF_GLASS.items()}
