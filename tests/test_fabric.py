@@ -174,6 +174,15 @@ def test_the_loggers_of_fabric_get_the_curves(tmp_path: Path) -> None:
     assert AgingRecord.load(Path(tensorboard.log_dir) / "glassy" / "aging_record.npz") == monitor.record
 
 
+def test_a_summary_is_printed_if_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Loop(FabricAgingMonitor(SCHEDULE, dirpath=tmp_path / "a")).train(8)
+    assert "Aging of" not in capsys.readouterr().out
+    Loop(FabricAgingMonitor(SCHEDULE, dirpath=tmp_path / "b", summary=True)).train(8)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Aging of 21 parameters: mean squared displacement")
+    assert "aging_record.npz" in printed
+
+
 def test_no_failure_ends_the_training_or_loses_the_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a file").touch()
     monitor = FabricAgingMonitor(SCHEDULE, dirpath=tmp_path / "a file")

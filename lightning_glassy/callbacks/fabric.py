@@ -16,6 +16,7 @@ from lightning_glassy.callbacks.aging import MonitorOptions, split_options
 from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
 from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import check_strategy, describe_optimizers
+from lightning_glassy.callbacks.summary import print_lines, summary
 from lightning_glassy.measure.optimizers import learning_rates
 from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.shards import reshard, spread
@@ -50,8 +51,8 @@ class FabricAgingMonitor:
             name of a preset (with ``max_step``). Default: ``LogTimeSchedule.logspaced()``.
         groups: ``"all"``, ``"layer"`` (one more group per module), or a mapping of group names to name patterns.
         max_step: last step of the run, if known. Memory is planned for it.
-        **options: those of :class:`AgingMonitor`. Two monitors of one Fabric need two names. ``summary`` is ignored:
-            see :meth:`where`.
+        **options: those of :class:`AgingMonitor`. Two monitors of one Fabric need two names. ``summary`` is False by
+            default: a loop prints :meth:`where` if it wants.
 
     Raises:
         TypeError: an argument has the wrong type, or there is no such option.
@@ -89,10 +90,11 @@ class FabricAgingMonitor:
         dirpath = ours.get("dirpath")
         self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
         self.save = ours.get("save", True)
-        self.summary = False
+        self.summary = ours.get("summary", False)
         self._recorder = Recorder(self.name)
         self._state: Mapping[str, Any] = {}
         self._step = 0
+        self._is_global_zero = False
         self._forget()
 
     def _forget(self) -> None:
@@ -105,8 +107,8 @@ class FabricAgingMonitor:
         """Return nothing. The record itself describes the tracker."""
 
     def report(self, record: AgingRecord) -> list[str]:
-        """Return nothing. A loop of Fabric prints what it wants."""
-        return []
+        """Return the displacements, the verdict and the aging exponent."""
+        return summary(record, type(self).__name__)
 
     @property
     def record(self) -> AgingRecord:
@@ -193,7 +195,7 @@ class FabricAgingMonitor:
         recorder.track(make, whole, self._step, strict=True)
         snapshots = recorder.find_snapshots()
         recorder.snapshots = fabric.broadcast(snapshots) if sharded else snapshots
-        self._optimizers = inner
+        self._optimizers, self._is_global_zero = inner, fabric.is_global_zero
         self._event()
 
     def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> None:
@@ -227,6 +229,7 @@ class FabricAgingMonitor:
         if self._recorder.running:
             self._recorder.drain()
             self._recorder.leave(type(self).__name__, self._step)
+            print_lines(print, self._recorder.summary() if self._is_global_zero else [])
             self._recorder.let_go()
         self._forget()
 

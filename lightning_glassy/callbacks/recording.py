@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
+from lightning_glassy.callbacks.summary import print_lines
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 
@@ -158,10 +158,7 @@ class Recording(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
         if self.recorder.leave(type(self).__name__, trainer.global_step) and trainer.is_global_zero:
-            lines = self.recorder.summary()
-            if lines:
-                with contextlib.suppress(OSError, ValueError):  # the output is closed or full
-                    trainer.print("\n".join(lines))
+            print_lines(trainer.print, self.recorder.summary())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable, Sequence
 
 from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
+
+
+def print_lines(write: Callable[[str], object], lines: Sequence[str]) -> None:
+    """Print lines, unless the output is closed or full."""
+    if lines:
+        with contextlib.suppress(OSError, ValueError):
+            write("\n".join(lines))
 
 
 def summary(record: AgingRecord, who: str) -> list[str]:
