@@ -284,7 +284,7 @@ class Recorder:
                 tracker.close()
 
     def free(self) -> None:
-        """Free all that refers to the weights or to the Trainer, and forget the state."""
+        """Free all that refers to the weights or to the Trainer."""
         self.tracker = self._module = None
         self._followers = {}
 
