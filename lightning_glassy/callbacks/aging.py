@@ -13,7 +13,6 @@ from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions, check_kn
 from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import (
     check_clipping,
-    check_strategy,
     describe_run,
     max_step,
     schedule_of,
@@ -107,12 +106,6 @@ class AgingMonitor(Recording):
         return super().__getstate__() | {"_next_event": NEVER}
 
     # ------------------------------------------------------------------ hooks
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a strategy whose parameters cannot be measured rightly, before anything is moved or sharded."""
-        if stage == "fit":
-            check_strategy(trainer.strategy, type(self).__name__)
-        super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plan and allocate, go on from a checkpoint, and measure the state before the first update."""

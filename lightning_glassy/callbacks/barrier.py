@@ -17,7 +17,6 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.network import Loader, NetworkOptions, RunsNetwork, has_sync_batch_norm
 from lightning_glassy.callbacks.pairs import PairMeasurement
-from lightning_glassy.callbacks.run import check_strategy
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
@@ -114,12 +113,6 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
         return super().__getstate__() | {"_data": None, "_lines": None}
 
     # ------------------------------------------------------------------ hooks
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a strategy that spreads the weights, before anything is moved."""
-        if stage == "fit":
-            check_strategy(trainer.strategy, type(self).__name__, whole=True)
-        super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the data."""

@@ -13,7 +13,6 @@ from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.pairs import PairMeasurement
 from lightning_glassy.callbacks.recorder import RecorderOptions
-from lightning_glassy.callbacks.run import check_strategy
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.measure.tiling import tile_size
@@ -97,15 +96,12 @@ class DisplacementDistribution(PairMeasurement):
         super().__init__(schedule, **options)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse weights that are spread over processes, and replicas, before anything is moved."""
-        if stage == "fit":
-            check_strategy(trainer.strategy, type(self).__name__, whole=True)
-            if any(isinstance(part, ReplicaEnsemble) for part in pl_module.modules()):
-                raise MisconfigurationException(
-                    f"{type(self).__name__} does not know the replicas of a ReplicaEnsemble from each other: train a "
-                    "single network"
-                )
+        """Refuse replicas, before anything is moved."""
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and any(isinstance(part, ReplicaEnsemble) for part in pl_module.modules()):
+            raise MisconfigurationException(
+                f"{type(self).__name__} cannot tell the replicas of a ReplicaEnsemble apart: train a single network"
+            )
 
     @torch.no_grad()
     def measure(

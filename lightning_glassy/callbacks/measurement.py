@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
-from lightning_glassy.callbacks.run import check_strategy, describe_run
+from lightning_glassy.callbacks.run import describe_run
 from lightning_glassy.callbacks.undisturbed import random_numbers_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import StepsLike, as_steps
@@ -105,12 +105,6 @@ class Measurement(Recording, ABC):
             yield
 
     # ------------------------------------------------------------------ hooks
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a strategy that spreads the weights, before anything is moved."""
-        if stage == "fit":
-            check_strategy(trainer.strategy, type(self).__name__, whole=True)
-        super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, and measure the state before the first update."""

@@ -20,6 +20,7 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
+from lightning_glassy.callbacks.run import check_strategy
 from lightning_glassy.callbacks.summary import print_lines
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
@@ -45,7 +46,10 @@ class Recording(Callback):
     """
 
     tracks = False
-    """Whether the callback makes the record, with an AgingTracker. Its options then apply to the record."""
+    """Whether the callback makes the record, with an AgingTracker, which can measure shards of the weights.
+
+    Its options then apply to the record.
+    """
 
     def __init__(self, schedule: Any, **options: Unpack[RecorderOptions]) -> None:
         super().__init__()
@@ -110,9 +114,11 @@ class Recording(Callback):
     # ------------------------------------------------------------------ hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find or make the recorder, and let it forget the checkpoint of an earlier fit."""
+        """Refuse an unsuitable strategy before anything is moved or sharded. Find or make the recorder."""
         if stage != "fit":
             return
+        check_strategy(trainer.strategy, type(self).__name__, whole=not self.tracks)
+        # Forget the checkpoint of an earlier fit.
         recorder = self._join(trainer)
         recorder.load_state_dict(None)
         if recorder.running:  # the last fit ended without its last hooks
