@@ -237,7 +237,7 @@ def test_numbers_and_presets_measure_the_pairs_they_stand_for(tmp_path: Path) ->
 
 def test_a_preset_needs_the_length_of_the_run(tmp_path: Path) -> None:
     callbacks: list[Callback] = [AgingMonitor(**quiet()), DisplacementDistribution("baity-jesi", **quiet())]
-    trainer = quiet_trainer(tmp_path, callbacks=callbacks, max_steps=-1, max_epochs=-1)
+    trainer = quiet_trainer(tmp_path, callbacks=callbacks, max_steps=-1, max_epochs=-1, max_time="00:00:00:20")
     with pytest.raises(ValueError, match="schedule='baity-jesi' needs a run of known length"):
         trainer.fit(SmallNet(), data())
     with pytest.raises(ValueError, match="schedule='subaging' needs a run of known length"):
@@ -366,6 +366,20 @@ def test_a_resumed_training_goes_on_in_another_fit(tmp_path: Path) -> None:
         trainer = fit(norm, *monitors, until=17, ckpt_path=tmp_path / "a.ckpt")
         fit(until=25, trainer=trainer)
         assert norm.record.one_time("weight_norm")[0].tolist() == [0, 5, 10, 15, 17, 20, 25]
+
+
+def test_a_fit_from_an_earlier_step_starts_a_new_record(tmp_path: Path) -> None:
+    module = SmallNet()
+    plain = quiet_trainer(tmp_path, max_steps=3)
+    plain.fit(module, data())
+    plain.save_checkpoint(tmp_path / "3.ckpt")  # without a record
+    norm, monitor = WeightNorm(**quiet()), AgingMonitor(**quiet())
+    trainer = quiet_trainer(tmp_path, callbacks=[norm, monitor], max_steps=8)
+    trainer.fit(module, data())
+    trainer.fit(module, data(), ckpt_path=tmp_path / "3.ckpt")
+    assert norm.record is monitor.record
+    assert norm.record.one_time("weight_norm")[0].tolist() == [3, 5, 7, 8]
+    assert monitor.record.waiting_times.min() == 3
 
 
 def test_a_callback_that_was_taken_out_measures_no_more(tmp_path: Path) -> None:
