@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,6 +28,7 @@ class RandomWalk(GaussianGlass):
     """
 
     sigma: float = 1.0
+    initial_variance: ClassVar[float] = 0.0
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
         r""":math:`\sigma^2\min(s,t)`."""

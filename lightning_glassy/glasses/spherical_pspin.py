@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +52,7 @@ class SphericalPSpin:
 
     p: int = 3
     temperature: float = 0.0
+    initial_variance: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if self.p < 2:

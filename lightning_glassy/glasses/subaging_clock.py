@@ -3,6 +3,7 @@ r"""Exact subaging at integer steps: the reference for the exponent :math:`\mu`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,6 +36,7 @@ class SubagingClock(GaussianGlass):
 
     mu: float
     kappa: float
+    initial_variance: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.mu <= 1:
