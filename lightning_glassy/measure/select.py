@@ -75,7 +75,8 @@ def select_parameters(
     """Select the trainable parameters to track, each once, with its groups.
 
     Patterns are shell patterns (``"encoder.*"``, ``"*.weight"``). They are case-sensitive and must match the whole
-    name. A tied tensor, i.e. a tensor with several names, is counted once. It matches if one of its names matches.
+    name. A tied tensor, i.e. a tensor with several names, is counted once. It matches if one of its names matches. Call
+    :func:`check_patterns` before, because this function does not check the form of its arguments.
 
     Args:
         named_parameters: the module, or pairs as from ``module.named_parameters(remove_duplicate=False)``.
@@ -85,14 +86,13 @@ def select_parameters(
         exclude: leave out parameters that match one of these patterns.
 
     Raises:
-        ValueError: there is nothing to track, a pattern is malformed or matches nothing, a group is called ``"all"``,
-            a parameter has no shape or no values yet, or a parameter is not dense (a sparse tensor).
+        ValueError: there is nothing to track, a pattern matches nothing, a layer is called ``"all"``, a parameter has
+            no shape or no values yet, or a parameter is not dense (a sparse tensor).
         UnmeasurableError: a parameter is spread over processes in a way that cannot be measured correctly.
         TypeError: an item is not a pair of a name and a tensor.
     """
     tensors: dict[tuple[object, ...], tuple[Tensor | Shard, list[str]]] = {}
     frozen: list[str] = []
-    check_patterns(groups, include, exclude)
     module = named_parameters if isinstance(named_parameters, nn.Module) else None
     named = list(named_parameters if module is None else module.named_parameters(remove_duplicate=False))  # type: ignore[arg-type]
     for item in named:
