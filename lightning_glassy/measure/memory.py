@@ -125,9 +125,7 @@ class _Plan:
         return n
 
 
-def check_memory_options(
-    sample: object = "auto", device: str | torch.device | None = None, max_memory: object = None
-) -> None:
+def check_memory_options(sample: object, device: str | torch.device | None, max_memory: object) -> None:
     """Check the memory options before the parameters are known. :func:`plan_sample` does not check them again.
 
     Raises:
