@@ -272,7 +272,7 @@ def test_compiled_and_wrapped_names_are_those_of_the_user() -> None:
 )
 def test_nothing_to_track_is_an_error_that_says_why(parameters, options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        select_parameters(parameters, **options)
+        AgingTracker(parameters, **options)
 
 
 # ---------------------------------------------------------------------- samples and memory
@@ -356,10 +356,10 @@ def test_too_much_is_refused_before_it_is_taken_with_the_three_remedies() -> Non
     for remedy in ("fewer waiting times", "sample=", "snapshot_device='cpu'"):
         assert remedy in str(caught.value)
     with pytest.raises(ValueError, match="max_memory=0"):
-        plan_sample(selected(3), 1, max_memory=0)
+        AgingTracker([("w", parameter)], max_memory=0)
     for bad in (0, "all", True, -5):
         with pytest.raises(ValueError, match="sample="):
-            plan_sample(selected(3), 1, sample=bad)
+            AgingTracker([("w", parameter)], sample=bad)
 
 
 def test_the_footprint_that_is_said_is_what_is_taken() -> None:

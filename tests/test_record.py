@@ -394,8 +394,6 @@ def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
             AgingRecord.concat([run, record])
     with pytest.raises(ValueError, match="records is empty"):
         AgingRecord.concat([])
-    with pytest.raises(ValueError, match="dim='group'"):
-        AgingRecord.concat([run], dim="group")
 
 
 def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) -> None:

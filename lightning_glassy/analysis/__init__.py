@@ -1,4 +1,4 @@
-"""What the curves say: one question per file. NumPy and SciPy only; a record is all that is needed."""
+"""Answers from a record: one question per file, with NumPy and SciPy alone."""
 
 try:
     import scipy  # noqa: F401

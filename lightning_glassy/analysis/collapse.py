@@ -1,10 +1,10 @@
-r"""Whether curves of different waiting times fall on one when the lag is rescaled, and with which exponent.
+r"""The collapse of curves of different waiting times on one curve, against a rescaled lag.
 
-Two variables, which differ where the lag is not small against the waiting time:
+The two scaling variables differ if the lag is not much shorter than the waiting time:
 
-* ``"effective"``, the effective time :math:`\lambda = t_w^{1-\mu}\,[(1+t/t_w)^{1-\mu} - 1]/(1-\mu)`, for
-  :math:`\mu \to 1` :math:`\ln(1 + t/t_w)`: the clock slows down during the lag, too;
-* ``"plain"``, :math:`t/t_w^\mu`, what Herrera Segura et al. 2022 use.
+* ``"effective"`` is the effective time :math:`\lambda = t_w^{1-\mu}\,[(1+t/t_w)^{1-\mu} - 1]/(1-\mu)`. The clock slows
+  down during the lag, too. For :math:`\mu \to 1` it is :math:`\ln(1 + t/t_w)`.
+* ``"plain"`` is :math:`t/t_w^\mu`, as in Herrera Segura et al. 2022.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from lightning_glassy.observables import Array
 
 Variable = Literal["effective", "plain"]
 
-_UNKNOWN = 1e-3  # the error of a logarithm, where there are no replicas to tell it
+_UNKNOWN = 1e-3  # the error of a logarithm, if there are no replicas to estimate it
 
 
 def scaled_lag(
     waiting_time: ArrayLike, lag: ArrayLike, mu: float, variable: Variable = "effective", t0: float = 0.0
 ) -> Array:
-    r"""The scaling variable of a pair, in steps to the power :math:`1-\mu`; waiting times count from ``-t0``.
+    r"""Return the scaling variable of a pair, in steps to the power :math:`1-\mu`. Waiting times count from ``-t0``.
 
     Raises:
-        ValueError: another variable, or a waiting time at or before the origin of the clock.
+        ValueError: there is no such variable, or a waiting time is not after the origin of the clock.
 
     Example:
         >>> float(scaled_lag(100, 300, mu=0.5))
@@ -52,7 +52,7 @@ def scaled_lag(
 
 
 def _lag_of(waiting_time: Array, scaled: Array, mu: float, variable: Variable, t0: float) -> Array:
-    """The lag at which a curve has a value of the scaling variable: the inverse of :func:`scaled_lag`, inf if never."""
+    """Return the lag of a value of the scaling variable, inf if there is none: the inverse of :func:`scaled_lag`."""
     t_w = waiting_time + t0
     if variable == "plain":
         return np.asarray(scaled * t_w**mu)
@@ -75,7 +75,7 @@ class Collapse:
         waiting_times: steps, ``[n_tw]``.
         scaled_lags: ``[n_tw, n_lag]``.
         values: the curves, mean over replicas, ``[n_tw, n_lag]``.
-        quality: Houdayer-Hartmann S; smaller is better.
+        quality: Houdayer-Hartmann S. A smaller value is better.
     """
 
     mu: float
@@ -87,62 +87,62 @@ class Collapse:
 
 
 def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0: float = 0.0) -> Collapse:
-    """The curves rescaled with a given exponent, and how well they fall on each other.
+    """Rescale curves with a given exponent, and measure the quality of the collapse.
 
     Args:
-        curves: from :func:`~lightning_glassy.analysis.curves.relaxation_curves`.
+        curves: result of :func:`~lightning_glassy.analysis.curves.relaxation_curves`.
         mu: aging exponent.
         variable: scaling variable.
-        t0: origin of the clock, in steps before step 0; with ``t0=0`` the waiting time 0 is left out.
+        t0: origin of the clock, in steps before step 0. ``t0=0`` leaves out the waiting time 0.
 
     Raises:
-        ValueError: another variable, or no waiting time after the origin of the clock.
+        ValueError: there is no such variable, or no waiting time is after the origin of the clock.
     """
-    used = _after_origin(curves, t0)
+    used, measure = _measure_of(curves, t0)
     scaled = scaled_lag(used.waiting_times[:, None], used.lags[None, :], mu, variable, t0)
-    quality = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))(mu, variable, t0)
-    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(quality))
+    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(measure(mu, variable, t0)))
 
 
 def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effective", *, t0: float = 0.0) -> Array:
-    """The Houdayer-Hartmann S of a collapse as a function of the exponent: see :class:`CollapseQuality`.
+    """Return the Houdayer-Hartmann S of a collapse as a function of the exponent: see :class:`CollapseQuality`.
 
     Args:
-        curves: from :func:`~lightning_glassy.analysis.curves.relaxation_curves`.
+        curves: result of :func:`~lightning_glassy.analysis.curves.relaxation_curves`.
         mus: exponents, ``[n_mu]``.
         variable: scaling variable.
         t0: origin of the clock, as in :func:`collapse`.
 
     Returns:
-        S, ``[n_mu]``; infinite where too few points have neighbours on other curves.
+        S, ``[n_mu]``, infinite if too few points have neighbours on other curves.
     """
-    used = _after_origin(curves, t0)
-    measure = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))
+    _, measure = _measure_of(curves, t0)
     return np.array([float(measure(mu, variable, t0)) for mu in np.atleast_1d(np.asarray(mus, dtype=np.float64))])
 
 
-def _after_origin(curves: Curves, t0: float) -> Curves:
+def _measure_of(curves: Curves, t0: float) -> tuple[Curves, CollapseQuality]:
+    """Return the curves after the origin of the clock, and the quality of their collapse."""
     used = curves.after(-t0)
     if len(used.waiting_times) == 0:
         raise ValueError(f"no waiting time is after the origin of the clock, {-t0:g}")
-    return used
+    return used, CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))
 
 
 class CollapseQuality:
-    r"""The quality S of a collapse as a function of the exponent, of one set of curves or of many at once.
+    r"""The quality S of a collapse as a function of the exponent, for one set of curves or for many at once.
 
-    S is the mean over points of :math:`(y - Y)^2/(dy^2 + dY^2)`, where Y is a weighted straight line, in logarithms,
-    through the neighbours of the point on the *other* curves (one on either side of it on each), taken at the point.
-    dy is the standard error of ln y.
+    S is the mean over points of :math:`(y - Y)^2/(dy^2 + dY^2)`. dy is the standard error of ln y. Y is the value at
+    the point of a weighted straight line, in logarithms, through the neighbours of the point on the *other* curves.
+    Each other curve gives one neighbour on either side.
+
+    The points of one curve share their noise. S near 1 is therefore no test, and S + 1 is no error bar.
+
     Source: Houdayer and Hartmann, Phys. Rev. B 70, 014418 (2004), appendix.
-
-    Points of one curve share their noise: S near 1 is not a test, and S + 1 not an error bar.
 
     Args:
         waiting_times: ``[n_tw]`` steps.
         lags: ``[n_lag]`` steps.
-        curves: ``[..., n_tw, n_lag]``; what is NaN, or not positive, in any of the sets is used in none.
-        errors: of the logarithms, ``[n_tw, n_lag]``, the same for all sets (:func:`log_errors`).
+        curves: ``[..., n_tw, n_lag]``. A point that is NaN or not positive in one set is left out of all sets.
+        errors: errors of the logarithms, ``[n_tw, n_lag]``, the same for all sets (:func:`log_errors`).
         scatter: a further error of the logarithms, the same for all points.
     """
 
@@ -165,15 +165,14 @@ class CollapseQuality:
         self._points = np.argwhere(self._good)
 
     def __call__(self, mu: float, variable: Variable = "effective", t0: float = 0.0) -> Array:
-        """S of each set of curves, ``[...]``; infinite where fewer than three points have neighbours on other curves.
+        """Return S of each set of curves, ``[...]``. It is infinite if fewer than three points have neighbours.
 
-        Which points are neighbours, and with which weights, is the same for all sets: Y is a matrix times the curves.
+        The neighbours and their weights are the same for all sets, so Y is a matrix times the curves.
         """
         curve, place = self._points.T
         t_w, t = self._waiting_times, self._lags
         x = np.log(scaled_lag(t_w[curve], t[place], mu, variable, t0))
-        # Where each point lies on every other curve: the axis of lags is the same for all, so that one search finds
-        # all.
+        # Find the place of each point on every other curve. All curves have the same lags, so one search finds all.
         lag = _lag_of(t_w[None, :], np.exp(x)[:, None], mu, variable, t0)  # [n_point, n_tw]
         right = np.searchsorted(t, lag)
         inside = (right > 0) & (right < len(t)) & (np.arange(len(t_w))[None, :] != curve[:, None])
@@ -182,7 +181,7 @@ class CollapseQuality:
         ends = right[point, other]
         both = self._good[other, ends] & self._good[other, ends - 1]
         point, other, ends = point[both], other[both], ends[both]
-        # Each neighbour as a cell of the matrix of curves.
+        # A neighbour is a cell of the matrix of curves.
         point, cell = np.concatenate([point, point]), np.concatenate([other * len(t) + ends - 1, other * len(t) + ends])
         xs = np.log(scaled_lag(t_w[cell // len(t)], t[cell % len(t)], mu, variable, t0)) - x[point]
         w = 1 / self._variances.ravel()[cell]
@@ -191,7 +190,7 @@ class CollapseQuality:
             determinant = k * kxx - kx**2
             weights = w * (kxx[point] - kx[point] * xs) / determinant[point]
             variance = self._variances[curve, place] + kxx / determinant
-        # Points whose neighbours do not fix a straight line have no expectation.
+        # If its neighbours do not determine a straight line, a point has no expectation.
         good = np.isfinite(variance) & (determinant > 1e-12 * k * kxx)
         if good.sum() < 3:
             return np.full(self._shape, np.inf)
@@ -202,15 +201,16 @@ class CollapseQuality:
 
 
 def log_errors(values: Array) -> Array:
-    """Standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
+    """Return the standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
 
-    Of a single run nothing is known of it: it is 0.001 for all points, and S has no meaning beyond its minimum.
+    The error of a single run is unknown. It is then 0.001 for all points, and only the place of the minimum of S has a
+    meaning.
     """
     n_replica = len(values)
     if n_replica < 2:
         return np.full(values.shape[1:], _UNKNOWN)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = values.std(axis=0, ddof=1) / np.sqrt(n_replica) / values.mean(axis=0)
-    # Few replicas can agree by chance: no point may count for more than a hundred ordinary ones.
+    # Few replicas can agree by chance. No point may have more than a hundred times the weight of a typical point.
     typical = np.nanmedian(errors) if np.isfinite(errors).any() else 0.0
     return np.maximum(errors, 0.1 * typical) if typical > 0 else np.full(values.shape[1:], _UNKNOWN)

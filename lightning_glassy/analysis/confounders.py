@@ -1,4 +1,4 @@
-"""What else, in the way a network was trained, changes how fast its weights move: reasons to doubt an aging curve."""
+"""Properties of a training that also change how fast the weights move: reasons to doubt an aging curve."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lightning_glassy.record import AgingRecord
 
 
 def confounders(record: AgingRecord) -> list[str]:
-    """Properties of the training that move the clock by themselves, one sentence each.
+    """Return the properties of the training that change the clock, one sentence each.
 
-    From the metadata and the series ``"learning_rate"`` that :class:`~lightning_glassy.AgingMonitor` stores; empty
-    where a record has neither.
+    They come from the metadata and the series ``"learning_rate"`` of :class:`~lightning_glassy.AgingMonitor`. The list
+    is empty if a record has neither.
     """
     found: list[str] = []
     for series in record.one_time_names:
@@ -28,7 +28,7 @@ def confounders(record: AgingRecord) -> list[str]:
         groups = optimizer.get("parameter_groups") if isinstance(optimizer, dict) else None
         groups = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
         if not name and any("betas" in group for group in groups):
-            name = "an optimiser of Adam's kind"  # checkpoints do not say which
+            name = "an optimiser of Adam's kind"  # a checkpoint does not name its optimiser
         if name and name != "SGD":
             found.append(f"{name} rescales its steps: what is measured is the motion under this optimiser")
         if any(group.get("momentum") for group in groups):

@@ -1,4 +1,4 @@
-r"""At which lag a curve reaches a threshold: the relaxation lag :math:`t^*(t_w)`."""
+r"""The lag at which a curve reaches a threshold: the relaxation lag :math:`t^*(t_w)`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from lightning_glassy.observables import Array
 
 @dataclass(frozen=True)
 class Crossings:
-    """Where curves reach a threshold.
+    """The lags at which curves reach a threshold.
 
     Attributes:
-        threshold: the value to be reached.
-        lags: steps (real numbers, interpolated), ``[..., n_tw]``; NaN where the threshold lies outside of the curve.
-        counts: how often the curve passes the threshold upwards, int64 ``[..., n_tw]``; above 1, it is not monotonic.
-        early: whether the curve starts above the threshold, so that the lag is shorter than all that were measured.
-        late: whether the curve never reaches it, so that the lag is longer than all that were measured.
+        threshold: the threshold.
+        lags: steps (real numbers, interpolated), ``[..., n_tw]``. NaN if the curve does not cross the threshold.
+        counts: how often the curve passes the threshold upwards, int64 ``[..., n_tw]``. A curve with more than one is
+            not monotonic.
+        early: whether the curve starts above the threshold, so that the lag is shorter than all measured lags.
+        late: whether the curve never reaches the threshold, so that the lag is longer than all measured lags.
     """
 
     threshold: float
@@ -30,18 +31,20 @@ class Crossings:
 
 
 def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Crossings:
-    r"""The lag :math:`t^*` at which each curve first reaches a threshold: :math:`\Delta(t_w, t_w + t^*) = \Delta^*`.
+    r"""Return the lag :math:`t^*` at which each curve first reaches a threshold: :math:`\Delta(t_w, t_w+t^*)=\Delta^*`.
 
-    First crossing, interpolated by a monotonic cubic between the logarithms. What never reaches the threshold is
-    censored, not extrapolated. Source: Herrera Segura et al. 2022 (arXiv 2209.02517), with :math:`\Delta^* = 10^{-3}`.
+    A monotonic cubic between the logarithms interpolates the first crossing. A curve that does not reach the threshold
+    is censored, and not extrapolated.
+
+    Source: Herrera Segura et al. 2022 (arXiv 2209.02517), with :math:`\Delta^* = 10^{-3}`.
 
     Args:
         lags: ``[n_lag]``, positive and increasing, in steps.
-        curves: ``[..., n_lag]``, NaN where not measured.
-        threshold: positive.
+        curves: ``[..., n_lag]``, NaN if not measured.
+        threshold: the threshold, positive.
 
     Raises:
-        ValueError: a threshold or a lag that is not positive, lags that do not increase, or curves of another length.
+        ValueError: the threshold or a lag is not positive, the lags do not increase, or the curves have another length.
 
     Example:
         >>> lag_to_threshold([1, 10, 100], [[0.1, 1.0, 10.0]], threshold=0.5).lags.round(3).tolist()
@@ -73,12 +76,12 @@ def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Cr
 
 
 def _interpolated(x: Array, y: Array, a: int, aim: float) -> float:
-    """The x between x[a] and x[a + 1] at which y, which passes ``aim`` there, has this value."""
-    if not y[a] > 0:  # no logarithm there: a straight line in the value
+    """Return the x between x[a] and x[a + 1] at which y passes ``aim``."""
+    if not y[a] > 0:  # it has no logarithm: take a straight line in the value
         part = (aim - y[a]) / (y[a + 1] - y[a])
         return float(np.exp(np.log(x[a]) + part * (np.log(x[a + 1]) - np.log(x[a]))))
-    # Up to one more point on either side gives the slopes at both ends; not more than three times the secant, so that
-    # the cubic grows all the way (Fritsch and Carlson 1980).
+    # One more point on either side, if there is one, gives the slopes at both ends. They are at most three times the
+    # secant, so that the cubic is monotonic (Fritsch and Carlson 1980).
     first = a - 1 if a > 0 and y[a - 1] > 0 else a
     log_x, log_y = np.log(x[first : a + 3]), np.log(np.maximum(y[first : a + 3], 1e-300))
     width, secant = np.diff(log_x), np.diff(log_y) / np.diff(log_x)

@@ -1,4 +1,4 @@
-"""Which curve is analysed: one relaxing quantity of a record as an array, replicas first."""
+"""The curves for the analysis: one relaxing quantity of a record as an array, with the replicas first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Curves:
         name: the observable that relaxes.
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
-        values: float64 ``[n_replica, n_tw, n_lag]``, NaN where not measured.
+        values: float64 ``[n_replica, n_tw, n_lag]``, NaN if not measured.
     """
 
     name: str
@@ -34,30 +34,29 @@ class Curves:
 
     @property
     def n_replica(self) -> int:
-        """Number of independent realisations; 1 for a single run."""
+        """Number of independent realisations, 1 for a single run."""
         return len(self.values)
 
     @property
     def diverged(self) -> list[int]:
-        """Replicas that are not finite at pairs where others are: these pairs have no mean."""
+        """Replicas that are not finite at a pair at which another replica is finite. These pairs have no mean."""
         finite = np.isfinite(self.values)
         return [i for i in range(self.n_replica) if (finite.any(axis=0) & ~finite[i]).any()]
 
-    def mean(self, replicas: NDArray[np.int64] | None = None) -> Array:
-        """Average over replicas (with repetition, over those given), ``[n_tw, n_lag]``."""
-        values = self.values if replicas is None else self.values[replicas]
-        return np.asarray(values.mean(axis=0))
+    def mean(self) -> Array:
+        """Return the mean over the replicas, ``[n_tw, n_lag]``."""
+        return np.asarray(self.values.mean(axis=0))
 
     def between(self, first: int, last: int) -> Curves:
-        """The curves of waiting times ``first ... last``."""
+        """Return the curves of the waiting times ``first ... last``."""
         return self.only((self.waiting_times >= first) & (self.waiting_times <= last))
 
     def after(self, step: float) -> Curves:
-        """The curves of waiting times after a step."""
+        """Return the curves of the waiting times after a step."""
         return self.only(self.waiting_times > step)
 
     def only(self, kept: NDArray[np.bool_]) -> Curves:
-        """The curves of the waiting times that a mask ``[n_tw]`` selects."""
+        """Return the curves of the waiting times that a mask ``[n_tw]`` selects."""
         return Curves(self.name, self.waiting_times[kept], self.lags, self.values[:, kept])
 
 
@@ -66,11 +65,11 @@ def relaxation_curves(
 ) -> Curves:
     """Return the relaxation of an observable: a quantity that grows from 0 with the lag.
 
-    The registry says how an observable relaxes. The mean squared displacement, the same over the gradient noise, and
-    the decorrelation grow by themselves. For the overlap the quantity is 1 - Q.
+    The registry has this quantity for each observable. The displacement, the displacement over the gradient noise and
+    the decorrelation grow by themselves. For the overlap, the quantity is 1 - Q.
 
-    If the waiting times share hardly any lags, as in a record made of checkpoints, the curves are interpolated
-    (linearly, in the logarithms) to common lags, ten per decade, each within the lags that it has.
+    If the waiting times share hardly any lags, as in a record of checkpoints, the curves are interpolated to common
+    lags, ten per decade. The interpolation is linear in the logarithms. It stays within the lags of each curve.
 
     Args:
         record: a single run, or replicas.
@@ -79,9 +78,9 @@ def relaxation_curves(
         eps: threshold of the overlap.
 
     Raises:
-        ValueError: another observable, ``eps`` for another one than the overlap, a record without a pair at a positive
-            lag or without what the observable is made of, or a replica of which nothing is finite.
-        KeyError: a group the record does not have, or no gradient noise in it.
+        ValueError: there is no such observable, ``eps`` is given for another observable than the overlap, the record
+            has no pair at a positive lag or lacks the sums of the observable, or a replica has no finite value.
+        KeyError: the record does not have the group, or no gradient noise of the group.
     """
     values = relaxation_of(observable).of(record.observable(observable, group, eps=eps))
     positive = record.lags > 0
@@ -102,7 +101,7 @@ def relaxation_curves(
 
 
 def _measured(record: AgingRecord) -> NDArray[np.bool_]:
-    """Which pairs were measured, whatever came out, ``[n_tw, n_lag]``."""
+    """Return whether each pair was measured, ``[n_tw, n_lag]``. The value may be NaN."""
     waiting_times, lags = record.pairs
     mask = np.zeros((len(record.waiting_times), len(record.lags)), dtype=bool)
     mask[np.searchsorted(record.waiting_times, waiting_times), np.searchsorted(record.lags, lags)] = True
@@ -110,7 +109,7 @@ def _measured(record: AgingRecord) -> NDArray[np.bool_]:
 
 
 def _sparse(measured: NDArray[np.bool_]) -> bool:
-    """Whether curves lack more than half of the lags that lie between their first and their last one."""
+    """Return whether the curves lack more than half of the lags between their first and their last lag."""
     some = measured[measured.sum(axis=1) > 1]
     between = some.shape[1] - np.argmax(some, axis=1) - np.argmax(some[:, ::-1], axis=1)
     return len(some) > 1 and some.sum() < between.sum() / 2

@@ -1,4 +1,4 @@
-r"""How the weights move at a given age: ballistic, diffusive or arrested, and how fast they diffuse at the bottom."""
+r"""The motion of the weights at a given age (ballistic, diffusive or arrested), and the diffusion at the bottom."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lightning_glassy.analysis.curves import relaxation_curves
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import few
 
 Motion = Literal["arrested", "subdiffusive", "diffusive", "superdiffusive", "ballistic"]
 
@@ -21,18 +22,18 @@ _LIMITS: list[tuple[float, Motion]] = [
     (1.75, "superdiffusive"),
     (np.inf, "ballistic"),
 ]
-_REACH = 10**0.25  # an exponent is the slope over lags up to this factor to either side
-_SHORTEST = 10**0.5  # a window of lags is told of if it spans this factor
+_REACH = 10**0.25  # an exponent is the slope over lags up to this factor on either side
+_SHORTEST = 10**0.5  # a window of lags spans at least this factor
 
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive lags over which the motion after one waiting time is of one kind.
+    """Consecutive lags with one kind of motion after one waiting time.
 
     Attributes:
         waiting_time: step of the reference.
-        first_lag: steps.
-        last_lag: steps.
+        first_lag: first lag, in steps.
+        last_lag: last lag, in steps.
         motion: ``"arrested"`` (local exponent below 0.15), ``"subdiffusive"`` (to 0.85), ``"diffusive"`` (to 1.15),
             ``"superdiffusive"`` (to 1.75) or ``"ballistic"``.
         exponent: mean local exponent.
@@ -47,16 +48,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Diffusion:
-    r"""The kinds of motion in a record, and the diffusion at the bottom. Prints as a short table.
+    r"""The kinds of motion in a record, and the diffusion at the bottom. ``print`` shows a short table.
 
     Attributes:
         waiting_times: steps, ``[n_tw]``.
         lags: steps, ``[n_lag]``.
         exponents: local exponent :math:`\gamma(t_w, t)` of the mean over replicas, ``[n_tw, n_lag]``.
-        windows: of at least half a decade of lags, by waiting time, then lag.
-        coefficient: diffusion coefficient at the bottom, per step; None where late curves share no diffusive window.
-        standard_error: of the coefficient, over replicas and from the bend of the curve; None with a single run.
-        bottom: first waiting time, first and last lag that the coefficient is from; None without one.
+        windows: windows of at least half a decade of lags, by waiting time, then by lag.
+        coefficient: diffusion coefficient at the bottom, per step. None if late curves share no diffusive window.
+        standard_error: error of the coefficient, from the replicas and the bend of the curve. None for a single run.
+        bottom: first waiting time, first lag and last lag of the diffusive window. None without a coefficient.
     """
 
     waiting_times: NDArray[np.int64]
@@ -77,7 +78,7 @@ class Diffusion:
                 f"lags {self.bottom[1]:,} ... {self.bottom[2]:,})"
             )
         lines = [first, f"  {'t_w':>10}   motion (lags, local exponent)"]
-        for waiting_time in _few([window.waiting_time for window in self.windows]):
+        for waiting_time in few(sorted({window.waiting_time for window in self.windows}), 8):
             parts = [
                 f"{window.motion} ({window.first_lag:,} ... {window.last_lag:,}, {window.exponent:.2f})"
                 for window in self.windows
@@ -88,21 +89,21 @@ class Diffusion:
 
 
 def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
-    r"""The local exponent of the displacement, the windows of one kind of motion, and the diffusion at the bottom.
+    r"""Find the local exponent of the displacement, the windows of one kind of motion, and the diffusion at the bottom.
 
-    :math:`\gamma(t_w, t) = \partial\ln\Delta/\partial\ln t`, as the slope of a straight line through the lags up to
-    a quarter of a decade on either side. The diffusion coefficient is that of one coordinate, from the straight line
-    :math:`\Delta = \Delta_0 + 2 D t` (least squares of the relative deviations) over the diffusive window that the
-    waiting times of the last decade share, if their curves agree there to within a quarter: a system at the bottom of
-    its landscape diffuses, and does not age (Baity-Jesi et al. 2018).
+    The exponent :math:`\gamma(t_w, t) = \partial\ln\Delta/\partial\ln t` is the slope of a straight line through the
+    lags up to a quarter of a decade on either side. A system at the bottom of its landscape diffuses, and does not age
+    (Baity-Jesi et al. 2018). The diffusion coefficient of one coordinate comes from the straight line :math:`\Delta =
+    \Delta_0 + 2 D t` (least squares of the relative deviations). The line is fitted to the diffusive window that the
+    waiting times of the last decade share, if their curves agree there to within a quarter.
 
     Args:
         record: one run, or replicas.
         group: name of the group of parameters.
 
     Raises:
-        ValueError: a record without a pair at a positive lag.
-        KeyError: a group the record does not have.
+        ValueError: the record has no pair at a positive lag.
+        KeyError: the record does not have the group.
     """
     curves = relaxation_curves(record, group=group)
     mean = curves.mean()
@@ -120,7 +121,7 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
         part = curves.values[:, late][:, :, inside].mean(axis=1)  # [n_replica, n_lag]
         fits = np.array([_line(lags, row) for row in part]) / 2
         half = len(lags) // 2
-        # A curve that is not quite straight has a slope that depends on where it is taken.
+        # The slope of a curve that is not straight depends on the place. Compare both halves.
         bend = abs(_line(lags[:half], part.mean(axis=0)[:half]) - _line(lags[half:], part.mean(axis=0)[half:])) / 4
         coefficient = float(fits.mean())
         error = float(np.hypot(fits.std(ddof=1) / np.sqrt(len(fits)), bend)) if len(fits) > 1 else None
@@ -129,15 +130,15 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
 
 
 def _line(lags: NDArray[np.int64], values: Array) -> float:
-    """Slope of a straight line through values, by least squares of the relative deviations."""
+    """Return the slope of a straight line through values, by least squares of the relative deviations."""
     return float(np.polyfit(lags.astype(np.float64), values, 1, w=1 / values)[0]) if len(lags) > 1 else np.nan
 
 
 def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:
-    """Slope of ln(curve) against ln(lag) over a quarter of a decade to either side, ``[..., n_lag]``.
+    """Return the slope of ln(curve) against ln(lag) over a quarter of a decade on either side, ``[..., n_lag]``.
 
-    NaN where a curve is not measured or not positive, and where there are fewer than three lags to take a slope of. At
-    the ends of a curve the line is one-sided.
+    It is NaN if the curve is not measured or not positive, or has fewer than three lags. At the ends of a curve, the
+    line is one-sided.
     """
     x = np.log(lags.astype(np.float64))
     result = np.full(curves.shape, np.nan)
@@ -147,7 +148,7 @@ def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:
         y = np.log(row[good])
         for place, at in enumerate(good):
             near = np.abs(x[good] - x[at]) <= np.log(_REACH) * 1.0001
-            if near.sum() < 3:  # sparse lags: the neighbours, whatever their distance
+            if near.sum() < 3:  # sparse lags: take the neighbours at any distance
                 near = np.abs(np.arange(len(good)) - min(max(place, 1), len(good) - 2)) <= 1
             if near.sum() >= 3:
                 result[index][at] = np.polyfit(x[good][near], y[near], 1)[0]
@@ -176,7 +177,7 @@ def _windows(waiting_time: int, lags: NDArray[np.int64], exponents: Array) -> li
 def _shared_window(
     waiting_times: NDArray[np.int64], lags: NDArray[np.int64], mean: Array, exponents: Array
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """Masks of the late waiting times and of the lags over which all of them diffuse alike, None without any."""
+    """Return masks of the late waiting times, and of the lags at which all of them diffuse alike, or None."""
     enough = np.isfinite(exponents).sum(axis=-1) >= 3
     late = enough & (waiting_times >= waiting_times[enough].max(initial=0) / 10.01)
     if late.sum() < 3:
@@ -194,11 +195,3 @@ def _shared_window(
     inside = np.zeros(len(lags), dtype=bool)
     inside[best[1]] = True
     return late, inside
-
-
-def _few(values: list[int], count: int = 8) -> list[int]:
-    """At most so many of the different values, spread evenly, the last one among them."""
-    different = sorted(set(values))
-    if len(different) <= count:
-        return different
-    return [different[round(k * (len(different) - 1) / (count - 1))] for k in range(count)]

@@ -1,7 +1,7 @@
 r"""The aging exponent :math:`\mu`: the lag to relax grows as :math:`t_w^\mu`.
 
-0 is no aging, between 0 and 1 subaging, 1 full aging. Two families of estimators, each with its bias; see
-:func:`aging_exponent`.
+0 is no aging, a value between 0 and 1 is subaging, and 1 is full aging. There are two families of estimators, with
+different biases. See :func:`aging_exponent`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from lightning_glassy.observables import Array, relaxation_of
 from lightning_glassy.record import AgingRecord
 
 MIN_REPLICAS = 8
-"""Fewer replicas than this give no interval: a bootstrap over them would be too narrow."""
+"""Fewer replicas give no interval, because a bootstrap over them would be too narrow."""
 
-_BOUNDS = (-0.5, 2.0)  # where the exponent is looked for
-_ENOUGH_CROSSINGS = 4  # waiting times that a threshold needs before a slope is fitted
-_COLLAPSED = 0.05  # the largest scatter about a common curve that is called a collapse
-_EXACT = 0.01  # the largest scatter of which the interpolation between lags may be the cause
-_SLOPES_AGREE = 0.2  # slopes of different thresholds that differ by more tell of different processes
+_BOUNDS = (-0.5, 2.0)  # range of the search for the exponent
+_ENOUGH_CROSSINGS = 4  # a slope is fitted if a threshold has so many waiting times
+_COLLAPSED = 0.05  # largest scatter about a common curve for a collapse
+_EXACT = 0.01  # the interpolation between lags can cause this scatter, but no more
+_SLOPES_AGREE = 0.2  # a larger difference of the slopes of thresholds comes from different processes
 
 _COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "collapse, plain": "plain"}
 _THRESHOLD = "threshold"
 
 
 class NotEnoughDataError(ValueError):
-    """A record, or the window of it that was asked for, with too few curves for an exponent."""
+    """A record, or a window of it, has too few curves for an exponent."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class ThresholdFit:
     Attributes:
         mu: the slope, by least squares.
         intercept: the logarithm of the lag at time 1.
-        crossings: the lags :math:`t^*`, and which are censored.
-        local_slopes: slope between neighbouring uncensored waiting times; a drift says that no power law is there yet.
+        crossings: the lags :math:`t^*`. Some may be censored.
+        local_slopes: slope between neighbouring waiting times that are not censored. If it drifts, there is no power
+            law yet.
     """
 
     mu: float
@@ -58,35 +59,35 @@ class ThresholdFit:
     local_slopes: Array
 
     def line(self, times: ArrayLike) -> Array:
-        """The fitted power law at given times, in steps since the origin of the clock."""
+        """Return the fitted power law at given times, in steps since the origin of the clock."""
         return np.asarray(np.exp(self.intercept) * np.asarray(times, dtype=np.float64) ** self.mu)
 
 
 @dataclass(frozen=True)
 class AgingExponent:
-    r"""An aging exponent, how it was obtained, and what to doubt. Prints as a short table.
+    r"""An aging exponent, the methods behind it, and reasons for doubt. ``print`` shows a short table.
 
     Attributes:
-        mu: the estimate of the scaling variable whose collapse is better.
-        interval: confidence interval of ``mu``; None with fewer than 8 replicas, or where thresholds contradict each
+        mu: the estimate from the scaling variable with the better collapse.
+        interval: confidence interval of ``mu``. None with fewer than 8 replicas, or if thresholds contradict each
             other.
-        confidence: its level.
-        method: the name of the estimate that ``mu`` is.
+        confidence: level of the interval.
+        method: name of the estimate in ``mu``.
         estimates: mu by method: ``"collapse, effective time"``, ``"collapse, plain"``, ``"threshold"`` (median over
-            thresholds; NaN where none could be fitted).
-        standard_errors: of each estimate, over replicas; empty with fewer than 8.
-        systematic: largest minus smallest of the two collapse estimates.
+            thresholds, NaN without a fit).
+        standard_errors: standard error of each estimate, over replicas. Empty with fewer than 8.
+        systematic: difference of the two collapse estimates.
         qualities: Houdayer-Hartmann S by collapse method, with the errors of the replicas alone.
-        scatter: by collapse method, by how much (relative, rms) the curves miss a common one beyond those errors; it
+        scatter: by collapse method, the relative rms distance of the curves from a common curve beyond these errors. It
             enters the fit as a further error of every point, so that S is 1 at the minimum.
         thresholds: one fit per threshold.
-        observable: what was analysed.
-        group: whose parameters.
+        observable: name of the observable.
+        group: name of the group of parameters.
         window: first and last waiting time used, in steps.
-        waiting_times: all that were used, ``[n_tw]``; the lags of ``thresholds`` belong to them.
+        waiting_times: all waiting times used, ``[n_tw]``. The lags of ``thresholds`` belong to them.
         t0: origin of the clock, in steps before step 0.
         n_replica: number of replicas.
-        warnings: what to doubt, in words.
+        warnings: reasons for doubt, in words.
     """
 
     mu: float
@@ -109,12 +110,12 @@ class AgingExponent:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of ``mu`` over replicas; None with fewer than 8."""
+        """Standard error of ``mu`` over replicas, None with fewer than 8."""
         return self.standard_errors.get(self.method)
 
     @property
     def variable(self) -> Variable:
-        """The scaling variable whose collapse is better: the one of ``mu``."""
+        """The scaling variable with the better collapse, from which ``mu`` comes."""
         return _COLLAPSES[self.method]
 
     def __str__(self) -> str:
@@ -159,36 +160,38 @@ def aging_exponent(
 ) -> AgingExponent:
     r"""Estimate the aging exponent of a record, by collapse and by threshold.
 
-    *Collapse*: the exponent that minimises the Houdayer-Hartmann quality in the effective time :math:`\lambda` and in
-    :math:`t/t_w^\mu` (:mod:`lightning_glassy.analysis.collapse`). Data that age by a slowing clock are unbiased in
-    :math:`\lambda` and low in :math:`t/t_w^\mu`; data that scale with :math:`t/t_w^\mu` are unbiased there and high in
-    :math:`\lambda`. The better collapse decides, and the difference is the systematic error.
-    *Threshold* (Herrera Segura et al. 2022): the slope of :math:`\ln t^*` against :math:`\ln t_w`, which tends to
-    :math:`\mu` only for lags small against the waiting time.
+    *Collapse*: find the exponent that minimises the Houdayer-Hartmann quality, in the effective time :math:`\lambda`
+        and
+    in :math:`t/t_w^\mu` (:mod:`lightning_glassy.analysis.collapse`). If data age by a slowing clock, the estimate is
+    unbiased in :math:`\lambda` and low in :math:`t/t_w^\mu`. If data scale with :math:`t/t_w^\mu`, it is unbiased there
+    and high in :math:`\lambda`. The better collapse decides, and the difference is the systematic error.
 
-    The errors are those of the replicas: the whole fit is repeated on resampled replicas, the scatter widened by
-    :math:`\sqrt{R/(R-1)}` and taken as Student's t with R-1 degrees of freedom. Where the curves do not collapse (they
-    miss a common one by more than 1 %), the interval also has the largest difference between the methods in it; where
-    the thresholds contradict each other, there is none.
+    *Threshold* (Herrera Segura et al. 2022): fit the slope of :math:`\ln t^*` against :math:`\ln t_w`. It tends to
+    :math:`\mu` only for lags much shorter than the waiting time.
+
+    The errors come from the replicas. The whole fit is repeated on resampled replicas. The scatter is widened by
+    :math:`\sqrt{R/(R-1)}`, and is distributed as Student's t with R-1 degrees of freedom. If the curves do not collapse
+    (they miss a common curve by more than 1 %), the interval also includes the largest difference between the methods.
+    There is no interval if the thresholds contradict each other.
 
     Args:
         record: one run, or (for an interval) at least 8 replicas.
         observable: one of :func:`lightning_glassy.observables.relaxing`, such as ``"msd"``.
         group: name of the group of parameters.
         eps: threshold of the overlap.
-        thresholds: values to be reached; default up to five, log-spaced between the fast plateaus and what enough
-            curves reach.
-        window: first and last waiting time; default all from a hundredth of the last one, at least 1.
-        t0: origin of the clock, in steps before step 0; ``"fit"`` for the one (0 ... last waiting time) whose collapse
-            in the effective time is the best.
+        thresholds: thresholds of the curves. The default is up to five, log-spaced between the fast plateaus and the
+            values that enough curves reach.
+        window: first and last waiting time. The default is all from a hundredth of the last one, at least 1.
+        t0: origin of the clock, in steps before step 0. ``"fit"`` finds the origin (0 ... last waiting time) with the
+            best collapse in the effective time.
         confidence: level of the interval.
-        n_bootstrap: resampled fits.
-        seed: of the resampling.
+        n_bootstrap: number of resampled fits.
+        seed: seed of the resampling.
 
     Raises:
-        NotEnoughDataError: fewer than three waiting times in the window, or curves that do not rise or overlap.
-        ValueError: an argument out of its range.
-        KeyError: a group the record does not have, or no gradient noise in it.
+        NotEnoughDataError: the window has fewer than three waiting times, or the curves do not rise or overlap.
+        ValueError: an argument is out of its range.
+        KeyError: the record does not have the group, or no gradient noise of the group.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must be between 0 and 1")
@@ -235,7 +238,7 @@ def aging_exponent(
         refits = _refit(draws, np.isfinite(relaxing), curves, errors, fits, origin, aims, fit_origin=t0 == "fit")
         widening = np.sqrt(curves.n_replica / (curves.n_replica - 1))
         finite = {name: values[np.isfinite(values)] for name, values in refits.items()}
-        # A method that fails on most of the draws has no error that could be told.
+        # A method that fails on most of the draws has no error.
         standard_errors = {
             name: float(values.std(ddof=1) * widening)
             for name, values in finite.items()
@@ -245,7 +248,7 @@ def aging_exponent(
     contradictory = _contradictory([law.mu for law in laws], scatter)
     if best in standard_errors and not contradictory and not _at_a_bound(estimates[best]):
         half = float(student.ppf(0.5 + confidence / 2, curves.n_replica - 1) * standard_errors[best])
-        if scatter > _EXACT:  # no single exponent: what the methods differ by is part of its error
+        if scatter > _EXACT:  # no single exponent fits: the difference of the methods is part of the error
             half = float(np.hypot(half, np.nanmax(np.abs(np.array(list(estimates.values())) - estimates[best]))))
         interval = (estimates[best] - half, estimates[best] + half)
     result = AgingExponent(
@@ -271,23 +274,24 @@ def aging_exponent(
 
 
 def threshold_fit(curves: Curves, threshold: float, *, t0: float = 0.0) -> ThresholdFit:
-    """The lag to one threshold, and its slope against the waiting time.
+    """Fit the slope of the lag to one threshold against the waiting time.
 
     Args:
-        curves: from :func:`~lightning_glassy.analysis.curves.relaxation_curves`; their mean over replicas is taken.
-        threshold: the value to be reached, positive.
-        t0: origin of the clock, in steps before step 0; all waiting times must lie after it.
+        curves: result of :func:`~lightning_glassy.analysis.curves.relaxation_curves`. Their mean over replicas is used.
+        threshold: the threshold, positive.
+        t0: origin of the clock, in steps before step 0. All waiting times must lie after it.
 
     Returns:
-        The fit; its slope is NaN where fewer than four waiting times reach the threshold.
+        The fit. Its slope is NaN if fewer than four waiting times reach the threshold.
 
     Raises:
-        ValueError: a threshold that is not positive.
+        ValueError: the threshold is not positive.
     """
     crossing = lag_to_threshold(curves.lags, curves.mean(), threshold)
     times = np.asarray(curves.waiting_times + t0, dtype=np.float64)
-    slope, intercept = _power_law(times, crossing.lags)
-    return ThresholdFit(slope, intercept, crossing, _local_slopes(times, crossing.lags))
+    found = np.isfinite(crossing.lags)
+    local_slopes = np.diff(np.log(crossing.lags[found])) / np.diff(np.log(times[found]))
+    return ThresholdFit(*_power_law(times, crossing.lags), crossing, local_slopes)
 
 
 def _check_origin(t0: float | str, last: int) -> None:
@@ -299,9 +303,9 @@ def _check_origin(t0: float | str, last: int) -> None:
 
 
 def _contradictory(slopes: list[float], scatter: float) -> bool:
-    """Whether thresholds tell of different processes.
+    """Return whether thresholds measure different processes.
 
-    Slopes also differ where the lag is not small against the waiting time; then the curves collapse all the same.
+    Slopes also differ if the lag is not much shorter than the waiting time, but then the curves collapse.
     """
     finite = [slope for slope in slopes if np.isfinite(slope)]
     return scatter > 2 * _EXACT and len(finite) > 1 and float(np.ptp(finite)) > _SLOPES_AGREE
@@ -312,15 +316,15 @@ def _at_a_bound(mu: float) -> bool:
 
 
 def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> Curves:
-    """The curves an exponent is of: see the arguments of :func:`aging_exponent`.
+    """Return the curves for an exponent: see the arguments of :func:`aging_exponent`.
 
     Raises:
-        NotEnoughDataError: fewer than three of them.
+        NotEnoughDataError: there are fewer than three curves.
     """
     last = int(whole.waiting_times.max())
     first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
     curves = whole.between(first_used, last_used).after(-t0)
-    # A waiting time of which nothing is measured yet, or nothing that has a logarithm, is no curve.
+    # A waiting time without a measured value that has a logarithm is no curve.
     curves = curves.only(np.nan_to_num(curves.mean(), posinf=0).max(axis=-1) > 0)
     if len(curves.waiting_times) < 3:
         raise NotEnoughDataError(
@@ -338,11 +342,11 @@ class _CollapseFit:
 
 
 def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable, t0: float) -> _CollapseFit:
-    """The best exponent of one set of curves.
+    """Find the best exponent of one set of curves.
 
-    Curves that do not collapse within their errors have a systematic scatter. Without it in the error of every point,
-    the few with the smallest statistical errors would decide alone, and the minima of S be those of their
-    interpolation. It is the one that makes S equal to 1, found together with the exponent.
+    Curves that do not collapse within their errors have a systematic scatter. It is added to the error of every point.
+    Otherwise the few points with the smallest statistical errors would decide alone. The scatter makes S equal to 1,
+    and is found together with the exponent.
     """
 
     def measure(scatter: float) -> CollapseQuality:
@@ -359,7 +363,7 @@ def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable
 
 
 def _scatter(measure: Callable[[float], CollapseQuality], mu: float, variable: Variable, t0: float) -> float:
-    """The further error of every point that makes S equal to 1 at an exponent; 0 where S is smaller without."""
+    """Return the further error of every point that makes S equal to 1, or 0 if S is smaller without it."""
 
     def excess(log_scatter: float) -> float:
         return float(measure(np.exp(log_scatter))(mu, variable, t0)) - 1
@@ -373,7 +377,7 @@ def _scatter(measure: Callable[[float], CollapseQuality], mu: float, variable: V
 
 
 def _search(quality: CollapseQuality, variable: Variable, t0: float) -> float:
-    """About the best exponent of one set of curves: S can have several valleys, so look everywhere."""
+    """Return roughly the best exponent of one set of curves. Search everywhere, because S can have several minima."""
     grid = np.linspace(*_BOUNDS, 26)
     return float(grid[np.argmin([quality(mu, variable, t0) for mu in grid])])
 
@@ -381,10 +385,10 @@ def _search(quality: CollapseQuality, variable: Variable, t0: float) -> float:
 def _minimise(
     quality: CollapseQuality, variable: Variable, t0: float, centre: float, reach: float
 ) -> tuple[Array, Array]:
-    """Exponent and S at the minimum next to ``centre``, for each set of curves, ``[...]`` both.
+    """Return the exponent and S at the minimum next to ``centre``, for each set of curves, ``[...]`` both.
 
-    On a grid that all sets share, then on a finer one where the minima are, then by a parabola: the geometry of the
-    neighbours, which takes the time, depends on the exponent alone.
+    Search on a grid for all sets, then on a finer grid around the minima, then by a parabola. All sets share the grids,
+    because finding the neighbours takes most of the time, and depends on the exponent alone.
     """
     coarse = centre + np.linspace(-reach, reach, round(reach / 0.01) + 1)
     lowest = coarse[np.argmin([quality(mu, variable, t0) for mu in coarse], axis=0)]
@@ -396,7 +400,7 @@ def _minimise(
 
 
 def _vertex(values: Array) -> tuple[Array, Array]:
-    """Index (a real number) and value of the minimum of ``[n, ...]`` along its first axis, by the parabola there."""
+    """Return index (a real number) and value of the minimum of ``[n, ...]`` along its first axis, by a parabola."""
     at = np.clip(np.argmin(values, axis=0), 1, len(values) - 2)
     before, here, after = (np.take_along_axis(values, at[None] + i, axis=0)[0] for i in (-1, 0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -407,7 +411,7 @@ def _vertex(values: Array) -> tuple[Array, Array]:
 
 
 def _fit_origin(quality: CollapseQuality, curves: Curves) -> float:
-    """The origin of the clock, in steps before step 0, whose collapse in the effective time is the best."""
+    """Find the origin of the clock, in steps before step 0, with the best collapse in the effective time."""
 
     def least(t0: float) -> float:
         centre = _search(quality, "effective", t0)
@@ -424,7 +428,7 @@ def _fit_origin(quality: CollapseQuality, curves: Curves) -> float:
 
 
 def _resampled(curves: Curves, n: int, seed: int) -> Array:
-    """Means over replicas that were drawn with repetition, ``[n, n_tw, n_lag]``."""
+    """Return means over replicas that are drawn with repetition, ``[n, n_tw, n_lag]``."""
     generator, n_replica = np.random.default_rng(seed), curves.n_replica
     drawn = generator.integers(n_replica, size=(n, n_replica))
     weights = np.stack([np.bincount(row, minlength=n_replica) for row in drawn]) / n_replica
@@ -442,11 +446,11 @@ def _refit(
     *,
     fit_origin: bool,
 ) -> dict[str, Array]:
-    """Every estimate on every draw, ``[n]`` each.
+    """Return every estimate on every draw, ``[n]`` each.
 
-    The weights of the points stay those of the data: of a resampled handful they would be noise themselves.
+    Keep the fit weights of the original data. Weights estimated from a few resampled replicas are too noisy.
     """
-    # A fitted origin is fitted anew, on a grid of its own size around the one that was found.
+    # Fit a fitted origin again, on a grid around the result.
     origins = t0 * np.geomspace(0.2, 5, 15) if fit_origin and t0 > 0 else np.array([t0])
     relaxing = np.where(used, draws, np.nan)
     fits: dict[str, Array] = {}
@@ -469,17 +473,12 @@ def _refit(
 
 
 def _power_law(times: Array, lags: Array) -> tuple[float, float]:
-    """Least-squares slope and intercept of ln(lag) over ln(time), of what is not censored; NaN of fewer than four."""
+    """Return the least-squares slope and intercept of ln(lag) over ln(time), NaN with fewer than four lags."""
     found = np.isfinite(lags)
     if found.sum() < _ENOUGH_CROSSINGS:
         return np.nan, np.nan
     slope, intercept = np.polyfit(np.log(times[found]), np.log(lags[found]), 1)
     return float(slope), float(intercept)
-
-
-def _local_slopes(times: Array, lags: Array) -> Array:
-    found = np.isfinite(lags)
-    return np.asarray(np.diff(np.log(lags[found])) / np.diff(np.log(times[found])))
 
 
 def _median(slopes: list[float]) -> float:
@@ -488,18 +487,18 @@ def _median(slopes: list[float]) -> float:
 
 
 def _default_thresholds(mean: Array, plateau: Array) -> list[float]:
-    """Up to five thresholds above every plateau and every first point, reached by two thirds of the curves."""
+    """Return up to five thresholds above every plateau and first point that two thirds of the curves reach."""
     first = np.array([row[np.isfinite(row)][0] if np.isfinite(row).any() else np.nan for row in mean])
     top = np.array([row[np.isfinite(row)].max() if np.isfinite(row).any() else np.nan for row in mean])
     high = np.nanquantile(top, 1 / 3) / 1.2
     low = np.nanmax([np.nanmax(first) * 1.5, relaxation_floor(plateau.max(), high)])
-    # Of a curve that starts at a plateau the first point is in it.
+    # If a curve starts at a plateau, its first point lies in it.
     low = min(low, float(relaxation_floor(max(plateau.max(), np.nanmax(first)), high))) if plateau.max() > 0 else low
     return [] if not high > low > 0 else [float(v) for v in np.geomspace(low, high, 5)]
 
 
 def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: list[float]) -> list[str]:
-    """What a careful reader would ask."""
+    """Return the reasons for doubt."""
     doubts = []
     decades = np.log10((result.window[1] + result.t0) / (result.window[0] + result.t0))
     if decades < 1.5:
@@ -522,16 +521,15 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
             f"the thresholds {', '.join(f'{aim:.2g}' for aim in inside)} lie in the fast plateau (up to "
             f"{plateau.max():.2g}): their slopes tell of the noise, not of the relaxation"
         )
-    early = {f"{fit.crossings.threshold:.2g}": int(fit.crossings.early.sum()) for fit in result.thresholds}
-    late = {f"{fit.crossings.threshold:.2g}": int(fit.crossings.late.sum()) for fit in result.thresholds}
-    many = {f"{fit.crossings.threshold:.2g}": int((fit.crossings.counts > 1).sum()) for fit in result.thresholds}
-    for counts, told in (
-        (early, "passed before the first lag of {} waiting time(s), left out"),
-        (late, "never reached by {} waiting time(s), left out"),
-        (many, "crossed twice by {} curve(s)"),
+    crossings = [fit.crossings for fit in result.thresholds]
+    for affected, words in (
+        ([c.early for c in crossings], "passed before the first lag of {} waiting time(s), left out"),
+        ([c.late for c in crossings], "never reached by {} waiting time(s), left out"),
+        ([c.counts > 1 for c in crossings], "crossed twice by {} curve(s)"),
     ):
-        told_of = [f"{threshold} {told.format(n)}" for threshold, n in counts.items() if n]
-        doubts += [f"thresholds: {'; '.join(told_of)}"] if told_of else []
+        numbers = {f"{c.threshold:.2g}": curves.sum() for c, curves in zip(crossings, affected, strict=True)}
+        listed = [f"{threshold} {words.format(n)}" for threshold, n in numbers.items() if n]
+        doubts += [f"thresholds: {'; '.join(listed)}"] if listed else []
     drifting = [fit for fit in result.thresholds if _drift(fit.local_slopes) > 0.3]
     if len(drifting) > len(result.thresholds) / 2:
         doubts.append("the slope of the threshold lags drifts with the waiting time: no power law, or not yet")
@@ -552,6 +550,6 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
 
 
 def _drift(slopes: Array) -> float:
-    """By how much the later half of the local slopes differs from the earlier half."""
+    """Return the difference between the later half of the local slopes and the earlier half."""
     half = len(slopes) // 2
     return float(abs(np.median(slopes[-half:]) - np.median(slopes[:half]))) if half else 0.0

@@ -1,4 +1,4 @@
-r"""What replicas tell that one run cannot: how much moves together (chi_4), and how far realisations are apart."""
+r"""The differences between replicas: how many coordinates move together (chi_4), and the distance of replicas."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from lightning_glassy.analysis.exponents import NotEnoughDataError
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import few
 
 
 class Peak(NamedTuple):
-    """Where the dynamical susceptibility of one waiting time is greatest.
+    """The maximum of the dynamical susceptibility of one waiting time.
 
     Attributes:
         waiting_time: step of the reference.
-        lag: in steps.
-        height: of chi_4.
-        error: its standard error; NaN with two replicas.
+        lag: lag of the maximum, in steps.
+        height: chi_4 at the maximum.
+        error: standard error of chi_4 there, NaN with two replicas.
     """
 
     waiting_time: int
@@ -31,23 +32,24 @@ class Peak(NamedTuple):
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    r"""The differences between replicas. Prints as a few lines.
+    r"""The differences between replicas. ``print`` shows a few lines.
 
     Attributes:
         waiting_times: steps, ``[n_tw]``.
         lags: steps, ``[n_lag]``.
-        chi4: dynamical susceptibility :math:`N\,\mathrm{Var}(Q_\epsilon)`, ``[n_tw, n_lag]``; None without counted
+        chi4: dynamical susceptibility :math:`N\,\mathrm{Var}(Q_\epsilon)`, ``[n_tw, n_lag]``. None without counted
             overlaps.
-        chi4_error: its standard error, by the jackknife over replicas.
+        chi4_error: standard error of chi4, by the jackknife over replicas.
         eps: threshold of the overlap.
-        peaks: the greatest chi_4 of each waiting time that has one at a lag between its first and its last.
+        peaks: the maximum of chi_4 of each waiting time, if it is not at the first or the last lag.
         n_replica: number of replicas.
-        steps: at which replicas were compared with each other, ``[n_step]``; empty for runs that were trained apart.
+        steps: steps at which replicas were compared with each other, ``[n_step]``. Empty for runs that were trained
+            apart.
         overlaps: :math:`q_{ab}` of each pair :math:`a < b`, ``[n_step, n_pair]``.
         distances: :math:`d_{ab}` of each pair, ``[n_step, n_pair]``.
-        predictions: overlap of the predictions of each pair when they were compared last, ``[n_pair]``; empty where
-            there was no :class:`ReplicaOverlap`.
-        agreements: fraction of the samples on which they agree, as ``predictions``.
+        predictions: overlap of the predictions of each pair at the last comparison, ``[n_pair]``. Empty without a
+            :class:`ReplicaOverlap`.
+        agreements: fraction of the samples with equal predictions, ``[n_pair]``. Empty like ``predictions``.
     """
 
     waiting_times: NDArray[np.int64]
@@ -72,7 +74,7 @@ class Heterogeneity:
                 lines += [
                     f"    after step {peak.waiting_time:>9,} at most {peak.height:.3g} +- {peak.error:.2g}, at lag "
                     f"{peak.lag:,}"
-                    for peak in _spread(self.peaks)
+                    for peak in few(self.peaks, 6)
                 ]
             else:
                 lines.append(f"  {what} has no peak within the lags that were measured")
@@ -91,17 +93,17 @@ class Heterogeneity:
 
 
 def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None = None) -> Heterogeneity:
-    """What the replicas of a record differ in.
+    """Find the differences between the replicas of a record.
 
     Args:
-        record: of at least two replicas, trained together or joined by :meth:`AgingRecord.concat`.
-        group: whose parameters, of chi_4; overlaps and distances are those of all.
-        eps: threshold of the overlap; default the first of the record.
+        record: a record of at least two replicas, trained together or joined by :meth:`AgingRecord.concat`.
+        group: group of the parameters for chi_4. Overlaps and distances are for all parameters.
+        eps: threshold of the overlap, default the first of the record.
 
     Raises:
-        NotEnoughDataError: fewer than two replicas.
-        KeyError: a group the record does not have.
-        ValueError: a threshold that was not counted.
+        NotEnoughDataError: there are fewer than two replicas.
+        KeyError: the record does not have the group.
+        ValueError: the threshold was not counted.
     """
     if record.n_replica is None or record.n_replica < 2:
         raise NotEnoughDataError(f"n_replica={record.n_replica}: two or more can be compared")
@@ -133,17 +135,17 @@ def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None 
 
 
 def overlap_distribution(overlaps: Array, bins: int = 40) -> tuple[Array, Array]:
-    r"""The distribution P(q) of the overlaps between replicas: a histogram over :math:`[-1, 1]`.
+    r"""Return the distribution P(q) of the overlaps between replicas: a histogram over :math:`[-1, 1]`.
 
     Args:
-        overlaps: q of each pair, any shape; what is not finite is left out.
-        bins: number of them.
+        overlaps: q of each pair, of any shape. Values that are not finite are left out.
+        bins: number of bins.
 
     Returns:
-        Edges ``[bins + 1]`` and density ``[bins]``, whose integral is 1 (0 where there is no overlap).
+        Edges ``[bins + 1]`` and density ``[bins]``. The integral of the density is 1, or 0 without overlaps.
 
     Raises:
-        ValueError: fewer than one bin.
+        ValueError: there is less than one bin.
     """
     if bins < 1:
         raise ValueError(f"bins={bins} must be at least 1")
@@ -159,17 +161,10 @@ def _peaks(record: AgingRecord, chi4: Array, error: Array) -> list[Peak]:
         if len(measured) < 3:
             continue
         top = measured[row[measured].argmax()]
-        # At the first or the last lag it may be greater still beyond.
+        # At the first or the last lag, there may be a larger value beyond.
         if row[top] > 0 and measured[0] < top < measured[-1]:
             found.append(Peak(waiting_time, int(record.lags[top]), float(row[top]), float(error_row[top])))
     return found
-
-
-def _spread(peaks: tuple[Peak, ...], most: int = 6) -> list[Peak]:
-    """At most so many, spread evenly, the first and the last among them."""
-    if len(peaks) <= most:
-        return list(peaks)
-    return [peaks[round(k * (len(peaks) - 1) / (most - 1))] for k in range(most)]
 
 
 def _spread_of(values: Array) -> float:

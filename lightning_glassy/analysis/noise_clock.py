@@ -1,4 +1,4 @@
-r"""The gradient noise as a clock: where it changes over the lag, the time it counts is :math:`\int D\,dt'`."""
+r"""The gradient noise as a clock: it counts the time :math:`\int D\,dt'`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _PER_DECADE = 200  # points of the quadrature
 
 
 def noise_clock(record: AgingRecord, group: str = "all") -> Array:
-    r"""The noise that has acted over each pair of times, :math:`\int_{t_w}^{t_w+t} D(t')\,dt'`.
+    r"""Return the noise that has acted over each pair of times, :math:`\int_{t_w}^{t_w+t} D(t')\,dt'`.
 
-    A network that diffuses at the bottom of its landscape moves as far as the noise lets it: against this clock its
-    curves of all waiting times fall on one straight line, also where D changes over the lag, so that
-    :math:`\Delta/D(t_w)` does not collapse (Baity-Jesi et al. 2018, arXiv 1803.06969).
+    The noise alone moves a network that diffuses at the bottom of its landscape. Against this clock, its curves of all
+    waiting times fall on one straight line. If D changes over the lag, this is true although :math:`\Delta/D(t_w)` does
+    not collapse (Baity-Jesi et al. 2018, arXiv 1803.06969).
 
-    Between the steps at which it was measured D is interpolated as :meth:`AgingRecord.gradient_noise` does; the
-    integral is by the trapezoidal rule at 200 points per decade of 1 + step and at all steps below 1000.
+    :meth:`AgingRecord.gradient_noise` interpolates D between the measured steps. The integral uses the trapezoidal rule
+    at 200 points per decade of 1 + step, and at all steps below 1000.
 
     Args:
-        record: with the one-time series ``gradient_noise`` of the group.
+        record: a record with the one-time series ``gradient_noise`` of the group.
         group: name of the group of parameters.
 
     Returns:
-        float64 ``[n_tw, n_lag]``; NaN where D is not known over the whole lag.
+        float64 ``[n_tw, n_lag]``, NaN if D is not known over the whole lag.
 
     Raises:
         KeyError: the record has no such series, or no such group.
@@ -48,6 +48,6 @@ def noise_clock(record: AgingRecord, group: str = "all") -> Array:
     noise = record.gradient_noise(steps, group)
     known = np.isfinite(noise)
     pieces = np.diff(steps) * (np.where(known, noise, 0.0)[1:] + np.where(known, noise, 0.0)[:-1]) / 2
-    # Beyond the steps at which it was measured, at either end, it is not known.
+    # The noise is unknown before the first measured step and after the last.
     elapsed = np.where(known, np.concatenate([[0.0], np.cumsum(pieces)]), np.nan)
     return np.asarray(np.interp(ends, steps, elapsed) - np.interp(record.waiting_times, steps, elapsed)[:, None])

@@ -1,7 +1,7 @@
-r"""The verdict: whether a network ages, whether the aging stops, and for which phase that speaks.
+r"""The verdict: whether a network ages, whether the aging stops, and the phase that this suggests.
 
-The question of Baity-Jesi et al. 2018 (arXiv 1803.06969): an over-parametrised network stops aging once it has reached
-the bottom of its landscape, an under-parametrised one ages on like a glass.
+Baity-Jesi et al. 2018 (arXiv 1803.06969) ask this question. An over-parametrised network stops aging at the bottom of
+its landscape. An under-parametrised network continues to age like a glass.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ AGES = 0.1
 """The smallest aging rate that is called aging: the lag to relax grows by a quarter per decade of waiting time."""
 
 _CONFIDENCE = 0.95
-_FITTED, _NOT_FITTED = 0.999, 0.98  # training accuracies from which, and up to which, the data are (not) all learnt
-_AT_REST = 0.7  # of the loss a decade before: a run whose loss has fallen further is still learning
-_COINCIDE = 0.03  # trend with the waiting time, of any part of a curve, up to which curves coincide
-_STEEP = 0.3  # local exponent below which a curve is close to saturated
-_LEAST_EXPONENT = 0.25  # of a flat curve, a vertical shift says little of a horizontal one
-_FEWEST = 4  # replicas, for an error from their scatter
+_FITTED, _NOT_FITTED = 0.999, 0.98  # all data are learnt above the first training accuracy, not below the second
+_AT_REST = 0.7  # a run is still learning if its loss has fallen below this part of the loss a decade before
+_COINCIDE = 0.03  # curves coincide if no part of them has a stronger trend with the waiting time
+_STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
+_LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve says little about its horizontal shift
+_FEWEST = 4  # fewest replicas for an error from their scatter
 
 
 @dataclass(frozen=True)
 class AgingRate:
-    r"""How fast the relaxation slows down with the waiting time, over a stretch of waiting times.
+    r"""How fast the relaxation slows down with the waiting time, over a range of waiting times.
 
-    :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth of
-    the waiting time and the waiting time: the exponent :math:`\mu` where the lag is short against the waiting time, a
-    little less where it is not.
+    It is :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth
+    of the waiting time and the waiting time. This is the exponent :math:`\mu` if the lag is much shorter than the
+    waiting time. Otherwise it is a little smaller.
 
     Attributes:
         first: first waiting time, in steps.
         last: last waiting time.
-        rate: 0 no aging, 1 full aging.
-        low: lower end of the 95 % interval; of the replicas, or, with fewer than four, of the scatter from one waiting
-            time to the next.
-        high: upper end.
+        rate: 0 is no aging, 1 is full aging.
+        low: lower end of the 95 % interval. It comes from the scatter of the replicas. With fewer than four replicas,
+            it comes from the scatter from one waiting time to the next.
+        high: upper end of the interval.
     """
 
     first: int
@@ -60,17 +60,17 @@ class AgingRate:
 
     @property
     def ages(self) -> bool:
-        """Whether the relaxation slows down, beyond doubt and by enough to matter."""
+        """Whether the relaxation slows down, by more than the error and by enough to matter."""
         return self.rate > AGES and self.low > 0
 
     @property
     def speeds_up(self) -> bool:
-        """Whether it becomes faster."""
+        """Whether the relaxation becomes faster."""
         return self.rate < -AGES and self.high < 0
 
     @property
     def flat(self) -> bool:
-        """Whether the curves coincide, within an interval narrow enough to say so."""
+        """Whether the curves coincide, within a narrow interval."""
         return abs(self.rate) <= AGES and self.low > -2 * AGES and self.high < 1.5 * AGES
 
     def __str__(self) -> str:
@@ -82,19 +82,20 @@ class AgingRate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a network ages, and the evidence. Prints as a few lines.
+    """Whether a network ages, and the evidence. ``print`` shows a few lines.
 
     Attributes:
         kind: ``"aging throughout"``, ``"aging that stops"``, ``"no aging"`` or ``"cannot tell"``.
-        stops_at: waiting time from which on the curves coincide; None unless the aging stops.
-        phase: ``"glassy"``, ``"over-parametrised"``, or None where the evidence does not decide.
-        observable: the quantity whose curves decided.
-        group: whose parameters.
-        rates: the aging rates that decided: of all waiting times, of the last decade, of both sides of ``stops_at``.
-        train_loss: at the end, if the record has it.
-        train_accuracy: at the end, if the record has it.
-        evidence: in words.
-        warnings: what else could look like this, in words.
+        stops_at: the curves coincide from this waiting time on. None unless the aging stops.
+        phase: ``"glassy"``, ``"over-parametrised"``, or None if the evidence does not decide.
+        observable: name of the observable with the curves that decided.
+        group: name of the group of parameters.
+        rates: the aging rates that decided: over all waiting times, over the last decade, and on both sides of
+            ``stops_at``.
+        train_loss: training loss at the end, if the record has it.
+        train_accuracy: training accuracy at the end, if the record has it.
+        evidence: the evidence, in words.
+        warnings: other possible causes, in words.
     """
 
     kind: Kind
@@ -118,38 +119,38 @@ class Verdict:
 def verdict(
     record: AgingRecord, *, group: str = "all", observable: str | None = None, eps: float | None = None
 ) -> Verdict:
-    r"""Aging throughout, aging that stops, no aging, or cannot tell: from how the curves shift with the waiting time.
+    r"""Decide whether a network ages, from the shift of its curves with the waiting time.
 
-    The curves of neighbouring waiting times are compared where they still rise, above the level of fast processes and
-    at lags up to the waiting time; the vertical shifts add up to an :class:`AgingRate` over any stretch of waiting
-    times. *Aging throughout*: the curves still shift in the last decade of waiting times. *Aging that stops*: they
-    coincide from some waiting time on, and did not before. *No aging*: they coincide.
+    The curves of neighbouring waiting times are compared if they still rise, above the level of fast processes and at
+    lags up to the waiting time. The vertical shifts add up to an :class:`AgingRate` over any range of waiting times.
 
-    The phase follows from the one-time series ``"train_accuracy"`` and ``"train_loss"``, if the record has them: aging
-    on without having learnt the training data, with a loss that hardly falls any more, is that of a glass; aging that
-    stops with all of them learnt the signature of over-parametrised networks (Baity-Jesi et al. 2018).
+    * *Aging throughout*: the curves still shift in the last decade of waiting times.
+    * *Aging that stops*: the curves coincide from some waiting time on, and shift before it.
+    * *No aging*: the curves coincide.
+
+    The phase follows from the one-time series ``"train_accuracy"`` and ``"train_loss"``, if the record has them. A
+    glass continues to age, although it has not learnt the training data and its loss hardly falls any more. An
+    over-parametrised network stops aging and has learnt all training data (Baity-Jesi et al. 2018).
 
     Args:
         record: one run, or replicas.
         group: name of the group of parameters.
-        observable: what to look at. Default the displacement; if that ages throughout and the record has the gradient
-            noise, also the displacement over the noise, whose curves coincide where the noise alone slows down.
-        eps: threshold, if that is the overlap.
+        observable: name of the observable. The default is the displacement. If the displacement ages throughout and the
+            record has the gradient noise, the displacement over the noise is examined, too. Its curves coincide if only
+            the noise slows down.
+        eps: threshold of the overlap.
 
     Raises:
-        ValueError: another observable, an ``eps`` without it being the overlap, or a record without a pair at a
-            positive lag.
-        KeyError: a group the record does not have, or no gradient noise in it.
+        ValueError: there is no such observable, ``eps`` is given for another observable than the overlap, or the record
+            has no pair at a positive lag.
+        KeyError: the record does not have the group, or no gradient noise of the group.
     """
     has_noise = "normalised_msd" in record.available(group)
-    if observable is not None:
-        curves = relaxation_curves(record, observable, group=group, eps=eps)
-        used, found = observable, _judge(curves)
-    else:
-        curves = relaxation_curves(record, group=group, eps=eps)
-        used, found = "msd", _judge(curves)
-        if found.kind in ("aging throughout", "cannot tell") and has_noise:
-            used, found = _over_the_noise(record, group, found)
+    used = "msd" if observable is None else observable
+    curves = relaxation_curves(record, used, group=group, eps=eps)
+    found = _judge(curves)
+    if observable is None and found.kind in ("aging throughout", "cannot tell") and has_noise:
+        used, found = _over_the_noise(record, group, found)
     loss, accuracy = _last(record, "train_loss"), _last(record, "train_accuracy")
     phase, words = _phase(found.kind, loss, accuracy, _earlier_loss(record))
     diverged = [f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"]
@@ -170,11 +171,11 @@ def verdict(
 
 
 def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
-    """The verdict in the light of the exponent: "cannot tell", if they contradict each other.
+    """Return the verdict, or "cannot tell" if the exponent contradicts it.
 
     Args:
-        judged: from :func:`verdict`.
-        fit: the exponent of the same curves; without an interval it contradicts nothing.
+        judged: result of :func:`verdict`.
+        fit: the exponent of the same curves. Without an interval, it contradicts nothing.
     """
     stopped = judged.kind == "no aging" or (judged.stops_at is not None and judged.stops_at <= 3.2 * fit.window[0])
     if not stopped or fit.observable != judged.observable or fit.interval is None or fit.interval[0] <= AGES:
@@ -184,7 +185,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
 
 
 def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[str, _Finding]:
-    """What decides: the displacement, or, if its curves coincide, the displacement over the gradient noise."""
+    """Return the observable that decides, and its finding: the displacement over the noise if its curves coincide."""
     normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
     if not normalised.rates or not found.rates or normalised.rates[0].last < found.rates[0].last / 3.2:
         found.evidence.append("the gradient noise was not measured at late enough waiting times to compare with it")
@@ -195,17 +196,16 @@ def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[s
         ]
         return "normalised_msd", normalised
     else:
-        found.evidence.append(f"over the gradient noise D(t_w), the {normalised.words}")
+        found.evidence.append(f"over the gradient noise D(t_w), the {normalised.evidence[0]}")
     return "msd", found
 
 
 @dataclass
 class _Finding:
     kind: Kind
-    stops_at: int | None
     rates: list[AgingRate]
     evidence: list[str]
-    words: str = ""
+    stops_at: int | None = None
 
 
 def _judge(curves: Curves) -> _Finding:
@@ -214,43 +214,37 @@ def _judge(curves: Curves) -> _Finding:
     times = shifts.waiting_times
     if len(times) < 4 or times[-1] < 10 * times[0]:
         span = f"{len(times)} waiting times" + (f" from {times[0]:,} to {times[-1]:,}" if len(times) else "")
-        return _Finding(
-            "cannot tell", None, [], [f"{span} can be compared; 4 over a decade are needed"], f"{name}: {span}"
-        )
+        return _Finding("cannot tell", [], [f"{span} can be compared; 4 over a decade are needed"])
     end = len(times) - 1
     late_start = min(int(np.searchsorted(times, times[-1] / 10.01)), end - 2)
     whole, late = shifts.rate(0, end), shifts.rate(late_start, end)
     if late.ages:
-        words = f"{name} still ages in the last decade: {late}"
-        return _Finding("aging throughout", None, [whole, late], [words], words)
+        return _Finding("aging throughout", [whole, late], [f"{name} still ages in the last decade: {late}"])
     if late.speeds_up:
-        words = f"{name} relaxes faster the later it is looked at: {late}"
-        return _Finding("cannot tell", None, [whole, late], [words], words)
+        return _Finding("cannot tell", [whole, late], [f"{name} relaxes faster the later it is looked at: {late}"])
     if not late.flat:
-        words = f"{name}: the last decade is not decided: {late}"
-        return _Finding("cannot tell", None, [whole, late], [words], words)
-    # The earliest start from which on every stretch to the end is flat.
+        return _Finding("cannot tell", [whole, late], [f"{name}: the last decade is not decided: {late}"])
+    # Find the earliest start with a flat rate from every later start to the end.
     start = late_start
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
+    rest = shifts.rate(start, end)
     odd = shifts.mismatch(start, end)
     if odd is not None:
-        words = f"curves of the {name} coincide where they rise most ({shifts.rate(start, end)}), but {odd}"
-        return _Finding("cannot tell", None, [whole, late], [words], words)
+        words = f"curves of the {name} coincide where they rise most ({rest}), but {odd}"
+        return _Finding("cannot tell", [whole, late], [words])
     if times[start] <= 3.2 * times[0]:
-        rates = [shifts.rate(start, end), late]
-        words = f"curves of the {name} coincide: {rates[0]}"
-        return _Finding("no aging", None, rates, [words], words)
-    early, rest = shifts.rate(0, max(start, 2)), shifts.rate(start, end)
+        return _Finding("no aging", [rest, late], [f"curves of the {name} coincide: {rest}"])
+    early = shifts.rate(0, max(start, 2))
     if early.ages:
         words = f"{name} ages at first: {early}; then its curves coincide: {rest}"
-        return _Finding("aging that stops", int(times[start]), [whole, late, early, rest], [words], words)
+        return _Finding("aging that stops", [whole, late, early, rest], [words], int(times[start]))
     words = f"curves of the {name} coincide at the end: {rest}; before, they shift without a trend: {early}"
-    return _Finding("cannot tell", None, [whole, late, early, rest], [words], words)
+    return _Finding("cannot tell", [whole, late, early, rest], [words])
 
 
 class _Shifts:
-    """How far the logarithm of each curve lies above the first one, at comparable lags."""
+    """The distance of the logarithm of each curve from the first curve, at comparable lags."""
 
     def __init__(self, curves: Curves) -> None:
         curves = curves.after(0)
@@ -266,8 +260,8 @@ class _Shifts:
             if kept:
                 last = kept[-1]
                 both = usable[last] & usable[i] & (curves.lags <= waiting_time)
-                # Of what can be compared the relevant part, as far as there is one. Saturated curves coincide whatever
-                # they did before: where they still rise matters more than how long the lag is.
+                # Keep the relevant part, if there is one. Saturated curves coincide even if they differed before. It is
+                # therefore more important that the curves still rise than that the lag is long.
                 slow = both & relaxing[last] & relaxing[i]
                 slow = slow if slow.any() else both
                 rise = np.minimum(slopes[last], slopes[i])
@@ -288,7 +282,7 @@ class _Shifts:
         self._noise = _noise(self._x, self._heights.mean(axis=1))
 
     def rate(self, first: int, last: int) -> AgingRate:
-        """The aging rate over the waiting times of these indices, both included."""
+        """Return the aging rate over the waiting times of these indices, both included."""
         x, heights = self._x[first : last + 1], self._heights[first : last + 1]
         scale = max(float(self._exponents[first:last].mean()), _LEAST_EXPONENT)
         centred = x - x.mean()
@@ -297,8 +291,8 @@ class _Shifts:
         if n >= _FEWEST:
             error, freedom = slopes.std(ddof=1) / np.sqrt(n), n - 1
         else:
-            # Of one run the scatter from waiting time to waiting time. The heights are sums of shifts, so that their
-            # errors are between those of independent numbers and those of a random walk: the larger one counts.
+            # Use the scatter from waiting time to waiting time. The heights are sums of shifts. Their error lies
+            # between the errors of independent numbers and of a random walk. Take the larger of the two.
             white = centred @ centred
             walk = np.sum(np.cumsum(centred[::-1])[:-1] ** 2)
             error = self._noise * np.sqrt(max(white, walk)) / white / scale
@@ -309,10 +303,10 @@ class _Shifts:
         return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half)
 
     def mismatch(self, first: int, last: int) -> str | None:
-        """Where curves that coincide on the whole do not: at which lags, in words; None where they coincide there, too.
+        """Return the lags at which curves do not coincide, in words, or None if they coincide at all lags.
 
-        A fast process that does not age can hide a slow one that does. Per half decade of lags the trend of the curves
-        with the waiting time must be nothing, or small, or no more than its error.
+        A fast process without aging can hide a slow process with aging. In each half decade of lags, the trend of the
+        curves with the waiting time must be small, or not larger than its error.
         """
         x = self._x[first : last + 1]
         centred = x - x.mean()
@@ -337,7 +331,7 @@ class _Shifts:
 
 
 def _noise(x: Array, heights: Array) -> float:
-    """Standard deviation of one height about its neighbours' straight line, as a trend that bends little has it."""
+    """Return the standard deviation of a height from the straight line between its neighbours."""
     if len(x) < 3:
         return np.inf
     part = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
@@ -346,7 +340,7 @@ def _noise(x: Array, heights: Array) -> float:
 
 
 def _last(record: AgingRecord, name: str) -> float | None:
-    """The last value of a series, if it is from the second half of the run."""
+    """Return the last value of a series, if it is from the second half of the run."""
     if name not in record.one_time_names:
         return None
     steps, values = record.one_time(name)
@@ -355,7 +349,7 @@ def _last(record: AgingRecord, name: str) -> float | None:
 
 
 def _earlier_loss(record: AgingRecord) -> float | None:
-    """The training loss a decade (half a decade at least) before its last value."""
+    """Return the training loss a decade (at least half a decade) before its last value."""
     if "train_loss" not in record.one_time_names:
         return None
     steps, values = record.one_time("train_loss")
@@ -369,7 +363,7 @@ def _earlier_loss(record: AgingRecord) -> float | None:
 def _phase(
     kind: Kind, loss: float | None, accuracy: float | None, before: float | None
 ) -> tuple[Phase | None, list[str]]:
-    """What the end of training says of the phase."""
+    """Return the phase that the end of the training suggests, and words."""
     end = f"at the end the training loss is {loss:.3g}" if loss is not None else "at the end of training"
     if accuracy is None:
         missing = "" if kind == "cannot tell" else ": the curves alone do not tell the phase"

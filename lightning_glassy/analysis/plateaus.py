@@ -1,4 +1,4 @@
-"""Where a fast process ends and the relaxation begins."""
+"""The end of a fast process and the start of the relaxation."""
 
 from __future__ import annotations
 
@@ -10,44 +10,42 @@ from numpy.typing import ArrayLike, NDArray
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
 
-_RELAXES = 0.2  # what a curve must rise by, in its logarithm, after its fast process
+_RELAXES = 0.2  # least rise of the logarithm of a curve after its fast process
 
 
 def above_plateaus(curves: Curves) -> Curves:
-    """The curves without what their fast process, and not the relaxation, has made (:func:`fast_levels`): NaN there.
+    """Return the curves with NaN below the level of their fast process (:func:`fast_levels`).
 
-    That part falls on one curve, or does not, whatever the aging exponent.
+    The aging exponent does not determine whether these parts of the curves collapse.
     """
     mean = curves.mean()
     with np.errstate(invalid="ignore"):
-        slow = (
-            mean
-            >= relaxation_floor(fast_levels(curves.lags, mean), np.nan_to_num(mean).max(axis=-1, initial=0))[:, None]
-        )
+        floor = relaxation_floor(fast_levels(curves.lags, mean), np.nan_to_num(mean).max(axis=-1, initial=0))
+        slow = mean >= floor[:, None]
     return replace(curves, values=np.where(slow, curves.values, np.nan))
 
 
 def relaxation_floor(levels: ArrayLike, top: ArrayLike) -> Array:
-    """From which value on a curve is relaxation: twice the level of the fast process.
+    """Return the value above which a curve is relaxation: twice the level of the fast process.
 
-    Or, where the curve ends not far above that (a correlation is bounded), a quarter of the way from the level to its
-    top.
+    If the curve ends not far above this value (a correlation is bounded), return a quarter of the way from the level to
+    the top of the curve.
     """
     level, end = np.asarray(levels, dtype=np.float64), np.asarray(top, dtype=np.float64)
     return np.minimum(2 * level, level + np.maximum(end - level, 0) / 4)
 
 
 def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
-    """For each curve the level at which a fast process hands over to the relaxation; 0 without one.
+    """Return the level of each curve at which a fast process ends and the relaxation begins, or 0 without one.
 
-    A fast process (rattling in a cage, gradient noise in a stiff valley) shows as a local exponent that starts low, or
-    falls, and then rises again: by 0.4, or to two and a half times its value; a plateau is the extreme case. The level
-    is where half of that rise is done; after it the curve must rise by a fifth, as noise alone does not. Thresholds
-    below it tell of the fast process, whatever the relaxation does.
+    A fast process is, for example, rattling in a cage, or gradient noise in a stiff valley. Its local exponent starts
+    low, or falls, and then rises again. It rises by 0.4, or to two and a half times its value. A plateau is the extreme
+    case. The level is the value of the curve after half of this rise. The curve must rise by a fifth after it, because
+    noise alone does not. Thresholds below the level measure the fast process, and not the relaxation.
 
     Args:
         lags: ``[n_lag]``, in steps.
-        curves: ``[n_tw, n_lag]``, NaN where not measured.
+        curves: ``[n_tw, n_lag]``, NaN if not measured.
 
     Returns:
         float64 ``[n_tw]``, in the units of the curves.
@@ -59,7 +57,7 @@ def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
         if good.sum() < 6:
             continue
         x, y = log_t[good], np.log(row[good])
-        # Slopes over windows of more than half a decade, against the noise of single points.
+        # Take slopes over windows of more than half a decade, because single points are noisy.
         near = [np.abs(x - centre) <= np.log(2) for centre in x]
         slope = np.array([np.polyfit(x[part], y[part], 1)[0] if part.sum() >= 3 else np.nan for part in near])
         x, y, slope = x[np.isfinite(slope)], y[np.isfinite(slope)], slope[np.isfinite(slope)]

@@ -1,8 +1,8 @@
-r"""The three regimes of the training loss in logarithmic time, of Baity-Jesi et al. 2018 (arXiv 1803.06969).
+r"""The three regimes of the training loss in logarithmic time, by Baity-Jesi et al. 2018 (arXiv 1803.06969).
 
-(i) the loss is high and nearly constant, (ii) it falls about linearly in the logarithm of the time, (iii) it is at the
-bottom. The paper finds the displacements not to age in (i), to age in (ii), and in over-parametrised networks to stop
-aging in (iii); it gives no rule for where one ends. The rule here is a fit of the simplest such curve.
+(i) The loss is high and nearly constant. (ii) It falls about linearly in the logarithm of the time. (iii) It is at the
+bottom. In the paper, the displacements do not age in (i), and age in (ii). In over-parametrised networks, they stop
+aging in (iii). The paper gives no rule for the ends of the regimes. Here, the rule is a fit of the simplest such curve.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from lightning_glassy.analysis.exponents import NotEnoughDataError
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 
-_FEWEST = 8  # points for a curve of four parameters
-_SPAN = 10.0  # first to last step, at least
-_PER_INTERVAL = 4  # places for a corner from one measured step to the next, ...
-_PLACES = 400  # ... and at most in all
-_FALLS = 0.25  # of the squares about a constant, what the fitted curve may leave
-_SEEN = 3  # points in a regime, and ...
-_BREADTH = 10**0.25  # ... the factor that they span, before it counts as seen
-_ODD = 0.1  # deviation from the fitted curve, as part of the fall, from which on it is said
-_RISES = 0.2  # rise of the loss, as part of the fall, likewise
+_FEWEST = 8  # fewest points for a curve with four parameters
+_SPAN = 10.0  # least ratio of the last step to the first
+_PER_INTERVAL = 4  # possible places of a corner from one measured step to the next, ...
+_PLACES = 400  # ... and the most in all
+_FALLS = 0.25  # the loss falls if the fitted curve leaves at most this part of the squares about a constant
+_SEEN = 3  # a regime counts as seen with so many points, ...
+_BREADTH = 10**0.25  # ... if they span this factor
+_ODD = 0.1  # a larger deviation from the fitted curve, as part of the fall, causes a warning
+_RISES = 0.2  # a larger rise of the loss, as part of the fall, causes a warning
 _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class LossRegimes:
-    """Where the loss starts to fall, and where it reaches the bottom. Prints as a few lines.
+    """The step at which the loss starts to fall, and the step at which it reaches the bottom. ``print`` shows both.
 
     Attributes:
         series: name of the loss.
-        steps: at which it was measured and finite, after step 0, ``[n]``.
-        fitted: the curve of three straight pieces there, ``[n]``.
-        high: the loss of the first regime; the mean of all where the loss does not fall.
-        low: the loss at the bottom; where that is not reached, at the end.
-        falls_from: step (a real number) at which the second regime begins; None where the first was not seen.
-        bottom_from: step at which the third regime begins; None where that was not seen.
-        falls_interval: the steps that the fit allows for ``falls_from`` (95 %, were the deviations independent).
-        bottom_interval: likewise for ``bottom_from``.
-        deviation: root mean square deviation from the curve, as part of the fall; NaN where the loss does not fall.
-        warnings: what to doubt, in words.
+        steps: steps after step 0 at which the loss is finite, ``[n]``.
+        fitted: the curve of three straight pieces at these steps, ``[n]``.
+        high: the loss of the first regime, or the mean loss if the loss does not fall.
+        low: the loss at the bottom, or at the end if the bottom is not reached.
+        falls_from: step (a real number) at which the second regime begins. None if the first regime was not seen.
+        bottom_from: step at which the third regime begins. None if this regime was not seen.
+        falls_interval: the steps that the fit allows for ``falls_from`` (95 %, for independent deviations).
+        bottom_interval: the steps that the fit allows for ``bottom_from``.
+        deviation: root mean square deviation from the curve, as part of the fall. NaN if the loss does not fall.
+        warnings: reasons for doubt, in words.
     """
 
     series: str
@@ -61,7 +61,7 @@ class LossRegimes:
 
     @property
     def falls(self) -> bool:
-        """Whether the loss falls at all."""
+        """Whether the loss falls."""
         return not np.isnan(self.deviation)
 
     def __str__(self) -> str:
@@ -86,24 +86,25 @@ def _step(at: float | None, interval: tuple[float, float] | None) -> str:
 
 
 def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes:
-    r"""The two crossover steps of a loss curve.
+    r"""Find the two crossover steps of a loss curve.
 
-    Rule: the curve of three straight pieces against :math:`\ln t` (constant, falling, constant; corners
-    :math:`t_1 < t_2`) that fits the loss at the measured steps after step 0 best, by least squares, each step with the
-    same weight. The corners are looked for at the measured steps and at three places between neighbours. The loss
-    falls if that curve leaves less than a quarter of the squares that a constant leaves; and the first or the third
-    regime counts as seen if it holds three measured steps that span a factor of 1.8.
+    Fit a curve of three straight pieces against :math:`\ln t` (constant, falling, constant) with corners :math:`t_1 <
+    t_2`. The fit is by least squares at the measured steps after step 0, all with the same weight. The possible places
+    of the corners are the measured steps, and three places between neighbours. The loss falls if the curve leaves less
+    than a quarter of the squares about a constant. The first or the third regime counts as seen if it has three
+    measured steps that span a factor of 1.8.
 
-    The scale of the loss is linear: a loss that goes on to fall by orders of magnitude near zero is at the bottom.
+    The scale of the loss is linear. A loss near zero that still falls by orders of magnitude is therefore at the
+    bottom.
 
     Args:
         record: one run, or replicas (their mean loss).
-        series: name of the one-time series; :class:`~lightning_glassy.LogTimeEvaluator` writes ``"train_loss"``,
+        series: name of the one-time series. :class:`~lightning_glassy.LogTimeEvaluator` writes ``"train_loss"``,
             ``"val_loss"`` and others.
 
     Raises:
         KeyError: the record has no such series.
-        NotEnoughDataError: fewer than 8 finite values after step 0, or less than a decade of steps.
+        NotEnoughDataError: there are fewer than 8 finite values after step 0, or they span less than a decade of steps.
     """
     steps, loss = record.one_time(series)
     good = (steps > 0) & np.isfinite(loss)
@@ -119,13 +120,13 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     x = np.log(steps.astype(np.float64))
     n_places = min(_PER_INTERVAL * (len(x) - 1) + 1, _PLACES)
     places = np.interp(np.linspace(0, len(x) - 1, n_places), np.arange(len(x)), x)
-    unit = float(np.abs(loss).max()) or 1.0  # squares of what is far from 1 would overflow
+    unit = float(np.abs(loss).max()) or 1.0  # the squares of very large losses would overflow
     loss = loss / unit
     squares, highs, drops = _fits(x, loss, places)
     first, second = np.unravel_index(int(np.argmin(squares)), squares.shape)
     best, constant = float(squares[first, second]), float(((loss - loss.mean()) ** 2).sum())
     high, drop = float(highs[first, second]), float(drops[first, second])
-    # A constant has rounding for squares.
+    # The squares about a constant loss are rounding errors.
     if not drop > 1e-9 or best > _FALLS * constant:
         mean = unit * float(loss.mean())
         level = np.full(len(loss), mean)
@@ -168,19 +169,19 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
 
 
 def _ramp(x: Array, first: Array, second: Array) -> Array:
-    """0 up to the first corner, 1 from the second on, straight between them."""
+    """Return 0 up to the first corner, 1 from the second corner on, and a straight line between them."""
     return np.clip((x - first) / (second - first), 0.0, 1.0)
 
 
 def _fits(x: Array, loss: Array, places: Array) -> tuple[Array, Array, Array]:
-    """For each pair of corners the squares that the best curve leaves, its high level and its fall, ``[n, n]``."""
+    """Return the remaining squares, the high level and the fall of the best curve, for each pair of corners."""
     n = len(places)
     squares, highs, drops = np.full((n, n), np.inf), np.zeros((n, n)), np.zeros((n, n))
     for i in range(n - 1):
         ramps = _ramp(x, places[i], places[i + 1 :, None])  # [n - i - 1, n_step]
         centred = ramps - ramps.mean(axis=1, keepdims=True)
         variances = (centred**2).sum(axis=1)
-        # A ramp that lies beyond all points, or between two of them, is no more than a step.
+        # A ramp beyond all points is constant at the points, and has no variance.
         drop = -np.divide(centred @ loss, variances, out=np.zeros(n - i - 1), where=variances > 0)
         high = loss.mean() + drop * ramps.mean(axis=1)
         squares[i, i + 1 :] = ((loss - high[:, None] + drop[:, None] * ramps) ** 2).sum(axis=1)
@@ -193,7 +194,7 @@ def _seen(steps: NDArray[np.int64]) -> bool:
 
 
 def _interval(profile: Array, places: Array, allowed: float) -> tuple[float, float]:
-    """The places at which a corner leaves no more squares than allowed, and one to either side."""
+    """Return the range of places at which a corner leaves few enough squares, with one more place on either side."""
     inside = np.flatnonzero(profile <= allowed)
     low, high = places[max(inside[0] - 1, 0)], places[min(inside[-1] + 1, len(places) - 1)]
     return float(np.exp(low)), float(np.exp(high))

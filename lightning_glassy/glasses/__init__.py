@@ -1,10 +1,10 @@
-"""Reference systems with known answers: exact two-time functions to compare a measurement with.
+"""Reference systems with exact two-time functions, to compare a measurement with.
 
-One file per system, NumPy (and SciPy) only. :mod:`lightning_glassy.glasses.modules` has those that can be trained as
-LightningModules, which a Trainer trains and a callback measures like any network.
+Each file has one system, in NumPy and SciPy alone. :mod:`lightning_glassy.glasses.modules` has the LightningModules: a
+Trainer trains them, and a callback measures them like any network.
 
 =================================  ========================================  ==========================
-system                             what it is                                aging
+system                             motion                                    aging
 =================================  ========================================  ==========================
 :class:`RandomWalk`                free diffusion                            none
 :class:`FractionalBrownianMotion`  anomalous diffusion                       none

@@ -1,4 +1,4 @@
-"""Gradient descent into ever flatter directions: full aging without noise and without barriers."""
+"""Gradient descent into flatter and flatter directions. It has full aging without noise and without barriers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from lightning_glassy.observables import Array
 
 @dataclass(frozen=True)
 class BetaDescent:
-    r"""Noiseless descent in N quadratic directions whose density of curvatures is a power law at zero.
+    r"""Descent without noise in N quadratic directions. Their density of curvatures is a power law at zero.
 
     :math:`u = 1-\eta\lambda \sim \mathrm{Beta}(b, a)`, so that the density of curvatures grows as
-    :math:`\lambda^{a-1}`; :math:`w_n = u^n w_0`, :math:`w_0 \sim N(0, S_0)`. With :math:`K(m) = B(b+m, a)/B(b, a)`:
-    :math:`\Delta(i, j) = S_0[K(2i) + K(2j) - 2K(i+j)]`. The cosine overlap tends to :math:`[4r/(1+r)^2]^{a/2}`,
-    :math:`r = j/i`: full aging, :math:`\mu = 1`. It is the picture of "more and more flat directions" of Baity-Jesi
-    et al. 2018 (arXiv 1803.06969) with an exact answer; at a = 3/2 the exponent is that of the spherical p = 2 model.
+    :math:`\lambda^{a-1}`. The weights are :math:`w_n = u^n w_0` with :math:`w_0 \sim N(0, S_0)`. The displacement is
+    :math:`\Delta(i, j) = S_0[K(2i) + K(2j) - 2K(i+j)]` with :math:`K(m) = B(b+m, a)/B(b, a)`. The cosine overlap tends
+    to :math:`[4r/(1+r)^2]^{a/2}` with :math:`r = j/i`. This is full aging, :math:`\mu = 1`.
+
+    It is the picture of "more and more flat directions" of Baity-Jesi et al. 2018 (arXiv 1803.06969), with an exact
+    answer. At a = 3/2, the exponent is the exponent of the spherical p = 2 model.
 
     Args:
-        a: exponent of the flat directions, positive: small a, many of them.
+        a: exponent of the flat directions, positive. A small a means many flat directions.
         b: shape at the steep end, positive.
         initial_variance: :math:`S_0`.
 
     Raises:
-        ValueError: ``a`` or ``b`` not positive.
+        ValueError: ``a`` or ``b`` is not positive.
 
     Example:
         >>> glass = BetaDescent(a=1.0, b=1.0)
@@ -45,26 +47,26 @@ class BetaDescent:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
 
     def moment(self, m: ArrayLike) -> Array:
-        r""":math:`K(m) = \langle u^m\rangle = B(b+m, a)/B(b, a)`."""
+        r"""Return :math:`K(m) = \langle u^m\rangle = B(b+m, a)/B(b, a)`."""
         total = math.lgamma(self.a + self.b) - math.lgamma(self.b)
         log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
         power = np.asarray(m, dtype=np.float64)
         return np.asarray(np.exp(log_gamma(self.b + power) - log_gamma(self.a + self.b + power) + total))
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
-        r""":math:`\langle w(s)w(t)\rangle = S_0 K(s+t)`."""
+        r"""Return :math:`\langle w(s)w(t)\rangle = S_0 K(s+t)`."""
         return self.initial_variance * self.moment(np.asarray(s) + np.asarray(t))
 
     def msd(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
-        """Exact mean squared displacement, averaged over curvatures and initial weights."""
+        """Return the exact mean squared displacement, averaged over curvatures and initial weights."""
         i = np.asarray(waiting_time)
         j = i + np.asarray(lag)
         return self.covariance(i, i) + self.covariance(j, j) - 2 * self.covariance(i, j)
 
     def msd_covariance(self, waiting_times: ArrayLike, lags: ArrayLike, n: int) -> Array:
-        r"""Covariance of measured MSDs, ``[n_pair, n_pair]``, when each is an average over ``n`` coordinates.
+        r"""Return the covariance of measured MSDs, ``[n_pair, n_pair]``. Each MSD is an average over ``n`` coordinates.
 
-        :math:`[3S_0^2\langle (u^a-u^b)^2(u^c-u^d)^2\rangle - \Delta(a,b)\Delta(c,d)]/N`, the average from the moments.
+        :math:`[3S_0^2\langle (u^a-u^b)^2(u^c-u^d)^2\rangle - \Delta(a,b)\Delta(c,d)]/N`. The moments give the average.
         """
         i = np.asarray(waiting_times, dtype=np.int64)
         j = i + np.asarray(lags, dtype=np.int64)
@@ -77,5 +79,5 @@ class BetaDescent:
 
 
 def _square(i: NDArray[np.int64], j: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], int]]:
-    """Exponents and coefficients of (u^i - u^j)^2."""
+    """Return the exponents and the coefficients of (u^i - u^j)^2."""
     return [(2 * i, 1), (2 * j, 1), (i + j, -2)]

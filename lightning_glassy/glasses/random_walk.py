@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,8 +16,8 @@ from lightning_glassy.observables import Array
 class RandomWalk(GaussianGlass):
     r""":math:`w_{n+1} = w_n + \sigma\xi_n`, :math:`w_0 = 0`, :math:`\xi \sim N(0,1)`.
 
-    :math:`C(s,t) = \sigma^2\min(s,t)` and :math:`\Delta = \sigma^2 t` for every waiting time: no aging, :math:`\mu =
-    0`.
+    :math:`C(s,t) = \sigma^2\min(s,t)` and :math:`\Delta = \sigma^2 t` for every waiting time. There is no aging,
+    :math:`\mu = 0`.
 
     Args:
         sigma: standard deviation of one step.
@@ -27,7 +28,8 @@ class RandomWalk(GaussianGlass):
     """
 
     sigma: float = 1.0
+    initial_variance: ClassVar[float] = 0.0
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
-        r""":math:`\sigma^2\min(s,t)`."""
+        r"""Return :math:`\sigma^2\min(s,t)`."""
         return self.sigma**2 * np.minimum(s, t).astype(np.float64)

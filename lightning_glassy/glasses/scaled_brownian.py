@@ -1,4 +1,4 @@
-"""Brownian motion with a clock that slows down, by a power law or by a logarithm: aging without an end."""
+"""Brownian motion on a clock that slows down by a power law or a logarithm. The aging does not end."""
 
 from __future__ import annotations
 
@@ -15,41 +15,47 @@ from lightning_glassy.observables import Array
 class ClockedBrownianMotion(GaussianGlass):
     r"""Brownian motion at the time h of a clock: :math:`w(n) = \sqrt{2K}\,B(h(n))`, :math:`h(0) = 0`.
 
-    :math:`C(s,t) = 2K\min(h(s),h(t))` and :math:`\Delta = 2K[h(t_w+t) - h(t_w)]`, independent increments; at integer
-    steps :math:`w_n = w_{n-1} + \sqrt{2K[h(n)-h(n-1)]}\,\xi_n` has them without any discretisation error.
+    :math:`C(s,t) = 2K\min(h(s),h(t))` and :math:`\Delta = 2K[h(t_w+t) - h(t_w)]`. The increments are independent, so
+    :math:`w_n = w_{n-1} + \sqrt{2K[h(n)-h(n-1)]}\,\xi_n` is exact at integer steps.
+
+    Raises:
+        ValueError: an argument is not positive.
     """
 
     coefficient: float
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name}={value} must be positive")
+
     @abstractmethod
     def clock(self, n: ArrayLike) -> Array:
-        """:math:`h(n)`, dimensionless."""
+        """Return :math:`h(n)`, dimensionless."""
 
     @abstractmethod
     def lag_to_msd(self, threshold: float, waiting_time: ArrayLike) -> Array:
-        """The lag, a real number, at which the mean squared displacement has grown to a threshold."""
+        """Return the lag, a real number, at which the mean squared displacement has grown to a threshold."""
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
-        r""":math:`2K\min(h(s),h(t))`."""
+        r"""Return :math:`2K\min(h(s),h(t))`."""
         return np.asarray(2 * self.coefficient * self.clock(np.minimum(s, t)))
 
 
 @dataclass(frozen=True)
 class ScaledBrownianMotion(ClockedBrownianMotion):
-    r"""Brownian motion whose diffusion coefficient falls as a power law: :math:`h(n) = n^\alpha`.
+    r"""Brownian motion with a diffusion coefficient that falls as a power law: :math:`h(n) = n^\alpha`.
 
-    :math:`\Delta = 2K[(t_w+t)^\alpha - t_w^\alpha]`. The lag to a fixed displacement grows as :math:`t_w^{1-\alpha}`:
-    by threshold :math:`\mu = 1-\alpha`, although as a function of both times :math:`\Delta/t_w^\alpha` depends on
-    :math:`t/t_w` alone. Source: Lim and Muniandy 2002, "Self-similar Gaussian processes for modeling anomalous
-    diffusion", Phys. Rev. E 66, 021114; for its aging Jeon, Chechkin and Metzler 2014, Phys. Chem. Chem. Phys. 16,
-    15811.
+    :math:`\Delta = 2K[(t_w+t)^\alpha - t_w^\alpha]`. The lag to a fixed displacement grows as :math:`t_w^{1-\alpha}`,
+    so thresholds give :math:`\mu = 1-\alpha`. As a function of both times, :math:`\Delta/t_w^\alpha` depends on
+    :math:`t/t_w` alone.
+
+    Source: Lim and Muniandy 2002, "Self-similar Gaussian processes for modeling anomalous diffusion", Phys. Rev. E 66,
+    021114. Aging: Jeon, Chechkin and Metzler 2014, Phys. Chem. Chem. Phys. 16, 15811.
 
     Args:
-        alpha: exponent of the clock, positive; 1 is the random walk, below it is subdiffusion that ages.
-        coefficient: K.
-
-    Raises:
-        ValueError: ``alpha`` or ``coefficient`` not positive.
+        alpha: exponent of the clock, positive. 1 is the random walk, and a smaller value is subdiffusion that ages.
+        coefficient: K, positive.
 
     Example:
         >>> float(ScaledBrownianMotion(alpha=0.5, coefficient=0.5).msd(100, 300))
@@ -59,17 +65,12 @@ class ScaledBrownianMotion(ClockedBrownianMotion):
     alpha: float
     coefficient: float = 0.5
 
-    def __post_init__(self) -> None:
-        for name in ("alpha", "coefficient"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-
     def clock(self, n: ArrayLike) -> Array:
-        r""":math:`h(n) = n^\alpha`."""
+        r"""Return :math:`h(n) = n^\alpha`."""
         return np.asarray(np.asarray(n, dtype=np.float64) ** self.alpha)
 
     def lag_to_msd(self, threshold: float, waiting_time: ArrayLike) -> Array:
-        r""":math:`(t_w^\alpha + \Delta^*/2K)^{1/\alpha} - t_w`, real, for a threshold :math:`\Delta^*`."""
+        r"""Return :math:`(t_w^\alpha + \Delta^*/2K)^{1/\alpha} - t_w` for a threshold :math:`\Delta^*`."""
         start = np.asarray(waiting_time, dtype=np.float64)
         return np.asarray((self.clock(start) + threshold / (2 * self.coefficient)) ** (1 / self.alpha) - start)
 
@@ -78,15 +79,12 @@ class ScaledBrownianMotion(ClockedBrownianMotion):
 class LogClock(ClockedBrownianMotion):
     r"""Brownian motion on a logarithmic clock: :math:`h(n) = \ln(1+n/\tau_0)`, full aging.
 
-    :math:`\Delta = 2K\ln[1+t/(t_w+\tau_0)]`: beyond :math:`\tau_0` a function of :math:`t/t_w`, and the lag to a fixed
+    :math:`\Delta = 2K\ln[1+t/(t_w+\tau_0)]` is a function of :math:`t/t_w` beyond :math:`\tau_0`. The lag to a fixed
     displacement is :math:`(t_w+\tau_0)(e^{\Delta^*/2K}-1)`, so that :math:`\mu = 1`.
 
     Args:
-        tau0: :math:`\tau_0`, in steps.
-        coefficient: K.
-
-    Raises:
-        ValueError: ``tau0`` or ``coefficient`` not positive.
+        tau0: :math:`\tau_0` in steps, positive.
+        coefficient: K, positive.
 
     Example:
         >>> glass = LogClock(tau0=1.0)
@@ -97,16 +95,11 @@ class LogClock(ClockedBrownianMotion):
     tau0: float = 1.0
     coefficient: float = 0.5
 
-    def __post_init__(self) -> None:
-        for name in ("tau0", "coefficient"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-
     def clock(self, n: ArrayLike) -> Array:
-        r""":math:`h(n) = \ln(1+n/\tau_0)`."""
+        r"""Return :math:`h(n) = \ln(1+n/\tau_0)`."""
         return np.asarray(np.log1p(np.asarray(n, dtype=np.float64) / self.tau0))
 
     def lag_to_msd(self, threshold: float, waiting_time: ArrayLike) -> Array:
-        r""":math:`(t_w+\tau_0)(e^{\Delta^*/2K}-1)`, real, for a threshold :math:`\Delta^*`."""
+        r"""Return :math:`(t_w+\tau_0)(e^{\Delta^*/2K}-1)` for a threshold :math:`\Delta^*`."""
         start = np.asarray(waiting_time, dtype=np.float64)
         return np.asarray((start + self.tau0) * np.expm1(threshold / (2 * self.coefficient)))

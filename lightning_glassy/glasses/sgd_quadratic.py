@@ -16,22 +16,25 @@ class SGDQuadratic(GaussianGlass):
     r"""SGD on :math:`\frac{1}{2}\lambda w^2` with additive gradient noise, in PyTorch's convention of momentum.
 
     :math:`g = \lambda w + \sigma\xi`, :math:`v' = \beta v + g`, :math:`w' = w - \eta v'`, :math:`w_0 \sim N(0, S_0)`,
-    :math:`v_0 = 0`. With :math:`A = ((1-\eta\lambda, -\eta\beta), (\lambda, \beta))` and :math:`B = \sigma(-\eta,
-    1)^T` the second moments follow :math:`P' = APA^T + BB^T`, and :math:`C(n, n+m) = (A^m P_n)_{ww}`. The variance of
+    :math:`v_0 = 0`. Let :math:`A = ((1-\eta\lambda, -\eta\beta), (\lambda, \beta))` and :math:`B = \sigma(-\eta,
+    1)^T`. The second moments follow :math:`P' = APA^T + BB^T`, and :math:`C(n, n+m) = (A^m P_n)_{ww}`. The variance of
     the weights ends at :math:`S_\infty = \eta\sigma^2(1+\beta)/[\lambda(1-\beta)(2(1+\beta)-\eta\lambda)]`. Without
-    momentum :math:`S_n = a^{2n}S_0 + S_\infty(1-a^{2n})` and :math:`\Delta = (1-a^m)^2S_n + S_\infty(1-a^{2m})`,
-    :math:`a = 1-\eta\lambda`. Source: a linear recursion, solved here; in continuous time it is the picture of Mandt,
-    Hoffman and Blei 2017, "Stochastic gradient descent as approximate Bayesian inference", JMLR 18, 134.
+    momentum, :math:`S_n = a^{2n}S_0 + S_\infty(1-a^{2n})` and :math:`\Delta = (1-a^m)^2S_n + S_\infty(1-a^{2m})` with
+    :math:`a = 1-\eta\lambda`.
+
+    Source: a linear recursion. In continuous time, it is the model of Mandt, Hoffman and Blei 2017, "Stochastic
+        gradient
+    descent as approximate Bayesian inference", JMLR 18, 134.
 
     Args:
         learning_rate: :math:`\eta`.
-        curvature: :math:`\lambda`; stable for :math:`\eta\lambda < 2(1+\beta)`.
+        curvature: :math:`\lambda`. The descent is stable for :math:`\eta\lambda < 2(1+\beta)`.
         noise: :math:`\sigma`, standard deviation of the gradient noise.
         momentum: :math:`\beta`.
         initial_variance: :math:`S_0`.
 
     Raises:
-        ValueError: ``learning_rate`` not positive, or ``momentum`` outside of 0 ... 1.
+        ValueError: ``learning_rate`` is not positive, or ``momentum`` is not between 0 and 1.
 
     Example:
         >>> glass = SGDQuadratic(learning_rate=0.1, curvature=1.0, noise=1.0)
@@ -52,7 +55,7 @@ class SGDQuadratic(GaussianGlass):
             raise ValueError(f"momentum={self.momentum} must be between 0 and 1, 1 excluded")
 
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
-        """Exact at every step, by iterating the second moments up to the earlier of the two."""
+        """Iterate the second moments up to the earlier step. The result is exact at every step."""
         early, late = np.minimum(s, t), np.maximum(s, t)
         eta, lam, beta = self.learning_rate, self.curvature, self.momentum
         drift = np.array([[1 - eta * lam, -eta * beta], [lam, beta]])

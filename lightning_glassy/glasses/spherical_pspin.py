@@ -1,8 +1,9 @@
-"""The spherical p-spin model after a quench: the equations of Cugliandolo and Kurchan, solved step by step."""
+"""The spherical p-spin model after a quench: a numerical solution of the equations of Cugliandolo and Kurchan."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +15,11 @@ from lightning_glassy.observables import Array
 class SphericalPSpin:
     r"""Langevin dynamics of the energy :math:`-\sum_{i<j<\ldots} J_{ij\ldots}w_iw_j\ldots` on :math:`|w|^2 = N`.
 
-    The couplings J of p different weights are Gaussian with variance :math:`p!/(2N^{p-1})`; :math:`\dot w = -\nabla E
-    - \mu(t)w + \xi`, :math:`\langle\xi_i(t)\xi_j(t')\rangle = 2T\delta_{ij}\delta(t-t')`, the multiplier :math:`\mu(t)`
-    keeps the length, and the weights start anywhere on the sphere. Times are real numbers (a descent with learning rate
-    :math:`\eta` reaches :math:`t = n\eta` in n steps). For :math:`N \to \infty`, at :math:`t > t'`, the correlation C
-    and the response R follow
+    The couplings J of p different weights are Gaussian with variance :math:`p!/(2N^{p-1})`. The motion is :math:`\dot w
+    = -\nabla E - \mu(t)w + \xi` with :math:`\langle\xi_i(t)\xi_j(t')\rangle = 2T\delta_{ij}\delta(t-t')`. The
+    multiplier :math:`\mu(t)` keeps the length. The weights start at a random point of the sphere. Times are real
+    numbers: a descent with learning rate :math:`\eta` reaches :math:`t = n\eta` in n steps. For :math:`N \to \infty`
+    and :math:`t > t'`, the correlation C and the response R follow
 
     .. math::
         \partial_t C(t,t') &= -\mu C + \tfrac{p(p-1)}{2}\int_0^t R(t,s)C^{p-2}(t,s)C(s,t')\,ds
@@ -28,20 +29,22 @@ class SphericalPSpin:
 
         \mu(t) &= T + \tfrac{p^2}{2}\int_0^t C^{p-1}(t,s)R(t,s)\,ds, \qquad C(t,t) = R(t,t^-) = 1
 
-    and the energy per weight is :math:`E = (T-\mu)/p`. For p > 2 the dynamics after a quench below the
-    :attr:`transition` never equilibrates: it ages, and at T = 0 its energy sinks towards the :attr:`threshold`, as
-    :math:`t^{-2/3}`, and not to the bottom. p = 2 is :class:`~lightning_glassy.glasses.SphericalP2`.
+    and the energy per weight is :math:`E = (T-\mu)/p`. For p > 2, the system ages after a quench below the
+    :attr:`transition`, and never equilibrates. At T = 0, its energy approaches the :attr:`threshold` as
+    :math:`t^{-2/3}`, and not the bottom. p = 2 is :class:`~lightning_glassy.glasses.SphericalP2`.
 
-    Reproduces for p = 3 and T = 0, within 3 in the last digit: :math:`C(1,2) = .935271`, :math:`C(5,10) = .904516`,
-    :math:`C(2,8) = .745067`, :math:`E(1) = -.782508`, :math:`E(10) = -1.081598`. Source: Cugliandolo and Kurchan 1993,
-    "Analytical solution of the off-equilibrium dynamics of a long-range spin-glass model", Phys. Rev. Lett. 71, 173.
+    This class reproduces, for p = 3 and T = 0, within 3 in the last digit: :math:`C(1,2) = .935271`, :math:`C(5,10) =
+    .904516`, :math:`C(2,8) = .745067`, :math:`E(1) = -.782508`, :math:`E(10) = -1.081598`.
+
+    Source: Cugliandolo and Kurchan 1993, "Analytical solution of the off-equilibrium dynamics of a long-range
+        spin-glass model", Phys. Rev. Lett. 71, 173.
 
     Args:
         p: number of weights that interact, 2 or more.
-        temperature: T, in units of the energy per weight; 0 is gradient descent.
+        temperature: T, in units of the energy per weight. 0 is gradient descent.
 
     Raises:
-        ValueError: p below 2, or a negative temperature.
+        ValueError: p is below 2, or the temperature is negative.
 
     Example:
         >>> solution = SphericalPSpin(p=3).solve(t_max=1.0, steps=64)
@@ -51,6 +54,7 @@ class SphericalPSpin:
 
     p: int = 3
     temperature: float = 0.0
+    initial_variance: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if self.p < 2:
@@ -60,22 +64,24 @@ class SphericalPSpin:
 
     @property
     def threshold(self) -> float:
-        r""":math:`E_{th} = -\sqrt{2(p-1)/p}`, the energy at which the stationary points of p > 2 stop being saddles."""
+        r""":math:`E_{th} = -\sqrt{2(p-1)/p}`. For p > 2, stationary points below this energy are no saddles."""
         return -float(np.sqrt(2 * (self.p - 1) / self.p))
 
     @property
     def transition(self) -> float:
-        r""":math:`T_d = \sqrt{p(p-2)^{p-2}/[2(p-1)^{p-1}]}`, below which it ages: 0.612372 for p = 3, 1 for p = 2."""
+        r""":math:`T_d = \sqrt{p(p-2)^{p-2}/[2(p-1)^{p-1}]}`. The system ages below it (0.612372 for p = 3)."""
         p = self.p
         return float(np.sqrt(p * (p - 2) ** (p - 2) / (2 * (p - 1) ** (p - 1))))
 
     @property
     def ground_state(self) -> float:
-        r"""Energy per weight of the bottom, where the number of minima stops growing with N: -1.171675 for p = 3.
+        r"""Energy per weight of the bottom, -1.171675 for p = 3. The number of minima there does not grow with N.
 
-        The zero of the complexity :math:`\Sigma(E) = \frac{1}{2}\left[\frac{2-p}{p} - \ln\frac{pz^2}{2} +
-        \frac{p-1}{2}z^2 - \frac{2}{p^2z^2}\right]`, :math:`z = \frac{-E-\sqrt{E^2-E_{th}^2}}{p-1}`, for p = 2 at the
-        :attr:`threshold` itself. Source: Crisanti and Sommers 1995, "Thouless-Anderson-Palmer approach to the spherical
+        It is the zero of the complexity :math:`\Sigma(E) = \frac{1}{2}\left[\frac{2-p}{p} - \ln\frac{pz^2}{2} +
+        \frac{p-1}{2}z^2 - \frac{2}{p^2z^2}\right]`, :math:`z = \frac{-E-\sqrt{E^2-E_{th}^2}}{p-1}`. For p = 2 it is the
+        :attr:`threshold`.
+
+        Source: Crisanti and Sommers 1995, "Thouless-Anderson-Palmer approach to the spherical
         p-spin spin glass model", J. Phys. I France 5, 805.
         """
         from scipy.optimize import brentq  # other glasses do without SciPy
@@ -92,11 +98,12 @@ class SphericalPSpin:
 
     @property
     def plateau(self) -> float:
-        r"""Edwards-Anderson parameter :math:`q_{EA}`, at which C lingers before it ages away.
+        r"""Edwards-Anderson parameter :math:`q_{EA}`: the plateau of C before it ages away.
 
-        :math:`T^2 = \frac{p(p-1)}{2}q^{p-2}(1-q)^2`, the root from :math:`\frac{p-2}{p-1}` on: at long waiting times
-        :math:`\Delta` stays near :math:`2(1-q)`. NaN above the :attr:`transition`. Source: Cugliandolo and Kurchan
-        1993.
+        It is the root of :math:`T^2 = \frac{p(p-1)}{2}q^{p-2}(1-q)^2` that is at least :math:`\frac{p-2}{p-1}`. At long
+        waiting times, :math:`\Delta` stays near :math:`2(1-q)`. It is NaN above the :attr:`transition`.
+
+        Source: Cugliandolo and Kurchan 1993.
         """
         from scipy.optimize import brentq
 
@@ -108,26 +115,26 @@ class SphericalPSpin:
             return float(np.sqrt(p * (p - 1) / 2) * q ** ((p - 2) / 2) * (1 - q) - temperature)
 
         lowest = (p - 2) / (p - 1)
-        # At the transition itself, the root is that end, but for rounding.
+        # At the transition, the root is this end. Rounding can change the sign there.
         return float(brentq(excess, lowest, 1.0)) if excess(lowest) > 0 else lowest
 
     def solve(self, t_max: float, steps: int) -> TwoTimeSolution:
-        r"""Both functions at all pairs of times :math:`0, h, 2h, \ldots, t_{max}` with :math:`h = 2t_{max}/steps`.
+        r"""Solve for C and R at all pairs of times :math:`0, h, 2h, \ldots, t_{max}` with :math:`h = 2t_{max}/steps`.
 
-        Heun's method with the trapezoidal rule, an error of :math:`h^2`, is run with ``steps`` and with half as many
-        steps, and extrapolated (Richardson) to the times of the latter. A step that is too long does not only cost
-        digits: it fakes an energy below the threshold. :attr:`TwoTimeSolution.error` tells.
+        Heun's method with the trapezoidal rule has an error of :math:`h^2`. It runs with ``steps`` and with half as
+        many steps. Richardson extrapolation combines both at the times of the coarser grid. Choose short steps: a step
+        that is too long can lead to an energy below the threshold. See :attr:`TwoTimeSolution.error`.
 
-        Cost: about :math:`5\,steps^3` floating-point operations, bound by memory, and 33 bytes times
-        :math:`steps^2`. On one core (AMD EPYC) 800 steps took 0.2 s, 1600 steps 1.6 s, 4096 steps 40 s and 0.5 GB:
-        twice the time at the same step costs eight times as much.
+        The cost is about :math:`5\,steps^3` floating-point operations, bound by memory, and 33 bytes times
+        :math:`steps^2`. On one core (AMD EPYC), 800 steps took 0.2 s, 1600 steps 1.6 s, and 4096 steps 40 s and 0.5 GB.
 
         Args:
             t_max: the last time.
-            steps: of the finer grid, even.
+            steps: number of steps of the finer grid, even.
 
         Raises:
-            ValueError: ``t_max`` not positive, ``steps`` odd or below 2, or so few that the method diverges.
+            ValueError: ``t_max`` is not positive, ``steps`` is odd or below 2, or the method diverges because there are
+                too few steps.
         """
         if not t_max > 0:
             raise ValueError(f"t_max={t_max} must be positive")
@@ -144,13 +151,13 @@ class SphericalPSpin:
         return TwoTimeSolution(np.linspace(0, t_max, len(energy)), c, r, energy, error)
 
     def _integrate(self, t_max: float, steps: int) -> tuple[Array, Array, Array]:
-        """C (symmetric), R (zero above the diagonal) and E on a grid, by Heun's method."""
+        """Return C (symmetric), R (zero above the diagonal) and E on a grid, by Heun's method."""
         h, p = t_max / steps, self.p
         c, r, multiplier = np.zeros((steps + 1, steps + 1)), np.zeros((steps + 1, steps + 1)), np.zeros(steps + 1)
         c[0, 0] = r[0, 0] = 1.0
 
         def slopes(n: int, m: int) -> tuple[Array, Array, float]:
-            """Derivatives of C(n, j) and R(n, j) by the first time for j < m, and the multiplier at time n."""
+            """Return the derivatives of C(n, j) and R(n, j) by the first time, for j < m, and the multiplier."""
             past = slice(0, n + 1)
             weights = np.full(n + 1, h)
             weights[[0, n]] = h / 2 if n else 0.0
@@ -158,9 +165,9 @@ class SphericalPSpin:
             noise = p / 2 * h * c[n, :m] ** (p - 1)
             mu = self.temperature + p**2 / 2 * float(weights @ (c[n, past] ** (p - 1) * r[n, past]))
             slope_c = -mu * c[n, :m] + (weights * memory) @ c[past, :m]
-            # The trapezoidal rule takes half of the two ends of an integral, here of 0 ... j; r[j, j] = 1.
+            # The trapezoidal rule takes half of the two ends of an integral over 0 ... j. r[j, j] is 1.
             slope_c += r[:m, :m] @ noise - (noise + r[:m, 0] * noise[0]) / 2
-            # And of j ... n, below which r is zero.
+            # The integral over j ... n. r is zero for smaller times.
             slope_r = -mu * r[n, :m] + h * (memory @ r[past, :m] - (memory[:m] + memory[n] * r[n, :m]) / 2)
             return slope_c, slope_r, mu
 
@@ -185,8 +192,8 @@ class TwoTimeSolution:
         times: ``[n]``.
         correlation: :math:`C(t,t')`, ``[n, n]``, symmetric.
         response: :math:`R(t,t')`, ``[n, n]``, 0 for :math:`t < t'`.
-        energy: per weight, ``[n]``.
-        error: largest change of C and E by the extrapolation, which is more than its own error.
+        energy: energy per weight, ``[n]``.
+        error: largest change of C and E by the extrapolation. The error of the result is smaller.
     """
 
     times: Array
@@ -196,19 +203,19 @@ class TwoTimeSolution:
     error: float
 
     def msd(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
-        r"""Mean squared displacement :math:`\Delta(t_w, t_w+t) = 2(1-C)`, at times of the grid.
+        r"""Return the mean squared displacement :math:`\Delta(t_w, t_w+t) = 2(1-C)` at times of the grid.
 
         Raises:
-            ValueError: a time that is not on the grid.
+            ValueError: a time is not on the grid.
         """
         start = np.asarray(waiting_time, dtype=np.float64)
         return 2 * (1 - self.correlation[self.index(start), self.index(start + np.asarray(lag))])
 
     def index(self, time: ArrayLike) -> NDArray[np.int64]:
-        """Positions of times on the grid.
+        """Return the positions of times on the grid.
 
         Raises:
-            ValueError: a time that is not on the grid.
+            ValueError: a time is not on the grid.
         """
         step = self.times[1]
         position = np.asarray(time, dtype=np.float64) / step

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -58,35 +60,28 @@ class Sinks:
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Call :meth:`Sink.update` of each sink."""
-        for sink in self._sinks:
-            try:
-                sink.update(record, pairs, step)
-            except Exception as error:
-                self._warn(sink, error)
+        self._each(lambda sink: sink.update(record, pairs, step))
 
     def close(self, record: AgingRecord) -> None:
         """Call :meth:`Sink.close` of each sink."""
-        for sink in self._sinks:
-            try:
-                sink.close(record)
-            except Exception as error:
-                self._warn(sink, error)
+        self._each(lambda sink: sink.close(record))
 
     def where(self) -> list[str]:
         """Return the lines of :meth:`Sink.where` of the sinks that return a line."""
-        lines: list[str | None] = []
+        return [line for line in self._each(lambda sink: sink.where()) if line]
+
+    def _each(self, call: Callable[[Sink], T]) -> list[T]:
+        """Return the results of a call for the sinks that do not fail."""
+        results: list[T] = []
         for sink in self._sinks:
             try:
-                lines.append(sink.where())
+                results.append(call(sink))
             except Exception as error:
-                self._warn(sink, error)
-        return [line for line in lines if line]
-
-    def _warn(self, sink: Sink, error: Exception) -> None:
-        # A logger that is down stays down, so one warning per sink is enough. Later updates still try it.
-        if id(sink) not in self._failed:
-            self._failed.add(id(sink))
-            self._log(type(sink).__name__, error)
+                # A logger that is down stays down, so one warning per sink is enough. Later calls still try it.
+                if id(sink) not in self._failed:
+                    self._failed.add(id(sink))
+                    self._log(type(sink).__name__, error)
+        return results
 
     def _log(self, what: str, error: Exception) -> None:
         log.warning(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,7 @@ from lightning_glassy.measure.checkpoint_files import (
 )
 from lightning_glassy.measure.layout import TrackedParameters, within_rounding
 from lightning_glassy.measure.moments import EagerMoments, capture
-from lightning_glassy.measure.select import Groups, select_parameters
+from lightning_glassy.measure.select import Groups, matches, patterns_of, select_parameters
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 from lightning_glassy.measure.tracker import TrackerOptions, check_options
 from lightning_glassy.observables import default_overlap_thresholds
@@ -215,8 +214,8 @@ class _Layout:
         exclude: str | Sequence[str] | None,
     ) -> None:
         self._path, self._names, self._key = first.path, set(first.forms), key
-        self._include = ["*"] if include is None else [include] if isinstance(include, str) else list(include)
-        self._exclude = [] if exclude is None else [exclude] if isinstance(exclude, str) else list(exclude)
+        self._include = ["*"] if include is None else patterns_of(include)
+        self._exclude = patterns_of(exclude)
         weights = Content(first.path, key).weights
         try:
             selected = select_parameters(
@@ -264,12 +263,8 @@ class _Layout:
                     f"checkpoints of one model and one precision, or leave it out with exclude={name!r}"
                 )
         for name in forms:
-            if name not in self._names and _matches(name, self._include) and not _matches(name, self._exclude):
+            if name not in self._names and matches([name], self._include) and not matches([name], self._exclude):
                 raise ValueError(
                     f"the tensor {name!r} is in {path} and not in {self._path}: measure checkpoints of one model, or "
                     "name the common tensors with include=[...]"
                 )
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

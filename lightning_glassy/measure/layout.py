@@ -411,14 +411,9 @@ class TrackedParameters:
         sample: number of coordinates to draw, uniformly without replacement. ``None``, or a number not below the total,
             takes all coordinates. The draw uses its own generator and does not change the global random state. All
             replicas use the same sample.
-
-    Raises:
-        ValueError: ``sample`` is not a whole number of at least 1.
     """
 
     def __init__(self, selected: Sequence[Selected], sample: int | None = None) -> None:
-        if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
-            raise ValueError(f"sample={sample!r} must be a whole number of coordinates, at least 1")
         self.tensors = {p.name: p.tensor.parameter if isinstance(p.tensor, Shard) else p.tensor for p in selected}
         """The parameters themselves, by name."""
         self.dtypes = {parameter.name: parameter.dtype for parameter in selected}

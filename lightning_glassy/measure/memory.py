@@ -41,11 +41,9 @@ def plan_sample(
         The number of coordinates to sample (``None`` for all), and the bytes that the snapshots take in this process.
 
     Raises:
-        ValueError: ``sample``, ``device`` or ``max_memory`` is out of its range.
         MemoryError: the snapshots do not fit, or their copies do not fit on the device of the weights. The message
             names the remedies.
     """
-    check_memory_options(sample, device, max_memory)
     plan = _Plan(selected, capacity, device, max_memory)
     n = plan.fit(sample) if processes is None else min(processes.gather(processes.together(lambda: plan.fit(sample))))
     return (None if n == plan.total else n), plan.footprint(n)
@@ -127,10 +125,8 @@ class _Plan:
         return n
 
 
-def check_memory_options(
-    sample: object = "auto", device: str | torch.device | None = None, max_memory: object = None
-) -> None:
-    """Check the memory options of :func:`plan_sample`, before the parameters are known.
+def check_memory_options(sample: object, device: str | torch.device | None, max_memory: object) -> None:
+    """Check the memory options before the parameters are known. :func:`plan_sample` does not check them again.
 
     Raises:
         ValueError: an argument is out of its range. The message names the argument, its value and the allowed values.

@@ -125,15 +125,8 @@ def pack(
             packed.append(_packed(snapshot, last_lag, rank, directory if to_files else None))
         except Exception as error:
             # Do not raise, because the other processes wait for this process.
-            packed.append(
-                {
-                    "waiting_time": snapshot.waiting_time,
-                    "last_lag": last_lag,
-                    "own_sums": [],
-                    "flats": None,
-                    "file": ["", ""],
-                }
-            )
+            nothing = {"own_sums": [], "flats": None, "file": ["", ""]}
+            packed.append({"waiting_time": snapshot.waiting_time, "last_lag": last_lag, **nothing})
             log.warning(
                 "lightning_glassy: the snapshot of step %d could not be written beside the checkpoint (%s: %s): a run "
                 "that is resumed from it will go on without it",

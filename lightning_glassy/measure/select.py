@@ -75,7 +75,8 @@ def select_parameters(
     """Select the trainable parameters to track, each once, with its groups.
 
     Patterns are shell patterns (``"encoder.*"``, ``"*.weight"``). They are case-sensitive and must match the whole
-    name. A tied tensor, i.e. a tensor with several names, is counted once. It matches if one of its names matches.
+    name. A tied tensor, i.e. a tensor with several names, is counted once. It matches if one of its names matches. Call
+    :func:`check_patterns` before, because this function does not check the form of its arguments.
 
     Args:
         named_parameters: the module, or pairs as from ``module.named_parameters(remove_duplicate=False)``.
@@ -85,14 +86,13 @@ def select_parameters(
         exclude: leave out parameters that match one of these patterns.
 
     Raises:
-        ValueError: there is nothing to track, a pattern is malformed or matches nothing, a group is called ``"all"``,
-            a parameter has no shape or no values yet, or a parameter is not dense (a sparse tensor).
+        ValueError: there is nothing to track, a pattern matches nothing, a layer is called ``"all"``, a parameter has
+            no shape or no values yet, or a parameter is not dense (a sparse tensor).
         UnmeasurableError: a parameter is spread over processes in a way that cannot be measured correctly.
         TypeError: an item is not a pair of a name and a tensor.
     """
     tensors: dict[tuple[object, ...], tuple[Tensor | Shard, list[str]]] = {}
     frozen: list[str] = []
-    check_patterns(groups, include, exclude)
     module = named_parameters if isinstance(named_parameters, nn.Module) else None
     named = list(named_parameters if module is None else module.named_parameters(remove_duplicate=False))  # type: ignore[arg-type]
     for item in named:
@@ -123,7 +123,7 @@ def select_parameters(
     kept = [
         (tensor, aliases)
         for tensor, aliases in tensors.values()
-        if (include is None or _matches(aliases, wanted)) and not _matches(aliases, unwanted)
+        if (include is None or matches(aliases, wanted)) and not matches(aliases, unwanted)
     ]
     if not kept:
         why = "all are excluded" if tensors else ("all are frozen" if frozen else "the module has none")
@@ -133,7 +133,7 @@ def select_parameters(
         kept_names = [alias for _, aliases in kept for alias in aliases]
         members = {str(g): _patterns(f"groups[{g!r}]", p, kept_names, frozen) for g, p in groups.items()}
         return [
-            Selected(aliases[0], tensor, tuple(g for g, patterns in members.items() if _matches(aliases, patterns)))
+            Selected(aliases[0], tensor, tuple(g for g, patterns in members.items() if matches(aliases, patterns)))
             for tensor, aliases in kept
         ]
     if groups == "all":
@@ -176,7 +176,7 @@ def as_replicas(selected: Sequence[Selected], n_replica: int) -> list[Selected]:
     return [replace(parameter, n_replica=n_replica) for parameter in selected]
 
 
-def check_patterns(groups: object, include: object = None, exclude: object = None) -> None:
+def check_patterns(groups: object, include: object, exclude: object) -> None:
     """Check groups and patterns as far as possible without a model.
 
     Raises:
@@ -200,13 +200,16 @@ def check_patterns(groups: object, include: object = None, exclude: object = Non
             raise ValueError(f"{argument}={patterns!r} must be a name pattern or a non-empty list of some")
 
 
+def patterns_of(patterns: str | Sequence[str] | None) -> list[str]:
+    """Return the name patterns of an argument as a list."""
+    return [] if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)
+
+
 def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[str], frozen: list[str]) -> list[str]:
-    if patterns is None:
-        return []
-    several = [patterns] if isinstance(patterns, str) else list(patterns)
+    several = patterns_of(patterns)
     for pattern in several:
-        if not _matches(names, [pattern]):
-            hint = ", only frozen ones" if _matches(frozen, [pattern]) else ""
+        if not matches(names, [pattern]):
+            hint = ", only frozen ones" if matches(frozen, [pattern]) else ""
             raise ValueError(
                 f"{argument}: the pattern {pattern!r} matches no trainable parameter{hint}. "
                 f"The names are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
@@ -214,5 +217,6 @@ def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[s
     return several
 
 
-def _matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Return whether one of some names matches one of some patterns."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

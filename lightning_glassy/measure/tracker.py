@@ -288,7 +288,7 @@ class AgingTracker:
         elif moments == "msd":
             thresholds = ()
         elif isinstance(thresholds, str):
-            thresholds = self._default_thresholds()
+            thresholds = default_overlap_thresholds(self.parameters.standard_deviation(self._processes))
         self._moments = self._together(
             lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=device)
         )
@@ -381,9 +381,6 @@ class AgingTracker:
         self.record.meta.pop("completed", None)
         self.record.meta["resumed"] = [*self.record.meta.get("resumed", []), part]
         self.next_event = self._find_next_event()
-
-    def _default_thresholds(self) -> tuple[float, ...]:
-        return default_overlap_thresholds(self.parameters.standard_deviation(self._processes))
 
     def update(self, step: int, one_time: Mapping[str, float] | None = None) -> bool:
         """Capture and measure the current weights if an event is due. Call this after ``step`` completed updates.

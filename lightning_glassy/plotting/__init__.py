@@ -1,8 +1,10 @@
 """Plots with matplotlib.
 
 A function named ``plot_...`` draws on the given axes, or on new axes, and returns the axes. The colour of a curve is
-the waiting time, on a perceptually uniform map. matplotlib is imported when a function is called. The extra ``plot``
-installs matplotlib.
+the waiting time, on a perceptually uniform map.
+
+A function imports matplotlib when it is called. Without matplotlib, it raises an ImportError that names the extra to
+install. :func:`plot_noise_clock` needs scipy, too.
 """
 
 from lightning_glassy.plotting.axes import new_figure, require_matplotlib, title_of

@@ -23,9 +23,6 @@ def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True
         curves: result of :func:`~lightning_glassy.analysis.relaxation_curves`.
         ax: axes to draw on, default new axes.
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
-
-    Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
     """
     values = curves.mean()
     ax = draw_curves(curves.waiting_times, np.broadcast_to(curves.lags, values.shape), values, ax, colorbar)
@@ -42,9 +39,6 @@ def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool
         collapsed: result of :func:`~lightning_glassy.analysis.collapse`.
         ax: axes to draw on, default new axes.
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
-
-    Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
     """
     ax = draw_curves(collapsed.waiting_times, collapsed.scaled_lags, collapsed.values, ax, colorbar)
     variable = {"effective": r"effective time $\lambda$", "plain": r"$t/t_w^\mu$"}[collapsed.variable]
@@ -58,9 +52,6 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
     Args:
         fit: result of :func:`~lightning_glassy.analysis.aging_exponent`.
         ax: axes to draw on, default new axes.
-
-    Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
     from matplotlib import colormaps
@@ -96,9 +87,6 @@ def plot_local_exponent(found: Diffusion, *, ax: Axes | None = None, colorbar: b
         found: result of :func:`~lightning_glassy.analysis.diffusion`.
         ax: axes to draw on, default new axes.
         colorbar: whether to draw the colour scale beside the axes.
-
-    Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
     positive = found.waiting_times > 0

@@ -26,7 +26,6 @@ def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib or scipy is missing. The message names the extra to install.
         KeyError: the record has no such group, or no gradient noise of this group.
     """
     from lightning_glassy.analysis import noise_clock
@@ -47,7 +46,6 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
         axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record has no profile ``loss_path``.
     """
     left, right = new_figure(2).axes if axes is None else axes
@@ -82,7 +80,6 @@ def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axe
         axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record lacks the profile ``displacement`` or ``weights``.
     """
     left, right = new_figure(2).axes if axes is None else axes

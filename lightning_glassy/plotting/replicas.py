@@ -23,7 +23,6 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
         ValueError: the record has no counted overlaps.
     """
     if found.chi4 is None or found.chi4_error is None:
@@ -55,7 +54,6 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
         axes: two axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
         ValueError: the replicas were trained apart, so they were never compared.
     """
     from lightning_glassy.analysis.heterogeneity import overlap_distribution

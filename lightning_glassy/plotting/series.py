@@ -28,9 +28,6 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
         regimes: result of :func:`~lightning_glassy.analysis.loss_regimes`. With this argument, the fitted curve and
             both crossovers are drawn, each crossover with a band of the steps that the fit allows.
         ax: axes to draw on, default new axes.
-
-    Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
     for name in record.one_time_names:
@@ -59,7 +56,6 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
         ax: axes to draw on, default new axes.
 
     Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record has no gradient noise of this group.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
@@ -81,9 +77,6 @@ def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None
     Args:
         record: record with the series of :class:`~lightning_glassy.CurvatureMonitor`.
         axes: two axes to draw on, default new axes.
-
-    Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
     """
     left, right = new_figure(2).axes if axes is None else axes
     there = record.one_time_names

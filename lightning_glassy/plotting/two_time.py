@@ -38,7 +38,6 @@ def plot_two_time(
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
 
     Raises:
-        ImportError: matplotlib is missing. The message names the extra to install.
         KeyError: the record has no such group, or no gradient noise of this group.
         ValueError: an unknown quantity, a quantity that the record cannot provide, or a record without measured pairs.
     """

@@ -124,13 +124,17 @@ def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.
     Raises:
         ValueError: a group is empty, is called ``"all"``, or has a coordinate twice.
     """
-    members = {group: np.arange(n)[_indices(group, member)] for group, member in groups.items()}
-    if "all" in members:
+    if "all" in groups:
         raise ValueError("groups: 'all' is always there and means every coordinate: choose another name")
-    for group, member in members.items():
-        if len(member) == 0 or len(np.unique(member)) < len(member):
+    members = {"all": np.arange(n)}
+    for group, member in groups.items():
+        indices = np.asarray(member)
+        if indices.size == 0 or indices.dtype.kind not in "iub":
+            raise ValueError(f"groups[{group!r}] must be a non-empty list of indices, or a mask")
+        members[group] = found = np.arange(n)[indices]
+        if len(found) == 0 or len(np.unique(found)) < len(found):
             raise ValueError(f"groups[{group!r}] is empty, or names a coordinate twice")
-    return {"all": np.arange(n)} | members
+    return members
 
 
 def moments_of(w: Array, s: Array, thresholds: Iterable[float], members: Iterable[NDArray[np.int64]]) -> Array:
@@ -146,10 +150,3 @@ def moments_of(w: Array, s: Array, thresholds: Iterable[float], members: Iterabl
     terms = {"d2": d**2, "d4": d**4, "ws": w * s, "w2": w**2, "s2": s**2, "w": w, "s": s}
     columns = np.stack([*(terms[name] for name in MOMENTS), *(np.abs(d) <= eps for eps in thresholds)], axis=-1)
     return np.stack([columns[..., member, :].sum(-2) for member in members], axis=-2)
-
-
-def _indices(group: str, member: ArrayLike) -> NDArray[Any]:
-    indices = np.asarray(member)
-    if indices.size == 0 or indices.dtype.kind not in "iub":
-        raise ValueError(f"groups[{group!r}] must be a non-empty list of indices, or a mask")
-    return indices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,22 +24,11 @@ def write_csv(columns: Columns, path: Path) -> Path:
 
     def write(file: BinaryIO) -> None:
         # The user chooses the names of groups. Quoting keeps commas and line breaks of a name inside its cell.
-        text = _TextOver(file)
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
 
     return write_atomically(path, write)
-
-
-class _TextOver:
-    """Text interface to a binary file, with the one method that :func:`csv.writer` needs."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def write(self, text: str) -> int:
-        return self._file.write(text.encode(errors="backslashreplace"))
 
 
 def data_frame(columns: Columns) -> pandas.DataFrame:

@@ -211,10 +211,9 @@ def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
 def _parse_npy(content: bytes, name: str) -> NDArray[Any]:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    if version != (1, 0):  # NumPy writes later versions only for headers of more than 64 KiB
         raise RecordError(f"{name}: unknown array format {version}")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(file)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.hasobject or dtype.kind not in "uif" or fortran_order:
         raise RecordError(f"{name}: arrays of {dtype} are not part of a record")
     data = content[file.tell() :]

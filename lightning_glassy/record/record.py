@@ -401,12 +401,11 @@ class AgingRecord(RecordContent):
         return record
 
     @classmethod
-    def concat(cls, records: Sequence[AgingRecord], dim: Literal["replica"] = "replica") -> AgingRecord:
+    def concat(cls, records: Sequence[AgingRecord]) -> AgingRecord:
         """Join independent runs of the same model and schedule into one record with a replica axis.
 
         Args:
             records: runs, or sets of replicas, in the order of the replica axis.
-            dim: the axis along which the runs are joined, always ``"replica"``.
 
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, and the
@@ -415,12 +414,10 @@ class AgingRecord(RecordContent):
 
         Raises:
             TypeError: ``records`` is not a list of records.
-            ValueError: there are no records, ``dim`` is not ``"replica"``, runs do not match, or one run is there
-                twice. The message names the mismatch: the parameters, the measured sums, thresholds or pairs, or an
-                entry of the metadata, such as the module, the optimisers or the batches.
+            ValueError: there are no records, runs do not match, or one run is there twice. The message names the
+                mismatch: the parameters, the measured sums, thresholds or pairs, or an entry of the metadata, such as
+                the module, the optimisers or the batches.
         """
-        if dim != "replica":
-            raise ValueError(f"dim={dim!r} is not 'replica'")
         if not isinstance(records, (list, tuple)) or not all(isinstance(record, AgingRecord) for record in records):
             raise TypeError("records must be a list of AgingRecord")
         if not records:

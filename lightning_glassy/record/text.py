@@ -1,11 +1,14 @@
-"""Convert values to JSON, and escape untrusted text for terminals and spreadsheets."""
+"""Convert values to JSON, shorten lists, and escape untrusted text for terminals and spreadsheets."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
@@ -40,6 +43,18 @@ def printable(text: str) -> str:
         \x1b[2J\ud800\u2028
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def few(values: Sequence[T], most: int) -> list[T]:
+    """Return at most ``most`` of some values, spread evenly, with the first and the last.
+
+    Example:
+        >>> few(range(101), 3)
+        [0, 50, 100]
+    """
+    if len(values) <= most:
+        return list(values)
+    return [values[round(k * (len(values) - 1) / (most - 1))] for k in range(most)]
 
 
 def csv_cell(value: Any) -> Any:
