@@ -105,8 +105,10 @@ class RecordContent:
             TypeError: a step is not an integer.
             ValueError: the shape is wrong, a step is negative, or the pair is already there.
         """
-        row = np.array(moments, dtype=np.float64)
-        table = self._table(MOMENTS_TABLE, row.shape, None)
+        # Not by `_table`, because an event appends a row for each due snapshot.
+        table, row = self._tables[MOMENTS_TABLE], np.array(moments, dtype=np.float64)
+        if row.shape != table.shape:
+            raise ValueError(f"moments of shape {row.shape} where {table.shape} are expected")
         key = key_of(table.key_names, waiting_time, lag)
         if key in table:
             raise ValueError(f"the pair (waiting time, lag) = {key} has been measured already")
