@@ -1,4 +1,4 @@
-"""What 16 replicas trained as one cost, against one alone; ``python -m benchmarks replicas``.
+"""Compare the time of 16 replicas trained as one with that of one network: ``python -m benchmarks replicas``.
 
 Trainings of the ensemble and of a single network alternate, and from each pair comes one ratio. Both go through a
 Lightning Trainer or both through a bare loop, by the same lines.

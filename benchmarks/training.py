@@ -1,4 +1,4 @@
-"""What the callback costs in whole trainings, against its alternatives; ``python -m benchmarks training``.
+"""Measure the cost of the callback and of its alternatives in trainings: ``python -m benchmarks training``.
 
 Each callback trains the same network on the same ready batches as a training without any, one after the other, over and
 over; from each pair comes one ratio. Within the callback's own runs the time in its hooks is measured, too.

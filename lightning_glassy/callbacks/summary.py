@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import few
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ def _table(record: AgingRecord) -> str:
     waiting_times, lags, msd = record.waiting_times, record.lags, record.msd()
     if record.n_replica is not None:
         msd = msd.mean(axis=0)
-    rows = _spread(len(waiting_times), 6)
-    columns = _spread(len(lags), 7)
+    rows = few(range(len(waiting_times)), 6)
+    columns = few(range(len(lags)), 7)
     lines = [
         f"Aging of {record.n_parameters['all']:,} parameters: mean squared displacement at lag t after step t_w",
         f"{'t_w':>10} |" + "".join(f"{f't={lags[j]:,}':>12}" for j in columns),
@@ -64,10 +65,3 @@ def _findings(record: AgingRecord, who: str) -> list[str]:
     except Exception as error:
         log.warning("%s: the record could not be analysed (%s: %s)", who, type(error).__name__, str(error))
     return found
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """Return about ``count`` indices spread evenly over ``range(length)``, with both ends."""
-    if length <= count:
-        return list(range(length))
-    return sorted({round(k * (length - 1) / (count - 1)) for k in range(count)})
