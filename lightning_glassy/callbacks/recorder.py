@@ -24,7 +24,8 @@ from typing_extensions import TypedDict
 from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
 from lightning_glassy.loggers.files import FileSink
 from lightning_glassy.loggers.sinks import Pairs, Sinks
-from lightning_glassy.measure.resume import StateError
+from lightning_glassy.measure.optimizers import UpdateCounter
+from lightning_glassy.measure.resume import StateError, repack
 from lightning_glassy.measure.shards import ParametersChangedError, reshard
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
@@ -156,9 +157,11 @@ class _Run:
     progress: dict[str, Progress] = field(default_factory=dict)
     series: Series = field(default_factory=dict)
     seconds: float = 0.0
+    skipped: int = 0
     # Not from a global generator, whose numbers belong to the training.
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    branches: list[str] = field(default_factory=list)
     logger_runs: list[str | None] = field(default_factory=list)
     sinks: Sinks = field(default_factory=Sinks)
 
@@ -188,7 +191,8 @@ class Recorder:
         self.tracker: AgingTracker | None = None
         self._restored: Mapping[str, Any] | None = None  # state of a checkpoint
         self._near: Path | None = None  # directory of this checkpoint
-        self._ended: dict[str, Any] | None = None  # state at the end of the last fit
+        self._ended: dict[str, Any] | None = None  # state at the end of the last fit, with the snapshots
+        self._begins_anew = False  # the next fit trains another module than the last fit
         self._run = _Run()
         self._pending: list[tuple[str, int, Any]] = []
         self._members: dict[str, Member] = {}
@@ -204,6 +208,8 @@ class Recorder:
         self._warned: set[tuple[str, str]] = set()
         self._continues = False
         self._end = 0  # step at the end of the last fit
+        self._reached = -1  # step of the last measurement
+        self._updates: UpdateCounter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the name and the record for pickle and copy. The rest belongs to a training that is under way."""
@@ -220,6 +226,13 @@ class Recorder:
         """Whether a fit is under way."""
         return bool(self._open)
 
+    def expect(self, module: nn.Module) -> None:
+        """Prepare for a fit of a module. Forget the checkpoint of an earlier fit."""
+        self._restored = self._near = None
+        self._begins_anew = self._trained is None or self._trained() is not module
+        if self.running:  # the last fit ended without its last hooks
+            self.close()
+
     def begin(
         self,
         place: Place,
@@ -227,6 +240,7 @@ class Recorder:
         module: nn.Module,
         step: int,
         followers: Followers | None = None,
+        optimizers: Iterable[Any] = (),
     ) -> None:
         """Start a fit: continue the record of a checkpoint or of the last fit, or start a new record.
 
@@ -238,7 +252,9 @@ class Recorder:
             module: the module that is trained.
             step: number of completed updates.
             followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
+            optimizers: the optimisers whose steps are counted.
         """
+        self._refuse_foreign(step)
         same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
         self._place, self._members, self._facts, self._open = place, dict(members), {}, set(members)
         self.free()
@@ -250,6 +266,53 @@ class Recorder:
         series = self._run.series.items()
         self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
         self._started = time.perf_counter()
+        self._begins_anew, self._reached, self._updates = False, -1, UpdateCounter(optimizers, step)
+
+    def _refuse_foreign(self, step: int) -> None:
+        """Forget the state of a checkpoint if it is not the state of a training at this step."""
+        state = self._restored
+        if not isinstance(state, Mapping):
+            return
+        try:
+            measured = [state.get("last_step", -1), *(p["last_step"] for p in state.get("progress", {}).values())]
+            saved_at = state.get("step", max(step, *measured))  # states of earlier versions do not have their step
+        except Exception:
+            return  # another check names what is wrong with the state
+        if saved_at != step:
+            self._restored = self._near = None
+            self.tell(
+                f"the record of the checkpoint was saved at step {saved_at}, and this training starts at step {step}: "
+                "it belongs to another training. A new record starts here"
+            )
+
+    def go_back(self, step: int) -> None:
+        """Cut the record, because the training has gone back to its state after ``step`` updates.
+
+        Everything measured at this step or later is forgotten, and can be measured again.
+        """
+        if step >= self._reached:
+            return
+        self.drain()
+        run, before, self._reached = self._run, self._reached, step
+        self._pending = [value for value in self._pending if value[1] < step]
+        run.series = {name: {at: v for at, v in values.items() if at < step} for name, values in run.series.items()}
+        for progress in run.progress.values():
+            progress.last_step = min(progress.last_step, step - 1)
+        if self._updates is not None:
+            self._updates.go_back(before, step)
+        if self.tracker is not None:
+            self.tracker.go_back(step)
+            self.record = self.tracker.record
+        elif self.record is not None:
+            self.record = self.record.before(step)
+            self.record.start_branch(step=step, gone_back_from=before)
+            run.resumed, run.branches = self.record.meta["resumed"], self.record.meta["branches"]
+        if self.record is not None:
+            run.sinks.go_back(self.record)
+        self.tell(
+            f"the training has gone back from step {before} to step {step}. What was measured at step {step} and later "
+            "is cut from the record, which goes on from there"
+        )
 
     def leave(self, member: str, step: int) -> bool:
         """End a fit at a step for one member. Return whether this member was the last, and the output is complete."""
@@ -263,30 +326,38 @@ class Recorder:
 
     def close(self) -> None:
         """Complete the files and the loggers."""
-        self._open = set()
+        self._open, self._restored = set(), None
         self._run.seconds, self._started = self._seconds(), 0.0
+        self._run.skipped = self._skipped(self._end)
+        if self._updates is not None:
+            self._updates.close()
+            self._updates = None
         self.enter()
+        if self.record is not None and self._run.skipped:
+            self.record.meta["steps_without_update"] = self._run.skipped
         if self.record is not None:
             self._run.sinks.close(self.record)
 
     def let_go(self) -> None:
-        """Free the snapshots, and keep the state for a checkpoint or another fit."""
+        """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory."""
         if self._open:  # a callback has left the Trainer, or failed
             self.close()
         tracker = self.tracker
         self.free()
         if tracker is not None:
             try:
-                self._ended = tracker.state_dict(snapshots=False)
+                self._ended = tracker.end()
             except Exception as error:
                 self.warn("another fit cannot go on", error)
-            with contextlib.suppress(RuntimeError):  # a connection that has failed already
-                tracker.close()
 
     def free(self) -> None:
         """Free all that refers to the weights or to the Trainer."""
         self.tracker = self._module = None
         self._followers = {}
+
+    def _skipped(self, step: int) -> int:
+        """Return the number of steps up to ``step`` that were no updates, as far as the optimisers tell."""
+        return self._run.skipped + (0 if self._updates is None else self._updates.skipped(step))
 
     def summary(self) -> list[str]:
         """Return the lines to print at the end: the reports of the members, and the places of the output."""
@@ -350,6 +421,7 @@ class Recorder:
         self._pending += [*matrices, *((name, step, number) for name, number in numbers.items())]
         for name, number in numbers.items():
             self._run.series.setdefault(name, {})[step] = number
+        self._reached = max(self._reached, step)
         self.log(step, numbers, who)
 
     def log(self, step: int, numbers: Mapping[str, float], who: str) -> None:
@@ -373,9 +445,10 @@ class Recorder:
             self._pending = []
             return
         if self.record is None and make is not None:
-            resumed = {"resumed": self._run.resumed} if self._run.resumed else {}
+            run = self._run
+            resumed = {"resumed": run.resumed, "branches": run.branches} if run.resumed else {}
             try:
-                self._adopt(make({"id": self._run.id, **resumed}))
+                self._adopt(make({"id": run.id, **resumed}))
             except Exception as error:
                 self.warn("there is no record for what is measured", error)
         if self.record is None:
@@ -442,7 +515,8 @@ class Recorder:
         tracker.listeners = self._followers
         self._adopt(tracker.record, step)
         rank_zero_info(f"{self._place.who}: {tracker.description}")
-        if step > 0 and not tracker.n_snapshots and not strict:
+        lacks = state is None or (not tracker.n_snapshots and state.get("left_out", 1))
+        if step > 0 and lacks and not strict:
             self.tell(
                 f"training starts at step {step} without earlier snapshots; "
                 + ("a new record starts here" if state is None else "the record goes on with new waiting times")
@@ -462,6 +536,7 @@ class Recorder:
         tracker = self.tracker
         assert tracker is not None  # no event is due without a tracker
         found: Mapping[str, float] = {}
+        self._reached = max(self._reached, step)
         # If parameters have changed or memory runs out, the record ends, and the training goes on.
         try:
             # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
@@ -554,8 +629,10 @@ class Recorder:
             return None
 
     def tell(self, text: str) -> None:
-        """Warn the user, on rank 0."""
-        rank_zero_warn(f"{self._place.who}: {text}")
+        """Warn the user, on rank 0, once."""
+        if (self._place.who, text) not in self._warned:
+            self._warned.add((self._place.who, text))
+            rank_zero_warn(f"{self._place.who}: {text}")
 
     def warn(self, what: str, error: Exception, who: str | None = None) -> None:
         """Log a failure, once for each callback and error. Training goes on."""
@@ -566,9 +643,26 @@ class Recorder:
 
     # ------------------------------------------------------------------ the state in a checkpoint
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return the state for a checkpoint, as tensors and plain values, or ``None`` if nothing was measured."""
+    def state_dict(self, step: int) -> dict[str, Any] | None:
+        """Return the state for a checkpoint, as tensors and plain values, or ``None`` if nothing was measured.
+
+        Args:
+            step: number of completed updates. A training goes on with the state only from this step.
+        """
+        if not self._open and self._restored is not None:
+            return dict(self._restored)  # a checkpoint of a fit that has not begun, which goes on from another one
+        if not self._open and self._begins_anew:
+            return None
         state = dict(self._ended or {})
+        if state:
+            state["parts"] = repack(state["parts"], self.snapshots)
+            state["directory"] = None if self.snapshots is None else str(self.snapshots.absolute())
+            if state["left_out"]:
+                self.tell(
+                    "the snapshots were freed at the end of training, because several processes hold them or they do "
+                    "not fit in host memory. A run that is resumed from this checkpoint goes on with new waiting "
+                    "times: save checkpoints during the training, for example with a ModelCheckpoint"
+                )
         if self.tracker is not None:
             try:
                 state = self.tracker.state_dict(self.snapshots)
@@ -590,9 +684,12 @@ class Recorder:
                 who: {"last_step": p.last_step, "count": p.count, "seconds": p.seconds}
                 for who, p in run.progress.items()
             },
+            "step": step,
             "seconds": self._seconds(),
+            "skipped": self._skipped(step),
             "id": run.id,
             "resumed_at": run.resumed,
+            "branches": run.branches,
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, near: Path | None = None) -> None:
@@ -603,6 +700,10 @@ class Recorder:
             near: directory in which to search the snapshots first.
         """
         self._restored, self._near = state, near
+
+    def knows(self, state: object) -> bool:
+        """Return whether a state is of this training."""
+        return isinstance(state, Mapping) and state.get("id") == self._run.id
 
     def _restored_run(self) -> _Run:
         """Return the series and the costs of a checkpoint."""
@@ -621,8 +722,10 @@ class Recorder:
                 count, seconds = int(numbers["count"]), float(numbers["seconds"])
                 run.progress[str(who)] = Progress(int(numbers["last_step"]), count, seconds)
             run.seconds, run.id = float(state.get("seconds", 0.0)), str(state.get("id", run.id))
+            run.skipped = int(state.get("skipped", 0))
             last = [{"step": p.last_step} for p in run.progress.values()]
             run.resumed = [*state.get("resumed_at", ()), *sorted(last, key=lambda at: at["step"])[-1:]]
+            run.branches = [*map(str, state.get("branches", ())), secrets.token_hex(4)]
         except Exception as error:
             self.tell(f"the series of the checkpoint cannot go on: {type(error).__name__}: {error}")
             return _Run()

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import (
+    NEVER,
     SNAPSHOTS,
     Place,
     Progress,
@@ -20,7 +21,7 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
-from lightning_glassy.callbacks.run import check_strategy
+from lightning_glassy.callbacks.run import Standstill, check_strategy
 from lightning_glassy.callbacks.summary import print_lines
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
@@ -61,10 +62,12 @@ class Recording(Callback):
         self.save = options.get("save", True)
         self.summary = options.get("summary", True)
         self._recorder: Recorder | None = None
+        self._seen = NEVER  # the step before the batch, or of the last event
+        self._standstill: Standstill | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return dict(self.__dict__)
+        return self.__dict__ | {"_seen": NEVER, "_standstill": None}
 
     @property
     def recorder(self) -> Recorder:
@@ -118,11 +121,8 @@ class Recording(Callback):
         if stage != "fit":
             return
         check_strategy(trainer.strategy, type(self).__name__, whole=not self.tracks)
-        # Forget the checkpoint of an earlier fit.
-        recorder = self._join(trainer)
-        recorder.load_state_dict(None)
-        if recorder.running:  # the last fit ended without its last hooks
-            recorder.close()
+        self._seen, self._standstill = NEVER, None
+        self._join(trainer).expect(pl_module)
 
     def _join(self, trainer: Trainer) -> Recorder:
         """Find or make the recorder of the name of this callback in a Trainer."""
@@ -159,7 +159,44 @@ class Recording(Callback):
             pl_module,
             trainer.global_step,
             {who: follower for who, follower in followers.items() if follower is not None},
+            trainer.optimizers,
         )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Measure the state right before the first update. Notice a training that has gone back to an earlier step.
+
+        At most steps this compares two numbers.
+        """
+        step = trainer.global_step
+        if step < self._seen:
+            step = self._look(trainer, pl_module, step)
+        self._seen = step
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> int:
+        """Measure the first step of a fit, or of a training that has gone back. Return the step that was seen."""
+        if self._standstill is not None:
+            why = self._standstill.reason(pl_module, step)
+            if why:
+                self.recorder.tell(why)
+            return step if why or step > self._standstill.step else NEVER
+        first = self._seen == NEVER
+        if not first:
+            self.recorder.go_back(step)
+        self.measure_now(trainer, pl_module, first=first)
+        # Lightning counts the steps of manual optimisation only if they go through its own optimisers.
+        if first and not pl_module.automatic_optimization:
+            self._standstill = Standstill(pl_module, step)
+            return NEVER
+        return step
+
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
+        """Measure what is due before the next update.
+
+        Args:
+            trainer: the Trainer.
+            pl_module: its module.
+            first: whether this is the first batch of a fit. Otherwise the training has gone back to an earlier step.
+        """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
@@ -175,7 +212,7 @@ class Recording(Callback):
         """Add the state that a resumed training needs, as tensors and plain values."""
         if self._recorder is None or self._recorder.name in checkpoint.get(_KEY, {}):
             return
-        state = self._recorder.state_dict()
+        state = self._recorder.state_dict(trainer.global_step)
         if state is not None:
             checkpoint.setdefault(_KEY, {})[self._recorder.name] = state
 
@@ -185,6 +222,8 @@ class Recording(Callback):
         if not trainer.training or not isinstance(states, dict):
             return
         recorder = self._join(trainer)
+        if recorder.running:
+            return  # a callback goes back to a checkpoint, which the next batch notices
         near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
         recorder.load_state_dict(states.get(recorder.name), near)
 

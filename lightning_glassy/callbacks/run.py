@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_glassy.measure.optimizers import is_plain, options_of
@@ -95,6 +96,52 @@ def schedule_of(schedule: ScheduleLike | None, trainer: Trainer, pl_module: Ligh
     """
     # fast_dev_run is a handful of steps. The schedule of the run may have nothing to measure in them.
     return as_schedule(None if trainer.fast_dev_run else schedule, max_step(trainer, pl_module))  # type: ignore[attr-defined]
+
+
+class Standstill:
+    """Notices that weights move while ``trainer.global_step`` stands still, in the first batches of a fit.
+
+    Args:
+        module: the module that is trained.
+        step: number of completed updates.
+
+    Attributes:
+        step: as above.
+        found: whether this has happened.
+    """
+
+    def __init__(self, module: nn.Module, step: int) -> None:
+        self.step, self.found, self._n_batch, self._sums = step, False, 0, weight_sums(module)
+
+    def reason(self, module: nn.Module, step: int) -> str | None:
+        """Return a sentence with the reason and the remedy if nothing can be measured, before another batch."""
+        self._n_batch += 1
+        # Gradients can be accumulated over any number of batches, so look again later.
+        if step > self.step or self._n_batch < 4 or self._n_batch & (self._n_batch - 1):
+            return None
+        if all(map(torch.equal, weight_sums(module), self._sums)):
+            return None
+        self.found = True
+        return (
+            f"the weights have changed in the first {self._n_batch} batches, and trainer.global_step is still "
+            f"{self.step}, so nothing can be measured. Lightning counts the calls of step() of the optimisers that "
+            "self.optimizers() returns, inside training_step. Call step() of these optimisers there, or count the "
+            "steps yourself with lightning_glassy.AgingTracker"
+        )
+
+
+@torch.no_grad()
+def weight_sums(module: nn.Module) -> list[Tensor]:
+    """Return two sums over the weights of each trainable parameter in this process, on its device."""
+    sums: list[Tensor] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            weights = parameter.detach()
+            weights = weights.to_local() if hasattr(weights, "to_local") else weights
+            real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
+            both = [real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]
+            sums.append(torch.stack(both).nan_to_num())
+    return sums
 
 
 def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:

@@ -45,10 +45,7 @@ class TensorBoardSink:
         self._prefix = prefix
         self._step = 0
         self._figures = Figures("TensorBoard")
-        # The token is the time. In one directory, the record of a resumed run then comes after the earlier record.
-        self._next_part = Place(prefix, f"{time.time_ns():016x}", 0)
-        self._written = Written()
-        self._next_time = 0.0
+        self._start_parts()
         self._has_tab = True
         self._left_out = False
         self._failed = False
@@ -72,6 +69,16 @@ class TensorBoardSink:
         with self._writing():
             self._draw(record)
             self._write_part(record)
+
+    def go_back(self, record: AgingRecord) -> None:
+        """Let the next part start the record anew, because parts only grow."""
+        self._start_parts()
+
+    def _start_parts(self) -> None:
+        # The token is the time. In one directory, the record of a resumed run then comes after the earlier record.
+        self._next_part = Place(self._prefix, f"{time.time_ns():016x}", 0)
+        self._written = Written()
+        self._next_time = 0.0
 
     def where(self) -> str | None:
         """Return a line with the command that opens TensorBoard on this run, or None if a write failed."""
