@@ -199,6 +199,24 @@ def test_ten_fits_of_one_trainer_measure_like_a_single_one(tmp_path: Path) -> No
     assert [axis.tolist() for axis in mine.record.pairs] == [axis.tolist() for axis in whole.record.pairs]
 
 
+@pytest.mark.filterwarnings("ignore:AgingMonitor. training starts at step 24")
+def test_weights_that_change_between_two_fits_start_a_new_record(tmp_path: Path) -> None:
+    mine, module = monitor(), Net()
+    trainer, _ = fit(tmp_path, mine, module=module, max_steps=24)
+    first = mine.record
+    initialise(module)
+    with pytest.warns(UserWarning, match="this checkpoint has no record to go on with"):
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert "lightning_glassy" not in torch.load(tmp_path / "a.ckpt", weights_only=False)
+    trainer.fit_loop.epoch_loop.max_steps = 48
+    judge = trainer.callbacks[-1] = BruteForce()
+    with pytest.warns(UserWarning, match="changed since the end of the last fit: a new record starts"):
+        trainer.fit(module)
+    judge.check(mine.record)
+    assert mine.record is not first
+    assert mine.record.waiting_times[0] == 24
+
+
 # ---------------------------------------------------------------------- going back
 
 

@@ -184,9 +184,9 @@ class FabricAgingMonitor:
             return
         self._step = step if step is not None else state.get("step", 0)
         if state:
-            if self._step != state["step"]:
+            if self._step != (saved := state.get("step", 0)):
                 raise StateError(
-                    f"step={step}, and the loaded state is of step {state['step']}: load the state of this training, "
+                    f"step={step}, and the loaded state is of step {saved}: load the state of this training, "
                     "or start a new record without a state"
                 )
             recorder.load_state_dict(state["tracker"])

@@ -18,15 +18,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
+from lightning_glassy.callbacks.run import weight_sums
 from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
 from lightning_glassy.loggers.files import FileSink
 from lightning_glassy.loggers.sinks import Pairs, Sinks
 from lightning_glassy.measure.optimizers import UpdateCounter
 from lightning_glassy.measure.resume import StateError, repack
-from lightning_glassy.measure.shards import ParametersChangedError, reshard
+from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.checks import check_meta
@@ -208,6 +209,7 @@ class Recorder:
         self._warned: set[tuple[str, str]] = set()
         self._continues = False
         self._end = 0  # step at the end of the last fit
+        self._end_sums: list[Tensor] | None = None  # sums of the weights at that step
         self._reached = -1  # step of the last measurement
         self._updates: UpdateCounter | None = None
 
@@ -260,6 +262,9 @@ class Recorder:
         self.free()
         self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
         self._continues = self._restored is None and same and 0 < self._end <= step
+        if self._continues and self._weights_changed():
+            self._continues = False
+            self.tell("the weights have been changed since the end of the last fit: a new record starts here")
         if not self._continues:
             self.record, self._ended, self._run = None, None, self._restored_run()
         # A new record may be made. The values from before then enter it.
@@ -267,6 +272,16 @@ class Recorder:
         self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
         self._started = time.perf_counter()
         self._begins_anew, self._reached, self._updates = False, -1, UpdateCounter(optimizers, step)
+
+    def _weights_changed(self) -> bool:
+        """Return whether the weights are not the weights of the end of the last fit."""
+        module = None if self._trained is None else self._trained()
+        if module is None or self._end_sums is None:
+            return False
+        # The weights may have moved to another device, where sums have other rounding errors.
+        now = [sums.cpu() for sums in weight_sums(module)]
+        before = [sums.cpu() for sums in self._end_sums]
+        return len(now) != len(before) or not all(map(partial(torch.allclose, rtol=1e-9), now, before))
 
     def _refuse_foreign(self, step: int) -> None:
         """Forget the state of a checkpoint if it is not the state of a training at this step."""
@@ -319,6 +334,9 @@ class Recorder:
         if member not in self._open:
             return False
         self._open.discard(member)
+        if not self._open:
+            module = None if self._trained is None else self._trained()
+            self._end_sums = None if module is None or spread(module) else weight_sums(module)
         self._end = step
         if not self._open:
             self.close()
@@ -654,6 +672,11 @@ class Recorder:
         if not self._open and self._begins_anew:
             return None
         state = dict(self._ended or {})
+        if state and not self._open and self._weights_changed():
+            self.tell(
+                "the weights have been changed since the end of the fit: this checkpoint has no record to go on with"
+            )
+            return None
         if state:
             state["parts"] = repack(state["parts"], self.snapshots)
             state["directory"] = None if self.snapshots is None else str(self.snapshots.absolute())
