@@ -6,10 +6,13 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -50,10 +53,12 @@ from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.loggers import tensorboard as sink_module
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.observables import Array
-from lightning_glassy.report import report
+from lightning_glassy.report import answers, report
 from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard import parts
+from lightning_glassy.tensorboard import plugin as plugin_module
 from lightning_glassy.tensorboard.events import Place, place_of, summary, tag_of
+from lightning_glassy.tensorboard.once import Answers, BusyError
 from lightning_glassy.tensorboard.plugin import GlassyPlugin
 from tests.helpers import PageAnswers, SmallNet, data, quiet_trainer
 from tests.test_report import record_of
@@ -504,6 +509,155 @@ def test_a_group_that_only_some_runs_have_is_answered_for_those(tmp_path: Path) 
         ("layers", "<b>layer</b>"),
         ("whole", "all"),
     ]
+
+
+# ---------------------------------------------------------------------- many requests
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Return what some calls return that begin together, each in a thread of its own."""
+    start = threading.Barrier(len(calls))
+
+    def begin(call: Callable[[], Any]) -> Any:
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(begin, calls))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The questions for which curves or a fit were computed. Each takes a fifth of a second."""
+    asked: list[Any] = []
+
+    def slow_one(compute: Callable[..., Any]) -> Callable[..., Any]:
+        def run(record: AgingRecord, *question: Any, **named: Any) -> Any:
+            asked.append((*question, *named.values()))
+            time.sleep(0.2)
+            return compute(record, *question, **named)
+
+        return run
+
+    monkeypatch.setattr("lightning_glassy.report.report", slow_one(report))
+    monkeypatch.setattr(answers, "curves", slow_one(answers.curves))
+    return asked
+
+
+def test_equal_questions_at_the_same_time_are_computed_once(counted: list[Any], tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path / str(seed), record_of(seed=seed))
+    provider, listed = slow(tmp_path), []
+    page, whole = Page(provider), provider.list_tensors
+
+    def list_tensors(*args: Any, **named: Any) -> Any:
+        listed.append(args)
+        time.sleep(0.2)
+        return whole(*args, **named)
+
+    provider.list_tensors = list_tensors
+    joined, alone = {"run": ["0", "1"], "together": "1"}, {"run": "1"}
+    for path, runs in (("curves", joined), ("curves", alone), ("fits", alone)):
+        counted.clear()
+        one = partial(page.ask, path, group="all", observable="msd", **runs)
+        found = at_once(*[one] * 6)
+        assert len(counted) == 1
+        assert all(answer == found[0] for answer in found)
+        assert one() == found[0]
+        assert len(counted) == 1
+    assert len(listed) == 1
+    assert len({json.dumps(answer) for answer in at_once(*[page.runs] * 6)}) == 1
+    assert len(listed) == 2
+
+
+def test_made_up_addresses_take_no_memory(counted: list[Any], tmp_path: Path) -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(101, 20)), axis=0)
+    write(tmp_path / "one", AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100)))
+    page = Page(slow(tmp_path))
+    for i in range(20):
+        assert page.client.get(f"/experiment/no{i}/data/plugin/glassy/runs").status_code == 200
+    known = page.plugin._runs._known
+    assert len(known) == 4
+    assert len({id(run.record) for runs in known.values() for run in runs.values()}) == 1
+    eps = page.runs()["one"]["eps"][1]
+    choice = {"run": "one", "group": "all", "observable": "overlap"}
+    found = [page.ask("curves", **choice, eps=repr(eps * (1 + i * 1e-12))) for i in range(20)]
+    assert (len(counted), found[0]) == (1, found[-1])
+    response = page.get("curves", **choice, eps=repr(2 * eps))
+    assert response.status_code == 400
+    assert "was not counted in any of the runs; there are [" in response.get_json()["error"]
+    assert (len(page.plugin._answers._kept), len(counted)) == (1, 1)
+    response = page.get("curves", **choice, eps="0" * 70_000)
+    assert (response.status_code, "longer than 64 KiB" in response.get_json()["error"]) == (400, True)
+
+
+def test_runs_that_have_gone_take_no_memory(tmp_path: Path) -> None:
+    write(tmp_path / "one", record_of())
+    page = Page(slow(tmp_path))
+    page.runs()
+    page.plugin._runs._provider.list_tensors = lambda *_, **__: {}
+    assert page.runs() == {}
+    assert page.plugin._runs._readings == {}
+
+
+def test_a_request_that_takes_too_long_is_told_so_and_answered_later(
+    counted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "one", record_of())
+    page = Page(slow(tmp_path))
+    choice = {"run": "one", "group": ["all", "<b>layer</b>"], "observable": "msd"}
+    monkeypatch.setattr(plugin_module, "_SECONDS", 0.05)
+    answers = page.ask("curves", **choice)["series"]
+    assert [answer["error"] for answer in answers] == [
+        "one: it takes long and is still being computed: ask again",
+        "one: there was no time left for it: ask for less at a time",
+    ]
+    wait_until(lambda: "error" not in page.ask("curves", **choice | {"group": "all"})["series"][0])
+    assert len(counted) == 1
+    monkeypatch.setattr(plugin_module, "_SECONDS", 30.0)
+    assert all("error" not in answer for answer in page.ask("curves", **choice)["series"])
+
+
+def test_an_answer_that_would_be_too_long_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "one", record_of())
+    page = Page(slow(tmp_path))
+    choice = {"run": "one", "group": ["all", "<b>layer</b>"], "observable": "msd"}
+    length = len(page.get("curves", **choice | {"group": "all"}).text)
+    for room, words in ((1.5, "the answer would be too long: ask for less"), (0.5, "is too long for a page")):
+        fresh = Page(slow(tmp_path))
+        monkeypatch.setattr(plugin_module, "_LONGEST_ANSWER", int(room * length))
+        series = fresh.ask("curves", **choice)["series"]
+        assert ("error" in series[0]) == (room < 1)
+        assert words in series[1]["error"]
+
+
+def test_answers_take_bounded_room_and_wait_for_a_bounded_time() -> None:
+    answers, end = Answers(most_bytes=10, at_once=1, most_waiting=2), time.monotonic() + 0.2
+    for i in range(5):
+        assert answers.get(i, lambda i=i: str(i) * 4, end) == str(i) * 4
+    assert (list(answers._kept.values()), answers._size) == (["3333", "4444"], 8)
+    assert answers.get("long", lambda: "x" * 11, end) == "x" * 11
+    assert (len(answers._kept), answers._size) == (0, 0)
+    with pytest.raises(ZeroDivisionError):
+        answers.get("wrong", lambda: str(1 // 0), end)
+    held = threading.Event()
+
+    def never() -> str:
+        held.wait()
+        return ""
+
+    told = []
+    for question in ("first", "second", "third"):
+        with pytest.raises(BusyError) as error:
+            answers.get(question, never, time.monotonic() + 0.1)
+        told.append(str(error.value))
+        if question == "first":
+            with pytest.raises(BusyError, match="still being computed"):
+                answers.get(question, never, time.monotonic() + 0.01)
+    held.set()
+    assert "still being computed" in told[0]
+    wait_until(lambda: not answers._running)
+    assert answers.get("first", never, 0.0) == ""
 
 
 # ---------------------------------------------------------------------- data of every kind
