@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.data import server_ingester
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.grpc_util import ChannelCredsType
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
@@ -320,6 +322,142 @@ def test_a_part_that_could_not_be_written_is_written_later(tmp_path: Path) -> No
     sink._write_part(record)
     writer.close()
     assert Page(slow(tmp_path)).runs()["one"]["n_pairs"] == len(record)
+
+
+# ---------------------------------------------------------------------- parts that are lost
+
+
+class Disk:
+    """A disk under TensorBoard's event files that can be full after some more writes. The last write is torn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, write = 10**9, RecordWriter.write
+
+        def limited(writer: RecordWriter, content: bytes) -> None:
+            self.room -= 1
+            if self.room < 0:
+                writer._writer.write(b"\x20\0\0\0")
+                raise OSError(28, "No space left on device")
+            write(writer, content)
+
+        monkeypatch.setattr(RecordWriter, "write", limited)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_after_a_full_disk_the_tab_has_every_row(
+    room: int, tmp_path: Path, provider: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in a block of writes the disk becomes full, and if it is full once more at the end."""
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    disk, writer, record = Disk(monkeypatch), SummaryWriter(tmp_path / "one"), AgingRecord({"all": 1})
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "one")), "glassy")
+    for lag in range(1, 11):
+        record.append(1, lag, np.full((1, 7), float(lag)))
+        record.append_profile("weights", 0, lag, [0.0, 1.0], [lag, lag])
+        if lag in (4, 8):
+            disk.room = room
+        if lag == 4:
+            with pytest.raises(OSError, match="No space left"):
+                sink.update(record, [(1, lag)], lag)
+            disk.room = 10**9
+        elif lag == 8:  # the training ends, and goes on
+            with pytest.raises(OSError, match="No space left"):
+                sink.close(record)
+            disk.room = 10**9
+        else:
+            sink.update(record, [(1, lag)], lag)
+    sink.close(record)
+    assert sink._unflushed == {}
+    page = Page(provider(tmp_path))
+    wait_until(lambda: page.runs()["one"].get("n_pairs") == 10)
+    (run,) = page.plugin._runs.known(None, "").values()
+    assert (run.record, "note" in page.runs()["one"]) == (record, False)
+
+
+def parts_of(n: int) -> tuple[AgingRecord, list[bytes]]:
+    """A record of n pairs, each in a part of its own, and a profile from the second part on."""
+    record, written, found = AgingRecord({"all": 1}), parts.Written(), []
+    for lag in range(1, n + 1):
+        record.append(1, lag, np.full((1, 7), float(lag)))
+        if lag > 1:
+            record.append_profile("weights", 0, lag, [0.0, 1.0], [lag, lag])
+        content, written = parts.next_part(record, written)
+        found.append(content)
+    return record, found
+
+
+def write_parts(folder: Path, content: dict[int, bytes]) -> Path:
+    """Write parts to an event file of their own."""
+    before, writer = set(folder.glob("*")), SummaryWriter(folder)
+    for number, one in content.items():
+        writer._get_file_writer().add_summary(summary(tag_of(Place("glassy", "0" * 16, number)), one), 0)
+    writer.close()
+    (made,) = set(folder.glob("*")) - before
+    return made
+
+
+def test_a_gap_is_told_until_it_is_filled(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    record, content = parts_of(5)
+    write_parts(tmp_path / "one", {number: content[number] for number in (0, 3, 4)})
+    page = Page(provider(tmp_path))
+    note = page.wait_for(1)["one"]["note"]
+    assert note.startswith("2 of 5 parts of the record are missing or damaged in the event files, the first is part 1")
+    choice = {"curves": {"observable": "msd", "group": "all"}, "exponents": {"group": "all"}, "series": {}}
+    for path, arguments in choice.items():
+        (answer,) = page.ask(path, run="one", **arguments)["series"]
+        assert (answer["note"], "error" in answer) == (note, False)
+    assert page.ask("curves", run="one", **choice["curves"])["series"][0]["lags"] == [[1, 4, 5]]
+    write_parts(tmp_path / "one", {number: content[number] for number in (1, 2, 3)})
+    page = Page(provider(tmp_path))
+    wait_until(lambda: page.runs().get("one", {}).get("n_pairs") == 5)
+    assert "note" not in page.runs()["one"]
+    (run,) = page.plugin._runs.known(None, "").values()
+    assert run.record == record
+
+
+def test_a_flipped_bit_in_an_event_file_is_never_a_number(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    """The slow reader stops at the damage. The fast reader does not look at the checksums of the file."""
+    record, content = parts_of(5)
+    file = write_parts(tmp_path / "one", dict(enumerate(content)))
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(np.float64(3).tobytes(), np.float64(3.125).tobytes()))
+    page = Page(provider(tmp_path))
+    page.wait_for(1)
+    found = page.runs()["one"]
+    assert (found["n_pairs"], found.get("note", "")[:6]) in ((2, ""), (4, "1 of 5"))
+    (answer,) = page.ask("curves", run="one", group="all", observable="msd")["series"]
+    assert set(answer["values"][0]) < set(record.msd()[0].tolist())
+
+
+def test_no_flipped_bit_of_a_part_changes_a_record() -> None:
+    record, content = parts_of(3)
+    assert parts.join(dict(enumerate(content))) == (record, None)
+    for bit in range(0, 8 * len(content[1]), 5):
+        damaged = bytearray(content[1])
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            found, note = parts.join({0: content[0], 1: bytes(damaged), 2: content[2]})
+        except RecordError:
+            continue
+        assert (note is None and found == record) or (len(found) == 2 and "the first is part 1:" in note)
+    # A part under the number of another one, because a bit of its tag is flipped.
+    assert parts.join({0: content[0], 5: content[1]})[1].startswith("5 of 6 parts")
+    # A number of anybody's is no list of all numbers before it.
+    assert parts.join({0: content[0], 10**9 - 1: content[2].replace(b'"part"', b'"Part"')})[1].startswith("999,999,999")
+    with pytest.raises(RecordError, match="its first part is missing or damaged"):
+        parts.join({1: content[1]})
+    with pytest.raises(RecordError, match="a part is damaged: its checksum is wrong"):
+        parts.assemble([content[0][:-1] + b"x"])
+
+
+def test_event_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their parts have neither a checksum nor a number."""
+    record, content = parts_of(3)
+    earlier = [re.sub(rb'^\{"checksum": "[0-9a-f]{8}", "part": [0-9]+, ', b"{", part) for part in content]
+    assert all(part.startswith(b'{"rows": 1') for part in earlier)
+    write_parts(tmp_path / "one", dict(enumerate(earlier)))
+    assert runs_in(tmp_path) == [record]
 
 
 # ---------------------------------------------------------------------- numbers
@@ -742,6 +880,35 @@ def test_a_resumed_run_in_the_same_directory(tmp_path: Path, provider: Callable[
     assert runs["on"]["n_pairs"] == len(first) + 1
     (answer,) = page.ask("curves", run="new (2)", group="all", observable="msd")["series"]
     assert same(answer, other.lags, other.msd())
+
+
+def test_a_resumed_run_is_one_run_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is set back by an hour before each resumption. The first run was ahead of its checkpoint."""
+    clock = itertools.count(2 * 10**18, -3600 * 10**9)
+    monkeypatch.setattr(sink_module.time, "time_ns", lambda: next(clock))
+
+    def trained(until: int, seed: int, **meta: Any) -> AgingRecord:
+        """A record of which the pairs after lag 5 differ between trainings."""
+        record = AgingRecord({"all": 1}, meta=meta)
+        for lag in range(1, until + 1):
+            record.append(1, lag, np.full((1, 7), float(lag + seed * (lag > 5))))
+        return record
+
+    killed, resumed = trained(9, 0, id="a"), trained(7, 1, id="a", resumed=[{"step": 6}])
+    again = trained(8, 1, id="a", resumed=[{"step": 6}])  # killed and resumed from the same checkpoint once more
+    write(tmp_path / "on", killed, resumed, again)
+    complete = trained(9, 0, id="a", completed=10)
+    write(tmp_path / "longer", complete, trained(12, 0, id="a", resumed=[{"step": 10}]))
+    write(tmp_path / "another", complete, resumed)  # the rows of a completed training are in no other record
+    write(tmp_path / "two", trained(9, 0, id="a"), trained(9, 0, id="b"))
+    series = trained(0, 0, id="a"), trained(0, 0, id="a", resumed=[{"step": 1}])
+    for i, record in enumerate(series):
+        record.append_one_time("loss", i + 1, 1.0)
+    write(tmp_path / "series", *series)
+    page = Page(slow(tmp_path))
+    found = {name: run["n_pairs"] for name, run in page.runs().items()}
+    assert found == {"another (1)": 7, "another (2)": 9, "longer": 12, "on": 8, "series": 0, "two (1)": 9, "two (2)": 9}
+    assert page.runs()["series"]["last_step"] == 2
 
 
 def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     Answers are JSON. A question that cannot be answered gets status 400 and ``{"error": sentence}``. Each answer is
     computed once and kept, up to 64 MiB of answers. A request takes about 30 seconds at most, and its answer 64 MiB. A
-    series beyond these limits has ``{"error": sentence}`` in its place.
+    series beyond these limits has ``{"error": sentence}`` in its place. If parts of a record are missing in the event
+    files, each answer about the run has ``note``, a sentence about this.
 
     ================  ===================================================================================
     path              answer
@@ -125,7 +126,9 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             observable, eps = _observable(request)
             asked = self._runs_and_groups(request)
             eps = _threshold((run for run, _ in asked), eps)
-            return self._series(answer, [(_head(run, group), run, observable, group, eps) for run, group in asked])
+            return self._series(
+                answer, [(_head(run, group=group), run, observable, group, eps) for run, group in asked]
+            )
 
         return respond
 
@@ -135,7 +138,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         def respond(request: Request) -> str:
             _check_names(request, ("run", "group", "together"))
             asked = self._runs_and_groups(request)
-            return self._series(answer, [(_head(run, group), run, group) for run, group in asked])
+            return self._series(answer, [(_head(run, group=group), run, group) for run, group in asked])
 
         return respond
 
@@ -144,7 +147,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
         def respond(request: Request) -> str:
             _check_names(request, ("run", "together"))
-            return self._series(answer, [({"run": run.name}, run) for run in self._chosen(request)])
+            return self._series(answer, [(_head(run), run) for run in self._chosen(request)])
 
         return respond
 
@@ -212,7 +215,9 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
                 except ValueError as error:
                     names = ", ".join(f"records[{i}] is {run.name!r}" for i, run in enumerate(runs[:4]))
                     raise QuestionError(f"these runs are not replicas of each other: {error} ({names})") from None
-                self._joined[version] = Run(f"{len(runs)} runs together", version, merged, {})
+                notes = [f"{run.name}: {run.description['note']}" for run in runs if "note" in run.description]
+                description = {"note": "\n".join(notes)} if notes else {}
+                self._joined[version] = Run(f"{len(runs)} runs together", version, merged, description)
                 while len(self._joined) > _MOST_JOINED:
                     self._joined.popitem(last=False)
             return self._joined[version]
@@ -286,8 +291,9 @@ def _record(run: Run) -> AgingRecord:
     return run.record
 
 
-def _head(run: Run, group: str) -> dict[str, str]:
-    return {"run": run.name, "group": group}
+def _head(run: Run, **group: str) -> dict[str, str]:
+    """Return the beginning of an answer about a run: its name, the group, and a note on the run if there is one."""
+    return {"run": run.name, **group, **{key: run.description[key] for key in ("note",) if key in run.description}}
 
 
 def _wrong(sentence: str) -> str:

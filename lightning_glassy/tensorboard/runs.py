@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.report import answers
 from lightning_glassy.tensorboard.events import PLUGIN_NAME, Place, place_of
 from lightning_glassy.tensorboard.once import Once
-from lightning_glassy.tensorboard.parts import assemble
+from lightning_glassy.tensorboard.parts import join
 
 _USUAL_MONITOR = "glassy"  # the default name of an AgingMonitor, left out of the names of runs
 _MOST_EXPERIMENTS = 4  # an address can name any experiment, and a TensorBoard of a log directory has only one
@@ -29,7 +29,8 @@ class Run:
             monitor has several records.
         version: a text that changes when the record changes.
         record: the record, None if there is an error.
-        description: the groups and observables of the record, or the reason why it cannot be read under ``error``.
+        description: the groups and observables of the record, or the reason why it cannot be read under ``error``. If
+            parts of the record are missing, ``note`` is a sentence about this.
     """
 
     name: str
@@ -118,8 +119,7 @@ class Runs:
                 readings[key] = _reading(token, numbered, self._readings.get(key))
                 found.setdefault(monitor, []).append(readings[key])
             for monitor, all_of_it in found.items():
-                # The record of a resumed run can continue an earlier record and hold all its rows. Drop the earlier.
-                kept = [one for i, one in enumerate(all_of_it) if not any(_within(one, w) for w in all_of_it[i + 1 :])]
+                kept = _without_earlier(all_of_it)
                 for number, one in enumerate(kept, start=1):
                     own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"
                     own = own if len(kept) == 1 else f"{own} ({number})"
@@ -135,14 +135,43 @@ def _reading(token: str, parts: Mapping[int, bytes], known: _Reading | None) -> 
     if known is not None and known.version == version:
         return known
     try:
-        record = assemble(parts[number] for number in numbers)
+        record, note = join(parts)
     except RecordError as error:
         return _Reading(version, None, {"error": str(error)})
-    return _Reading(version, record, answers.describe(record))
+    return _Reading(version, record, answers.describe(record) | ({"note": note} if note else {}))
 
 
-def _within(one: _Reading, other: _Reading) -> bool:
-    """Return whether all rows of one record are in the other."""
-    if one.record is None or other.record is None or not len(one.record):
+def _without_earlier(readings: Sequence[_Reading]) -> list[_Reading]:
+    """Leave out the records of one directory that resumed records replace. Keep the order of the others.
+
+    The clock may have been set back. A record comes later if it has been resumed more often, or has more steps.
+    """
+    kept: list[_Reading] = []
+    for one in sorted(readings, key=_rank, reverse=True):
+        if not any(_replaces(later, one) for later in kept):
+            kept.append(one)
+    versions = {one.version for one in kept}
+    return [one for one in readings if one.version in versions]
+
+
+def _rank(reading: _Reading) -> tuple[int, int, str]:
+    resumed = None if reading.record is None else reading.record.meta.get("resumed")
+    times = len(resumed) if isinstance(resumed, list) else 0
+    return times, reading.description.get("last_step", 0), reading.version
+
+
+def _replaces(later: _Reading, earlier: _Reading) -> bool:
+    """Return whether a record goes on from another one.
+
+    Both have one identity. As among files, the later record replaces a record that was not completed. The earlier one
+    may be ahead of the checkpoint from which the training was resumed. A completed record is replaced if the later
+    record has all of its rows.
+    """
+    if later.record is None or earlier.record is None:
         return False
-    return one.record.is_part_of(other.record)
+    identity = earlier.record.meta.get("id")
+    if identity != later.record.meta.get("id"):
+        return False
+    if identity is not None and "completed" not in earlier.record.meta:
+        return True
+    return len(earlier.record) > 0 and earlier.record.is_part_of(later.record)
