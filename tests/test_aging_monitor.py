@@ -22,8 +22,16 @@ from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 
-from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    CurvatureMonitor,
+    GradientNoiseMonitor,
+    LogTimeEvaluator,
+    LogTimeSchedule,
+)
 from lightning_glassy.loggers.dispatch import log_directory
+from tests.brute_force import BruteForce
 from tests.helpers import Recomputing, SmallNet, data, environment, quiet_trainer
 from tests.processes import launch
 
@@ -371,6 +379,7 @@ import os, signal
 from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_glassy import AgingMonitor
+from tests.brute_force import BruteForce
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Kill(Callback):
     def on_train_batch_end(self, trainer, *_):
@@ -677,6 +686,7 @@ from pathlib import Path
 from lightning.pytorch import seed_everything
 from lightning_glassy import AgingMonitor
 from lightning.pytorch import Callback
+from tests.brute_force import BruteForce
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Tell(Callback):
     def on_train_end(self, trainer, pl_module):
@@ -836,3 +846,30 @@ def test_a_module_without_parameters_is_an_error(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="no trainable parameter to track"),
     ):
         quiet_trainer(tmp_path, callbacks=[AgingMonitor()]).fit(Empty(), data())
+
+
+class Autoencoder(SmallNet):
+    """The decoder has the weights of the encoder, in a Parameter object of its own."""
+
+    def __init__(self, tie: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 8))
+        self.net[2].weight = nn.Parameter(tie(self.net[0].weight.data))
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[0])
+
+
+@pytest.mark.parametrize("tie", [torch.t, torch.detach], ids=["transposed", "same shape"])
+def test_weights_that_are_tied_through_their_memory_count_once(tmp_path: Path, tie: Any) -> None:
+    monitor, judge = AgingMonitor(groups={"decoder": "net.2.*"}), BruteForce(["net.0.weight", "net.2.bias"])
+    quiet_trainer(tmp_path, max_epochs=2, callbacks=[monitor, judge]).fit(Autoencoder(tie), data())
+    assert monitor.record.n_parameters == {"all": 72, "decoder": 72}
+    judge.check(monitor.record, at_least=20)
+
+
+@pytest.mark.parametrize("kind", [GradientNoiseMonitor, CurvatureMonitor])
+def test_a_derivative_by_weights_of_two_objects_is_refused(tmp_path: Path, kind: Any) -> None:
+    callbacks = [LogTimeEvaluator([0]), kind([0])]
+    with pytest.raises(MisconfigurationException, match=r"'net.0.weight' and 'net.2.weight' are two Parameter"):
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks).fit(Autoencoder(torch.t), data())

@@ -179,6 +179,7 @@ class CurvatureMonitor(NetworkMeasurement):
             import scipy.sparse.linalg  # noqa: F401
         except ImportError as error:
             raise ImportError("CurvatureMonitor needs scipy: pip install 'lightning-glassy[curvature]'") from error
+        self.check_derivatives(self.parameters_of(module))
         if self._mode == "train" and trainer.world_size > 1 and has_sync_batch_norm(module):
             raise MisconfigurationException(
                 "CurvatureMonitor: rank 0 measures alone, and in mode='train' a SyncBatchNorm would wait for the other "

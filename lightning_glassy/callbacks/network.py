@@ -145,9 +145,26 @@ class RunsNetwork(Recording):
         selected = select_parameters(module, **selection)
         return selected if self._n_replica is None else as_replicas(selected, self._n_replica)
 
+    def check_derivatives(self, parameters: list[Selected]) -> None:
+        """Refuse two Parameter objects in one memory. The derivative by each is only a part of the derivative.
+
+        Raises:
+            MisconfigurationException: with the names of the parameters.
+        """
+        for parameter in parameters:
+            if parameter.aliases:
+                raise MisconfigurationException(
+                    f"{type(self).__name__}: {parameter.name!r} and {parameter.aliases[0]!r} are two Parameter "
+                    "objects that share memory, and autograd gives each only a part of the derivative: use one "
+                    "nn.Parameter for both"
+                )
+
     def sizes(self, module: LightningModule) -> dict[str, int]:
         """Return the number of parameters of a replica, or of the network."""
-        return {"all": sum(parameter.numel for parameter in self.parameters_of(module))}
+        try:
+            return {"all": sum(parameter.numel for parameter in self.parameters_of(module))}
+        except ValueError:  # a loss can be measured with parameters that an AgingMonitor cannot track
+            return {"all": sum(p.numel() for p in module.parameters() if p.requires_grad)}
 
     def loss_of(self, trainer: Trainer, module: LightningModule, batch: Any, i: int) -> Tensor:
         """Return the loss on batch number i, in the precision of the training: one number, or ``[n_replica]``.
