@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import gc
 import logging
@@ -21,11 +22,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
+from torch.utils.data import DataLoader
 
+import lightning_glassy
 from lightning_glassy import (
     AgingMonitor,
     AgingRecord,
+    BarrierMonitor,
     CurvatureMonitor,
+    DisplacementDistribution,
     GradientNoiseMonitor,
     LogTimeEvaluator,
     LogTimeSchedule,
@@ -873,3 +878,70 @@ def test_a_derivative_by_weights_of_two_objects_is_refused(tmp_path: Path, kind:
     callbacks = [LogTimeEvaluator([0]), kind([0])]
     with pytest.raises(MisconfigurationException, match=r"'net.0.weight' and 'net.2.weight' are two Parameter"):
         quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks).fit(Autoencoder(torch.t), data())
+
+
+def test_a_monitor_that_the_module_has_replaced_says_so(tmp_path: Path) -> None:
+    class Configured(SmallNet):
+        def configure_callbacks(self) -> list[Callback]:
+            return [AgingMonitor()]
+
+    monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path, max_steps=2)
+    trainer.callbacks.append(monitor)
+    trainer.fit(Configured(), data())
+    with pytest.raises(RuntimeError, match=r"configure_callbacks\(\) of the module has replaced this AgingMonitor"):
+        _ = monitor.record
+    (other,) = (callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor))
+    assert len(other.record) > 0
+
+
+# ---------------------------------------------------------------------- devices and dtypes that the user has set
+
+_FACTORIES = {
+    "Generator", "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "normal", "ones",
+    "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros",
+}  # fmt: skip
+
+
+def test_each_tensor_that_the_package_makes_has_a_device_of_its_own() -> None:
+    for path in Path(lightning_glassy.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in _FACTORIES and ast.unparse(called.value) == "torch":
+                named = called.attr == "Generator" and node.args
+                assert named or "device" in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("sample", [None, 50])
+def test_a_default_device_or_dtype_of_the_user_changes_nothing(
+    tmp_path: Path, sample: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = DataLoader.__iter__
+
+    def read_on_the_cpu(loader: Any) -> Any:
+        with torch.device("cpu"):  # torch draws the seed of a loader on the default device
+            return read(loader)
+
+    monkeypatch.setattr(DataLoader, "__iter__", read_on_the_cpu)
+
+    def train(device: str | None, dtype: torch.dtype) -> AgingRecord:
+        torch.manual_seed(0)
+        monitor, net, loader = AgingMonitor(sample=sample), SmallNet(), data(shuffle=False)
+        others = [] if sample else [LogTimeEvaluator(3), GradientNoiseMonitor(3), BarrierMonitor(1)]
+        others += [] if sample else [CurvatureMonitor([3], n_probes=2), DisplacementDistribution(1)]
+        trainer = quiet_trainer(tmp_path, max_steps=8, callbacks=[monitor, *others])
+        torch.set_default_device(device)
+        torch.set_default_dtype(dtype)
+        try:
+            trainer.fit(net, loader)
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+        return monitor.record
+
+    plain, other = train(None, torch.float32), train("meta", torch.float64)
+    np.testing.assert_array_equal(plain.msd(), other.msd())
+    assert plain.one_time_names == other.one_time_names
+    assert plain.profile_names == other.profile_names
+    for name in plain.one_time_names:
+        for mine, theirs in zip(plain.one_time(name), other.one_time(name), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6)

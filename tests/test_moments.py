@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -298,6 +300,58 @@ def test_compiled_and_wrapped_names_are_those_of_the_user() -> None:
 def test_nothing_to_track_is_an_error_that_says_why(parameters, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         AgingTracker(parameters, **options)
+
+
+class Listed(Sequence):
+    """A list of a configuration package, such as the ListConfig of OmegaConf."""
+
+    def __init__(self, *items: object) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+class Bare:
+    """A mapping that is not registered as one."""
+
+    def __init__(self, **items: object) -> None:
+        self.keys, self.get = items.keys, items.__getitem__
+
+    def __getitem__(self, key: str) -> object:
+        return self.get(key)
+
+
+@pytest.mark.parametrize("mapping", [dict, Bare, lambda **items: MappingProxyType(items)])
+def test_lists_and_mappings_of_any_class_are_taken(mapping) -> None:
+    tracker = AgingTracker(
+        Tied(),
+        LogTimeSchedule(Listed(0, 1), Listed(1, 2)),
+        mapping(norms=Listed("*.bias", "scale")),
+        include=Listed("block.*", "scale"),
+        exclude=Listed("block.1.*"),
+        overlap_thresholds=Listed(0.1, 0.2),
+    )
+    assert tracker.record.n_parameters == {"all": 21, "norms": 5}
+    assert tracker.record.overlap_thresholds == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("patterns", [Listed(), Listed("w", 1), iter(["w"]), {"w": 1}, b"w", 3])
+def test_a_pattern_of_another_kind_is_refused(patterns) -> None:
+    with pytest.raises(ValueError, match=r"include=.* must be a name pattern or a non-empty list of some"):
+        AgingTracker([("w", nn.Parameter(torch.ones(1)))], include=patterns)
+
+
+def test_waiting_times_beyond_any_run_can_wait() -> None:
+    tracker = AgingTracker(nn.Linear(2, 2), LogTimeSchedule([2 * 10**9], [1]))
+    assert not tracker.update(0)
+    assert tracker.next_event == 2 * 10**9
+    assert tracker.update(2 * 10**9)
+    assert tracker.update(2 * 10**9 + 1)
+    assert len(tracker.record) == 1
 
 
 class Wrapped(torch.Tensor):

@@ -169,7 +169,7 @@ class LogTimeEvaluator(NetworkMeasurement):
                 if len(of_replicas) > 1:
                     values[f"{key}_error"] = float(of_replicas.std() / len(of_replicas) ** 0.5)
             for key, value in ({} if metrics is None else metrics.compute()).items():
-                if torch.numel(torch.as_tensor(value)) != 1:
+                if torch.numel(torch.as_tensor(value, device="cpu")) != 1:
                     raise ValueError(f"metrics: {key!r} is not a single number: {value!r}")
                 values[f"{name}_{key}"] = float(value)
         return values

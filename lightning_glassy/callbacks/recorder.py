@@ -337,7 +337,7 @@ class Recorder:
         numbers: dict[str, float] = {}
         matrices: list[tuple[str, int, Any]] = []
         for name, value in values.items():
-            matrix = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+            matrix = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
             if not isinstance(name, str):
                 raise TypeError(f"{name!r} is not the name of a series")
             if matrix.dim():
@@ -581,8 +581,8 @@ class Recorder:
             "runs": run.logger_runs,
             "series": {
                 name: {
-                    "steps": torch.tensor(list(values), dtype=torch.int64),
-                    "values": torch.tensor(list(values.values()), dtype=torch.float64),
+                    "steps": torch.tensor(list(values), dtype=torch.int64, device="cpu"),
+                    "values": torch.tensor(list(values.values()), dtype=torch.float64, device="cpu"),
                 }
                 for name, values in run.series.items()
             },

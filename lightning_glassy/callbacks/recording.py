@@ -80,9 +80,11 @@ class Recording(Callback):
             RuntimeError: training has not started, or this process does not measure.
         """
         if self._recorder is None or self._recorder.record is None:
+            who = type(self).__name__
             raise RuntimeError(
-                "there is no record yet: training has not started in this process. Under ddp_spawn, and on ranks other "
-                "than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
+                "there is no record yet: training has not started in this process, or configure_callbacks() of the "
+                f"module has replaced this {who} (then find the other one in trainer.callbacks). Under ddp_spawn, and "
+                "on ranks other than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
             )
         return self._recorder.record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -141,9 +141,9 @@ def select_parameters(
         others = tuple(name for name in names if objects[name] != objects[names[0]])
         return Selected(names[0], tensor, groups, aliases=others)
 
-    if isinstance(groups, Mapping):
+    if _is_mapping(groups):
         kept_names = [alias for _, aliases in kept for alias in aliases]
-        members = {str(g): _patterns(f"groups[{g!r}]", p, kept_names, frozen) for g, p in groups.items()}
+        members = {g: _patterns(f"groups[{g!r}]", groups[g], kept_names, frozen) for g in map(str, [*groups.keys()])}
         return [
             chosen(tensor, aliases, tuple(g for g, patterns in members.items() if matches(aliases, patterns)))
             for tensor, aliases in kept
@@ -213,20 +213,24 @@ def check_patterns(groups: object, include: object, exclude: object) -> None:
             message names the argument and its value.
     """
     arguments = {"include": include, "exclude": exclude}
-    if isinstance(groups, Mapping):
-        if "all" in groups:
+    if _is_mapping(groups):
+        names = [*groups.keys()]
+        if "all" in names:
             raise ValueError("groups: 'all' always exists and means every tracked parameter: choose another name")
-        if not groups or not all(isinstance(group, str) for group in groups):
+        if not names or not all(isinstance(group, str) for group in names):
             raise ValueError(f"groups={groups!r} must name at least one group, by a string")
-        arguments |= {f"groups[{group!r}]": [] if patterns is None else patterns for group, patterns in groups.items()}
-    elif groups not in ("all", "layer"):
+        arguments |= {f"groups[{group!r}]": [] if groups[group] is None else groups[group] for group in names}
+    elif not isinstance(groups, str) or groups not in ("all", "layer"):
         raise ValueError(f"groups={groups!r} is not 'all', 'layer' or a mapping of group names to name patterns")
     for argument, patterns in arguments.items():
-        several = [patterns] if isinstance(patterns, str) else patterns
-        if several is None:
-            continue
-        if not isinstance(several, (list, tuple)) or not several or not all(isinstance(p, str) for p in several):
+        # Configuration packages have lists of their own. An iterator could be read only once.
+        listed = hasattr(patterns, "__len__") and hasattr(patterns, "__getitem__") and not _is_mapping(patterns)
+        if patterns is not None and not (listed and len(patterns) and all(isinstance(p, str) for p in patterns)):
             raise ValueError(f"{argument}={patterns!r} must be a name pattern or a non-empty list of some")
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__"))
 
 
 def patterns_of(patterns: str | Sequence[str] | None) -> list[str]:
