@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric import Fabric, is_wrapped
+from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.aging import MonitorOptions, split_options
 from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
 from lightning_glassy.callbacks.recording import Recording
-from lightning_glassy.callbacks.run import check_strategy, describe_optimizers
+from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped
 from lightning_glassy.callbacks.summary import print_lines, summary
 from lightning_glassy.measure.optimizers import learning_rates
 from lightning_glassy.measure.select import Groups

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -18,6 +17,7 @@ from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.recorder import RecorderOptions
 from lightning_glassy.callbacks.recording import Recording
+from lightning_glassy.callbacks.run import overrides
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.measure.select import Selected, as_replicas, select_parameters
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
@@ -212,7 +212,7 @@ class RunsNetwork(Recording):
             who, why = type(self).__name__, None
             if not pl_module.automatic_optimization:
                 why = "optimises manually, and its training_step need not return a loss"
-            elif not is_overridden("training_step", pl_module):
+            elif not overrides(pl_module, "training_step"):
                 why = "has no training_step"
             elif is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
                 why = "takes an iterator over the training data itself"

@@ -212,7 +212,7 @@ def check_patterns(groups: object, include: object, exclude: object) -> None:
         ValueError: ``groups`` is invalid, or an argument is neither a pattern nor a non-empty list of patterns. The
             message names the argument and its value.
     """
-    arguments = {"include": include, "exclude": exclude}
+    arguments: dict[str, Any] = {"include": include, "exclude": exclude}
     if _is_mapping(groups):
         names = [*groups.keys()]
         if "all" in names:
