@@ -477,13 +477,12 @@ def test_a_logger_without_a_place_moves_the_files_to_that_of_the_trainer(
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
 
 
-def test_remote_directories_ask_for_a_local_one(tmp_path: Path) -> None:
-    logger = SimpleNamespace(save_dir="s3://bucket/runs", name="a", version=0)
+def test_a_broken_logger_leaves_the_chosen_directory(tmp_path: Path) -> None:
     monitor = AgingMonitor(dirpath=tmp_path / "here")
     quiet_trainer(tmp_path, callbacks=[monitor], logger=Broken()).fit(SmallNet(), data())
     assert AgingRecord.load(tmp_path / "here" / "aging_record.npz") == monitor.record
-    with pytest.raises(ValueError, match=r"s3://bucket/runs is not a local directory: set AgingMonitor\(dirpath"):
-        log_directory([logger], "elsewhere")
+    logger = SimpleNamespace(save_dir="s3://bucket/runs", name="a", version=0)
+    assert log_directory([logger], "elsewhere") == "s3://bucket/runs/a/version_0"
 
 
 def test_a_failing_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_na
 from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped
 from lightning_glassy.callbacks.summary import print_lines, summary
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.optimizers import learning_rates
 from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.shards import reshard, spread
@@ -88,7 +89,7 @@ class FabricAgingMonitor:
         self.options = check_options(groups, of_tracker)
         self.name = check_name(ours.get("name", "glassy"))
         dirpath = ours.get("dirpath")
-        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = ours.get("save", True)
         self.summary = ours.get("summary", False)
         self._recorder = Recorder(self.name)

@@ -22,6 +22,7 @@ from lightning_glassy.callbacks.recorder import (
 )
 from lightning_glassy.callbacks.run import check_strategy
 from lightning_glassy.callbacks.summary import print_lines
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 
@@ -57,7 +58,7 @@ class Recording(Callback):
         self.schedule = schedule
         self.name = check_name(options.get("name", "glassy"))
         dirpath = options.get("dirpath")
-        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = options.get("save", True)
         self.summary = options.get("summary", True)
         self._recorder: Recorder | None = None
@@ -187,7 +188,8 @@ class Recording(Callback):
         if not trainer.training or not isinstance(states, dict):
             return
         recorder = self._join(trainer)
-        near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
+        checkpoint_path = None if trainer.ckpt_path is None else directory_of(trainer.ckpt_path)
+        near = checkpoint_path.parent / SNAPSHOTS if isinstance(checkpoint_path, Path) else None
         recorder.load_state_dict(states.get(recorder.name), near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
