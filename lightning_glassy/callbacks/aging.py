@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions, check_known
@@ -14,6 +13,7 @@ from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import (
     check_clipping,
     describe_run,
+    is_a,
     max_step,
     schedule_of,
     tracked_module,
@@ -157,7 +157,7 @@ class AgingMonitor(Recording):
         callbacks = trainer.checkpoint_callbacks
         if trainer.world_size == 1:
             self.recorder.let_go()
-        elif not any(getattr(c, "save_on_exception", not isinstance(c, ModelCheckpoint)) for c in callbacks):
+        elif not any(getattr(c, "save_on_exception", not is_a(c, "ModelCheckpoint")) for c in callbacks):
             self.recorder.free()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

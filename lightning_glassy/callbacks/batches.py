@@ -128,8 +128,8 @@ def _plan(loader: Any, name: str, batch_size: int | None, shuffled: bool | None,
         # Lightning replaces samplers by a DistributedSampler, which has an attribute for this.
         shuffled = not isinstance(order_of, SequentialSampler) and getattr(order_of, "shuffle", True)
     n = len(dataset)
-    generator = torch.Generator().manual_seed(_SEED)
-    order = torch.randperm(n, generator=generator).tolist() if shuffled else list(range(n))
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    order = torch.randperm(n, generator=generator, device="cpu").tolist() if shuffled else list(range(n))
     if size is None or (loader.batch_sampler is None and not hasattr(sampler, "batch_size")):
         return order
     return [order[i : i + size] for i in range(0, n - (size - 1 if whole else 0), size)]

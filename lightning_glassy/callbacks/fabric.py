@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric, is_wrapped
+from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn import Module
@@ -19,8 +19,9 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.aging import MonitorOptions, split_options
 from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
 from lightning_glassy.callbacks.recording import Recording
-from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, weight_sums
+from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped, weight_sums
 from lightning_glassy.callbacks.summary import print_lines, summary
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.optimizers import learning_rates
 from lightning_glassy.measure.resume import StateError
 from lightning_glassy.measure.select import Groups
@@ -93,7 +94,7 @@ class FabricAgingMonitor:
         self.options = check_options(groups, of_tracker)
         self.name = check_name(ours.get("name", "glassy"))
         dirpath = ours.get("dirpath")
-        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = ours.get("save", True)
         self.summary = ours.get("summary", False)
         self._recorder = Recorder(self.name)

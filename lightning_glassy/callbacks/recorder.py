@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from lightning_glassy.callbacks.run import weight_sums
-from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
-from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.dispatch import file_sink, log_directory, run_of, sink_for
+from lightning_glassy.loggers.places import Directory, directory_of, inside
 from lightning_glassy.loggers.sinks import Pairs, Sinks
 from lightning_glassy.measure.optimizers import UpdateCounter
 from lightning_glassy.measure.resume import StateError, repack
@@ -50,8 +50,8 @@ class RecorderOptions(TypedDict, total=False):
     Attributes:
         name: prefix of the keys, and name of the directory (default ``"glassy"``). A second AgingMonitor of the same
             name gets a number.
-        dirpath: directory of the files. Default: the directory ``name`` beside the first logger's files. An existing
-            file is never overwritten: the new file gets a number.
+        dirpath: directory of the files, or an address of fsspec such as ``s3://bucket/runs``. Default: the directory
+            ``name`` beside the first logger's files. An existing file is never overwritten: the new file gets a number.
         save: whether to write files there (default). Loggers that keep files get the record in any case.
         summary: whether to print a summary at the end of training (default): the displacements, the verdict and the
             aging exponent of an AgingMonitor, or the time that a measurement took.
@@ -102,7 +102,7 @@ class Place(NamedTuple):
     who: str
     loggers: Sequence[Any]
     root: str
-    dirpath: Path | None
+    dirpath: Directory | None
     save: bool
     here: bool
 
@@ -200,7 +200,7 @@ class Recorder:
         self._facts: dict[str, dict[str, Any]] = {}  # facts that can be saved
         self._open: set[str] = set()
         self._place = Place("AgingMonitor", (), "", None, False, False)
-        self._directory: Path | None = None
+        self._directory: Directory | None = None
         self.snapshots: Path | None = None
         self._followers: Followers = {}
         self._module: nn.Module | None = None
@@ -426,7 +426,7 @@ class Recorder:
         numbers: dict[str, float] = {}
         matrices: list[tuple[str, int, Any]] = []
         for name, value in values.items():
-            matrix = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+            matrix = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
             if not isinstance(name, str):
                 raise TypeError(f"{name!r} is not the name of a series")
             if matrix.dim():
@@ -613,7 +613,7 @@ class Recorder:
         run.sinks, new = Sinks(place.who), []
         # Files first, so that the record is on disk even if a logger hangs.
         if place.save:
-            run.sinks.add("files", lambda: FileSink(self.directory()))
+            run.sinks.add("files", lambda: file_sink(self.directory()))
         run.logger_runs = [run_of(logger) for logger in place.loggers]
         for logger, logger_run in zip(place.loggers, run.logger_runs, strict=True):
             sink = run.sinks.add(type(logger).__name__, partial(sink_for, logger, self.name))
@@ -624,11 +624,12 @@ class Recorder:
             waiting_times, lags = (steps.tolist() for steps in record.pairs)
             Sinks(place.who, new).update(record, list(zip(waiting_times, lags, strict=True)), step)
 
-    def directory(self) -> Path:
+    def directory(self) -> Directory:
         """Return the directory of the files. It is found once in a fit, so an error is logged once."""
         if self._directory is None:
             place = self._place
-            self._directory = place.dirpath or log_directory(place.loggers, place.root, place.who) / self.name
+            near = place.dirpath or inside(directory_of(log_directory(place.loggers, place.root)), self.name)
+            self._directory = near
         return self._directory
 
     def find_snapshots(self, checkpoint_callbacks: Iterable[Any] = ()) -> Path | None:
@@ -638,10 +639,12 @@ class Recorder:
         """
         for callback in checkpoint_callbacks:
             place = getattr(callback, "dirpath", None)
-            if place is not None and "://" not in str(place):
-                return Path(place) / SNAPSHOTS
+            place = None if place is None else directory_of(place)
+            if isinstance(place, Path):
+                return place / SNAPSHOTS
         try:
-            return self.directory() / SNAPSHOTS
+            directory = self.directory()
+            return directory / SNAPSHOTS if isinstance(directory, Path) else None
         except Exception as error:  # a logger may raise any error
             self.warn("snapshots will be inside checkpoints", error)
             return None
@@ -698,8 +701,8 @@ class Recorder:
             "runs": run.logger_runs,
             "series": {
                 name: {
-                    "steps": torch.tensor(list(values), dtype=torch.int64),
-                    "values": torch.tensor(list(values.values()), dtype=torch.float64),
+                    "steps": torch.tensor(list(values), dtype=torch.int64, device="cpu"),
+                    "values": torch.tensor(list(values.values()), dtype=torch.float64, device="cpu"),
                 }
                 for name, values in run.series.items()
             },

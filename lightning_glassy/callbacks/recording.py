@@ -23,6 +23,7 @@ from lightning_glassy.callbacks.recorder import (
 )
 from lightning_glassy.callbacks.run import Standstill, check_strategy
 from lightning_glassy.callbacks.summary import print_lines
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 
@@ -58,7 +59,7 @@ class Recording(Callback):
         self.schedule = schedule
         self.name = check_name(options.get("name", "glassy"))
         dirpath = options.get("dirpath")
-        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = options.get("save", True)
         self.summary = options.get("summary", True)
         self._recorder: Recorder | None = None
@@ -83,9 +84,11 @@ class Recording(Callback):
             RuntimeError: training has not started, or this process does not measure.
         """
         if self._recorder is None or self._recorder.record is None:
+            who = type(self).__name__
             raise RuntimeError(
-                "there is no record yet: training has not started in this process. Under ddp_spawn, and on ranks other "
-                "than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
+                "there is no record yet: training has not started in this process, or configure_callbacks() of the "
+                f"module has replaced this {who} (then find the other one in trainer.callbacks). Under ddp_spawn, and "
+                "on ranks other than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
             )
         return self._recorder.record
 
@@ -224,7 +227,8 @@ class Recording(Callback):
         recorder = self._join(trainer)
         if recorder.running:
             return  # a callback goes back to a checkpoint, which the next batch notices
-        near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
+        checkpoint_path = None if trainer.ckpt_path is None else directory_of(trainer.ckpt_path)
+        near = checkpoint_path.parent / SNAPSHOTS if isinstance(checkpoint_path, Path) else None
         recorder.load_state_dict(states.get(recorder.name), near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

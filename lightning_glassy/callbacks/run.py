@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,6 +31,23 @@ _STRATEGIES = {
 }
 
 
+def is_a(thing: object, name: str) -> bool:
+    """Return whether an object is an instance of the class of this name, in ``lightning`` or ``pytorch_lightning``."""
+    return any(cls.__name__ == name for cls in type(thing).__mro__)
+
+
+def is_wrapped(thing: object) -> bool:
+    """Return whether a Fabric has set up a module or an optimiser."""
+    compiled = getattr(thing, "_orig_mod", None)
+    return any(is_a(thing, name) or is_a(compiled, name) for name in ("_FabricModule", "_FabricOptimizer"))
+
+
+def overrides(module: nn.Module, method: str) -> bool:
+    """Return whether a module has a method of its own in place of the method of the LightningModule."""
+    base = next((cls for cls in reversed(type(module).__mro__) if cls.__name__ == "LightningModule"), LightningModule)
+    return is_overridden(method, module, base)
+
+
 def check_strategy(strategy: object, who: str, *, whole: bool = False) -> None:
     """Refuse a strategy whose weights cannot be found.
 
@@ -41,8 +59,7 @@ def check_strategy(strategy: object, who: str, *, whole: bool = False) -> None:
     Raises:
         MisconfigurationException: with the name of the strategy, and the strategies that can be used.
     """
-    bases = [cls.__name__ for cls in type(strategy).__mro__]
-    found = next((holds_all for name, holds_all in _STRATEGIES.items() if name in bases), None)
+    found = next((holds_all for name, holds_all in _STRATEGIES.items() if is_a(strategy, name)), None)
     if found is None:
         raise MisconfigurationException(
             f"{who} cannot measure parameters under {type(strategy).__name__}, which may shard them over processes in "
@@ -73,7 +90,7 @@ def check_clipping(trainer: Trainer, pl_module: nn.Module) -> None:
 
 def tracked_module(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
     """Return the module that holds the parameters. Under FSDP1, its wrapper holds the shards."""
-    wrapped = any(cls.__name__ == "FSDPStrategy" for cls in type(trainer.strategy).__mro__)
+    wrapped = is_a(trainer.strategy, "FSDPStrategy")
     return trainer.strategy.model if wrapped and trainer.strategy.model is not None else pl_module
 
 
@@ -157,7 +174,8 @@ def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]
 
     def versions() -> dict[str, str]:
         found = {"python": platform.python_version()}
-        for package in ("lightning_glassy", "lightning", "torch", "numpy"):
+        other = any(cls.__module__.startswith("pytorch_lightning.") for cls in type(trainer).__mro__)
+        for package in ("lightning_glassy", "pytorch_lightning" if other else "lightning", "torch", "numpy"):
             try:
                 found[package] = version(package)
             except PackageNotFoundError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.loggers.files import reserve
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.loggers.sinks import Pairs
 from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.record.text import csv_cell
@@ -27,11 +28,10 @@ class CSVSink:
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
-        if "://" in str(logger.log_dir):
-            raise ValueError(
-                f"{logger.log_dir} is not a local directory: with dirpath=..., the files of the record have the table"
-            )
-        self._wanted = Path(logger.log_dir) / f"{prefix}.csv"
+        directory = directory_of(logger.log_dir)
+        if not isinstance(directory, Path):
+            raise ValueError(f"{directory} is not a local directory: aging_record.csv has the table")
+        self._wanted = directory / f"{prefix}.csv"
         self._path: Path | None = None
         self._lines = io.StringIO()  # lines to write
 

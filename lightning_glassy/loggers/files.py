@@ -47,6 +47,11 @@ class FileSink:
         self._next_time = 0.0
         self._complete = False
 
+    @property
+    def path(self) -> Path | None:
+        """Path of the record, or ``None`` before the first write."""
+        return self._path
+
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the record if it is due."""
         if step >= self._next_step or time.monotonic() >= self._next_time:

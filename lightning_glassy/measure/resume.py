@@ -300,6 +300,6 @@ def _take(parameters: TrackedParameters, theirs: Stretch, values: Tensor, mine: 
     have, order = parameters.positions(theirs).sort()
     want = parameters.positions(mine)
     place = torch.searchsorted(have, want).clamp_(max=max(len(have) - 1, 0))
-    found = have[place] == want if len(have) else torch.zeros(len(want), dtype=torch.bool)
+    found = have[place] == want if len(have) else torch.zeros(len(want), dtype=torch.bool, device="cpu")
     target[found.to(target.device)] = values[order[place[found]]].to(target.device)
     return int(found.sum())

@@ -258,7 +258,8 @@ class AgingTracker:
         if max_step is not None:
             self.schedule.until(max_step)  # raises if the run is too short to measure anything
         endless = self.schedule.open_ended and max_step is None
-        capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
+        # Waiting times beyond the horizon are captured in the memory of one snapshot.
+        capacity = max(1, self.schedule.snapshots_by(_HORIZON if max_step is None else max_step))
         selected = select_parameters(
             named_parameters, groups=groups, include=chosen["include"], exclude=chosen["exclude"]
         )
