@@ -770,11 +770,11 @@ def test_an_answer_that_would_be_too_long_is_told_so(tmp_path: Path, monkeypatch
 
 
 def test_answers_take_bounded_room_and_wait_for_a_bounded_time() -> None:
-    answers, end = Answers(most_bytes=10, at_once=1, most_waiting=2), time.monotonic() + 0.2
+    answers, end = Answers(most_bytes=10 + 2 * 1024, at_once=1, most_waiting=2), time.monotonic() + 0.2
     for i in range(5):
         assert answers.get(i, lambda i=i: str(i) * 4, end) == str(i) * 4
-    assert (list(answers._kept.values()), answers._size) == (["3333", "4444"], 8)
-    assert answers.get("long", lambda: "x" * 11, end) == "x" * 11
+    assert (list(answers._kept.values()), answers._size) == (["3333", "4444"], 8 + 2 * 1024)
+    assert answers.get("long", lambda: "x" * 1035, end) == "x" * 1035
     assert (len(answers._kept), answers._size) == (0, 0)
     with pytest.raises(ZeroDivisionError):
         answers.get("wrong", lambda: str(1 // 0), end)
