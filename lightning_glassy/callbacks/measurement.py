@@ -57,12 +57,7 @@ class Measurement(Recording, ABC):
 
     def __init__(self, schedule: StepsLike = 6, **options: Unpack[RecorderOptions]) -> None:
         super().__init__(as_steps(schedule), **options)
-        self._next_event = NEVER
         self._sizes: dict[str, int] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return super().__getstate__() | {"_next_event": NEVER}
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -113,20 +108,12 @@ class Measurement(Recording, ABC):
             self.prepare(trainer, pl_module)
         self._sizes = self.sizes(pl_module)
 
-    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
-        """Measure what is due before the next update."""
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
+        """Measure what is due at the present step."""
         self._plan()
         if trainer.global_step >= self._next_event:
             self._event(trainer, pl_module, at_start=first)
         self._enter(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure what is due. At most steps this compares two numbers."""
-        if trainer.global_step >= self._next_event:
-            self._event(trainer, pl_module)
-            self._enter(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the last step of the run, and complete the record."""
@@ -150,7 +137,7 @@ class Measurement(Recording, ABC):
 
     def _event(self, trainer: Trainer, module: LightningModule, at_start: bool = False) -> None:
         step, progress = trainer.global_step, self.progress
-        self._seen = step
+        self.note_event(step)
         measured, failure = None, None
         with progress.timed(trainer.strategy.root_device):
             try:

@@ -373,6 +373,11 @@ class Recorder:
         self.tracker = self._module = None
         self._followers = {}
 
+    @property
+    def updates(self) -> int:
+        """Number of updates in this fit, as far as the optimisers tell."""
+        return 0 if self._updates is None else self._updates.count
+
     def _skipped(self, step: int) -> int:
         """Return the number of steps up to ``step`` that were no updates, as far as the optimisers tell."""
         return self._run.skipped + (0 if self._updates is None else self._updates.skipped(step))
