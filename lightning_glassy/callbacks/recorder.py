@@ -211,6 +211,7 @@ class Recorder:
         self._end = 0  # step at the end of the last fit
         self._end_sums: list[Tensor] | None = None  # sums of the weights at that step
         self._reached = -1  # step of the last measurement
+        self._cut_at: tuple[int, int] | None = None  # step, and number of updates, at which the record was cut last
         self._updates: UpdateCounter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -301,13 +302,15 @@ class Recorder:
             )
 
     def go_back(self, step: int) -> None:
-        """Cut the record, because the training has gone back to its state after ``step`` updates.
+        """Cut the record, because the training has gone back, and is at this step again.
 
-        Everything measured at this step or later is forgotten, and can be measured again.
+        Everything measured at this step or later is forgotten, and can be measured again. Each member calls this
+        method.
         """
-        if step >= self._reached:
+        if step > self._reached or self._cut_at == (step, self.updates):
             return
         self.drain()
+        self._cut_at = step, self.updates
         run, before, self._reached = self._run, self._reached, step
         self._pending = [value for value in self._pending if value[1] < step]
         run.series = {name: {at: v for at, v in values.items() if at < step} for name, values in run.series.items()}
@@ -325,8 +328,8 @@ class Recorder:
         if self.record is not None:
             run.sinks.go_back(self.record)
         self.tell(
-            f"the training has gone back from step {before} to step {step}. What was measured at step {step} and later "
-            "is cut from the record, which goes on from there"
+            f"the training has gone back: step {step} comes after step {before}. What was measured at step {step} and "
+            "later is cut from the record, which goes on from there"
         )
 
     def leave(self, member: str, step: int) -> bool:
@@ -372,6 +375,10 @@ class Recorder:
         """Free all that refers to the weights or to the Trainer."""
         self.tracker = self._module = None
         self._followers = {}
+
+    def _reach(self, step: int) -> None:
+        if step > self._reached:
+            self._reached, self._cut_at = step, None
 
     @property
     def updates(self) -> int:
@@ -444,7 +451,7 @@ class Recorder:
         self._pending += [*matrices, *((name, step, number) for name, number in numbers.items())]
         for name, number in numbers.items():
             self._run.series.setdefault(name, {})[step] = number
-        self._reached = max(self._reached, step)
+        self._reach(step)
         self.log(step, numbers, who)
 
     def log(self, step: int, numbers: Mapping[str, float], who: str) -> None:
@@ -559,7 +566,7 @@ class Recorder:
         tracker = self.tracker
         assert tracker is not None  # no event is due without a tracker
         found: Mapping[str, float] = {}
-        self._reached = max(self._reached, step)
+        self._reach(step)
         # If parameters have changed or memory runs out, the record ends, and the training goes on.
         try:
             # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
