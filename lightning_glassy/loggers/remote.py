@@ -40,6 +40,7 @@ class RemoteSink:
         self._root = ""
         self._names: set[str] = set()  # names that were in the directory
         self._stem: str | None = None  # name of our files there
+        self._copied_from: Path | None = None
         self._copied: dict[str, tuple[int, int]] = {}
         self._complete = False
         self._next_time = 0.0
@@ -111,9 +112,11 @@ class RemoteSink:
         path = self._files.path
         if path is None:
             return
-        if self._stem is None:
+        left = None
+        if self._copied_from != path:  # at first, and when the record takes over the file of an earlier time
             stems = (f"{path.stem}{f'-{number}' if number else ''}" for number in itertools.count())
-            self._stem = next(stem for stem in stems if not self._names & {f"{stem}.npz", f"{stem}.csv"})
+            left, self._stem = self._stem, next(s for s in stems if not self._names & {f"{s}.npz", f"{s}.csv"})
+            self._copied_from, self._copied = path, {}
         for file in (path, path.with_suffix(".csv")):
             stat = file.stat() if file.exists() else None
             if stat is None or self._copied.get(file.suffix) == (stat.st_mtime_ns, stat.st_size):
@@ -128,3 +131,6 @@ class RemoteSink:
                     self._system.rm_file(temporary)
                 raise
             self._copied[file.suffix] = stat.st_mtime_ns, stat.st_size
+        for suffix in (".npz", ".csv") if left not in (None, self._stem) else ():
+            with contextlib.suppress(Exception):
+                self._system.rm_file(f"{self._root}/{left}{suffix}")
