@@ -67,8 +67,8 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
             of a preset.
         points: number of points of a line, with both ends.
-        loader: a ``DataLoader``, or a function that returns one when training starts. Its data set is used. Default:
-            the loader of the training.
+        loader: a ``DataLoader``, or a function that returns one when training starts. Its sampler decides which samples
+            are used. Default: the loader of the training.
         max_batches: most batches to use, or ``None`` for all. They are random, and the same at all steps.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
             ``name``, ``dirpath``, ``save`` and ``summary`` are those of

@@ -83,8 +83,8 @@ class CurvatureMonitor(NetworkMeasurement):
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
             measured.
-        loader: a ``DataLoader``, or a function that returns one when training starts. Its data set is used. Default:
-            the loader of the training.
+        loader: a ``DataLoader``, or a function that returns one when training starts. Its sampler decides which samples
+            are used. Default: the loader of the training.
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
         max_batches: number of batches in the fixed part of the data, or ``None`` for all. They are on the device during
             a measurement.

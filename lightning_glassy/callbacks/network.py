@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader
 from typing_extensions import Unpack
 
@@ -112,6 +113,7 @@ class RunsNetwork(Recording):
         shuffled: bool | None = None,
         whole: bool = False,
         shared: bool = True,
+        index: int = 0,
     ) -> Batches:
         """Return the batches of a loader, or of the training.
 
@@ -123,10 +125,14 @@ class RunsNetwork(Recording):
             whole: whether to leave out a smaller last batch.
             shared: whether the processes share the batches. In mode ``"train"`` they get equal numbers of batches,
                 because a synchronised normalisation waits for all of them.
+            index: index of the loader for the hooks of the module and the data module.
         """
         if loader is not None and not isinstance(loader, DataLoader) and callable(loader):
             loader = loader()
         combined = trainer.fit_loop._combined_loader
+        # Each process of the training has loaders of its own.
+        spread = loader is None or any(loader is each for each in tree_flatten(trainer.val_dataloaders)[0])
+        limited = loader is None and combined is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         return Batches(
             trainer.train_dataloader if loader is None else loader,
             f"{type(self).__name__}: the loader of {name}",
@@ -138,6 +144,9 @@ class RunsNetwork(Recording):
             rank=trainer.global_rank if shared else 0,
             world_size=trainer.world_size if shared else 1,
             equal=shared and self._mode == "train",
+            limits=combined.limits if limited and combined is not None else None,
+            processes=trainer.world_size if spread else 1,
+            index=index,
         )
 
     def parameters_of(self, module: LightningModule, **selection: Any) -> list[Selected]:
