@@ -791,6 +791,7 @@ def test_losses_are_those_of_a_split_by_samplers(tmp_path: Path, make: Any) -> N
     assert probes[1].record.meta["GradientNoiseMonitor"]["batches_available"] == 8  # type: ignore[attr-defined]
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 @pytest.mark.parametrize("options", [{"overfit_batches": 4}, {"limit_train_batches": 4}])
 def test_batches_that_the_training_never_sees_are_left_out(tmp_path: Path, options: Any) -> None:
     seen: dict[str, set[Any]] = {"by the training": set(), "by the measurement": set()}

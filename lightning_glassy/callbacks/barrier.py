@@ -15,9 +15,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
+from lightning_glassy.callbacks.kept import Kept
 from lightning_glassy.callbacks.network import Loader, NetworkOptions, RunsNetwork, has_sync_batch_norm
 from lightning_glassy.callbacks.pairs import PairMeasurement
-from lightning_glassy.callbacks.undisturbed import undisturbed
+from lightning_glassy.callbacks.undisturbed import repeatable, undisturbed
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.measure.tracker import Finding, TrackerEvent, TrackerOptions
@@ -196,7 +197,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
 
         def loss(batch: Any, i: int) -> float:
             """Return the loss at the present weights, without a trace of random numbers, counters or the batch."""
-            with undisturbed(trainer, module, seed):
+            with repeatable(kept, seed):
                 return float(self.loss_of(trainer, module, copy.deepcopy(batch), i))
 
         normalising = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
@@ -204,6 +205,8 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
             for part in normalising:
                 # The statistics of the batch, without a trace in the running ones.
                 part.training, part.track_running_stats = True, False
+            # With the present weights, too. Each loss is evaluated after they are set to a point of a line.
+            kept = Kept([*module.modules()])
             for i, (batch, size) in enumerate(data.of(trainer, module)):
                 lines.put_back()  # all lines have this end
                 sums[:, -1] += size * loss(batch, i)

@@ -59,6 +59,7 @@ class Batches:
         used: number of batches that all processes read together.
         batch_size: number of samples in each batch but the last, or ``None`` if it is unknown.
         samples: number of samples that all processes read together, or ``None`` if it is unknown.
+        parts: the objects that read the data in this process.
 
     Raises:
         MisconfigurationException: there is no ``DataLoader``, the data set has no length, the samples cannot be known,
@@ -86,8 +87,8 @@ class Batches:
         self._several = isinstance(loader, (list, tuple, dict))
         loaders, structure = tree_flatten(loader) if self._several else ([loader], None)
         plans = [
-            _plan(each, name, batch_size, shuffled, whole, limit, processes)
-            for each, limit in zip(loaders, limits or [None] * len(loaders), strict=True)
+            _plan(each, name, batch_size, shuffled, whole, limits[i] if limits else None, processes)
+            for i, each in enumerate(loaders)
         ]
         # A loader that is shorter than the others starts again.
         lengths = [len(plan) for plan in plans]
@@ -111,6 +112,8 @@ class Batches:
             self._sizes = [len(batch) for batch in own[0]]
             self.samples = sum(len(batch) for batch in plans[0][: self.used])
         readers = [_reader(each, plan) for each, plan in zip(loaders, own, strict=True)]
+        # Without workers, this process runs the data set and the rest, which may have random numbers of their own.
+        self.parts = [part for r in readers if not r.num_workers for part in (r.dataset, r.collate_fn)]
         self._loader: Any = readers[0]
         if structure is not None:
             self._loader = CombinedLoader(tree_unflatten(readers, structure), mode)  # type: ignore[arg-type]
@@ -151,6 +154,7 @@ def _plan(
         )
     # Batches of indices come from `batch_sampler`, or from `sampler` if the data set takes whole batches.
     sampler: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+    drawn: list[Any]
     of_replicas = isinstance(sampler, ReplicaBatchSampler)
     grouping = of_replicas or _kind(sampler) is BatchSampler
     if of_replicas:
@@ -215,8 +219,8 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
             if hasattr(copied, "set_epoch"):
                 copied.set_epoch(i)  # as a Trainer does
             # A Trainer reads no more than the length.
-            drawn = itertools.islice(copied, len(copied))
-            epochs.append([item.tolist() if hasattr(item, "tolist") else item for item in drawn])
+            items = itertools.islice(copied, len(copied))
+            epochs.append([item.tolist() if hasattr(item, "tolist") else item for item in items])
     except Exception as error:
         raise MisconfigurationException(
             f"{name}: a copy of the {what} cannot draw the samples of an epoch ({type(error).__name__}: {error}), and "

@@ -83,23 +83,25 @@ class RunsNetwork(Recording):
         self._mode = mode
         self._max_batches = max_batches
         self._n_replica: int | None = None
-        # The buffers of the training during a measurement, by name.
+        # The parameters and buffers of the training during a measurement, by name.
         self._buffers: dict[str, Tensor] = {}
+        self._read: list[Batches] = []
         super().__init__(schedule, **options)  # type: ignore[misc]  # the options of a recorder are left
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return super().__getstate__() | {"_buffers": {}}
+        return super().__getstate__() | {"_buffers": {}, "_read": []}
 
     # ------------------------------------------------------------------ for subclasses
 
     @contextmanager
     def undisturbed(self, trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
         """Restore the training after the block, which runs in the mode of the measurement."""
+        data = [part for batches in self._read for part in batches.parts]
         try:
-            with undisturbed(trainer, module, seed) as self._buffers:
-                if self._mode == "eval":
-                    module.eval()
+            with undisturbed(trainer, module, seed, mode=self._mode, data=data) as kept:
+                named = [*module.named_parameters(), *module.named_buffers()]
+                self._buffers = {name: kept.tensors[id(t)] for name, t in named if id(t) in kept.tensors}
                 yield
         finally:
             self._buffers = {}
@@ -133,7 +135,7 @@ class RunsNetwork(Recording):
         # Each process of the training has loaders of its own.
         spread = loader is None or any(loader is each for each in tree_flatten(trainer.val_dataloaders)[0])
         limited = loader is None and combined is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        return Batches(
+        found = Batches(
             trainer.train_dataloader if loader is None else loader,
             f"{type(self).__name__}: the loader of {name}",
             mode=combined._mode if combined is not None else "max_size_cycle",
@@ -148,6 +150,8 @@ class RunsNetwork(Recording):
             processes=trainer.world_size if spread else 1,
             index=index,
         )
+        self._read.append(found)
+        return found
 
     def parameters_of(self, module: LightningModule, **selection: Any) -> list[Selected]:
         """Return the trainable parameters, or a selection of them. Replicas have their axis."""
@@ -236,10 +240,15 @@ class RunsNetwork(Recording):
             )
         return sizes.pop()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the data."""
+        super().teardown(trainer, pl_module, stage)
+        self._read = []
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the record. A checkpoint saved during a measurement gets the buffers of the training."""
+        """Save the state of the record. A checkpoint saved during a measurement gets the weights of the training."""
         weights = checkpoint.get("state_dict", {})
-        weights.update({name: buffer for name, buffer in self._buffers.items() if name in weights})
+        weights.update({name: kept for name, kept in self._buffers.items() if name in weights})
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
 
