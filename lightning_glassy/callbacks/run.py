@@ -76,6 +76,14 @@ def tracked_module(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
     return trainer.strategy.model if wrapped and trainer.strategy.model is not None else pl_module
 
 
+def makes_no_updates(trainer: Trainer) -> bool:
+    """Return whether the batches of this epoch only update statistics.
+
+    StochasticWeightAveraging ends with such an epoch, if there is BatchNorm. The module has the averaged weights then.
+    """
+    return bool(getattr(trainer.fit_loop, "_skip_backward", False))
+
+
 def max_step(trainer: Trainer, pl_module: LightningModule) -> int | None:
     """Return the last step of the run in completed optimiser updates, or ``None`` if it is unknown."""
     known = trainer.max_steps if trainer.max_steps != -1 else None
