@@ -70,7 +70,10 @@ class GradientNoiseMonitor(NetworkMeasurement):
     moves like a Langevin equation of mobility :math:`\eta/(1-\beta)` at :math:`T = \eta D' / (2 N (1-\beta))`. A
     coordinate of curvature :math:`\lambda` then has :math:`\langle w^2\rangle = T/\lambda`, if the noise is the same in
     all N coordinates. :math:`D'` is the noise of an update: D divided by the number of batches whose gradients the
-    update averages (``accumulate_grad_batches`` times the number of processes).
+    update averages (``accumulate_grad_batches`` times the number of processes). The learning rate and
+    ``accumulate_grad_batches`` are those at the time of the measurement, which is after an update. If a
+    ``GradientAccumulationScheduler`` changes the number at the start of an epoch, the last step of the epoch before
+    still has the former number.
 
     They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
     scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``GradientNoiseMonitor`` of the record's

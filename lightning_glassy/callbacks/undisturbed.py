@@ -12,7 +12,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.trainer.states import RunningStage
 
 from lightning_glassy.callbacks.kept import Kept, Unreadable
 
@@ -58,11 +57,15 @@ def undisturbed(
     loggers, stage, stops = trainer.loggers, trainer.state.stage, trainer.should_stop
     try:
         trainer.loggers = [DummyLogger() for _ in loggers]
-        trainer.state.stage = RunningStage.VALIDATING if mode == "eval" else RunningStage.TRAINING
+        if mode == "eval":
+            trainer.validating = True
+        else:
+            trainer.training = True
         for parameter in module.parameters():
             parameter.grad = None
         for part in parts:
-            if isinstance(part, LightningModule):
+            # Those of `lightning` and `pytorch_lightning` are two classes.
+            if any(cls.__name__ == "LightningModule" for cls in type(part).__mro__):
                 vars(part).update(log=_log_nowhere, log_dict=_log_nowhere)
         for optimizer in kept.optimizers:
             vars(optimizer)["step"] = _refuse_update
