@@ -169,6 +169,12 @@ def _report(options: argparse.Namespace) -> None:
     parts: list[tuple[Path | None, AgingRecord]] = list(zip(paths, records, strict=True))
     if len(parts) > 1 and not options.separate:
         parts = [(None, _as_replicas(paths, records))]
+    # Find the directories before the analysis, so that a wrong one costs no time.
+    outs = [
+        _out(options.out, path, i if len(parts) > 1 else None)
+        for i, (path, _) in enumerate(parts)
+        if not options.no_files
+    ]
     for i, (path, record) in enumerate(parts):
         found = report(
             record,
@@ -185,20 +191,28 @@ def _report(options: argparse.Namespace) -> None:
         if not options.json:
             _print(*([""] * 2 if i else []), *([path] if len(parts) > 1 else []), found)
         if not options.no_files:
-            out = _out(options.out, path, i if len(parts) > 1 else None)
-            content["files"] = [str(written) for written in found.write(out)]
+            content["files"] = [str(written) for written in found.write(outs[i])]
             if not options.json:
-                _print(f"\nwritten to {out}: {', '.join(Path(name).name for name in content['files'])}")
+                _print(f"\nwritten to {outs[i]}: {', '.join(Path(name).name for name in content['files'])}")
         contents.append(content)
     if options.json:
         print(json.dumps(contents[0] if len(contents) == 1 else contents, indent=1, allow_nan=False))
 
 
 def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
-    """Return the directory of a report. Several reports get numbered directories below ``chosen``."""
-    if chosen is None:
-        return Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
-    return chosen if number is None else chosen / str(number)
+    """Return the directory of a report. Several reports get numbered directories below ``chosen``.
+
+    The user may choose a link. A link with a name that we choose may come from somebody else, and lead anywhere.
+    """
+    if chosen is not None and number is None:
+        return chosen
+    if chosen is not None:
+        own = chosen / str(number)
+    else:
+        own = Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
+    if own.is_symlink():
+        raise _WrongInputError(f"{own} is a link: remove it, or name another directory with --out")
+    return own
 
 
 def _without_earlier_parts(paths: list[Path], records: list[AgingRecord]) -> tuple[list[Path], list[AgingRecord]]:
@@ -252,7 +266,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
         else:
             raise FileNotFoundError(f"{path}: there is no such file or directory")
-    return list({path.resolve(): path for path in reversed(found)}.values())[::-1]
+    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
 
 
 # ---------------------------------------------------------------------- show
@@ -374,7 +388,7 @@ def _tensorboard(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    if options.out.exists() and not options.overwrite:
+    if os.path.lexists(options.out) and not options.overwrite:  # also a link that leads nowhere
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
     from lightning_glassy.measure.checkpoints import measure_checkpoints
 

@@ -417,7 +417,7 @@ class LogTimeSchedule:
         """Return the largest number of references held at once, from ``times`` to ``last_steps``."""
         # The number rises at captures only.
         freed = sorted(last_steps)
-        return max(i + 1 - bisect_left(freed, tw) for i, tw in enumerate(times))
+        return max((i + 1 - bisect_left(freed, tw) for i, tw in enumerate(times)), default=0)
 
     def _check_not_empty(self) -> None:
         if self._max_step is not None and self.next_waiting_time(-1) is None:

@@ -41,18 +41,19 @@ class BruteForce(Callback):
         self.trainer_steps: list[int] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        last = self.trainer_steps[-1] if self.trainer_steps else step
-        if step < last:
-            self.weights = {at: weights for at, weights in self.weights.items() if at < step}
-        if step not in self.weights:
-            self.weights[step] = flat_weights(pl_module, self.names)
+        self._look(trainer.global_step, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.trainer_steps.append(trainer.global_step)
-        self.weights.setdefault(trainer.global_step, flat_weights(pl_module, self.names))
+        self._look(trainer.global_step, pl_module)
+
+    def _look(self, step: int, module: LightningModule) -> None:
+        if step < max(self.weights, default=step):
+            self.weights = {at: weights for at, weights in self.weights.items() if at < step}
+        if step not in self.weights:
+            self.weights[step] = flat_weights(module, self.names)
 
     def msd(self, waiting_time: int, lag: int) -> float:
         """Return the mean squared displacement between two steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import gc
 import logging
@@ -21,9 +22,21 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
+from torch.utils.data import DataLoader
 
-from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
+import lightning_glassy
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    BarrierMonitor,
+    CurvatureMonitor,
+    DisplacementDistribution,
+    GradientNoiseMonitor,
+    LogTimeEvaluator,
+    LogTimeSchedule,
+)
 from lightning_glassy.loggers.dispatch import log_directory
+from tests.brute_force import BruteForce
 from tests.helpers import Recomputing, SmallNet, data, environment, quiet_trainer
 from tests.processes import launch
 
@@ -289,10 +302,8 @@ def test_a_second_fit_goes_on_with_the_record(tmp_path: Path) -> None:
     trainer.fit(model, data())
     assert pairs(monitor.record) == expected_pairs(24)
     trainer.fit_loop.max_epochs = 20
-    with pytest.warns(UserWarning, match="starts at step 24 without earlier snapshots; the record goes on"):
-        trainer.fit(model, data())
-    assert pairs(monitor.record) >= expected_pairs(24)
-    assert monitor.record.waiting_times.tolist() == [0, 1, 2, 5, 10, 22, 46, 100, 215]
+    trainer.fit(model, data())
+    assert pairs(monitor.record) == expected_pairs(240)
     weights.check(monitor.record)
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
 
@@ -303,8 +314,7 @@ def test_the_end_of_a_first_fit_can_be_a_waiting_time_of_the_second(tmp_path: Pa
     trainer.fit(model, data())
     assert pairs(monitor.record) == {(0, 1), (0, 5)}
     trainer.fit_loop.max_epochs = 4
-    with pytest.warns(UserWarning, match="the record goes on"):
-        trainer.fit(model, data())
+    trainer.fit(model, data())
     assert pairs(monitor.record) == {(tw, lag) for tw in (0, 24, 30) for lag in (1, 5)}
     assert monitor.record.meta["resumed"] == [
         {"step": 24, "schedule": "LogTimeSchedule([0, 24, 30], [1, 5])", "max_step": 48}
@@ -371,6 +381,7 @@ import os, signal
 from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_glassy import AgingMonitor
+from tests.brute_force import BruteForce
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Kill(Callback):
     def on_train_batch_end(self, trainer, *_):
@@ -463,13 +474,12 @@ def test_a_logger_without_a_place_moves_the_files_to_that_of_the_trainer(
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
 
 
-def test_remote_directories_ask_for_a_local_one(tmp_path: Path) -> None:
-    logger = SimpleNamespace(save_dir="s3://bucket/runs", name="a", version=0)
+def test_a_broken_logger_leaves_the_chosen_directory(tmp_path: Path) -> None:
     monitor = AgingMonitor(dirpath=tmp_path / "here")
     quiet_trainer(tmp_path, callbacks=[monitor], logger=Broken()).fit(SmallNet(), data())
     assert AgingRecord.load(tmp_path / "here" / "aging_record.npz") == monitor.record
-    with pytest.raises(ValueError, match=r"s3://bucket/runs is not a local directory: set AgingMonitor\(dirpath"):
-        log_directory([logger], "elsewhere")
+    logger = SimpleNamespace(save_dir="s3://bucket/runs", name="a", version=0)
+    assert log_directory([logger], "elsewhere") == "s3://bucket/runs/a/version_0"
 
 
 def test_a_failing_disk_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -677,6 +687,7 @@ from pathlib import Path
 from lightning.pytorch import seed_everything
 from lightning_glassy import AgingMonitor
 from lightning.pytorch import Callback
+from tests.brute_force import BruteForce
 from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
 class Tell(Callback):
     def on_train_end(self, trainer, pl_module):
@@ -836,3 +847,97 @@ def test_a_module_without_parameters_is_an_error(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="no trainable parameter to track"),
     ):
         quiet_trainer(tmp_path, callbacks=[AgingMonitor()]).fit(Empty(), data())
+
+
+class Autoencoder(SmallNet):
+    """The decoder has the weights of the encoder, in a Parameter object of its own."""
+
+    def __init__(self, tie: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 8))
+        self.net[2].weight = nn.Parameter(tie(self.net[0].weight.data))
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[0])
+
+
+@pytest.mark.parametrize("tie", [torch.t, torch.detach], ids=["transposed", "same shape"])
+def test_weights_that_are_tied_through_their_memory_count_once(tmp_path: Path, tie: Any) -> None:
+    monitor, judge = AgingMonitor(groups={"decoder": "net.2.*"}), BruteForce(["net.0.weight", "net.2.bias"])
+    quiet_trainer(tmp_path, max_epochs=2, callbacks=[monitor, judge]).fit(Autoencoder(tie), data())
+    assert monitor.record.n_parameters == {"all": 72, "decoder": 72}
+    judge.check(monitor.record, at_least=20)
+
+
+@pytest.mark.parametrize("kind", [GradientNoiseMonitor, CurvatureMonitor])
+def test_a_derivative_by_weights_of_two_objects_is_refused(tmp_path: Path, kind: Any) -> None:
+    callbacks = [LogTimeEvaluator([0]), kind([0])]
+    with pytest.raises(MisconfigurationException, match=r"'net.0.weight' and 'net.2.weight' are two Parameter"):
+        quiet_trainer(tmp_path, max_epochs=1, callbacks=callbacks).fit(Autoencoder(torch.t), data())
+
+
+def test_a_monitor_that_the_module_has_replaced_says_so(tmp_path: Path) -> None:
+    class Configured(SmallNet):
+        def configure_callbacks(self) -> list[Callback]:
+            return [AgingMonitor()]
+
+    monitor, trainer = AgingMonitor(), quiet_trainer(tmp_path, max_steps=2)
+    trainer.callbacks.append(monitor)
+    trainer.fit(Configured(), data())
+    with pytest.raises(RuntimeError, match=r"configure_callbacks\(\) of the module has replaced this AgingMonitor"):
+        _ = monitor.record
+    (other,) = (callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor))
+    assert len(other.record) > 0
+
+
+# ---------------------------------------------------------------------- devices and dtypes that the user has set
+
+_FACTORIES = {
+    "Generator", "arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "normal", "ones",
+    "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "tril_indices", "triu_indices", "zeros",
+}  # fmt: skip
+
+
+def test_each_tensor_that_the_package_makes_has_a_device_of_its_own() -> None:
+    for path in Path(lightning_glassy.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in _FACTORIES and ast.unparse(called.value) == "torch":
+                named = called.attr == "Generator" and node.args
+                assert named or "device" in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("sample", [None, 50])
+def test_a_default_device_or_dtype_of_the_user_changes_nothing(
+    tmp_path: Path, sample: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = DataLoader.__iter__
+
+    def read_on_the_cpu(loader: Any) -> Any:
+        with torch.device("cpu"):  # torch draws the seed of a loader on the default device
+            return read(loader)
+
+    monkeypatch.setattr(DataLoader, "__iter__", read_on_the_cpu)
+
+    def train(device: str | None, dtype: torch.dtype) -> AgingRecord:
+        torch.manual_seed(0)
+        monitor, net, loader = AgingMonitor(sample=sample), SmallNet(), data(shuffle=False)
+        others = [] if sample else [LogTimeEvaluator(3), GradientNoiseMonitor(3), BarrierMonitor(1)]
+        others += [] if sample else [CurvatureMonitor([3], n_probes=2), DisplacementDistribution(1)]
+        trainer = quiet_trainer(tmp_path, max_steps=8, callbacks=[monitor, *others])
+        torch.set_default_device(device)
+        torch.set_default_dtype(dtype)
+        try:
+            trainer.fit(net, loader)
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+        return monitor.record
+
+    plain, other = train(None, torch.float32), train("meta", torch.float64)
+    np.testing.assert_array_equal(plain.msd(), other.msd())
+    assert plain.one_time_names == other.one_time_names
+    assert plain.profile_names == other.profile_names
+    for name in plain.one_time_names:
+        for mine, theirs in zip(plain.one_time(name), other.one_time(name), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6)

@@ -210,6 +210,22 @@ def test_tied_tensors_count_once_even_if_a_later_file_has_them_apart(tmp_path: P
     assert record.n_parameters == {"all": 155, "embed": 150, "head": 5}
 
 
+def test_transposed_tied_tensors_count_once_and_partly_shared_ones_are_refused(tmp_path: Path) -> None:
+    def tied(step: int) -> dict[str, torch.Tensor]:
+        embed = weights(step)["head.weight"]
+        return {"embed.weight": embed, "head.weight": embed.t()}
+
+    assert measure_checkpoints(save(tmp_path, tied)).n_parameters == {"all": 150}
+
+    def overlapping(step: int) -> dict[str, torch.Tensor]:
+        embed = weights(step)["head.weight"]
+        return {"embed.weight": embed, "head.weight": embed[1:]}
+
+    (tmp_path / "overlapping").mkdir()
+    with pytest.raises(ValueError, match=r"step=0.pt: the parameters 'embed.weight' and 'head.weight' share a part"):
+        measure_checkpoints(save(tmp_path / "overlapping", overlapping))
+
+
 def test_buffers_and_integers_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def normalised(step: int) -> dict[str, torch.Tensor]:
         model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2))

@@ -307,6 +307,13 @@ def test_tied_parameters_count_once_and_frozen_ones_not() -> None:
     np.testing.assert_allclose(matrix(again), dense, atol=1e-13)
 
 
+def test_two_parameters_in_one_memory_are_refused() -> None:
+    weight = torch.ones(3, 2)
+    for other in (weight.t(), weight[1:]):
+        with pytest.raises(ValueError, match="two objects that share memory"):
+            HessianOperator(lambda b: b, [nn.Parameter(weight), nn.Parameter(other)], [torch.ones(1)])
+
+
 def test_a_parameter_that_the_loss_does_not_know_is_flat() -> None:
     used, unused = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
     operator = HessianOperator(lambda b: (b * used**2).sum(), [used, unused], [torch.ones(1, 3)])

@@ -196,7 +196,7 @@ def test_no_failure_ends_the_training_or_loses_the_record(tmp_path: Path, caplog
     loop.net[2] = nn.Linear(4, 1)
     with caplog.at_level(logging.WARNING):
         loop.train(2)
-    assert "no more is measured from step 1 on (ParametersChangedError" in caplog.text
+    assert "no more is measured from step 0 on (ParametersChangedError" in caplog.text
     assert len(monitor.record) == 0
 
 

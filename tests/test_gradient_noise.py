@@ -185,15 +185,15 @@ def test_the_temperature_has_the_settings_at_the_time_of_the_measurement(tmp_pat
     class Decaying(SmallNet):
         def configure_optimizers(self) -> Any:
             optimizer = super().configure_optimizers()
-            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)]
 
-    noise, settings = monitor(schedule=list(range(1, 12))), Settings()
+    noise, settings = monitor(schedule=list(range(12))), Settings()
     accumulation = GradientAccumulationScheduler({0: 4, 1: 2, 2: 1})
     trainer = quiet_trainer(tmp_path, callbacks=[settings, accumulation, noise], max_epochs=3, max_steps=-1)
     trainer.fit(Decaying(), data(n=16))
     steps, temperatures = noise.record.one_time("noise_temperature")
     _, values = noise.record.one_time("gradient_noise")
-    assert steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert steps.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     found = temperatures * sum(p.numel() for p in SmallNet().parameters()) / values
     assert found == pytest.approx([settings.found[step] for step in steps.tolist()], rel=1e-6)
     assert len(set(settings.found.values())) > 3

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -201,6 +203,31 @@ def test_tied_parameters_count_once_frozen_ones_and_buffers_never() -> None:
     assert TrackedParameters(select_parameters(twice)).n_parameters["all"] == 5
 
 
+_BASE = torch.arange(48.0).view(6, 8)
+_COMPLEX = torch.ones(3, dtype=torch.complex64)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "n"),
+    [
+        ([_BASE, _BASE.t()], 48),
+        ([_BASE, _BASE.view(2, 24)], 48),
+        ([_BASE[:, 2:5], _BASE[:, 2:5].t()], 18),
+        ([_COMPLEX, torch.view_as_real(_COMPLEX)], 6),
+        ([_COMPLEX.real, _COMPLEX.imag], 6),
+        # Views of one storage that share no element, as FSDP and apex make them.
+        ([_BASE[:2], _BASE[2:]], 48),
+        ([_BASE[:, :3], _BASE[:, 3:]], 48),
+        ([_BASE[::2], _BASE[1::2].t()], 48),
+        ([*_BASE.flatten().split(7)], 48),
+        ([torch.ones(20).as_strided((2, 3), (3, 2))], 6),
+    ],
+)
+def test_each_place_in_memory_counts_once_whatever_the_shapes(tensors: list[torch.Tensor], n: int) -> None:
+    tracked = TrackedParameters(select_parameters([(f"p{i}", nn.Parameter(t)) for i, t in enumerate(tensors)]))
+    assert tracked.n_parameters == {"all": n}
+
+
 def test_patterns_include_and_exclude_and_know_both_names_of_a_tied_one() -> None:
     assert names(include="head.*") == ["embed.weight"]
     assert names(include=["block.*", "scale"], exclude="*.bias") == ["scale", "block.0.weight", "block.1.weight"]
@@ -273,6 +300,97 @@ def test_compiled_and_wrapped_names_are_those_of_the_user() -> None:
 def test_nothing_to_track_is_an_error_that_says_why(parameters, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         AgingTracker(parameters, **options)
+
+
+class Listed(Sequence):
+    """A list of a configuration package, such as the ListConfig of OmegaConf."""
+
+    def __init__(self, *items: object) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+class Bare:
+    """A mapping that is not registered as one."""
+
+    def __init__(self, **items: object) -> None:
+        self.keys, self.get = items.keys, items.__getitem__
+
+    def __getitem__(self, key: str) -> object:
+        return self.get(key)
+
+
+@pytest.mark.parametrize("mapping", [dict, Bare, lambda **items: MappingProxyType(items)])
+def test_lists_and_mappings_of_any_class_are_taken(mapping) -> None:
+    tracker = AgingTracker(
+        Tied(),
+        LogTimeSchedule(Listed(0, 1), Listed(1, 2)),
+        mapping(norms=Listed("*.bias", "scale")),
+        include=Listed("block.*", "scale"),
+        exclude=Listed("block.1.*"),
+        overlap_thresholds=Listed(0.1, 0.2),
+    )
+    assert tracker.record.n_parameters == {"all": 21, "norms": 5}
+    assert tracker.record.overlap_thresholds == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("patterns", [Listed(), Listed("w", 1), iter(["w"]), {"w": 1}, b"w", 3])
+def test_a_pattern_of_another_kind_is_refused(patterns) -> None:
+    with pytest.raises(ValueError, match=r"include=.* must be a name pattern or a non-empty list of some"):
+        AgingTracker([("w", nn.Parameter(torch.ones(1)))], include=patterns)
+
+
+def test_waiting_times_beyond_any_run_can_wait() -> None:
+    tracker = AgingTracker(nn.Linear(2, 2), LogTimeSchedule([2 * 10**9], [1]))
+    assert not tracker.update(0)
+    assert tracker.next_event == 2 * 10**9
+    assert tracker.update(2 * 10**9)
+    assert tracker.update(2 * 10**9 + 1)
+    assert len(tracker.record) == 1
+
+
+class Wrapped(torch.Tensor):
+    """A tensor that keeps its values in another tensor, as the quantised tensors of torchao do."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> Wrapped:
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        plain = [a.inner if isinstance(a, Wrapped) else a for a in args]
+        result = func(*plain, **(kwargs or {}))
+        return Wrapped(result) if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default) else result
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (Wrapped(torch.ones(3)), "'odd' is a Wrapped, which has no memory of its own: .*dequantize"),
+        (_COMPLEX.conj(), "'odd' is a lazy conjugate of its memory: .*resolve_conj"),
+        (_COMPLEX.conj().imag, "'odd' is a lazy negative of its memory: .*resolve_neg"),
+        (torch.ones(1).expand(5), "'odd' has several elements at one place in memory: clone it"),
+        (torch.ones(9).unfold(0, 3, 1), "'odd' has several elements at one place in memory: clone it"),
+        (torch.ones(2, device="meta"), "'odd' is on the meta device"),
+        (torch.eye(2).to_sparse(), "'odd' has the layout torch.sparse_coo"),
+        (_BASE[1:3], "'all' and 'odd' share a part of their memory, which would be counted twice"),
+        (_BASE.view(torch.int32).view(torch.bfloat16), "'all' and 'odd' share a part of their memory"),
+    ],
+)
+def test_an_odd_parameter_is_refused_by_name_and_can_be_left_out(tensor: torch.Tensor, message: str) -> None:
+    named = [("all", nn.Parameter(_BASE)), ("odd", nn.Parameter(tensor))]
+    with pytest.raises(ValueError, match=message + ".* with exclude='odd'"):
+        AgingTracker(named)
+    assert AgingTracker(named, exclude="odd").record.n_parameters == {"all": 48}
 
 
 # ---------------------------------------------------------------------- samples and memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from importlib.resources import files
@@ -316,6 +317,86 @@ def test_report_of_one_run_is_beside_its_record(tmp_path: Path, capsys) -> None:
     content = json.loads(out)
     assert (code, content["records"]) == (0, [path])
     assert content["aging_exponent"]["window"] == [10, 1000]
+
+
+OUTPUTS = ("report.txt", "report.json", "curves.png", "local_exponent.png", "report.html")
+
+
+@pytest.mark.needs("plotly")
+@pytest.mark.parametrize("kind", ["link", "hard link", "link to a device", "pipe"])
+def test_a_report_replaces_what_a_stranger_has_put_in_its_place(
+    kind: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "_MOST_FITS", 1)
+    sent = Path(saved(tmp_path / "sent", record_of())).parent / "report-aging_record"
+    sent.mkdir()
+    mine = tmp_path / "mine"
+    mine.write_text("mine\n")
+    for name in OUTPUTS:
+        if kind == "link":
+            (sent / name).symlink_to("../../../mine")
+        elif kind == "hard link":
+            os.link(mine, sent / name)
+        elif kind == "link to a device":
+            (sent / name).symlink_to("/dev/null")
+        else:
+            os.mkfifo(sent / name)
+    code, _, err = run(capsys, "report", str(tmp_path / "sent"), "--bootstrap", "10")
+    assert (code, err, mine.read_text()) == (0, "", "mine\n")
+    for name in OUTPUTS:
+        assert (sent / name).is_file()
+        assert not (sent / name).is_symlink()
+        assert (sent / name).stat().st_nlink == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"mine", "sent"}
+    assert not list(sent.glob(".*"))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_report_goes_into_no_directory_behind_a_link_that_its_user_did_not_name(
+    there: bool, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    runs = [Path(saved(tmp_path / "sent" / name, record_of(seed=i))) for i, name in enumerate("ab")]
+    home.mkdir()
+    for link in (runs[0].parent / "report-aging_record", tmp_path / "sent" / "glassy_report", tmp_path / "sent" / "1"):
+        link.symlink_to(home if there else tmp_path / "none", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "sent")
+    for arguments in (("report", "a"), ("report", "."), ("report", "a", "b", "--separate", "-o", ".")):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert "is a link: remove it, or name another directory with --out" in err
+    assert (list(home.iterdir()), (tmp_path / "none").exists()) == ([], False)
+    assert run(capsys, "report", "a", "--no-files", "--bootstrap", "10")[0] == 0
+
+
+def test_a_directory_that_the_user_names_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "_MOST_FITS", 1)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    written = report(record_of(), n_bootstrap=10).write(tmp_path / "out")
+    assert {path.name for path in written} == {path.name for path in (tmp_path / "disk").iterdir()}
+
+
+def test_tables_and_records_replace_links_and_no_device(tmp_path: Path) -> None:
+    record, mine = record_of(), tmp_path / "mine"
+    mine.write_text("mine\n")
+    for write in (record.save, record.to_csv):
+        (tmp_path / "out").symlink_to(mine)
+        assert not write(tmp_path / "out").is_symlink()
+        (tmp_path / "out").unlink()
+        with pytest.raises(OSError, match="a file there could replace a device"):
+            write("/dev/aging_record")  # and /dev/stdout likewise, but a test should not try
+    assert mine.read_text() == "mine\n"
+
+
+def test_links_among_the_records_of_a_directory_are_errors_and_not_followed_for_ever(tmp_path: Path, capsys) -> None:
+    for target, words in (("aging_record.npz", "symbolic links"), ("/dev/zero", "a device"), ("none", "No such file")):
+        link = tmp_path / "aging_record.npz"
+        link.symlink_to(target)
+        code, out, err = run(capsys, "report", str(tmp_path))
+        assert (code, out) == (2, "")
+        assert words in err
+        link.unlink()
 
 
 @pytest.mark.needs("plotly")

@@ -614,15 +614,18 @@ def test_an_exception_can_be_gone_on_from(tmp_path: Path) -> None:
     assert train(tmp_path, monitor(), ckpt_path=tmp_path / "on_exception.ckpt") == whole
 
 
-def test_a_checkpoint_after_the_training_has_the_record_without_snapshots(tmp_path: Path) -> None:
-    mine = monitor()
-    trainer = quiet_trainer(tmp_path, callbacks=[mine], max_steps=24)
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_a_checkpoint_after_the_training_goes_on_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", limit)
+    whole = train(tmp_path / "whole", monitor())
+    torch.manual_seed(5)  # as in `train`
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor()], max_steps=24)
     trainer.fit(Repeatable(), data())
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.warns(UserWarning, match="the record goes on with new waiting times"):
-        record = train(tmp_path, monitor(), ckpt_path=tmp_path / "a.ckpt")
-    assert pairs(record) > pairs(mine.record)
-    assert record.waiting_times.tolist() == [0, 1, 2, 5, 10, 22, 46]
+    assert (tmp_path / "glassy" / "glassy_snapshots").exists() == (limit == 0)
+    assert train(tmp_path, monitor(), ckpt_path=tmp_path / "a.ckpt") == whole
 
 
 def test_the_file_of_the_same_record_is_gone_on_with_and_no_other(tmp_path: Path) -> None:

@@ -7,13 +7,19 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
+import fsspec
 import numpy as np
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_glassy import (
@@ -26,12 +32,15 @@ from lightning_glassy import (
     LogTimeEvaluator,
     LogTimeSchedule,
 )
-from lightning_glassy.loggers.dispatch import log_directory
+from lightning_glassy.loggers.dispatch import log_directory, sink_for
 from lightning_glassy.loggers.figures import Figures
 from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.loggers.remote import RemoteSink
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.plotting import plot_two_time, two_time_figure
+from lightning_glassy.tensorboard.events import place_of
+from lightning_glassy.tensorboard.parts import assemble
 from tests.helpers import SmallNet, data, quiet_trainer
 
 
@@ -237,6 +246,154 @@ def test_logger_directories_are_those_of_checkpoints(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="a", version=3)
     assert log_directory([logger], "elsewhere") == tmp_path / "a" / "version_3"
     assert log_directory([], "elsewhere") == Path("elsewhere")
+
+
+@pytest.mark.parametrize("given", ["file://{}", "file:{}", "local://{}", "{}"])
+def test_an_address_of_a_local_directory_is_local(tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = given.format(tmp_path / "root")
+    for n, (options, logger) in enumerate((({"dirpath": root}, False), ({}, False), ({}, CSVLogger(root))), 1):
+        monitor = AgingMonitor(**options)
+        quiet_trainer(root, callbacks=[monitor], logger=logger, max_steps=3).fit(SmallNet(), data())
+        written = list(tmp_path.rglob("aging_record*.npz"))
+        assert len(written) == n
+        assert all(path.is_relative_to(tmp_path / "root") for path in written)
+        assert monitor.record in list(map(AgingRecord.load, written))
+    assert (tmp_path / "root" / "lightning_logs" / "version_0" / "glassy.csv").is_file()
+
+
+def test_a_training_that_changes_the_working_directory_leaves_one_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wanders(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            (tmp_path / "elsewhere").mkdir(exist_ok=True)
+            os.chdir(tmp_path / "elsewhere")
+
+    for n, options in enumerate(({"dirpath": "here"}, {}, {"logger": True})):
+        monkeypatch.chdir(tmp_path)
+        logger = CSVLogger("here") if options.pop("logger", None) else False
+        callbacks = [AgingMonitor(**options), Wanders()]
+        quiet_trainer(Path("here"), callbacks=callbacks, logger=logger).fit(SmallNet(), data())
+        written = [path for path in tmp_path.rglob("*") if path.suffix == ".npz" or path.name == "glassy.csv"]
+        assert len(written) == (1, 2, 4)[n]
+        assert all(path.is_relative_to(tmp_path / "here") for path in written)
+
+
+# ---------------------------------------------------------------------- other file systems
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.rm("/runs", recursive=True)
+
+
+def load_remote(system: Any, path: str, tmp_path: Path) -> AgingRecord:
+    system.get_file(path, str(tmp_path / "loaded.npz"))
+    return AgingRecord.load(tmp_path / "loaded.npz")
+
+
+def test_a_remote_directory_has_the_complete_files_and_nothing_else(
+    tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second = AgingMonitor(), AgingMonitor(dirpath="memory://runs/glassy")
+    quiet_trainer("memory://runs", callbacks=[first]).fit(SmallNet(), data())
+    quiet_trainer(tmp_path, callbacks=[second]).fit(SmallNet(), data())
+    names = [f"/runs/glassy/aging_record{n}.{suffix}" for n in ("-1", "") for suffix in ("csv", "npz")]
+    assert memory.find("/runs") == names
+    assert load_remote(memory, names[3], tmp_path) == first.record
+    assert load_remote(memory, names[1], tmp_path) == second.record
+    assert memory.cat(names[2]) == first.record.to_csv(tmp_path / "table.csv").read_bytes()
+    assert not list(tmp_path.glob("lightning_glassy_*"))
+
+
+@pytest.mark.filterwarnings("ignore:AgingMonitor.*without earlier snapshots")
+def test_a_resumed_training_goes_on_with_its_remote_file(tmp_path: Path, memory: Any) -> None:
+    def train(steps: int, **options: Any) -> AgingRecord:
+        callbacks: list[Any] = [AgingMonitor()]
+        trainer = quiet_trainer("memory://runs", callbacks=callbacks, max_steps=steps)
+        trainer.fit(SmallNet(), data(), **options)
+        trainer.save_checkpoint(tmp_path / f"step={steps}.ckpt")
+        return callbacks[0].record
+
+    train(12)
+    record = train(24, ckpt_path=tmp_path / "step=12.ckpt")
+    assert [path for path in memory.find("/runs") if path.endswith("npz")] == ["/runs/glassy/aging_record.npz"]
+    assert load_remote(memory, "/runs/glassy/aging_record.npz", tmp_path) == record
+
+
+def test_a_remote_file_system_that_fails_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = AgingMonitor(dirpath="nowhere://runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        quiet_trainer(tmp_path, callbacks=[monitor]).fit(SmallNet(), data())
+    (told,) = [message for message in caplog.messages if "RemoteSink failed" in message]
+    (local,) = tmp_path.glob("lightning_glassy_*/aging_record.npz")
+    assert "nowhere://runs cannot be written (ValueError: Protocol not known: nowhere" in told
+    assert f"The files of the record are in {local.parent}" in told
+    assert AgingRecord.load(local) == monitor.record
+
+
+@pytest.mark.parametrize("failing", ["makedirs", "ls", "put_file", "mv"])
+def test_a_remote_file_system_that_comes_back_gets_the_record(
+    tmp_path: Path, memory: Any, record: AgingRecord, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    memory.pipe("/runs/aging_record.csv", b"another")
+    sink = RemoteSink("memory://runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(memory), failing, fail)
+        for call in (lambda: sink.update(record, [], 1), lambda: sink.close(record)):
+            with pytest.raises(OSError, match="the network is down"):
+                call()
+    (local,) = tmp_path.glob("lightning_glassy_*/aging_record*.npz")
+    assert AgingRecord.load(local) == record
+    assert sink.where() == f"record     {local} (and .csv)"
+    assert memory.find("/runs") == ["/runs/aging_record.csv"]
+    sink.close(record)
+    assert sink.where() == "record     memory://runs/aging_record-1.npz (and .csv)"
+    assert load_remote(memory, "/runs/aging_record-1.npz", tmp_path) == record
+    assert memory.cat("/runs/aging_record.csv") == b"another"
+
+
+def test_the_prefix_of_a_logger_is_in_all_that_it_gets(tmp_path: Path) -> None:
+    logger, callbacks = TensorBoardLogger(tmp_path, prefix="fold"), [AgingMonitor(), LogTimeEvaluator(3)]
+    quiet_trainer(tmp_path, callbacks=callbacks, logger=logger).fit(SmallNet(), data())
+    events = EventAccumulator(logger.log_dir).Reload()
+    tags = [tag for kind in ("scalars", "images", "tensors") for tag in events.Tags()[kind]]
+    tags += events.PluginTagToContent("glassy")
+    ours = [tag for tag in tags if "glassy" in tag]
+    assert {tag.split("/")[0] for tag in ours} == {
+        f"fold-glassy{kind}" for kind in ("", "_figures", "_series", "_record")
+    }
+    (place, *_) = {place_of(tag) for tag in events.PluginTagToContent("glassy")}
+    assert place is not None
+    assert place.monitor == "fold-glassy"  # the tab shows the record under this name
+    parts = [events.PluginTagToContent("glassy")[tag] for tag in sorted(events.PluginTagToContent("glassy"))]
+    assert len(assemble(parts)) == len(callbacks[0].record)
+
+
+@pytest.mark.parametrize(
+    ("kind", "join", "expected"),
+    [
+        ("WandbLogger", "-", "fold-glassy"),
+        ("MLFlowLogger", "/", "fold/glassy"),
+        ("CometLogger", None, "fold_glassy"),
+        ("CSVLogger", "-", "glassy"),
+        ("AnyLogger", "-", "glassy"),
+    ],
+)
+def test_each_kind_of_logger_has_its_prefix_once(tmp_path: Path, kind: str, join: str | None, expected: str) -> None:
+    members = {"_prefix": "fold", "log_dir": str(tmp_path), "experiment": MagicMock()}
+    members |= {} if join is None else {"LOGGER_JOIN_CHAR": join}
+    sink = sink_for(type(kind, (), members)(), "glassy")
+    assert (sink._wanted.stem if kind == "CSVLogger" else sink._prefix) == expected
 
 
 @pytest.mark.parametrize(

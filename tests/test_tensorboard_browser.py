@@ -24,7 +24,7 @@ from tests import browser as browsing
 from tests.browser import Shown, assert_curves, complaints, open_tab, resize, wait_for
 from tests.helpers import SmallNet, data, quiet_trainer
 from tests.test_report import record_of
-from tests.test_tensorboard_plugin import write
+from tests.test_tensorboard_plugin import parts_of, write, write_parts
 
 pytestmark = [
     pytest.mark.slow,
@@ -310,6 +310,35 @@ def test_a_series_and_a_profile_of_anybody_are_drawn_and_an_error_with_its_serie
         (line,) = wait_for(lambda: tab.lines("profiles"))
         assert (line["x"], line["y"]) == ([1.0, 2.0], [7.0, 8.0])
         assert line["named"][0] == ["run", "10", "5"]
+
+
+def test_names_that_every_object_has_are_series_of_one_run_alone_and_lost_parts_are_told(
+    browser: Any, tmp_path: Path
+) -> None:
+    names = ["constructor", "__proto__", "toString", "hasOwnProperty", "weight_norm"]
+    odd, plain = record_of(), record_of(seed=1)
+    for i, name in enumerate(names):
+        odd.append_one_time(name, 10, float(i))
+        odd.append_profile(name, 10, 5, [1.0, 2.0], [float(i), 8.0])
+    plain.append_one_time("weight_norm", 10, 9.0)
+    plain.append_profile("weight_norm", 10, 5, [1.0, 2.0], [9.0, 8.0])
+    write(tmp_path / "odd", odd)
+    write(tmp_path / "plain", plain)
+    _, content = parts_of(5)
+    write_parts(tmp_path / "torn", {0: content[0], 2: content[2]})
+    with own_tab(browser, tmp_path) as tab:
+        tab.open()
+        shown = "return [...document.querySelectorAll('.{} figure')].map((one) => one.dataset.name)"
+        first = (
+            "return [...document.querySelectorAll('.{} figure')].map((one) => one.querySelector('.plot').data[0].y[0])"
+        )
+        for card in ("along", "profiles"):
+            assert wait_for(lambda card=card: len(tab.run(shown.format(card))) >= 5)
+            found = dict(zip(tab.run(shown.format(card)), tab.run(first.format(card)), strict=True))
+            assert {name: found[name] for name in names} == {name: float(i) for i, name in enumerate(names)}
+        message = tab.find(".message").text
+        assert message.startswith("torn: 1 of 3 parts of the record are missing or damaged in the event files")
+        assert message.count("\n") == 0
 
 
 def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +31,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.data import server_ingester
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.grpc_util import ChannelCredsType
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
@@ -50,10 +55,12 @@ from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.loggers import tensorboard as sink_module
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.observables import Array
-from lightning_glassy.report import report
+from lightning_glassy.report import answers, report
 from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard import parts
+from lightning_glassy.tensorboard import plugin as plugin_module
 from lightning_glassy.tensorboard.events import Place, place_of, summary, tag_of
+from lightning_glassy.tensorboard.once import Answers, BusyError
 from lightning_glassy.tensorboard.plugin import GlassyPlugin
 from tests.helpers import PageAnswers, SmallNet, data, quiet_trainer
 from tests.test_report import record_of
@@ -317,6 +324,142 @@ def test_a_part_that_could_not_be_written_is_written_later(tmp_path: Path) -> No
     assert Page(slow(tmp_path)).runs()["one"]["n_pairs"] == len(record)
 
 
+# ---------------------------------------------------------------------- parts that are lost
+
+
+class Disk:
+    """A disk under TensorBoard's event files that can be full after some more writes. The last write is torn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, write = 10**9, RecordWriter.write
+
+        def limited(writer: RecordWriter, content: bytes) -> None:
+            self.room -= 1
+            if self.room < 0:
+                writer._writer.write(b"\x20\0\0\0")
+                raise OSError(28, "No space left on device")
+            write(writer, content)
+
+        monkeypatch.setattr(RecordWriter, "write", limited)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_after_a_full_disk_the_tab_has_every_row(
+    room: int, tmp_path: Path, provider: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in a block of writes the disk becomes full, and if it is full once more at the end."""
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    disk, writer, record = Disk(monkeypatch), SummaryWriter(tmp_path / "one"), AgingRecord({"all": 1})
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "one")), "glassy")
+    for lag in range(1, 11):
+        record.append(1, lag, np.full((1, 7), float(lag)))
+        record.append_profile("weights", 0, lag, [0.0, 1.0], [lag, lag])
+        if lag in (4, 8):
+            disk.room = room
+        if lag == 4:
+            with pytest.raises(OSError, match="No space left"):
+                sink.update(record, [(1, lag)], lag)
+            disk.room = 10**9
+        elif lag == 8:  # the training ends, and goes on
+            with pytest.raises(OSError, match="No space left"):
+                sink.close(record)
+            disk.room = 10**9
+        else:
+            sink.update(record, [(1, lag)], lag)
+    sink.close(record)
+    assert sink._unflushed == {}
+    page = Page(provider(tmp_path))
+    wait_until(lambda: page.runs()["one"].get("n_pairs") == 10)
+    (run,) = page.plugin._runs.known(None, "").values()
+    assert (run.record, "note" in page.runs()["one"]) == (record, False)
+
+
+def parts_of(n: int) -> tuple[AgingRecord, list[bytes]]:
+    """A record of n pairs, each in a part of its own, and a profile from the second part on."""
+    record, written, found = AgingRecord({"all": 1}), parts.Written(), []
+    for lag in range(1, n + 1):
+        record.append(1, lag, np.full((1, 7), float(lag)))
+        if lag > 1:
+            record.append_profile("weights", 0, lag, [0.0, 1.0], [lag, lag])
+        content, written = parts.next_part(record, written)
+        found.append(content)
+    return record, found
+
+
+def write_parts(folder: Path, content: dict[int, bytes]) -> Path:
+    """Write parts to an event file of their own."""
+    before, writer = set(folder.glob("*")), SummaryWriter(folder)
+    for number, one in content.items():
+        writer._get_file_writer().add_summary(summary(tag_of(Place("glassy", "0" * 16, number)), one), 0)
+    writer.close()
+    (made,) = set(folder.glob("*")) - before
+    return made
+
+
+def test_a_gap_is_told_until_it_is_filled(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    record, content = parts_of(5)
+    write_parts(tmp_path / "one", {number: content[number] for number in (0, 3, 4)})
+    page = Page(provider(tmp_path))
+    note = page.wait_for(1)["one"]["note"]
+    assert note.startswith("2 of 5 parts of the record are missing or damaged in the event files, the first is part 1")
+    choice = {"curves": {"observable": "msd", "group": "all"}, "exponents": {"group": "all"}, "series": {}}
+    for path, arguments in choice.items():
+        (answer,) = page.ask(path, run="one", **arguments)["series"]
+        assert (answer["note"], "error" in answer) == (note, False)
+    assert page.ask("curves", run="one", **choice["curves"])["series"][0]["lags"] == [[1, 4, 5]]
+    write_parts(tmp_path / "one", {number: content[number] for number in (1, 2, 3)})
+    page = Page(provider(tmp_path))
+    wait_until(lambda: page.runs().get("one", {}).get("n_pairs") == 5)
+    assert "note" not in page.runs()["one"]
+    (run,) = page.plugin._runs.known(None, "").values()
+    assert run.record == record
+
+
+def test_a_flipped_bit_in_an_event_file_is_never_a_number(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
+    """The slow reader stops at the damage. The fast reader does not look at the checksums of the file."""
+    record, content = parts_of(5)
+    file = write_parts(tmp_path / "one", dict(enumerate(content)))
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(np.float64(3).tobytes(), np.float64(3.125).tobytes()))
+    page = Page(provider(tmp_path))
+    page.wait_for(1)
+    found = page.runs()["one"]
+    assert (found["n_pairs"], found.get("note", "")[:6]) in ((2, ""), (4, "1 of 5"))
+    (answer,) = page.ask("curves", run="one", group="all", observable="msd")["series"]
+    assert set(answer["values"][0]) < set(record.msd()[0].tolist())
+
+
+def test_no_flipped_bit_of_a_part_changes_a_record() -> None:
+    record, content = parts_of(3)
+    assert parts.join(dict(enumerate(content))) == (record, None)
+    for bit in range(0, 8 * len(content[1]), 5):
+        damaged = bytearray(content[1])
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            found, note = parts.join({0: content[0], 1: bytes(damaged), 2: content[2]})
+        except RecordError:
+            continue
+        assert (note is None and found == record) or (len(found) == 2 and "the first is part 1:" in note)
+    # A part under the number of another one, because a bit of its tag is flipped.
+    assert parts.join({0: content[0], 5: content[1]})[1].startswith("5 of 6 parts")
+    # A number of anybody's is no list of all numbers before it.
+    assert parts.join({0: content[0], 10**9 - 1: content[2].replace(b'"part"', b'"Part"')})[1].startswith("999,999,999")
+    with pytest.raises(RecordError, match="its first part is missing or damaged"):
+        parts.join({1: content[1]})
+    with pytest.raises(RecordError, match="a part is damaged: its checksum is wrong"):
+        parts.assemble([content[0][:-1] + b"x"])
+
+
+def test_event_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """Their parts have neither a checksum nor a number."""
+    record, content = parts_of(3)
+    earlier = [re.sub(rb'^\{"checksum": "[0-9a-f]{8}", "part": [0-9]+, ', b"{", part) for part in content]
+    assert all(part.startswith(b'{"rows": 1') for part in earlier)
+    write_parts(tmp_path / "one", dict(enumerate(earlier)))
+    assert runs_in(tmp_path) == [record]
+
+
 # ---------------------------------------------------------------------- numbers
 
 
@@ -506,6 +649,155 @@ def test_a_group_that_only_some_runs_have_is_answered_for_those(tmp_path: Path) 
     ]
 
 
+# ---------------------------------------------------------------------- many requests
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Return what some calls return that begin together, each in a thread of its own."""
+    start = threading.Barrier(len(calls))
+
+    def begin(call: Callable[[], Any]) -> Any:
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(begin, calls))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The questions for which curves or a fit were computed. Each takes a fifth of a second."""
+    asked: list[Any] = []
+
+    def slow_one(compute: Callable[..., Any]) -> Callable[..., Any]:
+        def run(record: AgingRecord, *question: Any, **named: Any) -> Any:
+            asked.append((*question, *named.values()))
+            time.sleep(0.2)
+            return compute(record, *question, **named)
+
+        return run
+
+    monkeypatch.setattr("lightning_glassy.report.report", slow_one(report))
+    monkeypatch.setattr(answers, "curves", slow_one(answers.curves))
+    return asked
+
+
+def test_equal_questions_at_the_same_time_are_computed_once(counted: list[Any], tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path / str(seed), record_of(seed=seed))
+    provider, listed = slow(tmp_path), []
+    page, whole = Page(provider), provider.list_tensors
+
+    def list_tensors(*args: Any, **named: Any) -> Any:
+        listed.append(args)
+        time.sleep(0.2)
+        return whole(*args, **named)
+
+    provider.list_tensors = list_tensors
+    joined, alone = {"run": ["0", "1"], "together": "1"}, {"run": "1"}
+    for path, runs in (("curves", joined), ("curves", alone), ("fits", alone)):
+        counted.clear()
+        one = partial(page.ask, path, group="all", observable="msd", **runs)
+        found = at_once(*[one] * 6)
+        assert len(counted) == 1
+        assert all(answer == found[0] for answer in found)
+        assert one() == found[0]
+        assert len(counted) == 1
+    assert len(listed) == 1
+    assert len({json.dumps(answer) for answer in at_once(*[page.runs] * 6)}) == 1
+    assert len(listed) == 2
+
+
+def test_made_up_addresses_take_no_memory(counted: list[Any], tmp_path: Path) -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(101, 20)), axis=0)
+    write(tmp_path / "one", AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100)))
+    page = Page(slow(tmp_path))
+    for i in range(20):
+        assert page.client.get(f"/experiment/no{i}/data/plugin/glassy/runs").status_code == 200
+    known = page.plugin._runs._known
+    assert len(known) == 4
+    assert len({id(run.record) for runs in known.values() for run in runs.values()}) == 1
+    eps = page.runs()["one"]["eps"][1]
+    choice = {"run": "one", "group": "all", "observable": "overlap"}
+    found = [page.ask("curves", **choice, eps=repr(eps * (1 + i * 1e-12))) for i in range(20)]
+    assert (len(counted), found[0]) == (1, found[-1])
+    response = page.get("curves", **choice, eps=repr(2 * eps))
+    assert response.status_code == 400
+    assert "was not counted in any of the runs; there are [" in response.get_json()["error"]
+    assert (len(page.plugin._answers._kept), len(counted)) == (1, 1)
+    response = page.get("curves", **choice, eps="0" * 70_000)
+    assert (response.status_code, "longer than 64 KiB" in response.get_json()["error"]) == (400, True)
+
+
+def test_runs_that_have_gone_take_no_memory(tmp_path: Path) -> None:
+    write(tmp_path / "one", record_of())
+    page = Page(slow(tmp_path))
+    page.runs()
+    page.plugin._runs._provider.list_tensors = lambda *_, **__: {}
+    assert page.runs() == {}
+    assert page.plugin._runs._readings == {}
+
+
+def test_a_request_that_takes_too_long_is_told_so_and_answered_later(
+    counted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "one", record_of())
+    page = Page(slow(tmp_path))
+    choice = {"run": "one", "group": ["all", "<b>layer</b>"], "observable": "msd"}
+    monkeypatch.setattr(plugin_module, "_SECONDS", 0.05)
+    answers = page.ask("curves", **choice)["series"]
+    assert [answer["error"] for answer in answers] == [
+        "one: it takes long and is still being computed: ask again",
+        "one: there was no time left for it: ask for less at a time",
+    ]
+    wait_until(lambda: "error" not in page.ask("curves", **choice | {"group": "all"})["series"][0])
+    assert len(counted) == 1
+    monkeypatch.setattr(plugin_module, "_SECONDS", 30.0)
+    assert all("error" not in answer for answer in page.ask("curves", **choice)["series"])
+
+
+def test_an_answer_that_would_be_too_long_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "one", record_of())
+    page = Page(slow(tmp_path))
+    choice = {"run": "one", "group": ["all", "<b>layer</b>"], "observable": "msd"}
+    length = len(page.get("curves", **choice | {"group": "all"}).text)
+    for room, words in ((1.5, "the answer would be too long: ask for less"), (0.5, "is too long for a page")):
+        fresh = Page(slow(tmp_path))
+        monkeypatch.setattr(plugin_module, "_LONGEST_ANSWER", int(room * length))
+        series = fresh.ask("curves", **choice)["series"]
+        assert ("error" in series[0]) == (room < 1)
+        assert words in series[1]["error"]
+
+
+def test_answers_take_bounded_room_and_wait_for_a_bounded_time() -> None:
+    answers, end = Answers(most_bytes=10, at_once=1, most_waiting=2), time.monotonic() + 0.2
+    for i in range(5):
+        assert answers.get(i, lambda i=i: str(i) * 4, end) == str(i) * 4
+    assert (list(answers._kept.values()), answers._size) == (["3333", "4444"], 8)
+    assert answers.get("long", lambda: "x" * 11, end) == "x" * 11
+    assert (len(answers._kept), answers._size) == (0, 0)
+    with pytest.raises(ZeroDivisionError):
+        answers.get("wrong", lambda: str(1 // 0), end)
+    held = threading.Event()
+
+    def never() -> str:
+        held.wait()
+        return ""
+
+    told = []
+    for question in ("first", "second", "third"):
+        with pytest.raises(BusyError) as error:
+            answers.get(question, never, time.monotonic() + 0.1)
+        told.append(str(error.value))
+        if question == "first":
+            with pytest.raises(BusyError, match="still being computed"):
+                answers.get(question, never, time.monotonic() + 0.01)
+    held.set()
+    assert "still being computed" in told[0]
+    wait_until(lambda: not answers._running)
+    assert answers.get("first", never, 0.0) == ""
+
+
 # ---------------------------------------------------------------------- data of every kind
 
 
@@ -588,6 +880,35 @@ def test_a_resumed_run_in_the_same_directory(tmp_path: Path, provider: Callable[
     assert runs["on"]["n_pairs"] == len(first) + 1
     (answer,) = page.ask("curves", run="new (2)", group="all", observable="msd")["series"]
     assert same(answer, other.lags, other.msd())
+
+
+def test_a_resumed_run_is_one_run_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is set back by an hour before each resumption. The first run was ahead of its checkpoint."""
+    clock = itertools.count(2 * 10**18, -3600 * 10**9)
+    monkeypatch.setattr(sink_module.time, "time_ns", lambda: next(clock))
+
+    def trained(until: int, seed: int, **meta: Any) -> AgingRecord:
+        """A record of which the pairs after lag 5 differ between trainings."""
+        record = AgingRecord({"all": 1}, meta=meta)
+        for lag in range(1, until + 1):
+            record.append(1, lag, np.full((1, 7), float(lag + seed * (lag > 5))))
+        return record
+
+    killed, resumed = trained(9, 0, id="a"), trained(7, 1, id="a", resumed=[{"step": 6}])
+    again = trained(8, 1, id="a", resumed=[{"step": 6}])  # killed and resumed from the same checkpoint once more
+    write(tmp_path / "on", killed, resumed, again)
+    complete = trained(9, 0, id="a", completed=10)
+    write(tmp_path / "longer", complete, trained(12, 0, id="a", resumed=[{"step": 10}]))
+    write(tmp_path / "another", complete, resumed)  # the rows of a completed training are in no other record
+    write(tmp_path / "two", trained(9, 0, id="a"), trained(9, 0, id="b"))
+    series = trained(0, 0, id="a"), trained(0, 0, id="a", resumed=[{"step": 1}])
+    for i, record in enumerate(series):
+        record.append_one_time("loss", i + 1, 1.0)
+    write(tmp_path / "series", *series)
+    page = Page(slow(tmp_path))
+    found = {name: run["n_pairs"] for name, run in page.runs().items()}
+    assert found == {"another (1)": 7, "another (2)": 9, "longer": 12, "on": 8, "series": 0, "two (1)": 9, "two (2)": 9}
+    assert page.runs()["series"]["last_step"] == 2
 
 
 def test_the_page_sees_one_version_until_it_asks_for_the_next(tmp_path: Path) -> None:

@@ -22,6 +22,12 @@ def confounders(record: AgingRecord) -> list[str]:
             break
     if record.meta.get("sampler") == "SequentialSampler":
         found.append("the order of the batches is fixed: curves dip at multiples of an epoch")
+    skipped = record.meta.get("steps_without_update")
+    if isinstance(skipped, int) and skipped > 0:
+        found.append(
+            f"{skipped:,} steps were no updates (training_step returned None, or the gradient scaler skipped them): "
+            "the clock counts them"
+        )
     optimizers = record.meta.get("optimizers")
     for optimizer in optimizers if isinstance(optimizers, list) else []:
         name = optimizer.get("name") if isinstance(optimizer, dict) else None

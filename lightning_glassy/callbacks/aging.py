@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions, check_known
@@ -14,6 +13,7 @@ from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import (
     check_clipping,
     describe_run,
+    is_a,
     max_step,
     schedule_of,
     tracked_module,
@@ -108,7 +108,7 @@ class AgingMonitor(Recording):
     # ------------------------------------------------------------------ hooks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Plan and allocate, go on from a checkpoint, and measure the state before the first update."""
+        """Plan and allocate, and go on from a checkpoint."""
         self._next_event = NEVER
         super().on_train_start(trainer, pl_module)
         reshard(pl_module)
@@ -122,7 +122,11 @@ class AgingMonitor(Recording):
         recorder.track(partial(self._make_tracker, trainer, pl_module), pl_module, step)
         snapshots = recorder.find_snapshots(trainer.checkpoint_callbacks)
         recorder.snapshots = trainer.strategy.broadcast(snapshots) if sharded else snapshots
-        self._event(trainer, step)
+
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
+        """Capture and measure what is due before the next update."""
+        if self.recorder.tracker is not None:
+            self._event(trainer, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -148,10 +152,12 @@ class AgingMonitor(Recording):
         # Other processes may have stopped before they added their part to a sum.
         self.recorder.drain(timeout=10.0)
         super().on_exception(trainer, pl_module, exception)
-        # Keep the state only if a checkpoint will be saved. An older ModelCheckpoint has no `save_on_exception`, and an
-        # OnExceptionCheckpoint always saves.
+        # Keep the state of several processes only if a checkpoint will be saved. An older ModelCheckpoint has no
+        # `save_on_exception`, and an OnExceptionCheckpoint always saves.
         callbacks = trainer.checkpoint_callbacks
-        if not any(getattr(c, "save_on_exception", not isinstance(c, ModelCheckpoint)) for c in callbacks):
+        if trainer.world_size == 1:
+            self.recorder.let_go()
+        elif not any(getattr(c, "save_on_exception", not is_a(c, "ModelCheckpoint")) for c in callbacks):
             self.recorder.free()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -166,9 +172,12 @@ class AgingMonitor(Recording):
 
     def report(self, record: AgingRecord) -> list[str]:
         """Return the displacements, the verdict and the aging exponent."""
-        return summary(record, type(self).__name__)
+        # The reason why there is no pair has been reported.
+        stood_still = self._standstill is not None and self._standstill.found
+        return [] if stood_still and not len(record) else summary(record, type(self).__name__)
 
     def _event(self, trainer: Trainer, step: int) -> None:
+        self._seen = step
         self._next_event = self.recorder.event(step, partial(_rates, trainer))
 
     def _make_tracker(self, trainer: Trainer, pl_module: LightningModule, state: Any, directory: Any) -> AgingTracker:

@@ -173,8 +173,8 @@ def _plan(
         drawn = drawn[:-1]
     n = len(drawn)
     if shuffled or (shuffled is None and not in_order):
-        generator = torch.Generator().manual_seed(_SEED)
-        drawn = [drawn[i] for i in torch.randperm(n, generator=generator).tolist()]
+        generator = torch.Generator("cpu").manual_seed(_SEED)
+        drawn = [drawn[i] for i in torch.randperm(n, generator=generator, device="cpu").tolist()]
     if size is None:
         return drawn
     return [drawn[i : i + size] for i in range(0, n - (size - 1 if whole else 0), size)]
@@ -209,7 +209,7 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
     if kind is SubsetRandomSampler:
         return list(sampler.indices), False
     if kind is WeightedRandomSampler:
-        generator = torch.Generator().manual_seed(_SEED)
+        generator = torch.Generator("cpu").manual_seed(_SEED)
         weights = sampler.weights.cpu()
         return torch.multinomial(weights, sampler.num_samples, sampler.replacement, generator=generator).tolist(), False
     try:

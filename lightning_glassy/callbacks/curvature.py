@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import Unpack
@@ -18,6 +17,7 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.kept import Kept
 from lightning_glassy.callbacks.network import Loader, Loss, NetworkMeasurement, NetworkOptions, has_sync_batch_norm
+from lightning_glassy.callbacks.run import is_a
 from lightning_glassy.callbacks.undisturbed import repeatable
 from lightning_glassy.curvature.lanczos import measure_spectrum
 from lightning_glassy.curvature.operators import CurvatureOperator, GaussNewtonOperator, HessianOperator
@@ -180,6 +180,7 @@ class CurvatureMonitor(NetworkMeasurement):
             import scipy.sparse.linalg  # noqa: F401
         except ImportError as error:
             raise ImportError("CurvatureMonitor needs scipy: pip install 'lightning-glassy[curvature]'") from error
+        self.check_derivatives(self.parameters_of(module))
         if self._mode == "train" and trainer.world_size > 1 and has_sync_batch_norm(module):
             raise MisconfigurationException(
                 "CurvatureMonitor: rank 0 measures alone, and in mode='train' a SyncBatchNorm would wait for the other "
@@ -310,7 +311,7 @@ def _quantiles(spectrum: Spectrum, levels: Sequence[float]) -> list[float]:
 def _without_autocast(trainer: Trainer) -> Iterator[None]:
     """Run the forward pass in the precision of the weights."""
     own = vars(trainer.precision_plugin)
-    if isinstance(trainer.precision_plugin, MixedPrecision):
+    if is_a(trainer.precision_plugin, "MixedPrecision"):
         own["autocast_context_manager"] = nullcontext
     try:
         yield

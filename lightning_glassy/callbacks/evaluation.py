@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import Metric, MetricCollection
@@ -17,6 +16,7 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.measurement import add_up
 from lightning_glassy.callbacks.network import Loader, NetworkMeasurement, NetworkOptions
+from lightning_glassy.callbacks.run import overrides
 from lightning_glassy.schedule import StepsLike
 
 Predict = Callable[[LightningModule, Any], tuple[Any, Any]]
@@ -172,7 +172,7 @@ class LogTimeEvaluator(NetworkMeasurement):
                 if len(of_replicas) > 1:
                     values[f"{key}_error"] = float(of_replicas.std() / len(of_replicas) ** 0.5)
             for key, value in ({} if metrics is None else metrics.compute()).items():
-                if torch.numel(torch.as_tensor(value)) != 1:
+                if torch.numel(torch.as_tensor(value, device="cpu")) != 1:
                     raise ValueError(f"metrics: {key!r} is not a single number: {value!r}")
                 values[f"{name}_{key}"] = float(value)
         return values
@@ -214,7 +214,7 @@ class LogTimeEvaluator(NetworkMeasurement):
         """Return whether each sample is classified correctly, ``[B]`` or ``[n_replica, B]``, or ``None``."""
         if self._predict is None:
             pair = isinstance(batch, (list, tuple)) and len(batch) == 2
-            if not pair or not _is_classes(batch[1]) or not is_overridden("forward", module):
+            if not pair or not _is_classes(batch[1]) or not overrides(module, "forward"):
                 return None
         scores, truth = self._predictions(module, batch)
         if not _is_classes(truth) or not isinstance(scores, Tensor):

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric import Fabric, is_wrapped
+import torch
+from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.aging import MonitorOptions, split_options
 from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
 from lightning_glassy.callbacks.recording import Recording
-from lightning_glassy.callbacks.run import check_strategy, describe_optimizers
+from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped, weight_sums
 from lightning_glassy.callbacks.summary import print_lines, summary
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.optimizers import learning_rates
+from lightning_glassy.measure.resume import StateError
 from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.shards import reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, check_options
@@ -88,7 +94,7 @@ class FabricAgingMonitor:
         self.options = check_options(groups, of_tracker)
         self.name = check_name(ours.get("name", "glassy"))
         dirpath = ours.get("dirpath")
-        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = ours.get("save", True)
         self.summary = ours.get("summary", False)
         self._recorder = Recorder(self.name)
@@ -99,7 +105,12 @@ class FabricAgingMonitor:
 
     def _forget(self) -> None:
         """Free everything that refers to the weights."""
+        for hook in getattr(self, "_hooks", []):
+            hook.remove()
         self._optimizers: list[Optimizer] = []
+        self._hooks: list[RemovableHandle] = []
+        self._started: tuple[int, list[Tensor]] | None = None  # the first step, and sums of its weights
+        self._module: weakref.ref[Module] | None = None
         self._next_event = NEVER
         self._event_without_rate: int | None = None
 
@@ -172,12 +183,17 @@ class FabricAgingMonitor:
         sharded = spread(held)
         if not (fabric.is_global_zero or sharded):
             return
-        if state:
-            recorder.load_state_dict(state["tracker"])
         self._step = step if step is not None else state.get("step", 0)
+        if state:
+            if self._step != (saved := state.get("step", 0)):
+                raise StateError(
+                    f"step={step}, and the loaded state is of step {saved}: load the state of this training, "
+                    "or start a new record without a state"
+                )
+            recorder.load_state_dict(state["tracker"])
         place = Place(who, fabric.loggers, ".", self.dirpath, self.save, fabric.is_global_zero)
-        recorder.begin(place, {who: self}, whole, self._step)
         inner = [optimizer.optimizer for optimizer in optimizers]  # type: ignore[attr-defined]
+        recorder.begin(place, {who: self}, whole, self._step, optimizers=inner)
         meta = _describe_run(whole, inner, fabric)
 
         def make(state: Mapping[str, Any] | None, directory: Path | None) -> AgingTracker:
@@ -196,12 +212,27 @@ class FabricAgingMonitor:
         snapshots = recorder.find_snapshots()
         recorder.snapshots = fabric.broadcast(snapshots) if sharded else snapshots
         self._optimizers, self._is_global_zero = inner, fabric.is_global_zero
-        self._event()
+        self._started = self._step, weight_sums(whole)
+        self._module = weakref.ref(whole)
+        # The weights may still be set after `start`. The state before the first update is the one to measure.
+        hookable = [optimizer for optimizer in inner if isinstance(optimizer, Optimizer)]
+        self._hooks = [optimizer.register_step_pre_hook(self._before_first) for optimizer in hookable]
+        if not self._hooks:
+            self._event()
+
+    def _before_first(self, *_: Any) -> None:
+        """Measure the state before the first update."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._hooks:
+            self._hooks = []
+            self._event()
 
     def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> None:
         """Count a step, and capture and measure what is due. Fabric calls this method."""
         if not any(optimizer is counted for counted in self._optimizers):
             return
+        self._before_first()  # the gradient scaler has skipped the first update
         if self._event_without_rate is not None:
             self._note_rates(self._event_without_rate, optimizer)
         self._step += 1
@@ -213,12 +244,31 @@ class FabricAgingMonitor:
 
         Large snapshots are in files beside the record. Keep these files as long as the checkpoint.
         """
-        state = self._recorder.state_dict()
+        state = self._recorder.state_dict(self._step)
         return {} if state is None else {"step": self._step, "tracker": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next :meth:`start` go on from a state."""
-        self._state = state
+        """Let the next :meth:`start` go on from a state.
+
+        During a training, the state must be an earlier state of this training. The record then goes back to it: call
+        this method when the weights go back, too, as ``fabric.load`` does for both.
+
+        Raises:
+            StateError: a training is under way, and the state is not an earlier state of it.
+        """
+        if not self._recorder.running:
+            self._state = state
+            return
+        step = state.get("step", -1)
+        if not (self._recorder.knows(state.get("tracker", {})) and 0 <= step <= self._step):
+            raise StateError(
+                f"the state (step {step}) is not an earlier state of the training under way (step {self._step}): load "
+                "it before start(), or call finish() first"
+            )
+        self._recorder.go_back(step + 1)  # what was measured at the step itself is right
+        self._step = step
+        if self._recorder.tracker is not None:
+            self._next_event = self._recorder.tracker.next_event
 
     def on_train_end(self) -> None:
         """Call :meth:`finish`, for ``fabric.call("on_train_end")``."""
@@ -228,12 +278,24 @@ class FabricAgingMonitor:
         """Complete the record, write it, and free the snapshots. A second call does nothing."""
         if self._recorder.running:
             self._recorder.drain()
+            self._warn_of_standstill()
             self._recorder.leave(type(self).__name__, self._step)
             print_lines(print, self._recorder.summary() if self._is_global_zero else [])
             self._recorder.let_go()
         self._forget()
 
     # ------------------------------------------------------------------ inside
+
+    def _warn_of_standstill(self) -> None:
+        """Warn if the weights have moved without any step that was counted."""
+        module = None if self._module is None else self._module()
+        if module is None or self._started is None or self._step > self._started[0]:
+            return
+        if not all(map(torch.equal, weight_sums(module), self._started[1])):
+            self._recorder.tell(
+                "the weights have changed, and no step was counted, so nothing was measured: call step() of the "
+                "optimisers that fabric.setup() returned, not of the optimisers inside them"
+            )
 
     def _event(self) -> None:
         tracker = self._recorder.tracker

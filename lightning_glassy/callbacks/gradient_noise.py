@@ -155,6 +155,7 @@ class GradientNoiseMonitor(NetworkMeasurement):
             options = monitor.options
             selection = {"groups": monitor.groups, "include": options["include"], "exclude": options["exclude"]}
         self._parameters = self.parameters_of(module, **(selection or {}))
+        self.check_derivatives(self._parameters)
         names = dict.fromkeys(["all", *(group for parameter in self._parameters for group in parameter.groups)])
         self._groups = {
             name: [i for i, parameter in enumerate(self._parameters) if name in ("all", *parameter.groups)]

@@ -109,20 +109,23 @@ class Measurement(Recording, ABC):
     # ------------------------------------------------------------------ hooks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on from a checkpoint, and measure the state before the first update."""
+        """Go on from a checkpoint, and find the data."""
         super().on_train_start(trainer, pl_module)
         self._trained = _Trained()
         with self.undisturbed(trainer, pl_module, seed=0):
             self.prepare(trainer, pl_module)
         self._sizes = self.sizes(pl_module)
+
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
+        """Measure what is due before the next update."""
         self._plan()
         if trainer.global_step >= self._next_event:
-            self._event(trainer, pl_module, at_start=True)
+            self._event(trainer, pl_module, at_start=first)
+        self._enter(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record what was measured at the start. Now all callbacks have started."""
+        """Look whether the epoch updates the weights."""
         self._trained.look(trainer)
-        self._enter(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -164,6 +167,7 @@ class Measurement(Recording, ABC):
 
     def _event(self, trainer: Trainer, module: LightningModule, at_start: bool = False) -> None:
         step, progress = trainer.global_step, self.progress
+        self._seen = step
         measured, failure = None, None
         with progress.timed(trainer.strategy.root_device):
             try:

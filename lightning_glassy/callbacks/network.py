@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -19,6 +18,7 @@ from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.recorder import RecorderOptions
 from lightning_glassy.callbacks.recording import Recording
+from lightning_glassy.callbacks.run import overrides
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.measure.select import Selected, as_replicas, select_parameters
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
@@ -158,9 +158,26 @@ class RunsNetwork(Recording):
         selected = select_parameters(module, **selection)
         return selected if self._n_replica is None else as_replicas(selected, self._n_replica)
 
+    def check_derivatives(self, parameters: list[Selected]) -> None:
+        """Refuse two Parameter objects in one memory. The derivative by each is only a part of the derivative.
+
+        Raises:
+            MisconfigurationException: with the names of the parameters.
+        """
+        for parameter in parameters:
+            if parameter.aliases:
+                raise MisconfigurationException(
+                    f"{type(self).__name__}: {parameter.name!r} and {parameter.aliases[0]!r} are two Parameter "
+                    "objects that share memory, and autograd gives each only a part of the derivative: use one "
+                    "nn.Parameter for both"
+                )
+
     def sizes(self, module: LightningModule) -> dict[str, int]:
         """Return the number of parameters of a replica, or of the network."""
-        return {"all": sum(parameter.numel for parameter in self.parameters_of(module))}
+        try:
+            return {"all": sum(parameter.numel for parameter in self.parameters_of(module))}
+        except ValueError:  # a loss can be measured with parameters that an AgingMonitor cannot track
+            return {"all": sum(p.numel() for p in module.parameters() if p.requires_grad)}
 
     def loss_of(self, trainer: Trainer, module: LightningModule, batch: Any, i: int) -> Tensor:
         """Return the loss on batch number i, in the precision of the training: one number, or ``[n_replica]``.
@@ -208,7 +225,7 @@ class RunsNetwork(Recording):
             who, why = type(self).__name__, None
             if not pl_module.automatic_optimization:
                 why = "optimises manually, and its training_step need not return a loss"
-            elif not is_overridden("training_step", pl_module):
+            elif not overrides(pl_module, "training_step"):
                 why = "has no training_step"
             elif is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
                 why = "takes an iterator over the training data itself"

@@ -18,14 +18,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from lightning_glassy.loggers.dispatch import log_directory, run_of, sink_for
-from lightning_glassy.loggers.files import FileSink
+from lightning_glassy.callbacks.run import weight_sums
+from lightning_glassy.loggers.dispatch import file_sink, log_directory, run_of, sink_for
+from lightning_glassy.loggers.places import Directory, directory_of, inside
 from lightning_glassy.loggers.sinks import Pairs, Sinks
-from lightning_glassy.measure.resume import StateError
-from lightning_glassy.measure.shards import ParametersChangedError, reshard
+from lightning_glassy.measure.optimizers import UpdateCounter
+from lightning_glassy.measure.resume import StateError, repack
+from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.checks import check_meta
@@ -48,8 +50,8 @@ class RecorderOptions(TypedDict, total=False):
     Attributes:
         name: prefix of the keys, and name of the directory (default ``"glassy"``). A second AgingMonitor of the same
             name gets a number.
-        dirpath: directory of the files. Default: the directory ``name`` beside the first logger's files. An existing
-            file is never overwritten: the new file gets a number.
+        dirpath: directory of the files, or an address of fsspec such as ``s3://bucket/runs``. Default: the directory
+            ``name`` beside the first logger's files. An existing file is never overwritten: the new file gets a number.
         save: whether to write files there (default). Loggers that keep files get the record in any case.
         summary: whether to print a summary at the end of training (default): the displacements, the verdict and the
             aging exponent of an AgingMonitor, or the time that a measurement took.
@@ -100,7 +102,7 @@ class Place(NamedTuple):
     who: str
     loggers: Sequence[Any]
     root: str
-    dirpath: Path | None
+    dirpath: Directory | None
     save: bool
     here: bool
 
@@ -156,9 +158,11 @@ class _Run:
     progress: dict[str, Progress] = field(default_factory=dict)
     series: Series = field(default_factory=dict)
     seconds: float = 0.0
+    skipped: int = 0
     # Not from a global generator, whose numbers belong to the training.
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    branches: list[str] = field(default_factory=list)
     logger_runs: list[str | None] = field(default_factory=list)
     sinks: Sinks = field(default_factory=Sinks)
 
@@ -188,14 +192,15 @@ class Recorder:
         self.tracker: AgingTracker | None = None
         self._restored: Mapping[str, Any] | None = None  # state of a checkpoint
         self._near: Path | None = None  # directory of this checkpoint
-        self._ended: dict[str, Any] | None = None  # state at the end of the last fit
+        self._ended: dict[str, Any] | None = None  # state at the end of the last fit, with the snapshots
+        self._begins_anew = False  # the next fit trains another module than the last fit
         self._run = _Run()
         self._pending: list[tuple[str, int, Any]] = []
         self._members: dict[str, Member] = {}
         self._facts: dict[str, dict[str, Any]] = {}  # facts that can be saved
         self._open: set[str] = set()
         self._place = Place("AgingMonitor", (), "", None, False, False)
-        self._directory: Path | None = None
+        self._directory: Directory | None = None
         self.snapshots: Path | None = None
         self._followers: Followers = {}
         self._module: nn.Module | None = None
@@ -204,6 +209,9 @@ class Recorder:
         self._warned: set[tuple[str, str]] = set()
         self._continues = False
         self._end = 0  # step at the end of the last fit
+        self._end_sums: list[Tensor] | None = None  # sums of the weights at that step
+        self._reached = -1  # step of the last measurement
+        self._updates: UpdateCounter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the name and the record for pickle and copy. The rest belongs to a training that is under way."""
@@ -220,6 +228,13 @@ class Recorder:
         """Whether a fit is under way."""
         return bool(self._open)
 
+    def expect(self, module: nn.Module) -> None:
+        """Prepare for a fit of a module. Forget the checkpoint of an earlier fit."""
+        self._restored = self._near = None
+        self._begins_anew = self._trained is None or self._trained() is not module
+        if self.running:  # the last fit ended without its last hooks
+            self.close()
+
     def begin(
         self,
         place: Place,
@@ -227,6 +242,7 @@ class Recorder:
         module: nn.Module,
         step: int,
         followers: Followers | None = None,
+        optimizers: Iterable[Any] = (),
     ) -> None:
         """Start a fit: continue the record of a checkpoint or of the last fit, or start a new record.
 
@@ -238,24 +254,89 @@ class Recorder:
             module: the module that is trained.
             step: number of completed updates.
             followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
+            optimizers: the optimisers whose steps are counted.
         """
+        self._refuse_foreign(step)
         same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
         self._place, self._members, self._facts, self._open = place, dict(members), {}, set(members)
         self.free()
         self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
         self._continues = self._restored is None and same and 0 < self._end <= step
+        if self._continues and self._weights_changed():
+            self._continues = False
+            self.tell("the weights have been changed since the end of the last fit: a new record starts here")
         if not self._continues:
             self.record, self._ended, self._run = None, None, self._restored_run()
         # A new record may be made. The values from before then enter it.
         series = self._run.series.items()
         self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
         self._started = time.perf_counter()
+        self._begins_anew, self._reached, self._updates = False, -1, UpdateCounter(optimizers, step)
+
+    def _weights_changed(self) -> bool:
+        """Return whether the weights are not the weights of the end of the last fit."""
+        module = None if self._trained is None else self._trained()
+        if module is None or self._end_sums is None:
+            return False
+        # The weights may have moved to another device, where sums have other rounding errors.
+        now = [sums.cpu() for sums in weight_sums(module)]
+        before = [sums.cpu() for sums in self._end_sums]
+        return len(now) != len(before) or not all(map(partial(torch.allclose, rtol=1e-9), now, before))
+
+    def _refuse_foreign(self, step: int) -> None:
+        """Forget the state of a checkpoint if it is not the state of a training at this step."""
+        state = self._restored
+        if not isinstance(state, Mapping):
+            return
+        try:
+            measured = [state.get("last_step", -1), *(p["last_step"] for p in state.get("progress", {}).values())]
+            saved_at = state.get("step", max(step, *measured))  # states of earlier versions do not have their step
+        except Exception:
+            return  # another check names what is wrong with the state
+        if saved_at != step:
+            self._restored = self._near = None
+            self.tell(
+                f"the record of the checkpoint was saved at step {saved_at}, and this training starts at step {step}: "
+                "it belongs to another training. A new record starts here"
+            )
+
+    def go_back(self, step: int) -> None:
+        """Cut the record, because the training has gone back to its state after ``step`` updates.
+
+        Everything measured at this step or later is forgotten, and can be measured again.
+        """
+        if step >= self._reached:
+            return
+        self.drain()
+        run, before, self._reached = self._run, self._reached, step
+        self._pending = [value for value in self._pending if value[1] < step]
+        run.series = {name: {at: v for at, v in values.items() if at < step} for name, values in run.series.items()}
+        for progress in run.progress.values():
+            progress.last_step = min(progress.last_step, step - 1)
+        if self._updates is not None:
+            self._updates.go_back(before, step)
+        if self.tracker is not None:
+            self.tracker.go_back(step)
+            self.record = self.tracker.record
+        elif self.record is not None:
+            self.record = self.record.before(step)
+            self.record.start_branch(step=step, gone_back_from=before)
+            run.resumed, run.branches = self.record.meta["resumed"], self.record.meta["branches"]
+        if self.record is not None:
+            run.sinks.go_back(self.record)
+        self.tell(
+            f"the training has gone back from step {before} to step {step}. What was measured at step {step} and later "
+            "is cut from the record, which goes on from there"
+        )
 
     def leave(self, member: str, step: int) -> bool:
         """End a fit at a step for one member. Return whether this member was the last, and the output is complete."""
         if member not in self._open:
             return False
         self._open.discard(member)
+        if not self._open:
+            module = None if self._trained is None else self._trained()
+            self._end_sums = None if module is None or spread(module) else weight_sums(module)
         self._end = step
         if not self._open:
             self.close()
@@ -263,30 +344,38 @@ class Recorder:
 
     def close(self) -> None:
         """Complete the files and the loggers."""
-        self._open = set()
+        self._open, self._restored = set(), None
         self._run.seconds, self._started = self._seconds(), 0.0
+        self._run.skipped = self._skipped(self._end)
+        if self._updates is not None:
+            self._updates.close()
+            self._updates = None
         self.enter()
+        if self.record is not None and self._run.skipped:
+            self.record.meta["steps_without_update"] = self._run.skipped
         if self.record is not None:
             self._run.sinks.close(self.record)
 
     def let_go(self) -> None:
-        """Free the snapshots, and keep the state for a checkpoint or another fit."""
+        """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory."""
         if self._open:  # a callback has left the Trainer, or failed
             self.close()
         tracker = self.tracker
         self.free()
         if tracker is not None:
             try:
-                self._ended = tracker.state_dict(snapshots=False)
+                self._ended = tracker.end()
             except Exception as error:
                 self.warn("another fit cannot go on", error)
-            with contextlib.suppress(RuntimeError):  # a connection that has failed already
-                tracker.close()
 
     def free(self) -> None:
         """Free all that refers to the weights or to the Trainer."""
         self.tracker = self._module = None
         self._followers = {}
+
+    def _skipped(self, step: int) -> int:
+        """Return the number of steps up to ``step`` that were no updates, as far as the optimisers tell."""
+        return self._run.skipped + (0 if self._updates is None else self._updates.skipped(step))
 
     def summary(self) -> list[str]:
         """Return the lines to print at the end: the reports of the members, and the places of the output."""
@@ -337,7 +426,7 @@ class Recorder:
         numbers: dict[str, float] = {}
         matrices: list[tuple[str, int, Any]] = []
         for name, value in values.items():
-            matrix = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
+            matrix = torch.as_tensor(value, dtype=torch.float64, device="cpu").detach()
             if not isinstance(name, str):
                 raise TypeError(f"{name!r} is not the name of a series")
             if matrix.dim():
@@ -350,6 +439,7 @@ class Recorder:
         self._pending += [*matrices, *((name, step, number) for name, number in numbers.items())]
         for name, number in numbers.items():
             self._run.series.setdefault(name, {})[step] = number
+        self._reached = max(self._reached, step)
         self.log(step, numbers, who)
 
     def log(self, step: int, numbers: Mapping[str, float], who: str) -> None:
@@ -373,9 +463,10 @@ class Recorder:
             self._pending = []
             return
         if self.record is None and make is not None:
-            resumed = {"resumed": self._run.resumed} if self._run.resumed else {}
+            run = self._run
+            resumed = {"resumed": run.resumed, "branches": run.branches} if run.resumed else {}
             try:
-                self._adopt(make({"id": self._run.id, **resumed}))
+                self._adopt(make({"id": run.id, **resumed}))
             except Exception as error:
                 self.warn("there is no record for what is measured", error)
         if self.record is None:
@@ -442,7 +533,8 @@ class Recorder:
         tracker.listeners = self._followers
         self._adopt(tracker.record, step)
         rank_zero_info(f"{self._place.who}: {tracker.description}")
-        if step > 0 and not tracker.n_snapshots and not strict:
+        lacks = state is None or (not tracker.n_snapshots and state.get("left_out", 1))
+        if step > 0 and lacks and not strict:
             self.tell(
                 f"training starts at step {step} without earlier snapshots; "
                 + ("a new record starts here" if state is None else "the record goes on with new waiting times")
@@ -462,6 +554,7 @@ class Recorder:
         tracker = self.tracker
         assert tracker is not None  # no event is due without a tracker
         found: Mapping[str, float] = {}
+        self._reached = max(self._reached, step)
         # If parameters have changed or memory runs out, the record ends, and the training goes on.
         try:
             # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
@@ -520,7 +613,7 @@ class Recorder:
         run.sinks, new = Sinks(place.who), []
         # Files first, so that the record is on disk even if a logger hangs.
         if place.save:
-            run.sinks.add("files", lambda: FileSink(self.directory()))
+            run.sinks.add("files", lambda: file_sink(self.directory()))
         run.logger_runs = [run_of(logger) for logger in place.loggers]
         for logger, logger_run in zip(place.loggers, run.logger_runs, strict=True):
             sink = run.sinks.add(type(logger).__name__, partial(sink_for, logger, self.name))
@@ -531,11 +624,12 @@ class Recorder:
             waiting_times, lags = (steps.tolist() for steps in record.pairs)
             Sinks(place.who, new).update(record, list(zip(waiting_times, lags, strict=True)), step)
 
-    def directory(self) -> Path:
+    def directory(self) -> Directory:
         """Return the directory of the files. It is found once in a fit, so an error is logged once."""
         if self._directory is None:
             place = self._place
-            self._directory = place.dirpath or log_directory(place.loggers, place.root, place.who) / self.name
+            near = place.dirpath or inside(directory_of(log_directory(place.loggers, place.root)), self.name)
+            self._directory = near
         return self._directory
 
     def find_snapshots(self, checkpoint_callbacks: Iterable[Any] = ()) -> Path | None:
@@ -545,17 +639,21 @@ class Recorder:
         """
         for callback in checkpoint_callbacks:
             place = getattr(callback, "dirpath", None)
-            if place is not None and "://" not in str(place):
-                return Path(place) / SNAPSHOTS
+            place = None if place is None else directory_of(place)
+            if isinstance(place, Path):
+                return place / SNAPSHOTS
         try:
-            return self.directory() / SNAPSHOTS
+            directory = self.directory()
+            return directory / SNAPSHOTS if isinstance(directory, Path) else None
         except Exception as error:  # a logger may raise any error
             self.warn("snapshots will be inside checkpoints", error)
             return None
 
     def tell(self, text: str) -> None:
-        """Warn the user, on rank 0."""
-        rank_zero_warn(f"{self._place.who}: {text}")
+        """Warn the user, on rank 0, once."""
+        if (self._place.who, text) not in self._warned:
+            self._warned.add((self._place.who, text))
+            rank_zero_warn(f"{self._place.who}: {text}")
 
     def warn(self, what: str, error: Exception, who: str | None = None) -> None:
         """Log a failure, once for each callback and error. Training goes on."""
@@ -566,9 +664,31 @@ class Recorder:
 
     # ------------------------------------------------------------------ the state in a checkpoint
 
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return the state for a checkpoint, as tensors and plain values, or ``None`` if nothing was measured."""
+    def state_dict(self, step: int) -> dict[str, Any] | None:
+        """Return the state for a checkpoint, as tensors and plain values, or ``None`` if nothing was measured.
+
+        Args:
+            step: number of completed updates. A training goes on with the state only from this step.
+        """
+        if not self._open and self._restored is not None:
+            return dict(self._restored)  # a checkpoint of a fit that has not begun, which goes on from another one
+        if not self._open and self._begins_anew:
+            return None
         state = dict(self._ended or {})
+        if state and not self._open and self._weights_changed():
+            self.tell(
+                "the weights have been changed since the end of the fit: this checkpoint has no record to go on with"
+            )
+            return None
+        if state:
+            state["parts"] = repack(state["parts"], self.snapshots)
+            state["directory"] = None if self.snapshots is None else str(self.snapshots.absolute())
+            if state["left_out"]:
+                self.tell(
+                    "the snapshots were freed at the end of training, because several processes hold them or they do "
+                    "not fit in host memory. A run that is resumed from this checkpoint goes on with new waiting "
+                    "times: save checkpoints during the training, for example with a ModelCheckpoint"
+                )
         if self.tracker is not None:
             try:
                 state = self.tracker.state_dict(self.snapshots)
@@ -581,8 +701,8 @@ class Recorder:
             "runs": run.logger_runs,
             "series": {
                 name: {
-                    "steps": torch.tensor(list(values), dtype=torch.int64),
-                    "values": torch.tensor(list(values.values()), dtype=torch.float64),
+                    "steps": torch.tensor(list(values), dtype=torch.int64, device="cpu"),
+                    "values": torch.tensor(list(values.values()), dtype=torch.float64, device="cpu"),
                 }
                 for name, values in run.series.items()
             },
@@ -590,9 +710,12 @@ class Recorder:
                 who: {"last_step": p.last_step, "count": p.count, "seconds": p.seconds}
                 for who, p in run.progress.items()
             },
+            "step": step,
             "seconds": self._seconds(),
+            "skipped": self._skipped(step),
             "id": run.id,
             "resumed_at": run.resumed,
+            "branches": run.branches,
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, near: Path | None = None) -> None:
@@ -603,6 +726,10 @@ class Recorder:
             near: directory in which to search the snapshots first.
         """
         self._restored, self._near = state, near
+
+    def knows(self, state: object) -> bool:
+        """Return whether a state is of this training."""
+        return isinstance(state, Mapping) and state.get("id") == self._run.id
 
     def _restored_run(self) -> _Run:
         """Return the series and the costs of a checkpoint."""
@@ -621,8 +748,10 @@ class Recorder:
                 count, seconds = int(numbers["count"]), float(numbers["seconds"])
                 run.progress[str(who)] = Progress(int(numbers["last_step"]), count, seconds)
             run.seconds, run.id = float(state.get("seconds", 0.0)), str(state.get("id", run.id))
+            run.skipped = int(state.get("skipped", 0))
             last = [{"step": p.last_step} for p in run.progress.values()]
             run.resumed = [*state.get("resumed_at", ()), *sorted(last, key=lambda at: at["step"])[-1:]]
+            run.branches = [*map(str, state.get("branches", ())), secrets.token_hex(4)]
         except Exception as error:
             self.tell(f"the series of the checkpoint cannot go on: {type(error).__name__}: {error}")
             return _Run()

@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import (
+    NEVER,
     SNAPSHOTS,
     Place,
     Progress,
@@ -20,8 +21,9 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
-from lightning_glassy.callbacks.run import check_strategy
+from lightning_glassy.callbacks.run import Standstill, check_strategy
 from lightning_glassy.callbacks.summary import print_lines
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 
@@ -57,14 +59,16 @@ class Recording(Callback):
         self.schedule = schedule
         self.name = check_name(options.get("name", "glassy"))
         dirpath = options.get("dirpath")
-        self.dirpath = None if dirpath is None else Path(dirpath).expanduser()
+        self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = options.get("save", True)
         self.summary = options.get("summary", True)
         self._recorder: Recorder | None = None
+        self._seen = NEVER  # the step before the batch, or of the last event
+        self._standstill: Standstill | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return dict(self.__dict__)
+        return self.__dict__ | {"_seen": NEVER, "_standstill": None}
 
     @property
     def recorder(self) -> Recorder:
@@ -80,9 +84,11 @@ class Recording(Callback):
             RuntimeError: training has not started, or this process does not measure.
         """
         if self._recorder is None or self._recorder.record is None:
+            who = type(self).__name__
             raise RuntimeError(
-                "there is no record yet: training has not started in this process. Under ddp_spawn, and on ranks other "
-                "than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
+                "there is no record yet: training has not started in this process, or configure_callbacks() of the "
+                f"module has replaced this {who} (then find the other one in trainer.callbacks). Under ddp_spawn, and "
+                "on ranks other than 0, read the file: AgingRecord.load('<log dir>/glassy/aging_record.npz')"
             )
         return self._recorder.record
 
@@ -118,11 +124,8 @@ class Recording(Callback):
         if stage != "fit":
             return
         check_strategy(trainer.strategy, type(self).__name__, whole=not self.tracks)
-        # Forget the checkpoint of an earlier fit.
-        recorder = self._join(trainer)
-        recorder.load_state_dict(None)
-        if recorder.running:  # the last fit ended without its last hooks
-            recorder.close()
+        self._seen, self._standstill = NEVER, None
+        self._join(trainer).expect(pl_module)
 
     def _join(self, trainer: Trainer) -> Recorder:
         """Find or make the recorder of the name of this callback in a Trainer."""
@@ -159,7 +162,44 @@ class Recording(Callback):
             pl_module,
             trainer.global_step,
             {who: follower for who, follower in followers.items() if follower is not None},
+            trainer.optimizers,
         )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Measure the state right before the first update. Notice a training that has gone back to an earlier step.
+
+        At most steps this compares two numbers.
+        """
+        step = trainer.global_step
+        if step < self._seen:
+            step = self._look(trainer, pl_module, step)
+        self._seen = step
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> int:
+        """Measure the first step of a fit, or of a training that has gone back. Return the step that was seen."""
+        if self._standstill is not None:
+            why = self._standstill.reason(pl_module, step)
+            if why:
+                self.recorder.tell(why)
+            return step if why or step > self._standstill.step else NEVER
+        first = self._seen == NEVER
+        if not first:
+            self.recorder.go_back(step)
+        self.measure_now(trainer, pl_module, first=first)
+        # Lightning counts the steps of manual optimisation only if they go through its own optimisers.
+        if first and not pl_module.automatic_optimization:
+            self._standstill = Standstill(pl_module, step)
+            return NEVER
+        return step
+
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
+        """Measure what is due before the next update.
+
+        Args:
+            trainer: the Trainer.
+            pl_module: its module.
+            first: whether this is the first batch of a fit. Otherwise the training has gone back to an earlier step.
+        """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
@@ -175,7 +215,7 @@ class Recording(Callback):
         """Add the state that a resumed training needs, as tensors and plain values."""
         if self._recorder is None or self._recorder.name in checkpoint.get(_KEY, {}):
             return
-        state = self._recorder.state_dict()
+        state = self._recorder.state_dict(trainer.global_step)
         if state is not None:
             checkpoint.setdefault(_KEY, {})[self._recorder.name] = state
 
@@ -185,7 +225,10 @@ class Recording(Callback):
         if not trainer.training or not isinstance(states, dict):
             return
         recorder = self._join(trainer)
-        near = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).parent / SNAPSHOTS
+        if recorder.running:
+            return  # a callback goes back to a checkpoint, which the next batch notices
+        checkpoint_path = None if trainer.ckpt_path is None else directory_of(trainer.ckpt_path)
+        near = checkpoint_path.parent / SNAPSHOTS if isinstance(checkpoint_path, Path) else None
         recorder.load_state_dict(states.get(recorder.name), near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

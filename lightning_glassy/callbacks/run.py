@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import nn
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_glassy.measure.optimizers import is_plain, options_of
@@ -29,6 +31,23 @@ _STRATEGIES = {
 }
 
 
+def is_a(thing: object, name: str) -> bool:
+    """Return whether an object is an instance of the class of this name, in ``lightning`` or ``pytorch_lightning``."""
+    return any(cls.__name__ == name for cls in type(thing).__mro__)
+
+
+def is_wrapped(thing: object) -> bool:
+    """Return whether a Fabric has set up a module or an optimiser."""
+    compiled = getattr(thing, "_orig_mod", None)
+    return any(is_a(thing, name) or is_a(compiled, name) for name in ("_FabricModule", "_FabricOptimizer"))
+
+
+def overrides(module: nn.Module, method: str) -> bool:
+    """Return whether a module has a method of its own in place of the method of the LightningModule."""
+    base = next((cls for cls in reversed(type(module).__mro__) if cls.__name__ == "LightningModule"), LightningModule)
+    return is_overridden(method, module, base)
+
+
 def check_strategy(strategy: object, who: str, *, whole: bool = False) -> None:
     """Refuse a strategy whose weights cannot be found.
 
@@ -40,8 +59,7 @@ def check_strategy(strategy: object, who: str, *, whole: bool = False) -> None:
     Raises:
         MisconfigurationException: with the name of the strategy, and the strategies that can be used.
     """
-    bases = [cls.__name__ for cls in type(strategy).__mro__]
-    found = next((holds_all for name, holds_all in _STRATEGIES.items() if name in bases), None)
+    found = next((holds_all for name, holds_all in _STRATEGIES.items() if is_a(strategy, name)), None)
     if found is None:
         raise MisconfigurationException(
             f"{who} cannot measure parameters under {type(strategy).__name__}, which may shard them over processes in "
@@ -72,7 +90,7 @@ def check_clipping(trainer: Trainer, pl_module: nn.Module) -> None:
 
 def tracked_module(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
     """Return the module that holds the parameters. Under FSDP1, its wrapper holds the shards."""
-    wrapped = any(cls.__name__ == "FSDPStrategy" for cls in type(trainer.strategy).__mro__)
+    wrapped = is_a(trainer.strategy, "FSDPStrategy")
     return trainer.strategy.model if wrapped and trainer.strategy.model is not None else pl_module
 
 
@@ -105,6 +123,52 @@ def schedule_of(schedule: ScheduleLike | None, trainer: Trainer, pl_module: Ligh
     return as_schedule(None if trainer.fast_dev_run else schedule, max_step(trainer, pl_module))  # type: ignore[attr-defined]
 
 
+class Standstill:
+    """Notices that weights move while ``trainer.global_step`` stands still, in the first batches of a fit.
+
+    Args:
+        module: the module that is trained.
+        step: number of completed updates.
+
+    Attributes:
+        step: as above.
+        found: whether this has happened.
+    """
+
+    def __init__(self, module: nn.Module, step: int) -> None:
+        self.step, self.found, self._n_batch, self._sums = step, False, 0, weight_sums(module)
+
+    def reason(self, module: nn.Module, step: int) -> str | None:
+        """Return a sentence with the reason and the remedy if nothing can be measured, before another batch."""
+        self._n_batch += 1
+        # Gradients can be accumulated over any number of batches, so look again later.
+        if step > self.step or self._n_batch < 4 or self._n_batch & (self._n_batch - 1):
+            return None
+        if all(map(torch.equal, weight_sums(module), self._sums)):
+            return None
+        self.found = True
+        return (
+            f"the weights have changed in the first {self._n_batch} batches, and trainer.global_step is still "
+            f"{self.step}, so nothing can be measured. Lightning counts the calls of step() of the optimisers that "
+            "self.optimizers() returns, inside training_step. Call step() of these optimisers there, or count the "
+            "steps yourself with lightning_glassy.AgingTracker"
+        )
+
+
+@torch.no_grad()
+def weight_sums(module: nn.Module) -> list[Tensor]:
+    """Return two sums over the weights of each trainable parameter in this process, on its device."""
+    sums: list[Tensor] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            weights = parameter.detach()
+            weights = weights.to_local() if hasattr(weights, "to_local") else weights
+            real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
+            both = [real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]
+            sums.append(torch.stack(both).nan_to_num())
+    return sums
+
+
 def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
     """Return the name and the options of each optimiser, for the metadata of a record."""
     return [
@@ -118,7 +182,8 @@ def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]
 
     def versions() -> dict[str, str]:
         found = {"python": platform.python_version()}
-        for package in ("lightning_glassy", "lightning", "torch", "numpy"):
+        other = any(cls.__module__.startswith("pytorch_lightning.") for cls in type(trainer).__mro__)
+        for package in ("lightning_glassy", "pytorch_lightning" if other else "lightning", "torch", "numpy"):
             try:
                 found[package] = version(package)
             except PackageNotFoundError:

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_glassy.callbacks.kept import Kept, Unreadable
+from lightning_glassy.callbacks.run import is_a
 
 
 @contextmanager
@@ -64,8 +65,7 @@ def undisturbed(
         for parameter in module.parameters():
             parameter.grad = None
         for part in parts:
-            # Those of `lightning` and `pytorch_lightning` are two classes.
-            if any(cls.__name__ == "LightningModule" for cls in type(part).__mro__):
+            if is_a(part, "LightningModule"):
                 vars(part).update(log=_log_nowhere, log_dict=_log_nowhere)
         for optimizer in kept.optimizers:
             vars(optimizer)["step"] = _refuse_update

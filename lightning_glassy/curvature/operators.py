@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_glassy.curvature.spectrum import Array
+from lightning_glassy.measure.places import find_overlap
 
 
 class CurvatureOperator(ABC):
@@ -42,6 +43,11 @@ class CurvatureOperator(ABC):
             if p.is_complex() or hasattr(p, "placements"):
                 kind = "complex" if p.is_complex() else "spread over processes"
                 raise ValueError(f"parameters has one that is {kind}, of shape {tuple(p.shape)}: leave it out")
+        if find_overlap((str(i), p) for i, p in enumerate(self._parameters) if p.numel()) is not None:
+            raise ValueError(
+                "parameters has two objects that share memory, and each has only a part of the derivative: use one "
+                "nn.Parameter for both"
+            )
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction={reduction!r} is not one of 'mean', 'sum'")
         if isinstance(batches, Iterator):
@@ -102,8 +108,8 @@ class HessianOperator(CurvatureOperator):
             sizes, and the result is the same as for one large batch. With ``"sum"``, the batches are added.
 
     Raises:
-        ValueError: no parameter is trained, a parameter is complex or spread over processes, ``reduction`` is unknown,
-            or ``batches`` is an iterator.
+        ValueError: no parameter is trained, a parameter is complex, spread over processes or shares memory with another
+            one, ``reduction`` is unknown, or ``batches`` is an iterator.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)

@@ -37,16 +37,16 @@ class GlassModule(LightningModule):
     def __init__(self, glass: Any, n: int | tuple[int, ...], steps: int, seed: int = 0) -> None:
         super().__init__()
         self.glass, self.steps = glass, steps
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator("cpu").manual_seed(seed)
         self.w = torch.nn.Parameter(glass.initial_variance**0.5 * self.noise(n))
 
     def noise(self, n: int | tuple[int, ...]) -> Tensor:
         """Draw independent normal numbers, ``[n]`` or of the shape ``n``."""
-        return torch.randn(n, generator=self.generator)
+        return torch.randn(n, generator=self.generator, device="cpu")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return a loader with one empty batch per update."""
-        return DataLoader(torch.zeros(self.steps), batch_size=1)  # type: ignore[arg-type]
+        return DataLoader(torch.zeros(self.steps, device="cpu"), batch_size=1)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """Return plain SGD."""

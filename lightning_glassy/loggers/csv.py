@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.loggers.files import reserve
+from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.loggers.sinks import Pairs
+from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.record.text import csv_cell
 
 if TYPE_CHECKING:
@@ -25,22 +28,25 @@ class CSVSink:
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
-        if "://" in str(logger.log_dir):
-            raise ValueError(
-                f"{logger.log_dir} is not a local directory: with dirpath=..., the files of the record have the table"
-            )
-        self._wanted = Path(logger.log_dir) / f"{prefix}.csv"
+        directory = directory_of(logger.log_dir)
+        if not isinstance(directory, Path):
+            raise ValueError(f"{directory} is not a local directory: aging_record.csv has the table")
+        self._wanted = directory / f"{prefix}.csv"
         self._path: Path | None = None
         self._lines = io.StringIO()  # lines to write
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Append the new pairs."""
-        columns = record.table(pairs)
-        writer = csv.writer(self._lines, lineterminator="\n")
-        if self._path is None and not self._lines.getvalue():
-            writer.writerow(columns)
-        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
+        self._add(record.table(pairs), header=self._path is None and not self._lines.getvalue())
         self._write()
+
+    def go_back(self, record: AgingRecord) -> None:
+        """Write the table again, without the pairs that have left the record."""
+        self._lines = io.StringIO()
+        self._add(record.table(), header=True)
+        if self._path is not None:
+            content, self._lines = self._lines.getvalue(), io.StringIO()
+            write_atomically(self._path, lambda file: file.write(content.encode("utf-8", "backslashreplace")))
 
     def close(self, record: AgingRecord) -> None:
         """Append the lines that could not be written before."""
@@ -50,6 +56,12 @@ class CSVSink:
     def where(self) -> str | None:
         """Return a line with the path of the table, or None before the first write."""
         return f"curves     {self._path}" if self._path is not None else None
+
+    def _add(self, columns: Mapping[str, Sequence[Any]], header: bool) -> None:
+        writer = csv.writer(self._lines, lineterminator="\n")
+        if header:
+            writer.writerow(columns)
+        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
 
     def _write(self) -> None:
         if self._path is None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.loggers.comet import CometSink
 from lightning_glassy.loggers.csv import CSVSink
+from lightning_glassy.loggers.files import FileSink
 from lightning_glassy.loggers.litlogger import LitLoggerSink
 from lightning_glassy.loggers.mlflow import MLflowSink
+from lightning_glassy.loggers.places import Directory
+from lightning_glassy.loggers.remote import RemoteSink
 from lightning_glassy.loggers.sinks import Pairs, Sink, scalars
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.loggers.wandb import WandbSink
@@ -40,7 +43,20 @@ def sink_for(logger: Logger, prefix: str) -> Sink | None:
     classes = [cls.__name__ for cls in type(logger).__mro__]
     if "DummyLogger" in classes:
         return None
-    return next((_SINKS[name] for name in classes if name in _SINKS), MetricsSink)(logger, prefix)
+    kind = next((_SINKS[name] for name in classes if name in _SINKS), MetricsSink)
+    # `log_metrics` adds the prefix of the logger by itself. The table of a CSVLogger is a file, and has no prefix.
+    return kind(logger, prefix if kind in (MetricsSink, CSVSink) else _with_prefix(logger, prefix))
+
+
+def file_sink(directory: Directory) -> Sink:
+    """Return the sink for the files in a directory."""
+    return FileSink(directory) if isinstance(directory, Path) else RemoteSink(directory)
+
+
+def _with_prefix(logger: Any, name: str) -> str:
+    """Return a name with the prefix of the logger, as ``log_metrics`` of Lightning and of Comet joins them."""
+    own = getattr(logger, "_prefix", None)
+    return f"{own}{getattr(logger, 'LOGGER_JOIN_CHAR', '_')}{name}" if isinstance(own, str) and own else name
 
 
 def run_of(logger: Logger) -> str | None:
@@ -84,19 +100,16 @@ class MetricsSink:
         return None
 
 
-def log_directory(loggers: Sequence[Any], default: str, who: str = "AgingMonitor") -> Path:
+def log_directory(loggers: Sequence[Any], default: str) -> Directory:
     """Return the directory of the first logger's files.
 
     Unlike ``Trainer.log_dir``, this function does not communicate with other ranks. The result is ``default`` if there
     is no logger, or if the logger raises an error, because a record needs a directory.
-
-    Raises:
-        ValueError: the directory is not local.
     """
-    root = directory = default
+    directory = default
     if loggers:
         try:
-            root, directory = _root_of(loggers[0], default), _directory_of(loggers[0], default)
+            directory = _directory_of(loggers[0], default)
         except Exception as error:
             log.warning(
                 "lightning_glassy: %s cannot say where its files are (%s: %s). The files of the record go to %s",
@@ -105,9 +118,7 @@ def log_directory(loggers: Sequence[Any], default: str, who: str = "AgingMonitor
                 error,
                 default,
             )
-    if "://" in str(root):
-        raise ValueError(f"{root} is not a local directory: set {who}(dirpath=...)")
-    return Path(directory)
+    return directory if "://" in directory else Path(directory)
 
 
 def _directory_of(logger: Any, default: str) -> str:

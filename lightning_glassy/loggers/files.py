@@ -29,8 +29,10 @@ class FileSink:
     passed. Every write is atomic, so a killed run keeps its last record, and no file is ever empty. The only exception
     is a file system without hard links: there, the first file is empty for a moment.
 
-    An existing file is never overwritten: the new file gets a number in its name. Only a resumed training overwrites
-    the earlier file of the same record. Temporary files of killed runs are removed if they are older than an hour.
+    An existing file is never overwritten: the new file gets a number in its name. Only a resumed training takes over
+    the earlier file of the same record, as soon as it lacks nothing of it (:meth:`AgingRecord.replaces`). Until then it
+    writes a file with a number. Of two trainings resumed from one checkpoint, the second keeps its number. Temporary
+    files of killed runs are removed if they are older than an hour.
 
     Args:
         directory: directory for the files, created with the first file.
@@ -39,9 +41,16 @@ class FileSink:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path: Path | None = None
+        self._written: tuple[int, int] | None = None  # identity of the file as this sink has written it
+        self._earlier: list[Path] = []  # files of the same training that have more rows as yet
         self._next_step = 0
         self._next_time = 0.0
         self._complete = False
+
+    @property
+    def path(self) -> Path | None:
+        """Path of the record, or ``None`` before the first write."""
+        return self._path
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the record if it is due."""
@@ -61,37 +70,66 @@ class FileSink:
         return f"record     {self._path} (and .csv)" if self._complete else None
 
     def _save(self, record: AgingRecord) -> Path:
-        """Write the record to the file of this sink.
-
-        The first call reserves the file name, so that other monitors and processes do not use it. The first call of a
-        resumed training uses the file of the earlier training instead, if there is one.
-        """
+        """Write the record to the file of this sink, and return its path."""
         if self._path is None and "resumed" in record.meta:
-            candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz"))
-            self._path = next((path for path in candidates if _is_earlier(path, record)), None)
-        if self._path is not None:
-            return record.save(self._path)
+            candidates = sorted(self._directory.glob(f"{RECORD_NAME}*.npz"), key=lambda path: (len(path.name), path))
+            self._earlier = [
+                path for path in candidates if (there := _load(path)) is not None and record.same_training(there)
+            ]
+        if self._path is not None and _identity(self._path) not in (None, self._written):
+            # Another process has written there. The file is ours if it holds this record at an earlier time.
+            there = _load(self._path)
+            self._path = self._path if there is not None and record.goes_on_from(there) else None
+        left = self._take_over(record) if self._earlier else []
+        if self._path is None:
+            self._path = self._reserve(record)
+        else:
+            record.save(self._path)
+        for path in left:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".csv").unlink(missing_ok=True)
+        self._written = _identity(self._path)
+        return self._path
+
+    def _take_over(self, record: AgingRecord) -> list[Path]:
+        """Use another file of the same training, if this record lacks nothing of it.
+
+        Returns:
+            The other files of this record at earlier times. They can be removed after the next write.
+        """
+        found = {path: there for path in self._earlier if (there := _load(path)) is not None}
+        replaced = [path for path, there in found.items() if record.replaces(there)]
+        if not replaced:
+            return []
+        own = [] if self._path is None else [self._path]
+        self._path, *others = replaced
+        self._earlier = [path for path in self._earlier if path not in replaced]
+        return own + [path for path in others if record.goes_on_from(found[path])]
+
+    def _reserve(self, record: AgingRecord) -> Path:
+        """Write the record to a new file, whose name no other monitor or process uses."""
         remove_left(self._directory, rf"{RECORD_NAME}(-\d+)?(\.npz|\.csv)?")
         written = record.save(self._directory / f".{RECORD_NAME}.{secrets.token_hex(6)}")
         try:
-            self._path = reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv", content=written)
+            return reserve(self._directory / f"{RECORD_NAME}.npz", beside=".csv", content=written)
         finally:
             written.unlink(missing_ok=True)
-        return self._path
 
 
-def _is_earlier(path: Path, record: AgingRecord) -> bool:
-    """Return whether a file holds an earlier state of this record, so that it may be overwritten.
-
-    The file of a killed run may be ahead of the checkpoint, and the resumed run measures the last pairs again. The file
-    of a completed run belongs to another training if one of its pairs is missing or different in this record.
-    """
+def _load(path: Path) -> AgingRecord | None:
     try:
-        there = AgingRecord.load(path)
+        return AgingRecord.load(path)
     except (RecordError, OSError):
-        return False
-    same = there.meta.get("id") is not None and there.meta.get("id") == record.meta.get("id")
-    return same and ("completed" not in there.meta or there.is_part_of(record))
+        return None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return numbers that change when a file is replaced, or ``None`` without a file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def reserve(path: Path, beside: str | None = None, content: Path | None = None) -> Path:

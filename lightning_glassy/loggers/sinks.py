@@ -66,6 +66,13 @@ class Sinks:
         """Call :meth:`Sink.close` of each sink."""
         self._each(lambda sink: sink.close(record))
 
+    def go_back(self, record: AgingRecord) -> None:
+        """Tell the sinks that the record has lost its last rows. A sink with a method ``go_back`` writes it again.
+
+        Points in other loggers cannot be removed.
+        """
+        self._each(lambda sink: getattr(sink, "go_back", lambda _: None)(record))
+
     def where(self) -> list[str]:
         """Return the lines of :meth:`Sink.where` of the sinks that return a line."""
         return [line for line in self._each(lambda sink: sink.where()) if line]

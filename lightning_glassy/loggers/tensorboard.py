@@ -37,7 +37,8 @@ class TensorBoardSink:
 
     The sink uses the writer of the logger. A full disk ends the writer's thread, and each later log call then raises an
     error. If the error is raised here, the logger gets a new writer. The sink then writes nothing more until
-    :meth:`close`, which tries again.
+    :meth:`close`, which tries again. A part counts as written only after a flush without an error. Until then it is
+    written again, with the same content and the same tag, so that it does not matter which copy TensorBoard reads.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -45,10 +46,7 @@ class TensorBoardSink:
         self._prefix = prefix
         self._step = 0
         self._figures = Figures("TensorBoard")
-        # The token is the time. In one directory, the record of a resumed run then comes after the earlier record.
-        self._next_part = Place(prefix, f"{time.time_ns():016x}", 0)
-        self._written = Written()
-        self._next_time = 0.0
+        self._start_parts()
         self._has_tab = True
         self._left_out = False
         self._failed = False
@@ -59,19 +57,31 @@ class TensorBoardSink:
         if self._failed:
             return  # each attempt would leave an empty event file
         with self._writing():
+            # Write the part first. If its write fails, the later writes in this block raise the error.
+            if time.monotonic() >= self._next_time:
+                self._write_part(record)
             for tag, _, lag, value in scalars(record, pairs, self._prefix):
                 self._logger.experiment.add_scalar(tag, value, global_step=lag)
             if self._figures.due(step):
                 self._draw(record)
-            if time.monotonic() >= self._next_time:
-                self._write_part(record)
 
     def close(self, record: AgingRecord) -> None:
-        """Draw the figures of the complete record, and write the last part of the record."""
+        """Write the last part of the record, and draw the figures of the complete record."""
         self._failed = False
         with self._writing():
-            self._draw(record)
             self._write_part(record)
+            self._draw(record)
+
+    def go_back(self, record: AgingRecord) -> None:
+        """Let the next part start the record anew, because parts only grow."""
+        self._start_parts()
+
+    def _start_parts(self) -> None:
+        # The token is the time, which is unique. A clock may be set back, so the tab does not order records by it.
+        self._token = f"{time.time_ns():016x}"
+        self._written = Written()
+        self._unflushed: dict[int, bytes] = {}  # parts that may not be in a file, by number
+        self._next_time = 0.0
 
     def where(self) -> str | None:
         """Return a line with the command that opens TensorBoard on this run, or None if a write failed."""
@@ -86,6 +96,7 @@ class TensorBoardSink:
         try:
             yield
             writer.flush()  # else the next log call, or the end of the Trainer, would raise the error
+            self._unflushed.clear()
         except OSError:
             self._failed = True
             # `close` resets these attributes, too, but it would raise. The next log call opens a new file.
@@ -93,7 +104,7 @@ class TensorBoardSink:
             raise
 
     def _write_part(self, record: AgingRecord) -> None:
-        """Write the new rows of the record as a part for the tab "Glassy"."""
+        """Write the new rows of the record as a part for the tab "Glassy", after the parts that may be lost."""
         if not self._has_tab:
             return
         self._next_time = time.monotonic() + _SECONDS
@@ -106,18 +117,19 @@ class TensorBoardSink:
                 record.n_replica,
                 _MOST_COMPARED,
             )
-        content, written = next_part(record, self._written, left_out=("between",) if too_many else ())
-        if content is None:
-            return
-        try:
-            part = summary(tag_of(self._next_part), content)
-        except ImportError as error:  # the logger then writes with tensorboardX
-            self._has_tab = False
-            log.warning("lightning_glassy: no tab in TensorBoard: %s", error)
-            return
-        # The public methods write no metadata. This one also opens a new file if the logger has been closed.
-        self._logger.experiment._get_file_writer().add_summary(part, self._step)
-        self._written, self._next_part = written, self._next_part._replace(number=self._next_part.number + 1)
+        number = self._written.n_part
+        content, self._written = next_part(record, self._written, left_out=("between",) if too_many else ())
+        if content is not None:
+            self._unflushed[number] = content
+        for number, content in self._unflushed.items():
+            try:
+                part = summary(tag_of(Place(self._prefix, self._token, number)), content)
+            except ImportError as error:  # the logger then writes with tensorboardX
+                self._has_tab = False
+                log.warning("lightning_glassy: no tab in TensorBoard: %s", error)
+                return
+            # The public methods write no metadata. This one also opens a new file if the logger has been closed.
+            self._logger.experiment._get_file_writer().add_summary(part, self._step)
 
     def _draw(self, record: AgingRecord) -> None:
         for name, figure in self._figures.draw(record):

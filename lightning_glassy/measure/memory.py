@@ -143,6 +143,12 @@ def check_memory_options(sample: object, device: str | torch.device | None, max_
         raise ValueError(f"snapshot_device={device!r} must be 'cpu', or None to keep snapshots with the parameters")
 
 
+def host_budget(max_memory: int | None) -> int:
+    """Return the most bytes of host memory for snapshots that leave their device."""
+    free = int(SAFE_FRACTION * free_memory(torch.device("cpu")))
+    return free if max_memory is None else min(free, max_memory)
+
+
 def free_memory(device: torch.device) -> int:
     """Return the free bytes of a device as the system reports them, or 2 GiB if the system reports nothing."""
     if device.type == "cuda":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 ParameterGroups = Sequence[Mapping[Any, Any]]
 """The ``param_groups`` of an optimiser, or of its state in a checkpoint."""
@@ -35,6 +36,52 @@ def options_of(groups: ParameterGroups) -> list[dict[str, Any]]:
         {name: value for name, value in group.items() if name != "params" and isinstance(name, str) and is_plain(value)}
         for group in groups
     ]
+
+
+class UpdateCounter:
+    """Counts the steps of optimisers that were updates.
+
+    A step is no update if the gradient scaler of ``precision="16-mixed"`` skips it, or if there is no gradient, for
+    example because ``training_step`` returned ``None``. Optimisers of other kinds than torch's are not seen.
+
+    Args:
+        optimizers: the optimisers whose steps are counted.
+        step: number of steps before.
+    """
+
+    def __init__(self, optimizers: Iterable[Any], step: int) -> None:
+        self._updates, self._start = 0, step
+        self._skipped_on_device: Tensor | None = None
+        known = [optimizer for optimizer in optimizers if isinstance(optimizer, Optimizer)]
+        self._hooks = [optimizer.register_step_post_hook(self._count) for optimizer in known]
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _count(self, optimizer: Optimizer, *_: Any) -> None:
+        # A fused optimiser takes the decision of the gradient scaler on the device.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None:
+            skipped = found_inf.detach().sum().double()
+            self._skipped_on_device = skipped if self._skipped_on_device is None else self._skipped_on_device + skipped
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._updates += 1
+                    return
+
+    def go_back(self, before: int, step: int) -> None:
+        """Keep the count of skipped steps if the training goes back from one step to another."""
+        self._start -= before - step
+
+    def skipped(self, step: int) -> int:
+        """Return the number of steps up to ``step`` that were no updates. Wait for the device if it has counted."""
+        if not self._hooks:
+            return 0
+        on_device = 0 if self._skipped_on_device is None else int(self._skipped_on_device)
+        return max(step - self._start - self._updates, 0) + on_device
 
 
 def is_plain(value: object) -> bool:

@@ -110,19 +110,44 @@ def pack(
     snapshots: Sequence[tuple[Snapshot, int]],
     directory: Path | None,
     processes: Processes | None,
+    *,
+    copy: bool = True,
 ) -> list[dict[str, Any]]:
     """Return the snapshots of each process with their last lags, by rank, as tensors and plain values.
 
     All processes must call this function. If the snapshots are large or come from several processes, they go into files
-    in ``directory``. A snapshot that cannot be written is left out, and a warning is logged.
+    in ``directory``. A snapshot that cannot be written is left out, and a warning is logged. Without ``copy``, tensors
+    that are in host memory already are returned themselves.
     """
     several = processes is not None and processes.size > 1
+    rank = 0 if processes is None else processes.rank
+    layout = [[_plain(stretch) for stretch in bucket] for bucket in parameters.layout()]
+    dtypes = [str(bucket.dtype) for bucket in parameters.buckets]
+    packed = _pack_all(snapshots, directory, rank, several, copy)
+    part = {"layout": layout, "dtypes": dtypes, "n_replica": parameters.n_replica or 1, "snapshots": packed}
+    return [part] if processes is None else processes.gather(part)
+
+
+def repack(parts: Sequence[Mapping[str, Any]], directory: Path | None) -> list[dict[str, Any]]:
+    """Return the result of :func:`pack` in one process for another directory."""
+    repacked = []
+    for rank, part in enumerate(parts):
+        snapshots = [
+            (Snapshot(packed["waiting_time"], packed["flats"] or [], packed["own_sums"]), packed["last_lag"])
+            for packed in part["snapshots"]
+        ]
+        repacked.append({**part, "snapshots": _pack_all(snapshots, directory, rank, False, True)})
+    return repacked
+
+
+def _pack_all(
+    snapshots: Sequence[tuple[Snapshot, int]], directory: Path | None, rank: int, several: bool, copy: bool
+) -> list[dict[str, Any]]:
     n_bytes = sum(flat.nbytes for snapshot, _ in snapshots for flat in snapshot.flats)
-    to_files = directory is not None and (several or n_bytes > INLINE_BYTES)
-    rank, packed = 0 if processes is None else processes.rank, []
+    to_files, packed = directory is not None and (several or n_bytes > INLINE_BYTES), []
     for snapshot, last_lag in snapshots:
         try:
-            packed.append(_packed(snapshot, last_lag, rank, directory if to_files else None))
+            packed.append(_packed(snapshot, last_lag, rank, directory if to_files else None, copy))
         except Exception as error:
             # Do not raise, because the other processes wait for this process.
             nothing = {"own_sums": [], "flats": None, "file": ["", ""]}
@@ -134,13 +159,10 @@ def pack(
                 type(error).__name__,
                 error,
             )
-    layout = [[_plain(stretch) for stretch in bucket] for bucket in parameters.layout()]
-    dtypes = [str(bucket.dtype) for bucket in parameters.buckets]
-    part = {"layout": layout, "dtypes": dtypes, "n_replica": parameters.n_replica or 1, "snapshots": packed}
-    return [part] if processes is None else processes.gather(part)
+    return packed
 
 
-def _packed(snapshot: Snapshot, last_lag: int, rank: int, directory: Path | None) -> dict[str, Any]:
+def _packed(snapshot: Snapshot, last_lag: int, rank: int, directory: Path | None, copy: bool) -> dict[str, Any]:
     """Return a snapshot as tensors and plain values. With a directory, the weights go into a file there."""
     flats, file = None, None
     if directory is not None and snapshot.flats:
@@ -148,7 +170,8 @@ def _packed(snapshot: Snapshot, last_lag: int, rank: int, directory: Path | None
             snapshot.stored = write_snapshot(directory, snapshot.waiting_time, rank, snapshot.flats)
         file = list(snapshot.stored)
     elif snapshot.flats:
-        flats = [flat.detach().cpu().clone() for flat in snapshot.flats]
+        flats = [flat.detach().cpu() for flat in snapshot.flats]
+        flats = [flat.clone() for flat in flats] if copy else flats
     return {
         "waiting_time": snapshot.waiting_time,
         "last_lag": last_lag,
@@ -277,6 +300,6 @@ def _take(parameters: TrackedParameters, theirs: Stretch, values: Tensor, mine: 
     have, order = parameters.positions(theirs).sort()
     want = parameters.positions(mine)
     place = torch.searchsorted(have, want).clamp_(max=max(len(have) - 1, 0))
-    found = have[place] == want if len(have) else torch.zeros(len(want), dtype=torch.bool)
+    found = have[place] == want if len(have) else torch.zeros(len(want), dtype=torch.bool, device="cpu")
     target[found.to(target.device)] = values[order[place[found]]].to(target.device)
     return int(found.sum())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from lightning_glassy.measure.places import address_of, find_overlap, place_of
 from lightning_glassy.measure.shards import Processes, Shard, block_of, shards_of
 
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
@@ -41,6 +42,7 @@ class Selected:
         groups: groups of the parameter, without ``"all"``.
         counted: whether this process counts the coordinates that it holds.
         n_replica: number of replicas if the first axis of the tensor runs over replicas, otherwise ``None``.
+        aliases: names of other Parameter objects in the same memory. Each has a gradient of its own.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Selected:
     groups: tuple[str, ...]
     counted: bool = True
     n_replica: int | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def numel(self) -> int:
@@ -75,8 +78,9 @@ def select_parameters(
     """Select the trainable parameters to track, each once, with its groups.
 
     Patterns are shell patterns (``"encoder.*"``, ``"*.weight"``). They are case-sensitive and must match the whole
-    name. A tied tensor, i.e. a tensor with several names, is counted once. It matches if one of its names matches. Call
-    :func:`check_patterns` before, because this function does not check the form of its arguments.
+    name. A tied tensor, i.e. memory with several names, is counted once, even if its shape differs (a matrix and its
+    transpose). It matches if one of its names matches. Call :func:`check_patterns` before, because this function does
+    not check the form of its arguments.
 
     Args:
         named_parameters: the module, or pairs as from ``module.named_parameters(remove_duplicate=False)``.
@@ -86,8 +90,9 @@ def select_parameters(
         exclude: leave out parameters that match one of these patterns.
 
     Raises:
-        ValueError: there is nothing to track, a pattern matches nothing, a layer is called ``"all"``, a parameter has
-            no shape or no values yet, or a parameter is not dense (a sparse tensor).
+        ValueError: there is nothing to track, a pattern matches nothing, a layer is called ``"all"``, the values of a
+            parameter cannot be read from its memory, or two parameters share a part of their memory. The message names
+            the parameter.
         UnmeasurableError: a parameter is spread over processes in a way that cannot be measured correctly.
         TypeError: an item is not a pair of a name and a tensor.
     """
@@ -103,19 +108,10 @@ def select_parameters(
         tensor, name = shards.get(id(parameter), parameter), plain_name(name)
         if not parameter.requires_grad:
             frozen.append(name)
-            continue
-        if torch.nn.parameter.is_lazy(parameter):
-            raise ValueError(f"the parameter {name!r} has no shape yet: run one batch through the lazy module first")
-        if tensor.layout != torch.strided:
-            raise ValueError(f"the parameter {name!r} has the layout {tensor.layout}: only dense ones can be measured")
-        if tensor.is_meta:
-            raise ValueError(f"the parameter {name!r} is on the meta device: it has no values to measure")
-        if tensor.numel():
-            # Two Parameter objects that share memory are counted once, like one object with two names. A shard is
-            # identified by its object, because an empty shard has no memory.
-            key: tuple[object, ...] = (id(parameter),)
-            if not isinstance(tensor, Shard):
-                key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+        elif torch.nn.parameter.is_lazy(parameter) or tensor.numel():
+            # Coordinates are places in memory. Without memory (an empty shard, for example), the object counts.
+            located = not isinstance(tensor, Shard) and _unreadable(tensor) is None
+            key = place_of(parameter) if located else (id(parameter),)
             tensors.setdefault(key, (tensor, []))[1].append(name)
 
     names = [alias for _, aliases in tensors.values() for alias in aliases]
@@ -128,20 +124,53 @@ def select_parameters(
     if not kept:
         why = "all are excluded" if tensors else ("all are frozen" if frozen else "the module has none")
         raise ValueError(f"there is no trainable parameter to track ({why})")
+    for tensor, (name, *_) in kept:
+        problem = None if isinstance(tensor, Shard) else _unreadable(tensor)
+        if problem is not None:
+            raise ValueError(f"the parameter {name!r} {problem}, or leave it out with exclude={name!r}")
+    overlap = find_overlap((names[0], tensor) for tensor, names in kept if not isinstance(tensor, Shard))
+    if overlap is not None:
+        what = "the parameters {!r} and {!r} share a part of their memory, which would be counted twice: leave one out"
+        if overlap[0] == overlap[1]:
+            what = "the parameter {!r} has several elements at one place in memory: clone it, or leave it out"
+        raise ValueError(f"{what.format(*overlap)} with exclude={overlap[1]!r}")
 
-    if isinstance(groups, Mapping):
+    objects = {plain_name(name): id(parameter) for name, parameter in named}
+
+    def chosen(tensor: Tensor | Shard, names: list[str], groups: tuple[str, ...]) -> Selected:
+        others = tuple(name for name in names if objects[name] != objects[names[0]])
+        return Selected(names[0], tensor, groups, aliases=others)
+
+    if _is_mapping(groups):
         kept_names = [alias for _, aliases in kept for alias in aliases]
-        members = {str(g): _patterns(f"groups[{g!r}]", p, kept_names, frozen) for g, p in groups.items()}
+        members = {g: _patterns(f"groups[{g!r}]", groups[g], kept_names, frozen) for g in map(str, [*groups.keys()])}
         return [
-            Selected(aliases[0], tensor, tuple(g for g, patterns in members.items() if matches(aliases, patterns)))
+            chosen(tensor, aliases, tuple(g for g, patterns in members.items() if matches(aliases, patterns)))
             for tensor, aliases in kept
         ]
     if groups == "all":
-        return [Selected(aliases[0], tensor, ()) for tensor, aliases in kept]
+        return [chosen(tensor, aliases, ()) for tensor, aliases in kept]
     layers = [aliases[0].rpartition(".")[0] or aliases[0] for _, aliases in kept]
     if "all" in layers:
         raise ValueError("groups='layer': a layer is called 'all'. Give a mapping of group names to patterns")
-    return [Selected(aliases[0], t, (layer,)) for (t, aliases), layer in zip(kept, layers, strict=True)]
+    return [chosen(tensor, aliases, (layer,)) for (tensor, aliases), layer in zip(kept, layers, strict=True)]
+
+
+def _unreadable(parameter: Tensor) -> str | None:
+    """Return why the values of a parameter cannot be read from its memory, and the remedy, or ``None``."""
+    if torch.nn.parameter.is_lazy(parameter):
+        return "has no shape yet: run one batch through the lazy module first"
+    if parameter.layout != torch.strided:
+        return f"has the layout {parameter.layout}: only dense ones can be measured. Make it dense"
+    if parameter.is_meta:
+        return "is on the meta device: it has no values to measure. Materialise it before the training"
+    if parameter.is_conj() or parameter.is_neg():
+        view = "conjugate" if parameter.is_conj() else "negative"
+        return f"is a lazy {view} of its memory: make it nn.Parameter(tensor.resolve_conj().resolve_neg())"
+    if parameter.numel() and not address_of(parameter):
+        kind = type(parameter.data).__name__
+        return f"is a {kind}, which has no memory of its own: train a plain tensor, as .dequantize() may return"
+    return None
 
 
 def share_out(selected: Sequence[Selected]) -> tuple[list[Selected], Processes | None]:
@@ -183,21 +212,25 @@ def check_patterns(groups: object, include: object, exclude: object) -> None:
         ValueError: ``groups`` is invalid, or an argument is neither a pattern nor a non-empty list of patterns. The
             message names the argument and its value.
     """
-    arguments = {"include": include, "exclude": exclude}
-    if isinstance(groups, Mapping):
-        if "all" in groups:
+    arguments: dict[str, Any] = {"include": include, "exclude": exclude}
+    if _is_mapping(groups):
+        names = [*groups.keys()]
+        if "all" in names:
             raise ValueError("groups: 'all' always exists and means every tracked parameter: choose another name")
-        if not groups or not all(isinstance(group, str) for group in groups):
+        if not names or not all(isinstance(group, str) for group in names):
             raise ValueError(f"groups={groups!r} must name at least one group, by a string")
-        arguments |= {f"groups[{group!r}]": [] if patterns is None else patterns for group, patterns in groups.items()}
-    elif groups not in ("all", "layer"):
+        arguments |= {f"groups[{group!r}]": [] if groups[group] is None else groups[group] for group in names}
+    elif not isinstance(groups, str) or groups not in ("all", "layer"):
         raise ValueError(f"groups={groups!r} is not 'all', 'layer' or a mapping of group names to name patterns")
     for argument, patterns in arguments.items():
-        several = [patterns] if isinstance(patterns, str) else patterns
-        if several is None:
-            continue
-        if not isinstance(several, (list, tuple)) or not several or not all(isinstance(p, str) for p in several):
+        # Configuration packages have lists of their own. An iterator could be read only once.
+        listed = hasattr(patterns, "__len__") and hasattr(patterns, "__getitem__") and not _is_mapping(patterns)
+        if patterns is not None and not (listed and len(patterns) and all(isinstance(p, str) for p in patterns)):
             raise ValueError(f"{argument}={patterns!r} must be a name pattern or a non-empty list of some")
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__"))
 
 
 def patterns_of(patterns: str | Sequence[str] | None) -> list[str]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
 from lightning_glassy.measure.layout import ROUNDING_MARGIN, TrackedParameters, within_rounding
-from lightning_glassy.measure.memory import check_memory_options, human_bytes, plan_sample
+from lightning_glassy.measure.memory import check_memory_options, host_budget, human_bytes, plan_sample
 from lightning_glassy.measure.moments import moments_for
 from lightning_glassy.measure.moments.replicas import BetweenReplicas, as_matrices
 from lightning_glassy.measure.readback import Readback
@@ -251,13 +251,15 @@ class AgingTracker:
         chosen = check_options(groups, options)
         sample, thresholds, moments = chosen["sample"], chosen["overlap_thresholds"], chosen["moments"]
         device, max_memory = chosen["snapshot_device"], chosen["max_memory"]
+        self._max_memory = max_memory
         # Every event asks for the next lag of each live snapshot several times. Most answers stay the same.
         self._next_lag = lru_cache(4096)(self.schedule.next_lag)
         self._end = max_step
         if max_step is not None:
             self.schedule.until(max_step)  # raises if the run is too short to measure anything
         endless = self.schedule.open_ended and max_step is None
-        capacity = self.schedule.snapshots_by(_HORIZON if max_step is None else max_step)
+        # Waiting times beyond the horizon are captured in the memory of one snapshot.
+        capacity = max(1, self.schedule.snapshots_by(_HORIZON if max_step is None else max_step))
         selected = select_parameters(
             named_parameters, groups=groups, include=chosen["include"], exclude=chosen["exclude"]
         )
@@ -377,9 +379,7 @@ class AgingTracker:
                 self.schedule,
                 self.last_step,
             )
-        part = {"step": self.last_step, "schedule": repr(self.schedule), "max_step": self._end}
-        self.record.meta.pop("completed", None)
-        self.record.meta["resumed"] = [*self.record.meta.get("resumed", []), part]
+        self.record.start_branch(step=self.last_step, schedule=repr(self.schedule), max_step=self._end)
         self.next_event = self._find_next_event()
 
     def update(self, step: int, one_time: Mapping[str, float] | None = None) -> bool:
@@ -394,14 +394,17 @@ class AgingTracker:
 
         Raises:
             TypeError: ``step`` is not an integer.
-            ValueError: ``step`` is below an earlier step.
+            ValueError: ``step`` is below an earlier step. :meth:`go_back` comes first.
             ParametersChangedError: a tracked parameter has another shape, dtype or device than at the start.
         """
         step = operator.index(step)
         if self._readback:
             self._enter(self._readback.landed())
         if step < self._seen:
-            raise ValueError(f"step={step} comes after step {self._seen}: steps cannot go back")
+            raise ValueError(
+                f"step={step} comes after step {self._seen}: steps cannot go back. If the training has gone back to an "
+                f"earlier state, call go_back({step}) first"
+            )
         self._seen = step
         if step < self.next_event:
             return False
@@ -545,6 +548,31 @@ class AgingTracker:
             steps.append(None if lag is None else snapshot.waiting_time + lag)
         return min((step for step in steps if step is not None), default=sys.maxsize)
 
+    def go_back(self, step: int) -> None:
+        """Forget everything from ``step`` on, because the training has gone back to its state after ``step`` updates.
+
+        The rows measured at ``step`` or later leave the record, and the later snapshots are freed. :meth:`update` can
+        measure ``step`` again. A snapshot that was freed after its last lag does not come back.
+
+        Args:
+            step: number of completed updates.
+        """
+        step = operator.index(step)
+        self.drain()
+        self.record = self.record.before(step)
+        self.record.start_branch(step=step, gone_back_from=self._seen)
+        waiting_times, lags = self.record.pairs
+        for waiting_time, snapshot in list(self._bank.live.items()):
+            if waiting_time >= step:
+                self._bank.release(waiting_time)
+            else:
+                snapshot.last_lag = int(lags[waiting_times == waiting_time].max(initial=-1))
+        captured = [*self._bank.live, *waiting_times.tolist()]
+        self._captured = max(captured, default=-1) if self._captured >= step else self._captured
+        self.last_step, self._seen = min(self.last_step, step - 1), step
+        if not self._broken:
+            self.next_event = self._find_next_event()
+
     @property
     def n_snapshots(self) -> int:
         """Number of snapshots that are held now."""
@@ -570,6 +598,21 @@ class AgingTracker:
         self._broken, self.next_event = True, sys.maxsize
         if self._processes is not None:
             self._processes.close()
+
+    def end(self) -> dict[str, Any]:
+        """Free the tracker, and return the state from which another tracker can continue.
+
+        The snapshots in the state are in host memory. They are left out if they do not fit there (in ``max_memory``, or
+        a tenth of the free memory), or if several processes hold them. ``state["left_out"]`` is then their number.
+        """
+        live = list(self._bank.live.values())
+        on_device = _on_device(live)
+        fits = not on_device or on_device <= host_budget(self._max_memory)
+        alone = self._processes is None or self._processes.size == 1
+        state = self._state(None, snapshots=fits and alone, copy=False)
+        state["left_out"] = 0 if state["parts"] else len(live)
+        self.close()
+        return state
 
     def new_pairs(self) -> list[tuple[int, int]]:
         """Return the pairs (waiting time, lag) that entered the record since the last call, in order of measurement."""
@@ -615,6 +658,9 @@ class AgingTracker:
         """
         if directory is None and snapshots and self._processes is not None and self._processes.size > 1:
             raise ValueError("directory=None: the snapshots of several processes need files: name a directory")
+        return self._state(None if directory is None else Path(directory), snapshots=snapshots, copy=True)
+
+    def _state(self, place: Path | None, *, snapshots: bool, copy: bool) -> dict[str, Any]:
         before, record, usable = self._before, self.record, snapshots and not self._broken
         try:
             self.drain()
@@ -632,9 +678,8 @@ class AgingTracker:
         if snapshots and self._processes is not None:
             usable = all(self._processes.gather(usable))  # another process may have given up
         kept = list(before.lags.items()) if usable else []
-        place = None if directory is None else Path(directory)
         with self._streams.entered():
-            parts = pack(self.parameters, kept, place, self._processes) if kept else []
+            parts = pack(self.parameters, kept, place, self._processes, copy=copy) if kept else []
         return {
             "version": _STATE_VERSION,
             "record": torch.frombuffer(bytearray(record.to_bytes()), dtype=torch.uint8),
@@ -716,6 +761,11 @@ class AgingTracker:
                 else f"the mean squared displacement {d2[at] / n:.2g} is within the rounding of the weights' own dtype "
                 f"(about {resolution[k, 0] * s2[at] / n:.2g}) {where}: a plateau there is not physics",
             )
+
+
+def _on_device(snapshots: Iterable[Snapshot]) -> int:
+    """Return the bytes of snapshots that are not in host memory."""
+    return sum(flat.nbytes for snapshot in snapshots for flat in snapshot.flats if flat.device.type != "cpu")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Write files atomically: a file is complete, or it is not there."""
+"""Write files atomically: a file is complete, or it is not there.
+
+A file that is written replaces whatever has its name: a file, a link or a pipe. Nothing is written through a link,
+because a directory from somebody else can hold links to any file of the reader.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,13 @@ _DEAD = 3600.0
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Call ``write(file)`` on a temporary file beside ``path``, then rename the file to ``path``. Return ``path``."""
+    """Call ``write(file)`` on a temporary file beside ``path``, then rename the file to ``path``. Return ``path``.
+
+    Raises:
+        OSError: the file cannot be written, or ``path`` is in ``/dev``. The superuser would replace a device.
+    """
+    if path.absolute().parent == Path("/dev"):
+        raise OSError(f"{path} is in /dev, and a file there could replace a device: choose another directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Files of the module `tempfile` are private. This file gets the permissions of any other new file.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import operator
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -332,11 +333,48 @@ class RecordContent:
         return self._with({name: table for name, table in earlier.items() if len(table)}, self.meta)
 
     def is_part_of(self, other: RecordContent) -> bool:
-        """Return whether ``other`` measures the same, and holds each pair of this record with the same bits.
-
-        This record is then an earlier part of the same run.
-        """
+        """Return whether ``other`` measures the same, and holds each pair of this record with the same bits."""
         return self._measures_as(other) and self._tables[MOMENTS_TABLE].within(other._tables[MOMENTS_TABLE])
+
+    def start_branch(self, **entry: Any) -> None:
+        """Note in the metadata that the training goes on from here, in a branch with a random name of its own.
+
+        Args:
+            **entry: facts about the start of the branch, as JSON values.
+        """
+        self.meta.pop("completed", None)
+        self.meta["resumed"] = [*_listed(self.meta, "resumed"), entry]
+        # A draw from a global generator would change the random numbers of the training.
+        self.meta["branches"] = [*_listed(self.meta, "branches"), secrets.token_hex(4)]
+
+    @property
+    def last_step(self) -> int:
+        """The last step at which something in the record was measured, or -1."""
+        return max(table.last_step for table in self._tables.values())
+
+    def goes_on_from(self, other: RecordContent) -> bool:
+        """Return whether this record is the same record at a later time, or after a resumption.
+
+        A training has an identity, ``meta["id"]``, and each resumption starts a branch (:meth:`start_branch`). Of two
+        resumptions from one checkpoint, neither goes on from the other.
+        """
+        before = _listed(other.meta, "branches")
+        return self.same_training(other) and before == _listed(self.meta, "branches")[: len(before)]
+
+    def same_training(self, other: RecordContent) -> bool:
+        """Return whether two records belong to the same training, perhaps to different branches of it."""
+        return self.meta.get("id") is not None and self.meta["id"] == other.meta.get("id")
+
+    def replaces(self, other: RecordContent) -> bool:
+        """Return whether this record lacks nothing of another record of the same training, and goes as far.
+
+        A killed run can be ahead of its last checkpoint. The run that goes on from it measures the same steps again, on
+        some devices with other rounding errors. The pairs of a completed run, or of another branch, must be the same to
+        the bit.
+        """
+        as_far = self.same_training(other) and other.last_step <= self.last_step
+        rounds = "completed" not in other.meta and self.goes_on_from(other)
+        return as_far and (rounds or (len(other) > 0 and other.is_part_of(self)))
 
     def _measures_as(self, other: RecordContent) -> bool:
         same = self._shape() == other._shape() and self.n_replica == other.n_replica
@@ -501,3 +539,9 @@ class RecordContent:
         except Exception as error:  # a crafted file can make the parsers of zip, npy and JSON raise anything
             raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
         return record.upgraded(header["version"])
+
+
+def _listed(meta: Mapping[str, Any], name: str) -> list[Any]:
+    """Return a list in the metadata. The metadata of a file can be anything."""
+    found = meta.get(name)
+    return found if isinstance(found, list) else []

@@ -160,6 +160,11 @@ class Table:
         earlier = self._unpacked(self._rows).sum(axis=1) < step
         return self._part(key for key, is_earlier in zip(self._rows, earlier, strict=True) if is_earlier)
 
+    @property
+    def last_step(self) -> int:
+        """The last step of a measurement, or -1 without rows. The integers of a key add up to this step."""
+        return int(self._unpacked(self._rows).sum(axis=1).max(initial=-1))
+
     def since(self, earlier: Mapping[bytes, Array]) -> Table:
         """Return the rows that are new, or that differ from the :attr:`rows` of an earlier time."""
         return self._part(

@@ -90,11 +90,11 @@ class _ByIndices(Dataset[Any]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, indices: Tensor | list[int]) -> Any:
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, device="cpu")
         if type(self.dataset) is TensorDataset:
             # index_select takes a third of the time of tensor[indices].
             flat, shape = indices.flatten(), indices.shape
-            return [t.index_select(0, flat).view(*shape, *t.shape[1:]) for t in self.dataset.tensors]
+            return [t.index_select(0, flat.to(t.device)).view(*shape, *t.shape[1:]) for t in self.dataset.tensors]
         return self._read(indices.tolist())
 
     def _read(self, indices: list[Any]) -> Any:

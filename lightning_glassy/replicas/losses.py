@@ -42,7 +42,8 @@ def per_replica(function: Callable[..., Tensor], *, shared: bool = True, loop: b
             check_axis(len(outputs), others)
         if loop:
             each = (others if shared else [other[r] for other in others] for r in range(len(outputs)))
-            return torch.stack([torch.as_tensor(function(out, *own)) for out, own in zip(outputs, each, strict=True)])
+            losses = [function(out, *own) for out, own in zip(outputs, each, strict=True)]
+            return torch.stack([torch.as_tensor(loss, device=outputs.device) for loss in losses])
         if function is nn.functional.cross_entropy and outputs.dim() == 3 and len(others) == 1:
             return _cross_entropy(outputs, others[0], shared)
         axes = (0, *(None if shared else 0 for _ in others))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from lightning_glassy.analysis import (
 )
 from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.report.figures import figures
 from lightning_glassy.report.findings import Findings
 from lightning_glassy.report.page import Choice, page
@@ -70,6 +72,9 @@ class Report(Findings):
         The figures need matplotlib, and the page needs plotly. If a package is missing, a warning in the log names the
         extra, and the other files are written.
 
+        Each file replaces a file or a link of its name. Nothing is written through a link in ``directory``, but
+        ``directory`` itself can be a link.
+
         Raises:
             OSError: the directory cannot be written.
         """
@@ -79,8 +84,8 @@ class Report(Findings):
         paths = [_write(directory / "report.txt", f"{self}\n"), _write(directory / "report.json", f"{numbers}\n")]
         try:
             for name, figure in self.figures().items():
-                paths.append(directory / f"{name}.png")
-                figure.savefig(paths[-1], dpi=150)
+                draw = partial(figure.savefig, format="png", dpi=150)
+                paths.append(write_atomically(directory / f"{name}.png", draw))
         except ImportError as error:
             log.warning("no figures are written: %s", error)
         try:
@@ -95,8 +100,7 @@ def _no_exponent(observable: str) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    return path
+    return write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def report(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 PLUGIN_NAME = "glassy"
 
-# <monitor>_record/<token of the record, increasing in time>/<number of the part>
+# <monitor>_record/<token of the record, the time at which it was begun>/<number of the part>
 _TAG = re.compile(r"(?P<monitor>.+)_record/(?P<token>[0-9a-f]{16})/(?P<number>[0-9]{1,9})", flags=re.DOTALL)
 
 

@@ -3,8 +3,8 @@
 A part is one line of JSON, and then the raw numbers, little-endian. The line holds the number of rows of each table
 that follow. The first part has the header of the record, and so has each part after a change of the header::
 
-    {"rows": 2, "one_time": {"learning_rate": 1}, "between": {}, "profiles": {"displacement": [1, 122, 123]},
-     "header": {...}}
+    {"checksum": "0a1b2c3d", "part": 0, "rows": 2, "one_time": {"learning_rate": 1}, "between": {},
+     "profiles": {"displacement": [1, 122, 123]}, "header": {...}}
     moments: keys, int64 [2, 2], and sums, float64 [2, (n_replica,) n_group, n_moment]
     each series: steps, int64 [1], and values, float64 [1]
     each table between replicas: steps, int64 [n], and values, float64 [n, n_replica, n_replica]
@@ -13,13 +13,19 @@ that follow. The first part has the header of the record, and so has each part a
 A profile has three numbers in the line: rows, points of the grid (0 if an earlier part has the grid), and values in a
 row. No part repeats the rows of another part, so that a run of any length writes little more than its record. Parts of
 format 1 had neither ``between`` nor ``profiles``.
+
+The checksum is the CRC-32 of everything after it. TensorBoard's fast data server does not compare the checksums of the
+event file. The number of the part is the number in its tag. Earlier versions wrote neither.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +38,14 @@ from lightning_glassy.record.checks import check_plane
 from lightning_glassy.record.file import Part, opened, parse
 from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, TableName
 
+_CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{8})", ')
+
 
 @dataclass(frozen=True)
 class Written:
-    """The content of the parts written so far: the header as text, and the rows of each table by key."""
+    """The content of the parts so far: their number, the header as text, and the rows of each table by key."""
 
+    n_part: int = 0
     header: str = ""
     rows: dict[TableName, dict[bytes, Array]] = field(default_factory=dict)
 
@@ -53,7 +62,7 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
         The part, and the content of all parts including this part. The part is None if neither a row nor the header
         has changed.
     """
-    line: dict[str, Any] = {"rows": 0, **{kind: {} for kind in NAMED_KINDS}}
+    line: dict[str, Any] = {"part": written.n_part, "rows": 0, **{kind: {} for kind in NAMED_KINDS}}
     blocks: list[NDArray[Any]] = []
     after: dict[TableName, dict[bytes, Array]] = {}
     # Sort the tables by kind, because the reader expects the numbers in this order.
@@ -78,8 +87,39 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
         line["header"] = json.loads(header)
     elif not blocks:
         return None, written
-    content = b"\n".join([json.dumps(line).encode(), b"".join(block.tobytes() for block in blocks)])
-    return content, Written(header, after)
+    content = b"\n".join([json.dumps(line).encode()[1:], b"".join(block.tobytes() for block in blocks)])
+    checksum = b'{"checksum": "%08x", ' % zlib.crc32(content)
+    return checksum + content, Written(written.n_part + 1, header, after)
+
+
+def join(parts: Mapping[int, bytes]) -> tuple[AgingRecord, str | None]:
+    """Join the parts of a record that are there, by number.
+
+    Returns:
+        The record, and a sentence if parts are missing or damaged. The record lacks the rows of these parts.
+
+    Raises:
+        RecordError: as in :func:`assemble`, but not for a damaged part.
+    """
+    whole = {number: part for number, part in sorted(parts.items()) if _is_whole(part, number)}
+    record, total = assemble(whole.values()), max(parts) + 1
+    if len(whole) == total:
+        return record, None
+    first = next(number for number in itertools.count() if number not in whole)
+    return record, (
+        f"{total - len(whole):,} of {total:,} parts of the record are missing or damaged in the event files, the first "
+        f"is part {first:,}: the curves lack their rows, and the file of the record has them"
+    )
+
+
+def _is_whole(part: bytes, number: int | None = None) -> bool:
+    """Return whether a part is what was written, as far as one can know. Earlier versions wrote no checksum."""
+    checksum = _CHECKSUM.match(part)
+    if checksum is None:
+        return True
+    rest = part[checksum.end() :]
+    is_numbered = number is None or rest.startswith(b'"part": %d, ' % number)
+    return is_numbered and zlib.crc32(rest) == int(checksum[1], 16)
 
 
 def assemble(parts: Iterable[bytes]) -> AgingRecord:
@@ -100,6 +140,8 @@ def assemble(parts: Iterable[bytes]) -> AgingRecord:
 
 
 def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
+    if not _is_whole(part):
+        raise RecordError("a part is damaged: its checksum is wrong")
     line, _, numbers = part.partition(b"\n")
     head = parse(line)
     counts = [head["rows"]]
@@ -112,9 +154,9 @@ def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _assembled(parts: list[tuple[dict[str, Any], bytes]]) -> AgingRecord:
-    if not parts or "header" not in parts[0][0]:
-        raise RecordError("its first part is missing")
     headers = [opened(head["header"]) for head, _ in parts if "header" in head]
+    if not headers:
+        raise RecordError("its first part is missing or damaged")
     header = headers[-1]
     if len({json.dumps({**other, "meta": None}) for other in headers}) > 1:
         raise RecordError("its parts do not measure the same: only the metadata of a record can change")
@@ -157,4 +199,6 @@ def _tables(head: dict[str, Any], numbers: bytes, record: AgingRecord, grids: di
         keys = take("<i8", n, len(KINDS[name.kind]))
         if name.kind == "profiles" and n_point:
             grids[name] = take("<f8", n_point)
-        yield Part(name, keys, take("<f8", n, *shape), grids.get(name))
+        rows = take("<f8", n, *shape)
+        if name.kind != "profiles" or name in grids:  # the part with the grid may be missing
+            yield Part(name, keys, rows, grids.get(name))

@@ -10,7 +10,10 @@ import functools
 import gzip
 import json
 import math
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -25,12 +28,21 @@ from lightning_glassy.record import AgingRecord
 from lightning_glassy.report import answers
 from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard.events import PLUGIN_NAME
+from lightning_glassy.tensorboard.once import Answers, BusyError
 from lightning_glassy.tensorboard.runs import Run, Runs
 
-Answer = Callable[[Request], dict[str, Any]]
+Answer = Callable[[Request], str]
+"""A function that answers a request with JSON."""
 
 _TYPES = {"js": "text/javascript", "css": "text/css"}
 _MOST_SERIES = 200  # largest number of runs times groups in one question
+_LONGEST_QUESTION = 1 << 16  # bytes, as long as an address that TensorBoard's server takes
+_LONGEST_ANSWER = 64 << 20  # bytes
+_SECONDS = 30.0  # for one request
+_KEPT = 64 << 20  # bytes of answers that are kept
+_AT_ONCE = 4  # computations at the same time
+_MOST_WAITING = 64  # questions at the same time
+_MOST_JOINED = 2  # sets of runs joined as replicas that are kept
 _YEAR = 365 * 24 * 3600
 
 
@@ -41,7 +53,10 @@ class QuestionError(ValueError):
 class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     """Plugin that shows the aging curves of the runs in a log directory.
 
-    Answers are JSON. A question that cannot be answered gets status 400 and ``{"error": sentence}``.
+    Answers are JSON. A question that cannot be answered gets status 400 and ``{"error": sentence}``. Each answer is
+    computed once and kept, up to 64 MiB of answers. A request takes about 30 seconds at most, and its answer 64 MiB. A
+    series beyond these limits has ``{"error": sentence}`` in its place. If parts of a record are missing in the event
+    files, each answer about the run has ``note``, a sentence about this.
 
     ================  ===================================================================================
     path              answer
@@ -63,7 +78,9 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def __init__(self, context: base_plugin.TBContext) -> None:
         self._runs = Runs(context.data_provider)
-        self._replicas: dict[tuple[str, ...], Run] = {}
+        self._answers = Answers(most_bytes=_KEPT, at_once=_AT_ONCE, most_waiting=_MOST_WAITING)
+        self._joining = threading.Lock()
+        self._joined: OrderedDict[str, Run] = OrderedDict()
 
     def is_active(self) -> bool:
         """Return False. TensorBoard activates the tab by itself if there are data for it."""
@@ -91,66 +108,86 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ answers
 
-    def _observables(self, request: Request) -> dict[str, Any]:
+    def _observables(self, request: Request) -> str:
         _check_names(request, ())
-        return {"observables": answers.observables()}
+        return json.dumps({"observables": answers.observables()})
 
-    def _all_runs(self, request: Request) -> dict[str, Any]:
+    def _all_runs(self, request: Request) -> str:
         _check_names(request, ())
         runs = self._runs.refresh(context(request.environ), experiment_id(request.environ))
-        return {
-            "runs": [
-                {"name": run.name, "version": run.version}
-                | ({"error": run.error} if run.record is None else answers.describe(run.record))
-                for run in runs.values()
-            ]
-        }
+        found = [{"name": run.name, "version": run.version, **run.description} for run in runs.values()]
+        return json.dumps({"runs": found}, allow_nan=False)
 
     def _of_choice(self, answer: Callable[..., dict[str, Any]]) -> Answer:
         """Answer a question about an observable, for each run and group."""
 
-        def respond(request: Request) -> dict[str, Any]:
+        def respond(request: Request) -> str:
             _check_names(request, _CHOICE)
             observable, eps = _observable(request)
-            return self._each(request, lambda run, group: _once(run, answer, observable, group, eps))
+            asked = self._runs_and_groups(request)
+            eps = _threshold((run for run, _ in asked), eps)
+            return self._series(
+                answer, [(_head(run, group=group), run, observable, group, eps) for run, group in asked]
+            )
 
         return respond
 
     def _of_group(self, answer: Callable[..., dict[str, Any]]) -> Answer:
         """Answer a question about each run and group."""
 
-        def respond(request: Request) -> dict[str, Any]:
+        def respond(request: Request) -> str:
             _check_names(request, ("run", "group", "together"))
-            return self._each(request, lambda run, group: _once(run, answer, group))
+            asked = self._runs_and_groups(request)
+            return self._series(answer, [(_head(run, group=group), run, group) for run, group in asked])
 
         return respond
 
     def _of_run(self, answer: Callable[..., dict[str, Any]]) -> Answer:
         """Answer a question about each run."""
 
-        def respond(request: Request) -> dict[str, Any]:
+        def respond(request: Request) -> str:
             _check_names(request, ("run", "together"))
-            chosen = self._chosen(request)
-            return {"series": [{"run": run.name, **answers.shielded(partial(_once, run, answer))} for run in chosen]}
+            return self._series(answer, [(_head(run), run) for run in self._chosen(request)])
 
         return respond
 
     # ------------------------------------------------------------------ inside
 
-    def _each(self, request: Request, answer: Callable[[Run, str], dict[str, Any]]) -> dict[str, Any]:
-        """Return one answer for every requested run and every requested group that the run has."""
+    def _series(self, answer: Callable[..., dict[str, Any]], asked: Iterable[tuple[Any, ...]]) -> str:
+        """Return the answers for some series as JSON, in the time and the length of one request.
+
+        Args:
+            answer: function of a record and of the arguments of a question.
+            asked: for each series its head, its run, and the arguments.
+        """
+        deadline, room, found = time.monotonic() + _SECONDS, _LONGEST_ANSWER, []
+        for head, run, *question in asked:
+            text = self._answer(run, answer, question, deadline)
+            if len(text) > room:
+                text = _wrong("the answer would be too long: ask for less at a time")
+            room -= len(text)
+            found.append(f"{json.dumps(head)[:-1]}, {text[1:]}")  # one object of JSON from two
+        return f'{{"series": [{", ".join(found)}]}}'
+
+    def _answer(self, run: Run, answer: Callable[..., dict[str, Any]], question: Sequence[Any], deadline: float) -> str:
+        """Return the answer to one question about one run as JSON."""
+        if run.record is None:
+            return _wrong(f"{run.name}: {run.description['error']}")
+        try:
+            compute = partial(_text, answer, run.record, *question)
+            return self._answers.get((run.name, run.version, answer, *question), compute, deadline)
+        except BusyError as error:
+            return _wrong(f"{run.name}: {error}")
+
+    def _runs_and_groups(self, request: Request) -> list[tuple[Run, str]]:
+        """Return every requested run with every requested group that the run has."""
         runs, groups = self._chosen(request), _several(request, "group")
         missing = [g for g in groups if not any(run.record is None or g in run.record.groups for run in runs)]
         if missing:
             raise QuestionError(f"group={missing[0]!r} is in none of the runs")
         if len(runs) * len(groups) > _MOST_SERIES:
             raise QuestionError(f"{len(runs)} runs times {len(groups)} groups: ask for {_MOST_SERIES} at a time")
-        return {"series": [
-            {"run": run.name, "group": group, **answers.shielded(partial(answer, run, group))}
-            for run in runs
-            for group in groups
-            if run.record is None or group in run.record.groups
-        ]}  # fmt: skip
+        return [(run, group) for run in runs for group in groups if run.record is None or group in run.record.groups]
 
     def _chosen(self, request: Request) -> list[Run]:
         """Return the requested runs. With ``together=1`` join them as replicas into one run."""
@@ -168,15 +205,22 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         return [self._as_replicas(runs)]
 
     def _as_replicas(self, runs: Sequence[Run]) -> Run:
-        key = tuple(f"{run.name}\n{run.version}" for run in runs)
-        if key not in self._replicas:
-            try:
-                merged = AgingRecord.concat([_record(run) for run in runs])
-            except ValueError as error:
-                names = ", ".join(f"records[{i}] is {run.name!r}" for i, run in enumerate(runs[:4]))
-                raise QuestionError(f"these runs are not replicas of each other: {error} ({names})") from None
-            self._replicas = {key: Run(f"{len(runs)} runs together", "", merged, None)}
-        return self._replicas[key]
+        """Return some runs joined as replicas, in the order of their names. One set of runs is joined at a time."""
+        runs = sorted(runs, key=lambda run: run.name)
+        version = "\n".join(f"{run.name}\n{run.version}" for run in runs)
+        with self._joining:
+            if version not in self._joined:
+                try:
+                    merged = AgingRecord.concat([_record(run) for run in runs])
+                except ValueError as error:
+                    names = ", ".join(f"records[{i}] is {run.name!r}" for i, run in enumerate(runs[:4]))
+                    raise QuestionError(f"these runs are not replicas of each other: {error} ({names})") from None
+                notes = [f"{run.name}: {run.description['note']}" for run in runs if "note" in run.description]
+                description = {"note": "\n".join(notes)} if notes else {}
+                self._joined[version] = Run(f"{len(runs)} runs together", version, merged, description)
+                while len(self._joined) > _MOST_JOINED:
+                    self._joined.popitem(last=False)
+            return self._joined[version]
 
 
 # ---------------------------------------------------------------------- arguments
@@ -227,21 +271,41 @@ def _observable(request: Request) -> tuple[str, float | None]:
     return observable, _number(request, "eps")
 
 
+def _threshold(runs: Iterable[Run], eps: float | None) -> float | None:
+    """Return the threshold of the runs that a number means. Numbers that mean one threshold are then one question."""
+    if eps is None:
+        return None
+    there = sorted({one for run in runs if run.record is not None for one in run.record.overlap_thresholds})
+    found = [one for one in there if math.isclose(one, eps, rel_tol=1e-9)]
+    if not found:
+        raise QuestionError(f"eps={eps} was not counted in any of the runs; there are {there}")
+    return found[0]
+
+
 # ---------------------------------------------------------------------- answering
 
 
 def _record(run: Run) -> AgingRecord:
     if run.record is None:
-        raise QuestionError(f"{run.name}: {run.error}")
+        raise QuestionError(f"{run.name}: {run.description['error']}")
     return run.record
 
 
-def _once(run: Run, answer: Callable[..., dict[str, Any]], *question: Any) -> dict[str, Any]:
-    """Return the answer to a question about one version of a run. Compute it only once."""
-    key = (answer, *question)
-    if key not in run.answers:
-        run.answers[key] = answer(_record(run), *question)
-    return run.answers[key]  # type: ignore[no-any-return]
+def _head(run: Run, **group: str) -> dict[str, str]:
+    """Return the beginning of an answer about a run: its name, the group, and a note on the run if there is one."""
+    return {"run": run.name, **group, **{key: run.description[key] for key in ("note",) if key in run.description}}
+
+
+def _wrong(sentence: str) -> str:
+    return json.dumps({"error": sentence})
+
+
+def _text(answer: Callable[..., dict[str, Any]], record: AgingRecord, *question: Any) -> str:
+    """Return the answer to a question as JSON, or the reason why there is none."""
+    text = json.dumps(answers.shielded(partial(answer, record, *question)), allow_nan=False)
+    return (
+        text if len(text) <= _LONGEST_ANSWER else _wrong("the answer is too long for a page: analyse the record itself")
+    )
 
 
 def _fit(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
@@ -257,9 +321,11 @@ def _json(answer: Answer) -> Any:
     def respond(request: Request) -> Any:
         if request.method != "GET":
             return _error(request, f"{request.method} is not answered here, GET is", 405)
+        if len(request.query_string) > _LONGEST_QUESTION:
+            return _error(request, "the question is longer than 64 KiB: ask for less at a time", 400)
         try:
             # Respond with a text. TensorBoard would check every number of a dictionary once more.
-            content = json.dumps(answer(request), allow_nan=False)
+            content = answer(request)
         except QuestionError as error:
             return _error(request, str(error), 400)
         except ImportError as error:
@@ -288,10 +354,14 @@ def _file(name: str, content: bytes) -> Any:
 def _plotly(request: Request) -> Any:
     """Respond with plotly.js from the installed plotly package."""
     try:
-        content = _compressed_plotly()
+        with _COMPRESSING:
+            content = _compressed_plotly()
     except (ImportError, OSError):
         return _error(request, "the charts need plotly: pip install 'lightning-glassy[tensorboard]'", 404)
     return http_util.Respond(request, content, "text/javascript", content_encoding="gzip", expires=_YEAR)
+
+
+_COMPRESSING = threading.Lock()
 
 
 @functools.cache

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lightning_glassy.record import AgingRecord, RecordError
+from lightning_glassy.report import answers
 from lightning_glassy.tensorboard.events import PLUGIN_NAME, Place, place_of
-from lightning_glassy.tensorboard.parts import assemble
+from lightning_glassy.tensorboard.once import Once
+from lightning_glassy.tensorboard.parts import join
 
 _USUAL_MONITOR = "glassy"  # the default name of an AgingMonitor, left out of the names of runs
+_MOST_EXPERIMENTS = 4  # an address can name any experiment, and a TensorBoard of a log directory has only one
 
 
 @dataclass(frozen=True)
@@ -21,21 +27,35 @@ class Run:
     Attributes:
         name: the name of the run in TensorBoard, the monitor if its name is not the default, and a number if the
             monitor has several records.
-        version: a text that changes when the record grows.
+        version: a text that changes when the record changes.
         record: the record, None if there is an error.
-        error: the reason why the record cannot be read, None if there is a record.
-        answers: answers computed from this version of the record, by question.
+        description: the groups and observables of the record, or the reason why it cannot be read under ``error``. If
+            parts of the record are missing, ``note`` is a sentence about this.
     """
 
     name: str
     version: str
     record: AgingRecord | None
-    error: str | None
-    answers: dict[Any, Any] = field(default_factory=dict)
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Parts of a record as they were read.
+
+    Attributes:
+        version: a text that changes when the parts change.
+        record: the record, None if there is an error.
+        description: as in :class:`Run`.
+    """
+
+    version: str
+    record: AgingRecord | None
+    description: dict[str, Any]
 
 
 class Runs:
-    """Reader of the records of all runs. It keeps each record until the record grows.
+    """Reader of the records of all runs. It keeps each record until the record changes.
 
     Args:
         provider: a ``tensorboard.data.provider.DataProvider``, for the fast or the slow loading.
@@ -44,25 +64,30 @@ class Runs:
     def __init__(self, provider: Any) -> None:
         self._provider = provider
         self._lock = threading.Lock()
-        self._known: dict[str, dict[str, Run]] = {}  # by experiment
-        # Keys are experiment, run, monitor and token. Values are the number of parts, and the record or its error.
-        self._records: dict[tuple[str, str, str, str], tuple[int, AgingRecord | str]] = {}
+        self._once: Once[dict[str, Run]] = Once()
+        self._known: OrderedDict[str, dict[str, Run]] = OrderedDict()  # by experiment
+        self._readings: dict[tuple[str, str, str], _Reading] = {}  # by run, monitor and token
 
     def refresh(self, context: Any, experiment: str) -> dict[str, Run]:
         """Return all runs by name, as the data provider has them now."""
-        series = self._series(context, experiment)
-        with self._lock:
-            before, now = self._known.get(experiment, {}), {}
-            for run in self._read(experiment, series):
-                old = before.get(run.name)
-                now[run.name] = old if old is not None and old.version == run.version else run
-            self._known[experiment] = now
-            return now
+        return self._once(experiment, partial(self._refresh, context, experiment))
 
     def known(self, context: Any, experiment: str) -> dict[str, Run]:
         """Return all runs by name as of the last refresh, so that a page shows one version of a record."""
         known = self._known.get(experiment)
         return self.refresh(context, experiment) if known is None else known
+
+    def _refresh(self, context: Any, experiment: str) -> dict[str, Run]:
+        series = self._series(context, experiment)
+        with self._lock:
+            readings: dict[tuple[str, str, str], _Reading] = {}
+            now = {run.name: run for run in self._read(series, readings)}
+            self._readings = readings
+            self._known[experiment] = now
+            self._known.move_to_end(experiment)
+            while len(self._known) > _MOST_EXPERIMENTS:
+                self._known.popitem(last=False)
+        return now
 
     def _series(self, context: Any, experiment: str) -> Mapping[str, Mapping[str, Any]]:
         """Return the series with their metadata, by run and tag."""
@@ -79,36 +104,74 @@ class Runs:
                 found |= self._provider.list_tensors(context, **question, run_tag_filter=one)
             return found
 
-    def _read(self, experiment: str, series: Mapping[str, Mapping[str, Any]]) -> Iterable[Run]:
+    def _read(
+        self, series: Mapping[str, Mapping[str, Any]], readings: dict[tuple[str, str, str], _Reading]
+    ) -> Iterable[Run]:
+        """Yield all runs, and collect their records in ``readings``."""
         for name in sorted(series):
             parts: dict[tuple[str, str], dict[int, bytes]] = {}
             for tag, content in series[name].items():
                 place = place_of(tag) or Place(tag, "", 0)
                 parts.setdefault((place.monitor, place.token), {})[place.number] = content.plugin_content
-            found: dict[str, list[tuple[str, AgingRecord | str]]] = {}
+            found: dict[str, list[_Reading]] = {}
             for (monitor, token), numbered in sorted(parts.items()):
-                record = self._record((experiment, name, monitor, token), numbered)
-                found.setdefault(monitor, []).append((f"{token}.{len(numbered)}", record))
-            for monitor, versions in found.items():
-                # The record of a resumed run can continue an earlier record and hold all its rows. Drop the earlier.
-                kept = [v for i, v in enumerate(versions) if not any(_within(v[1], w[1]) for w in versions[i + 1 :])]
-                for number, (version, record) in enumerate(kept, start=1):
+                key = (name, monitor, token)
+                readings[key] = _reading(token, numbered, self._readings.get(key))
+                found.setdefault(monitor, []).append(readings[key])
+            for monitor, all_of_it in found.items():
+                kept = _without_earlier(all_of_it)
+                for number, one in enumerate(kept, start=1):
                     own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"
                     own = own if len(kept) == 1 else f"{own} ({number})"
-                    broken = isinstance(record, str)
-                    yield Run(own, version, None if broken else record, record if broken else None)  # type: ignore[arg-type]
-
-    def _record(self, key: tuple[str, str, str, str], parts: dict[int, bytes]) -> AgingRecord | str:
-        known = self._records.get(key)
-        if known is None or known[0] != len(parts):
-            try:
-                record: AgingRecord | str = assemble(parts[number] for number in sorted(parts))
-            except RecordError as error:
-                record = str(error)
-            known = self._records[key] = (len(parts), record)
-        return known[1]
+                    yield Run(own, one.version, one.record, one.description)
 
 
-def _within(one: AgingRecord | str, other: AgingRecord | str) -> bool:
-    """Return whether all rows of one record are in the other."""
-    return not isinstance(one, str) and not isinstance(other, str) and len(one) > 0 and one.is_part_of(other)
+def _reading(token: str, parts: Mapping[int, bytes], known: _Reading | None) -> _Reading:
+    """Return the known reading of some parts, or read them if it is not of these parts."""
+    numbers, checksum = sorted(parts), 0
+    for number in numbers:
+        checksum = zlib.crc32(parts[number], checksum)
+    version = f"{token}.{len(numbers)}.{checksum:08x}"
+    if known is not None and known.version == version:
+        return known
+    try:
+        record, note = join(parts)
+    except RecordError as error:
+        return _Reading(version, None, {"error": str(error)})
+    return _Reading(version, record, answers.describe(record) | ({"note": note} if note else {}))
+
+
+def _without_earlier(readings: Sequence[_Reading]) -> list[_Reading]:
+    """Leave out the records of one directory that resumed records replace. Keep the order of the others.
+
+    The clock may have been set back. A record comes later if it has been resumed more often, or has more steps.
+    """
+    kept: list[_Reading] = []
+    for one in sorted(readings, key=_rank, reverse=True):
+        if not any(_replaces(later, one) for later in kept):
+            kept.append(one)
+    versions = {one.version for one in kept}
+    return [one for one in readings if one.version in versions]
+
+
+def _rank(reading: _Reading) -> tuple[int, int, str]:
+    resumed = None if reading.record is None else reading.record.meta.get("resumed")
+    times = len(resumed) if isinstance(resumed, list) else 0
+    return times, reading.description.get("last_step", 0), reading.version
+
+
+def _replaces(later: _Reading, earlier: _Reading) -> bool:
+    """Return whether a record goes on from another one.
+
+    Both have one identity. As among files, the later record replaces a record that was not completed. The earlier one
+    may be ahead of the checkpoint from which the training was resumed. A completed record is replaced if the later
+    record has all of its rows.
+    """
+    if later.record is None or earlier.record is None:
+        return False
+    identity = earlier.record.meta.get("id")
+    if identity != later.record.meta.get("id"):
+        return False
+    if identity is not None and "completed" not in earlier.record.meta:
+        return True
+    return len(earlier.record) > 0 and earlier.record.is_part_of(later.record)

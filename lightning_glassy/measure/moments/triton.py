@@ -496,7 +496,7 @@ class _Plan:
         rows = sum(-(-bucket.numel // _row(bucket)) for bucket in buckets)
         self._rows = -(-rows // (self._n_jobs * _CHUNKS_PER_JOB))
         squares = [(_SCALE.value * eps) ** 2 for eps in thresholds] or [0.0]
-        self.thresholds = torch.tensor(squares, dtype=torch.float64).to(device)
+        self.thresholds = torch.tensor(squares, dtype=torch.float64, device="cpu").to(device)
         self.snapshots = _Addresses(device, members)
         self._layout: object = None
         self.refresh()

@@ -10,7 +10,7 @@ export const answerFrom = (report) => { inside = report; };
 export const isReport = () => inside !== null;
 
 function answerInside(path, {run, group, observable = null, eps = null}) {
-  if (path in inside) return {[path]: inside[path]};
+  if (Object.hasOwn(inside, path)) return {[path]: inside[path]};
   const isAsked = (one, name) => (
     one.path === path && (one.group ?? null) === name && (one.observable ?? null) === observable && (one.eps ?? null) === eps);
   const answer = (name) => inside.answers.find((one) => isAsked(one, name))?.answer ?? {error: MISSING};

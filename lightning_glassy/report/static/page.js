@@ -75,9 +75,10 @@ const load = latest(async () => {
   if (model.series.length) for (const part of [along, profiles, local, exponents]) shielded(part);
 });
 
-// The series that can be drawn; what is wrong with the others is said.
+// The series that can be drawn; what is wrong with the others is said, and what these lack.
 function take(answers) {
   const errors = new Set(answers.filter((one) => one.error).map((one) => `${label(one)}: ${one.error}`));
+  for (const one of answers) if (one.note) errors.add(`${one.run}: ${one.note}`);
   if (!model.charts) errors.add("The charts need plotly: pip install 'lightning-glassy[tensorboard]'");
   say([...errors].join("\n"));
   // A colour is a run's, as in the list at the side, unless a run is drawn more than once.
@@ -174,7 +175,7 @@ async function along() {
   // The error of a series is drawn with it.
   const names = [...all].filter((name) => !(name.endsWith("_error") && all.has(name.slice(0, -"_error".length))));
   smallMultiples($.alongCard, $.series, names, (name, plot) => {
-    const those = list.filter((one) => name in one.one_time);
+    const those = list.filter((one) => Object.hasOwn(one.one_time, name)); // every object has a `constructor`
     if (model.charts) drawSeries(plot, name, those);
     // Step 0 has no place on a logarithmic axis.
     const first = those.map((one) => one.one_time[name].values[one.one_time[name].steps.indexOf(0)])
@@ -188,7 +189,7 @@ async function profiles() {
   const list = await ofRuns("profiles", $.profileCard);
   if (!list) return;
   smallMultiples($.profileCard, $.profiles, [...new Set(list.flatMap((one) => Object.keys(one.profiles)))], (name, plot) => {
-    const those = list.filter((one) => name in one.profiles);
+    const those = list.filter((one) => Object.hasOwn(one.profiles, name));
     if (model.charts) drawProfile(plot, name, those);
     const drawn = those.reduce((sum, one) => sum + one.profiles[name].lags.length, 0);
     const there = those.reduce((sum, one) => sum + one.profiles[name].n, 0);
