@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -169,6 +170,33 @@ def test_the_temperature_is_that_of_an_update(tmp_path: Path) -> None:
     # Not defined: no mobility that all coordinates share.
     assert ratio(lambda p: torch.optim.Adam(p, lr=0.3)) is None
     assert ratio(lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.5, dampening=0.1)) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*accumulate_grad_batches")
+def test_the_temperature_has_the_settings_at_the_time_of_the_measurement(tmp_path: Path) -> None:
+    class Settings(Callback):
+        def __init__(self) -> None:
+            self.found: dict[int, float] = {}
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self.found.setdefault(trainer.global_step, rate / (2 * trainer.accumulate_grad_batches))
+
+    class Decaying(SmallNet):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)]
+
+    noise, settings = monitor(schedule=list(range(12))), Settings()
+    accumulation = GradientAccumulationScheduler({0: 4, 1: 2, 2: 1})
+    trainer = quiet_trainer(tmp_path, callbacks=[settings, accumulation, noise], max_epochs=3, max_steps=-1)
+    trainer.fit(Decaying(), data(n=16))
+    steps, temperatures = noise.record.one_time("noise_temperature")
+    _, values = noise.record.one_time("gradient_noise")
+    assert steps.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    found = temperatures * sum(p.numel() for p in SmallNet().parameters()) / values
+    assert found == pytest.approx([settings.found[step] for step in steps.tolist()], rel=1e-6)
+    assert len(set(settings.found.values())) > 3
 
 
 def test_without_noise_there_is_no_ratio(tmp_path: Path) -> None:

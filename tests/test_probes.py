@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import json
 import pickle
 import random
@@ -13,11 +14,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_glassy import AgingMonitor, AgingRecord, GradientNoiseMonitor, LogTimeEvaluator, LogTimeSchedule, Steps
@@ -669,6 +682,138 @@ def test_processes_share_the_batches(equal: bool) -> None:
     assert parts[1] == [[2, 3], [6, 7]]
     found = Batches(loader, "the loader", rank=1, world_size=2, equal=equal)
     assert (found.available, found.used, found.samples) == (5, 4 if equal else 5, 8 if equal else 10)
+
+
+class Listed(Sampler[int]):
+    """Samples of a list, in the order of the list."""
+
+    def __init__(self, samples: list[int]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Any:
+        yield from self.samples
+
+
+class Mixed(Listed):
+    """The same in an order of its own random numbers, which goes on from epoch to epoch."""
+
+    def __init__(self, samples: list[int]) -> None:
+        super().__init__(samples)
+        self.rng, self.epochs = np.random.default_rng(3), 0
+
+    def __iter__(self) -> Any:
+        self.epochs += 1
+        yield from self.rng.permutation(self.samples)
+
+
+class Pairs(Mixed):
+    """Batches of two."""
+
+    def __len__(self) -> int:
+        return len(self.samples) // 2
+
+    def __iter__(self) -> Any:
+        order = list(super().__iter__())
+        yield from ([int(a), int(b)] for a, b in zip(order[::2], order[1::2], strict=True))
+
+
+def test_samples_are_those_that_the_sampler_draws() -> None:
+    def read(sampler: Any, **options: Any) -> list[list[int]]:
+        return flat(indices(DataLoader(Samples(10), batch_size=2, sampler=sampler), **options))
+
+    subset = [7, 1, 5, 3]
+    assert read(SubsetRandomSampler(subset), shuffled=False) == [[7, 1], [5, 3]]
+    assert sorted(itertools.chain(*read(SubsetRandomSampler(subset)))) == sorted(subset)
+    weights = [0.0, 1.0] * 5
+    drawn = list(itertools.chain(*read(WeightedRandomSampler(weights, 1000))))
+    assert len(drawn) == 1000
+    assert np.bincount(drawn, minlength=10) == pytest.approx(np.tile([0, 200], 5), abs=4 * 13)
+    for whole_set in (RandomSampler(range(10), replacement=True, num_samples=4), RandomSampler(range(10))):
+        assert read(whole_set) == read(RandomSampler(Samples(10)))
+    assert read(Listed(subset)) == read(subset) == [[7, 1], [5, 3]]
+    assert sorted(itertools.chain(*read(Mixed(subset)))) == sorted(subset)
+    pairs = indices(DataLoader(Samples(10), batch_sampler=Pairs(subset)), shuffled=False)
+    assert sorted(itertools.chain(*flat(pairs))) == sorted(subset)
+    assert [size for _, size in pairs] == [2, 2]
+    assert [size for _, size in indices(DataLoader(Samples(10), batch_sampler=Pairs(subset)), batch_size=3)] == [3, 1]
+
+
+def test_samplers_of_several_processes_are_understood() -> None:
+    def read(sampler: Any, **options: Any) -> list[list[int]]:
+        options = {"processes": 2, "rank": 1, "world_size": 2} | options
+        return flat(indices(DataLoader(Samples(10), batch_size=2, sampler=sampler), **options))
+
+    whole_set = DistributedSampler(Samples(10), num_replicas=2, rank=1, shuffle=False)
+    assert read(whole_set) == [[2, 3], [6, 7]]
+    assert read(whole_set, limits=[1]) == [[2, 3]]  # of each process
+    for inner in (SubsetRandomSampler([7, 1, 5, 3]), Mixed([7, 1, 5, 3])):
+        wrapped = DistributedSamplerWrapper(inner, num_replicas=2, rank=1)
+        both_parts = [read(wrapped, rank=rank)[0] for rank in range(2)]
+        assert sorted(itertools.chain(*both_parts)) == [1, 3, 5, 7]
+    for unknown in (SubsetRandomSampler([7, 1, 5, 3]), Mixed([7, 1, 5, 3])):
+        with pytest.raises(MisconfigurationException, match=r"may draw other samples .* name a DataLoader of the same"):
+            read(unknown)
+        assert len(read(unknown, processes=1)) == 1  # a loader that the user gave
+
+
+def test_a_sampler_that_cannot_be_copied_is_refused() -> None:
+    class Holding(Mixed):
+        def __init__(self, samples: list[int]) -> None:
+            super().__init__(samples)
+            self.lines = iter(line for line in "abc")
+
+    class Endless(Listed):
+        __len__ = None  # type: ignore[assignment]
+
+    for sampler in (Holding([1, 2]), Endless([1, 2])):
+        with pytest.raises(MisconfigurationException, match=rf"a copy of the {type(sampler).__name__} cannot draw"):
+            indices(DataLoader(Samples(10), batch_size=2, sampler=sampler))
+
+
+@pytest.mark.parametrize("make", [Mixed, SubsetRandomSampler, Listed])
+def test_losses_are_those_of_a_split_by_samplers(tmp_path: Path, make: Any) -> None:
+    def train(*callbacks: Callback) -> list[Tensor]:
+        seed_everything(2, verbose=False)
+        module, dataset = SmallNet(), data().dataset
+        ours, theirs = (DataLoader(dataset, batch_size=4, sampler=make(part)) for part in parts)
+        quiet_trainer(tmp_path, callbacks=list(callbacks), max_steps=20).fit(module, ours, theirs)
+        module.eval()
+        found.extend(float(module._loss(dataset[part]).detach()) for part in parts)
+        return list(module.parameters())
+
+    parts, found = ([i for i in range(48) if i % 3], list(range(0, 48, 3))), []
+    probes = both(schedule=[0, 20])
+    assert_same(train(*probes), train())
+    assert [probes[0].record.one_time(f"{part}_loss")[1][-1] for part in ("train", "val")] == pytest.approx(found[:2])  # type: ignore[attr-defined]
+    assert probes[1].record.meta["GradientNoiseMonitor"]["batches_available"] == 8  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+@pytest.mark.parametrize("options", [{"overfit_batches": 4}, {"limit_train_batches": 4}])
+def test_batches_that_the_training_never_sees_are_left_out(tmp_path: Path, options: Any) -> None:
+    seen: dict[str, set[Any]] = {"by the training": set(), "by the measurement": set()}
+
+    def loss(module: Any, batch: Any) -> Tensor:
+        seen["by the measurement"].add(tuple(batch[0][:, 0].tolist()))
+        return module._loss(batch)  # type: ignore[no-any-return]
+
+    class Net(SmallNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            seen["by the training"].add(tuple(batch[0][:, 0].tolist()))
+            return self._loss(batch)
+
+    noise = GradientNoiseMonitor(schedule=[0], loss=loss, save=False, summary=False)
+    loader = data(shuffle="overfit_batches" in options)
+    quiet_trainer(tmp_path, callbacks=[noise], max_steps=8, **options).fit(Net(), loader)
+    assert seen["by the measurement"] == seen["by the training"]
+    assert len(seen["by the training"]) == 4
+    # Of shuffled data the training sees all samples in the end.
+    seen["by the measurement"].clear()
+    quiet_trainer(tmp_path, callbacks=[noise], max_steps=8, limit_train_batches=4).fit(Net(), data())
+    assert len(seen["by the measurement"]) == 12
 
 
 def test_loaders_of_whole_batches_are_understood() -> None:

@@ -14,6 +14,7 @@ from lightning_glassy.callbacks.run import (
     check_clipping,
     describe_run,
     is_a,
+    makes_no_updates,
     max_step,
     schedule_of,
     tracked_module,
@@ -120,7 +121,7 @@ class AgingMonitor(Recording):
 
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
         """Capture and measure what is due."""
-        if self.recorder.tracker is not None:
+        if self.recorder.tracker is not None and not makes_no_updates(trainer):
             step = trainer.global_step
             self.note_event(step)
             self._next_event = self.recorder.event(step, partial(_rates, trainer))

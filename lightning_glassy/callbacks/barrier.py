@@ -15,9 +15,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
+from lightning_glassy.callbacks.kept import Kept
 from lightning_glassy.callbacks.network import Loader, NetworkOptions, RunsNetwork, has_sync_batch_norm
 from lightning_glassy.callbacks.pairs import PairMeasurement
-from lightning_glassy.callbacks.undisturbed import undisturbed
+from lightning_glassy.callbacks.undisturbed import repeatable, undisturbed
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.measure.tracker import Finding, TrackerEvent, TrackerOptions
@@ -67,8 +68,8 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
             of a preset.
         points: number of points of a line, with both ends.
-        loader: a ``DataLoader``, or a function that returns one when training starts. Its data set is used. Default:
-            the loader of the training.
+        loader: a ``DataLoader``, or a function that returns one when training starts. Its sampler decides which samples
+            are used. Default: the loader of the training.
         max_batches: most batches to use, or ``None`` for all. They are random, and the same at all steps.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
             ``name``, ``dirpath``, ``save`` and ``summary`` are those of
@@ -122,6 +123,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an AgingMonitor that tracks a sample. Now it has planned its memory."""
+        super().on_train_epoch_start(trainer, pl_module)
         tracker = self.recorder.tracker
         if tracker is not None and tracker.parameters.n_sampled != tracker.parameters.n_parameters:
             raise MisconfigurationException(
@@ -196,7 +198,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
 
         def loss(batch: Any, i: int) -> float:
             """Return the loss at the present weights, without a trace of random numbers, counters or the batch."""
-            with undisturbed(trainer, module, seed):
+            with repeatable(kept, seed):
                 return float(self.loss_of(trainer, module, copy.deepcopy(batch), i))
 
         normalising = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
@@ -204,6 +206,8 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
             for part in normalising:
                 # The statistics of the batch, without a trace in the running ones.
                 part.training, part.track_running_stats = True, False
+            # With the present weights, too. Each loss is evaluated after they are set to a point of a line.
+            kept = Kept([*module.modules()])
             for i, (batch, size) in enumerate(data.of(trainer, module)):
                 lines.put_back()  # all lines have this end
                 sums[:, -1] += size * loss(batch, i)

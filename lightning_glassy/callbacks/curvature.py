@@ -15,9 +15,10 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
+from lightning_glassy.callbacks.kept import Kept
 from lightning_glassy.callbacks.network import Loader, Loss, NetworkMeasurement, NetworkOptions, has_sync_batch_norm
 from lightning_glassy.callbacks.run import is_a
-from lightning_glassy.callbacks.undisturbed import undisturbed
+from lightning_glassy.callbacks.undisturbed import repeatable
 from lightning_glassy.curvature.lanczos import measure_spectrum
 from lightning_glassy.curvature.operators import CurvatureOperator, GaussNewtonOperator, HessianOperator
 from lightning_glassy.curvature.spectrum import Spectrum
@@ -83,8 +84,8 @@ class CurvatureMonitor(NetworkMeasurement):
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
             measured.
-        loader: a ``DataLoader``, or a function that returns one when training starts. Its data set is used. Default:
-            the loader of the training.
+        loader: a ``DataLoader``, or a function that returns one when training starts. Its sampler decides which samples
+            are used. Default: the loader of the training.
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
         max_batches: number of batches in the fixed part of the data, or ``None`` for all. They are on the device during
             a measurement.
@@ -251,20 +252,22 @@ class CurvatureMonitor(NetworkMeasurement):
 
     def _operator(self, trainer: Trainer, module: LightningModule) -> CurvatureOperator:
         assert self._data is not None
+        # Afterwards the counters and averages of the module are those of the training.
+        kept = Kept([*module.modules()])
         # The transforms of the data set draw the same random numbers at all steps.
-        with undisturbed(trainer, module, seed=0):
+        with repeatable(kept, seed=0):
             batches = [(i, batch, size) for i, (batch, size) in enumerate(self._data.of(trainer, module))]
         total = sum(size for _, _, size in batches)
 
         def loss(item: tuple[int, Any, int]) -> Tensor:
             i, batch, size = item
             # A product must not see the counters, averages and random numbers of the products before it.
-            with undisturbed(trainer, module, seed=i):
+            with repeatable(kept, seed=i):
                 return self.loss_of(trainer, module, batch, i) * (size / total)
 
         def outputs(item: tuple[int, Any, int]) -> Tensor:
             i, batch, _ = item
-            with undisturbed(trainer, module, seed=i), trainer.precision_plugin.forward_context():
+            with repeatable(kept, seed=i), trainer.precision_plugin.forward_context():
                 return self._outputs_of(module, batch)
 
         def criterion(found: Tensor, item: tuple[int, Any, int]) -> Tensor:

@@ -47,10 +47,12 @@ class LogTimeEvaluator(NetworkMeasurement):
     scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``LogTimeEvaluator`` of the record's
     metadata has the numbers of batches and samples that were used of each set, and the time it took.
 
-    The samples are those of the data set of a ``DataLoader``, in the order of the data set. If ``max_batches`` leaves
-    some out, they are in a random order, which is the same at all steps. The sampler (with its weights) and the limits
-    of the Trainer (such as ``limit_val_batches``) are not used. Under DDP each process evaluates its part of the
-    batches, and all get the result.
+    The training set is the samples that the training sees: the data set of the ``DataLoader``, the indices of its
+    sampler, or one epoch of the draws of a sampler with weights, which are the same at all steps. If the training reads
+    in the same order in each epoch, ``limit_train_batches`` and ``overfit_batches`` limit the set, too. The samplers of
+    the other sets are used in the same way. ``limit_val_batches`` is not used. If ``max_batches`` leaves some samples
+    out, the rest are in a random order, which is the same at all steps. Under DDP each process evaluates its part of
+    the batches, and all get the result.
 
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
@@ -122,18 +124,19 @@ class LogTimeEvaluator(NetworkMeasurement):
                 f"LogTimeEvaluator: metrics={list(self._metrics)} cannot take replicas: the accuracy (metrics='auto') "
                 "and the loss can"
             )
-        loaders: dict[str, Any] = {"train": None}
+        loaders: dict[str, tuple[Any, int]] = {"train": (None, 0)}
         validation = trainer.val_dataloaders
         if isinstance(validation, (list, tuple)) and len(validation) > 1:
-            loaders |= {f"val_{i}": loader for i, loader in enumerate(validation)}
+            loaders |= {f"val_{i}": (loader, i) for i, loader in enumerate(validation)}
         elif isinstance(validation, Mapping):
-            loaders |= {f"val_{key}": loader for key, loader in validation.items()}
+            loaders |= {f"val_{key}": (loader, i) for i, (key, loader) in enumerate(validation.items())}
         elif isinstance(validation, DataLoader) or validation:
-            loaders["val"] = validation if isinstance(validation, DataLoader) else validation[0]
-        for name, loader in (loaders | self._loaders).items():
-            found = self.batches(trainer, loader, repr(name), shuffled=False)
+            loaders["val"] = (validation if isinstance(validation, DataLoader) else validation[0], 0)
+        loaders |= {name: (loader, 0) for name, loader in self._loaders.items()}
+        for name, (loader, index) in loaders.items():
+            found = self.batches(trainer, loader, repr(name), shuffled=False, index=index)
             if found.used < found.available:
-                found = self.batches(trainer, loader, repr(name), shuffled=True)
+                found = self.batches(trainer, loader, repr(name), shuffled=True, index=index)
             self._sets[name] = found
 
     def release(self) -> None:

@@ -44,8 +44,10 @@ class GradientNoiseMonitor(NetworkMeasurement):
     .. math:: D = \frac{n}{n-1}\left(\langle\|g_b\|^2\rangle_b - \|\langle g_b\rangle_b\|^2\right),
 
     summed over the parameters of a group (Baity-Jesi et al. 2018, arXiv 1803.06969). The batches are disjoint parts of
-    the data set in a random order, which is the same at all steps. If the training reads its data in order, they are
-    the batches of the training. The mean of D over random orders is :math:`\operatorname{tr}\Sigma/B` for any number of
+    the samples of an epoch (all samples, the indices of the sampler, or draws of it) in a random order, which is the
+    same at all steps. If the training reads its data in the same order in each epoch, they are the batches of the
+    training, also those that ``limit_train_batches`` or ``overfit_batches`` leaves. A batch sampler of the user's own
+    class gives its batches. The mean of D over random orders is :math:`\operatorname{tr}\Sigma/B` for any number of
     batches. Here :math:`\Sigma` is the covariance of the gradients of single samples, with M - 1 in its denominator for
     M samples. The gradient of one batch out of an epoch without replacement scatters by :math:`D(1 - B/M)`.
 
@@ -68,7 +70,10 @@ class GradientNoiseMonitor(NetworkMeasurement):
     moves like a Langevin equation of mobility :math:`\eta/(1-\beta)` at :math:`T = \eta D' / (2 N (1-\beta))`. A
     coordinate of curvature :math:`\lambda` then has :math:`\langle w^2\rangle = T/\lambda`, if the noise is the same in
     all N coordinates. :math:`D'` is the noise of an update: D divided by the number of batches whose gradients the
-    update averages (``accumulate_grad_batches`` times the number of processes).
+    update averages (``accumulate_grad_batches`` times the number of processes). The learning rate and
+    ``accumulate_grad_batches`` are those at the time of the measurement, which is after an update. If a
+    ``GradientAccumulationScheduler`` changes the number at the start of an epoch, the last step of the epoch before
+    still has the former number.
 
     They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
     scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``GradientNoiseMonitor`` of the record's
@@ -86,8 +91,8 @@ class GradientNoiseMonitor(NetworkMeasurement):
             parameters, of the :class:`AgingMonitor` of the same name, or else ``"all"``.
         include: only parameters whose name matches one of these shell patterns. It needs ``groups``.
         exclude: no parameters whose name matches one of these. It needs ``groups``.
-        loader: a ``DataLoader``, or a function that returns one when training starts. Its data set is used. Default:
-            the loader of the training.
+        loader: a ``DataLoader``, or a function that returns one when training starts. Default: the loader of the
+            training.
         mode: ``"train"``: the noise of the training, with dropout and the statistics of each batch. Or ``"eval"``.
         max_batches: most batches to use, or ``None`` for all.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.

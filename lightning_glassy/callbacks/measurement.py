@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
-from lightning_glassy.callbacks.run import describe_run
+from lightning_glassy.callbacks.run import describe_run, makes_no_updates
 from lightning_glassy.callbacks.undisturbed import random_numbers_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.schedule import StepsLike, as_steps
@@ -40,7 +40,8 @@ class Measurement(Recording, ABC):
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. A :class:`LogTimeSchedule` stands
             for its waiting times. If a step is never reached, for example because the step grows by two, the next step
-            is measured. The last step of the run is always measured.
+            is measured. The last step of the run is always measured, unless another callback has put other weights in
+            the place of the trained ones (as an average of weights does at the end).
         **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
             :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
 
@@ -111,14 +112,18 @@ class Measurement(Recording, ABC):
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
         """Measure what is due at the present step."""
         self._plan()
-        if trainer.global_step >= self._next_event:
+        if trainer.global_step >= self._next_event and not makes_no_updates(trainer):
             self._event(trainer, pl_module, at_start=first)
         self._enter(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the last step of the run, and complete the record."""
         if self.progress.last_step < trainer.global_step:
-            self._event(trainer, pl_module)
+            if self.trained.are_in_place(trainer):
+                self._event(trainer, pl_module)
+            else:
+                why = RuntimeError("another callback has replaced the trained weights, perhaps by their average")
+                self.recorder.warn("the last step is not measured", why, type(self).__name__)
         self._next_event = NEVER
         self._enter(trainer, pl_module)
         super().on_train_end(trainer, pl_module)

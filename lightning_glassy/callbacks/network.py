@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader
 from typing_extensions import Unpack
 
@@ -82,23 +83,25 @@ class RunsNetwork(Recording):
         self._mode = mode
         self._max_batches = max_batches
         self._n_replica: int | None = None
-        # The buffers of the training during a measurement, by name.
+        # The parameters and buffers of the training during a measurement, by name.
         self._buffers: dict[str, Tensor] = {}
+        self._read: list[Batches] = []
         super().__init__(schedule, **options)  # type: ignore[misc]  # the options of a recorder are left
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return super().__getstate__() | {"_buffers": {}}
+        return super().__getstate__() | {"_buffers": {}, "_read": []}
 
     # ------------------------------------------------------------------ for subclasses
 
     @contextmanager
     def undisturbed(self, trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
         """Restore the training after the block, which runs in the mode of the measurement."""
+        data = [part for batches in self._read for part in batches.parts]
         try:
-            with undisturbed(trainer, module, seed) as self._buffers:
-                if self._mode == "eval":
-                    module.eval()
+            with undisturbed(trainer, module, seed, mode=self._mode, data=data) as kept:
+                named = [*module.named_parameters(), *module.named_buffers()]
+                self._buffers = {name: kept.tensors[id(t)] for name, t in named if id(t) in kept.tensors}
                 yield
         finally:
             self._buffers = {}
@@ -112,6 +115,7 @@ class RunsNetwork(Recording):
         shuffled: bool | None = None,
         whole: bool = False,
         shared: bool = True,
+        index: int = 0,
     ) -> Batches:
         """Return the batches of a loader, or of the training.
 
@@ -123,11 +127,15 @@ class RunsNetwork(Recording):
             whole: whether to leave out a smaller last batch.
             shared: whether the processes share the batches. In mode ``"train"`` they get equal numbers of batches,
                 because a synchronised normalisation waits for all of them.
+            index: index of the loader for the hooks of the module and the data module.
         """
         if loader is not None and not isinstance(loader, DataLoader) and callable(loader):
             loader = loader()
         combined = trainer.fit_loop._combined_loader
-        return Batches(
+        # Each process of the training has loaders of its own.
+        spread = loader is None or any(loader is each for each in tree_flatten(trainer.val_dataloaders)[0])
+        limited = loader is None and combined is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        found = Batches(
             trainer.train_dataloader if loader is None else loader,
             f"{type(self).__name__}: the loader of {name}",
             mode=combined._mode if combined is not None else "max_size_cycle",
@@ -138,7 +146,12 @@ class RunsNetwork(Recording):
             rank=trainer.global_rank if shared else 0,
             world_size=trainer.world_size if shared else 1,
             equal=shared and self._mode == "train",
+            limits=combined.limits if limited and combined is not None else None,
+            processes=trainer.world_size if spread else 1,
+            index=index,
         )
+        self._read.append(found)
+        return found
 
     def parameters_of(self, module: LightningModule, **selection: Any) -> list[Selected]:
         """Return the trainable parameters, or a selection of them. Replicas have their axis."""
@@ -244,10 +257,15 @@ class RunsNetwork(Recording):
             )
         return sizes.pop()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Free the data."""
+        super().teardown(trainer, pl_module, stage)
+        self._read = []
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the state of the record. A checkpoint saved during a measurement gets the buffers of the training."""
+        """Save the state of the record. A checkpoint saved during a measurement gets the weights of the training."""
         weights = checkpoint.get("state_dict", {})
-        weights.update({name: buffer for name, buffer in self._buffers.items() if name in weights})
+        weights.update({name: kept for name, kept in self._buffers.items() if name in weights})
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
 

@@ -210,6 +210,7 @@ class Recorder:
         self._continues = False
         self._end = 0  # step at the end of the last fit
         self._end_sums: list[Tensor] | None = None  # sums of the weights at that step
+        self._replaced = False  # whether other weights are in the place of the trained ones since then
         self._reached = -1  # step of the last measurement
         self._cut_at: tuple[int, int] | None = None  # step, and number of updates, at which the record was cut last
         self._updates: UpdateCounter | None = None
@@ -271,14 +272,14 @@ class Recorder:
         # A new record may be made. The values from before then enter it.
         series = self._run.series.items()
         self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
-        self._started = time.perf_counter()
+        self._started, self._replaced = time.perf_counter(), False
         self._begins_anew, self._reached, self._updates = False, -1, UpdateCounter(optimizers, step)
 
     def _weights_changed(self) -> bool:
         """Return whether the weights are not the weights of the end of the last fit."""
         module = None if self._trained is None else self._trained()
-        if module is None or self._end_sums is None:
-            return False
+        if self._replaced or module is None or self._end_sums is None:
+            return self._replaced
         # The weights may have moved to another device, where sums have other rounding errors.
         now = [sums.cpu() for sums in weight_sums(module)]
         before = [sums.cpu() for sums in self._end_sums]
@@ -359,6 +360,10 @@ class Recorder:
         if self.record is not None:
             self._run.sinks.close(self.record)
 
+    def end_trajectory(self) -> None:
+        """Let nothing go on from the end of this fit, because another callback has replaced the trained weights."""
+        self._replaced = True
+
     def let_go(self) -> None:
         """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory."""
         if self._open:  # a callback has left the Trainer, or failed
@@ -370,6 +375,8 @@ class Recorder:
                 self._ended = tracker.end()
             except Exception as error:
                 self.warn("another fit cannot go on", error)
+        if self._replaced:
+            self._ended = None
 
     def free(self) -> None:
         """Free all that refers to the weights or to the Trainer."""
@@ -687,7 +694,7 @@ class Recorder:
         if not self._open and self._begins_anew:
             return None
         state = dict(self._ended or {})
-        if state and not self._open and self._weights_changed():
+        if not self._open and self._weights_changed():
             self.tell(
                 "the weights have been changed since the end of the fit: this checkpoint has no record to go on with"
             )

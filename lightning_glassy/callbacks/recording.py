@@ -21,7 +21,7 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
-from lightning_glassy.callbacks.run import Standstill, check_strategy
+from lightning_glassy.callbacks.run import Standstill, TrainedWeights, check_strategy
 from lightning_glassy.callbacks.summary import print_lines
 from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
@@ -70,11 +70,12 @@ class Recording(Callback):
         self._next_event, self._waits = NEVER, True
         self._seen = self._updates = -1  # step of the last event, and number of updates before it
         self._standstill: Standstill | None = None
+        self.trained = TrainedWeights()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
         forgotten = {"_next_event": NEVER, "_waits": True, "_seen": -1, "_updates": -1, "_standstill": None}
-        return self.__dict__ | forgotten
+        return self.__dict__ | forgotten | {"trained": TrainedWeights()}
 
     @property
     def recorder(self) -> Recorder:
@@ -171,6 +172,15 @@ class Recording(Callback):
             trainer.optimizers,
         )
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether the epoch updates the weights."""
+        self.trained.look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember some weights, which another callback may replace before the end."""
+        self.trained.look(trainer)
+        self.trained.remember(trainer, pl_module)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Measure the state right before the first update, after all hooks that may set the weights."""
         if self._waits:
@@ -220,6 +230,9 @@ class Recording(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
+        # All processes decide alike, also those that hold no weights.
+        if not trainer.strategy.reduce_boolean_decision(self.trained.are_in_place(trainer)):
+            self.recorder.end_trajectory()
         if self.recorder.leave(type(self).__name__, trainer.global_step) and trainer.is_global_zero:
             print_lines(trainer.print, self.recorder.summary())
 

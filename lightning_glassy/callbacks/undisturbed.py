@@ -3,58 +3,103 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor, nn
+
+from lightning_glassy.callbacks.kept import Kept, Unreadable
+from lightning_glassy.callbacks.run import is_a
 
 
 @contextmanager
-def undisturbed(trainer: Trainer, module: LightningModule, seed: int) -> Iterator[dict[str, Tensor]]:
+def undisturbed(
+    trainer: Trainer,
+    module: LightningModule,
+    seed: int,
+    *,
+    mode: Literal["train", "eval"] = "train",
+    data: Iterable[Any] = (),
+) -> Iterator[Kept]:
     """Restore a training to the bit after the block, which may run the module in any mode.
 
-    Restored are the random numbers of torch (CPU and CUDA), NumPy and Python, and the loggers. Of each submodule, the
-    training mode, the buffers, and every attribute that is a number, a tensor, a generator of random numbers, a list or
-    a dictionary are restored (such as the states of torchmetrics). So are ``.grad`` and ``requires_grad`` of each
-    parameter, which has no gradient inside. Nothing that the module logs inside is logged. A change inside an attribute
-    of another kind is not restored.
+    Restored are the random numbers of torch (CPU and CUDA), NumPy and Python, and the loggers. Of the module, its
+    submodules and the data module, the training modes, parameters, gradients, buffers and all attributes are restored,
+    with everything that they refer to (see :class:`Kept`). The module has no gradient inside. Nothing that it logs
+    inside is logged. An update by an optimiser is refused. So is a read of an iterator that an attribute refers to,
+    such as a generator, because it could not be put back.
 
     Args:
         trainer: the Trainer of the module.
         module: the module to run.
         seed: seed of the random numbers inside, which do not depend on those of the training.
+        mode: ``"eval"`` for the modes of the module, and the stage of the Trainer, of a validation.
+        data: data sets and other objects whose attributes are restored, without the content of their tensors.
 
     Yields:
-        The buffers as they were, by name.
+        The state to restore, with copies of all parameters and buffers.
+
+    Raises:
+        MemoryError: there is no memory for a copy of the weights.
     """
-    buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    # Write to the `data` of a tensor, so that no graph sees another version.
-    restore = [put_back for part in module.modules() for put_back in _keep_module(part)]
-    restore += [partial(b.data.copy_, buffers[name]) for name, b in module.named_buffers() if _can_be_written(b)]
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+    parts = list(module.modules())
+    kept = Kept(
+        [*parts, *module.parameters(), *module.buffers(), trainer.datamodule, *trainer.optimizers, *schedulers]  # type: ignore[attr-defined]
+    )
+    data_kept = Kept(data, content=False)
     # The mode of a scripted module is no attribute.
-    restore += [partial(setattr, part, "training", part.training) for part in module.modules()]
-    gradients = [(p, p.grad, p.requires_grad) for p in module.parameters()]
-    loggers = trainer.loggers
+    modes = [(part, part.training) for part in parts]
+    loggers, stage, stops = trainer.loggers, trainer.state.stage, trainer.should_stop
     try:
-        for parameter, _, _ in gradients:
-            parameter.grad = None
         trainer.loggers = [DummyLogger() for _ in loggers]
-        vars(module).update(log=_log_nowhere, log_dict=_log_nowhere)
+        if mode == "eval":
+            trainer.validating = True
+        else:
+            trainer.training = True
+        for parameter in module.parameters():
+            parameter.grad = None
+        for part in parts:
+            if is_a(part, "LightningModule"):
+                vars(part).update(log=_log_nowhere, log_dict=_log_nowhere)
+        for optimizer in kept.optimizers:
+            vars(optimizer)["step"] = _refuse_update
+        for entries, key in (*kept.iterators, *data_kept.iterators):
+            entries[key] = Unreadable(key)
         with random_numbers_of(seed):
-            yield buffers
+            if mode == "eval":
+                module.eval()
+            yield kept
     finally:
-        trainer.loggers = loggers
-        for put_back in restore:
-            put_back()
-        for parameter, gradient, trainable in gradients:
-            parameter.requires_grad_(trainable)
-            parameter.grad = gradient
+        trainer.loggers, trainer.state.stage, trainer.should_stop = loggers, stage, stops
+        try:
+            data_kept.put_back()
+        finally:
+            kept.put_back()
+            for part, training in modes:
+                part.training = training
+
+
+@contextmanager
+def repeatable(kept: Kept, seed: int) -> Iterator[None]:
+    """Draw random numbers of a seed inside the block, and restore the state afterwards."""
+    try:
+        with random_numbers_of(seed):
+            yield
+    finally:
+        kept.put_back()
+
+
+def _refuse_update(*_: Any, **__: Any) -> NoReturn:
+    raise MisconfigurationException(
+        "the loss updates weights by an optimiser, which would change the training: give the measurement a loss=... "
+        "that does not"
+    )
 
 
 def _log_nowhere(*_: Any, **__: Any) -> None:
@@ -80,47 +125,3 @@ def random_numbers_of(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(of_cuda)
         np.random.set_state(of_numpy)  # noqa: NPY002
         random.setstate(of_python)
-
-
-def _keep_module(module: nn.Module) -> Iterator[Callable[[], object]]:
-    """Yield functions that restore the attributes of one module, without its submodules, and their content."""
-    # Not `setattr`, which modules and metrics override.
-    yield _keep_entries(vars(module))
-    for value in vars(module).values():
-        yield from _keep_content(value)
-
-
-def _keep_content(value: Any) -> Iterator[Callable[[], object]]:
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        if _can_be_written(value):
-            yield partial(value.data.copy_, value.detach().clone())
-    elif isinstance(value, dict):
-        yield _keep_entries(value)
-    elif isinstance(value, list):
-        items = list(value)
-        yield lambda: value.__setitem__(slice(None), items)
-    elif isinstance(value, torch.Generator):
-        state = value.get_state()
-        yield lambda: value.set_state(state)
-    elif isinstance(value, np.random.Generator):
-        numbers = value.bit_generator.state
-        yield lambda: setattr(value.bit_generator, "state", numbers)
-    elif isinstance(value, random.Random):
-        drawn = value.getstate()
-        yield lambda: value.setstate(drawn)
-
-
-def _can_be_written(tensor: Tensor) -> bool:
-    """Return whether each number has its own place in memory, unlike after ``expand``."""
-    return all(stride or size == 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-
-
-def _keep_entries(entries: dict[Any, Any]) -> Callable[[], None]:
-    before = dict(entries)
-
-    def put_back() -> None:
-        for key in entries.keys() - before.keys():
-            del entries[key]
-        entries.update(before)
-
-    return put_back
