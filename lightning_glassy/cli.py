@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lightning_glassy.observables import OBSERVABLES, relaxing
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.record import AgingRecord, without_replaced
 from lightning_glassy.record.text import plain, printable
 
 if TYPE_CHECKING:
@@ -218,17 +218,7 @@ def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
 
 def _without_earlier_parts(paths: list[Path], records: list[AgingRecord]) -> tuple[list[Path], list[AgingRecord]]:
     """Leave out the record of an interrupted run, if the record of the resumed run contains it."""
-    kept = [
-        i
-        for i, record in enumerate(records)
-        if not any(
-            record.meta.get("id") is not None
-            and record.meta.get("id") == other.meta.get("id")
-            and len(record) < len(other)
-            and record.is_part_of(other)
-            for other in records
-        )
-    ]
+    kept = without_replaced(records)
     for i in sorted(set(range(len(paths))) - set(kept)):
         _print(f"{paths[i]} is an earlier part of another record here: left out", file=sys.stderr)
     return [paths[i] for i in kept], [records[i] for i in kept]

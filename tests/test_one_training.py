@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ from lightning.pytorch.tuner import Tuner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_glassy import AgingMonitor, AgingRecord, AgingTracker, FabricAgingMonitor, LogTimeEvaluator
+from lightning_glassy import (
+    AgingMonitor,
+    AgingRecord,
+    AgingTracker,
+    FabricAgingMonitor,
+    LogTimeEvaluator,
+    LogTimeSchedule,
+)
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.measure.resume import StateError
 from tests.brute_force import BruteForce, flat_weights
@@ -422,6 +430,18 @@ def test_each_branch_of_an_interrupted_run_keeps_its_own_file(tmp_path: Path, ki
     assert ends() == found | {"aging_record-3.npz": 60}
 
 
+def test_branches_of_one_training_are_no_replicas() -> None:
+    def branch(seed: int, identity: str) -> AgingRecord:
+        walk = np.random.default_rng(seed).normal(size=(8, 5)).cumsum(0)
+        return AgingRecord.from_trajectory(
+            walk, LogTimeSchedule([0], [1, 2]), meta={"id": identity, "branches": [str(seed)]}
+        )
+
+    assert AgingRecord.concat([branch(1, "a"), branch(2, "b")]).n_replica == 2
+    with pytest.raises(ValueError, match="are branches of one training, which was resumed twice"):
+        AgingRecord.concat([branch(1, "a"), branch(2, "a")])
+
+
 @pytest.mark.filterwarnings("ignore:You're resuming")
 def test_two_branches_at_once_never_overwrite_each_other(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
@@ -583,3 +603,16 @@ def test_steps_that_are_no_updates_are_counted(tmp_path: Path, module: Any, expe
     assert mine.record.meta.get("steps_without_update") == expected
     said = [text for text in confounders(mine.record) if "no updates" in text]
     assert len(said) == (expected is not None)
+
+
+def test_the_page_of_guarantees_names_tests_that_are_there() -> None:
+    root = Path(__file__).parent.parent
+    rows = [line for line in (root / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
+    named = [re.findall(r"`(test_\w+)`", row.split("|")[-2]) for row in rows if not row.startswith("| situation")]
+    assert all(named)
+    there = {
+        name
+        for file in (root / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", file.read_text(), flags=re.MULTILINE)
+    }
+    assert {name for names in named for name in names} <= there

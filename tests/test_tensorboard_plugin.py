@@ -939,20 +939,32 @@ def test_a_resumed_run_is_one_run_whatever_the_clock_says(tmp_path: Path, monkey
             record.append(1, lag, np.full((1, 7), float(lag + seed * (lag > 5))))
         return record
 
-    killed, resumed = trained(9, 0, id="a"), trained(7, 1, id="a", resumed=[{"step": 6}])
-    again = trained(8, 1, id="a", resumed=[{"step": 6}])  # killed and resumed from the same checkpoint once more
+    killed, resumed = trained(9, 0, id="a"), trained(7, 1, id="a", branches=["b"])
+    again = trained(9, 1, id="a", branches=["c"])  # killed and resumed from the same checkpoint once more
     write(tmp_path / "on", killed, resumed, again)
+    write(tmp_path / "behind", killed, resumed)  # not as far as the first run yet
     complete = trained(9, 0, id="a", completed=10)
-    write(tmp_path / "longer", complete, trained(12, 0, id="a", resumed=[{"step": 10}]))
+    write(tmp_path / "longer", complete, trained(12, 0, id="a", branches=["d"]))
     write(tmp_path / "another", complete, resumed)  # the rows of a completed training are in no other record
     write(tmp_path / "two", trained(9, 0, id="a"), trained(9, 0, id="b"))
-    series = trained(0, 0, id="a"), trained(0, 0, id="a", resumed=[{"step": 1}])
+    series = trained(0, 0, id="a"), trained(0, 0, id="a", branches=["e"])
     for i, record in enumerate(series):
         record.append_one_time("loss", i + 1, 1.0)
     write(tmp_path / "series", *series)
     page = Page(slow(tmp_path))
     found = {name: run["n_pairs"] for name, run in page.runs().items()}
-    assert found == {"another (1)": 7, "another (2)": 9, "longer": 12, "on": 8, "series": 0, "two (1)": 9, "two (2)": 9}
+    assert found == {
+        "another (1)": 7,
+        "another (2)": 9,
+        "longer": 12,
+        "on": 9,
+        "series": 0,
+        "two (1)": 9,
+        "two (2)": 9,
+    } | {
+        "behind (1)": 7,
+        "behind (2)": 9,
+    }
     assert page.runs()["series"]["last_step"] == 2
 
 

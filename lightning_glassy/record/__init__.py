@@ -6,7 +6,7 @@ record needs neither torch nor lightning.
 """
 
 from lightning_glassy.record.checks import check_thresholds
-from lightning_glassy.record.content import Profile
+from lightning_glassy.record.content import Profile, without_replaced
 from lightning_glassy.record.file import FORMAT, FORMAT_VERSION, RecordError
 from lightning_glassy.record.record import AgingRecord, series_name
 from lightning_glassy.record.tables import MOMENTS, MSD_MOMENTS
@@ -21,4 +21,5 @@ __all__ = [
     "RecordError",
     "check_thresholds",
     "series_name",
+    "without_replaced",
 ]

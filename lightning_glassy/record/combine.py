@@ -93,6 +93,23 @@ def _check_distinct(moments: Sequence[Table]) -> None:
             seen[digest] = i
 
 
+def check_trainings(metas: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two branches of one training, which share their beginning.
+
+    Raises:
+        ValueError: the message names two runs.
+    """
+    seen: dict[Any, int] = {}
+    for i, meta in enumerate(metas):
+        identity = meta.get("id")
+        if isinstance(identity, str) and identity in seen:
+            raise ValueError(
+                f"records[{i}] and records[{seen[identity]}] are branches of one training, which was resumed twice "
+                "from the same checkpoint: leave one out"
+            )
+        seen[identity if isinstance(identity, str) else None] = i
+
+
 def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
     """Return the tables of a single run, with a replica axis of length 1 in the moments."""
     single = tables[MOMENTS_TABLE]

@@ -372,9 +372,10 @@ class RecordContent:
         some devices with other rounding errors. The pairs of a completed run, or of another branch, must be the same to
         the bit.
         """
-        as_far = self.same_training(other) and other.last_step <= self.last_step
-        rounds = "completed" not in other.meta and self.goes_on_from(other)
-        return as_far and (rounds or (len(other) > 0 and other.is_part_of(self)))
+        if self.meta.get("id") != other.meta.get("id") or other.last_step > self.last_step:
+            return False
+        measured_again = "completed" not in other.meta and self.goes_on_from(other)
+        return measured_again or (len(other) > 0 and other.is_part_of(self))
 
     def _measures_as(self, other: RecordContent) -> bool:
         same = self._shape() == other._shape() and self.n_replica == other.n_replica
@@ -539,6 +540,19 @@ class RecordContent:
         except Exception as error:  # a crafted file can make the parsers of zip, npy and JSON raise anything
             raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
         return record.upgraded(header["version"])
+
+
+def without_replaced(records: Sequence[RecordContent | None]) -> list[int]:
+    """Return the places of the records that no other record replaces, in their order.
+
+    Two equal records both stay. ``None`` stands for a record that cannot be read.
+    """
+    known = [record for record in records if record is not None]
+
+    def gone(record: RecordContent) -> bool:
+        return any(other.replaces(record) and not record.replaces(other) for other in known)
+
+    return [i for i, record in enumerate(records) if record is None or not gone(record)]
 
 
 def _listed(meta: Mapping[str, Any], name: str) -> list[Any]:

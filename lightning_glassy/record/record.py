@@ -435,6 +435,7 @@ class AgingRecord(RecordContent):
                 for record in records
             ]
         )
+        combine.check_trainings([record.meta for record in records])
         return merged
 
     # ------------------------------------------------------------------ other formats

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lightning_glassy.record import AgingRecord, RecordError
+from lightning_glassy.record import AgingRecord, RecordError, without_replaced
 from lightning_glassy.report import answers
 from lightning_glassy.tensorboard.events import PLUGIN_NAME, Place, place_of
 from lightning_glassy.tensorboard.once import Once
@@ -119,7 +119,8 @@ class Runs:
                 readings[key] = _reading(token, numbered, self._readings.get(key))
                 found.setdefault(monitor, []).append(readings[key])
             for monitor, all_of_it in found.items():
-                kept = _without_earlier(all_of_it)
+                # The clock may have been set back, so the order of the readings says nothing.
+                kept = [all_of_it[i] for i in without_replaced([one.record for one in all_of_it])]
                 for number, one in enumerate(kept, start=1):
                     own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"
                     own = own if len(kept) == 1 else f"{own} ({number})"
@@ -139,39 +140,3 @@ def _reading(token: str, parts: Mapping[int, bytes], known: _Reading | None) -> 
     except RecordError as error:
         return _Reading(version, None, {"error": str(error)})
     return _Reading(version, record, answers.describe(record) | ({"note": note} if note else {}))
-
-
-def _without_earlier(readings: Sequence[_Reading]) -> list[_Reading]:
-    """Leave out the records of one directory that resumed records replace. Keep the order of the others.
-
-    The clock may have been set back. A record comes later if it has been resumed more often, or has more steps.
-    """
-    kept: list[_Reading] = []
-    for one in sorted(readings, key=_rank, reverse=True):
-        if not any(_replaces(later, one) for later in kept):
-            kept.append(one)
-    versions = {one.version for one in kept}
-    return [one for one in readings if one.version in versions]
-
-
-def _rank(reading: _Reading) -> tuple[int, int, str]:
-    resumed = None if reading.record is None else reading.record.meta.get("resumed")
-    times = len(resumed) if isinstance(resumed, list) else 0
-    return times, reading.description.get("last_step", 0), reading.version
-
-
-def _replaces(later: _Reading, earlier: _Reading) -> bool:
-    """Return whether a record goes on from another one.
-
-    Both have one identity. As among files, the later record replaces a record that was not completed. The earlier one
-    may be ahead of the checkpoint from which the training was resumed. A completed record is replaced if the later
-    record has all of its rows.
-    """
-    if later.record is None or earlier.record is None:
-        return False
-    identity = earlier.record.meta.get("id")
-    if identity != later.record.meta.get("id"):
-        return False
-    if identity is not None and "completed" not in earlier.record.meta:
-        return True
-    return len(earlier.record) > 0 and earlier.record.is_part_of(later.record)
