@@ -149,7 +149,7 @@ def _report(options: argparse.Namespace) -> None:
 
     if options.out is not None and options.no_files:
         raise _WrongInputError(f"--out {options.out} and --no-files exclude each other")
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
+    if options.out is not None and os.path.lexists(options.out) and not options.out.is_dir():
         raise _WrongInputError(f"--out {options.out} is a file: name a directory")
     paths = find_records(options.paths)
     records = [AgingRecord.load(path) for path in paths]
@@ -210,8 +210,9 @@ def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
         own = chosen / str(number)
     else:
         own = Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
-    if own.is_symlink():
-        raise _WrongInputError(f"{own} is a link: remove it, or name another directory with --out")
+    if own.is_symlink() or (own.exists() and not own.is_dir()):
+        what = "link" if own.is_symlink() else "file"
+        raise _WrongInputError(f"{own} is a {what}: remove it, or name another directory with --out")
     return own
 
 

@@ -869,6 +869,19 @@ def test_weights_that_are_tied_through_their_memory_count_once(tmp_path: Path, t
     judge.check(monitor.record, at_least=20)
 
 
+@pytest.mark.parametrize("odd", [torch.ones(3, dtype=torch.complex64).conj(), torch.ones(1).expand(5)])
+def test_an_odd_parameter_that_is_left_out_disturbs_no_callback(tmp_path: Path, odd: torch.Tensor) -> None:
+    net, judge = SmallNet(), BruteForce(["net.0.weight", "net.0.bias", "net.3.weight", "net.3.bias"])
+    net.odd = nn.Parameter(odd)
+    with pytest.raises(ValueError, match=r"'odd' .*exclude='odd'"):
+        quiet_trainer(tmp_path, callbacks=[AgingMonitor()]).fit(net, data())
+    monitor = AgingMonitor(exclude="odd")
+    callbacks = [LogTimeEvaluator(3), monitor, GradientNoiseMonitor(3), DisplacementDistribution(1), judge]
+    quiet_trainer(tmp_path, max_steps=12, callbacks=callbacks).fit(net, data())
+    judge.check(monitor.record, at_least=20)
+    assert {"train_loss", "gradient_noise"} <= set(monitor.record.one_time_names)
+
+
 @pytest.mark.parametrize("kind", [GradientNoiseMonitor, CurvatureMonitor])
 def test_a_derivative_by_weights_of_two_objects_is_refused(tmp_path: Path, kind: Any) -> None:
     callbacks = [LogTimeEvaluator([0]), kind([0])]

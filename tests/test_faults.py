@@ -38,6 +38,7 @@ from lightning_glassy.loggers import files
 from lightning_glassy.report import report
 from tests.helpers import SmallNet, data, quiet_trainer
 from tests.processes import children
+from tests.test_tensorboard_plugin import runs_in
 
 # Something is measured at nearly every step, for longer than any of these trainings takes.
 DENSE = LogTimeSchedule(range(0, 50_000, 5), [1, 2, 5, 10])
@@ -331,6 +332,10 @@ def test_a_full_or_read_only_disk_costs_warnings_and_the_files_are_whole_before_
         for record in found:
             assert last_step(record) >= (17 if name == "to the end" else 60)  # the last write that succeeded
             assert rows(record) == rows(whole, until=last_step(record))
+        # What was lost in the event files while the disk was bad is there at the end.
+        if name == "in the middle":
+            (in_tab,) = runs_in(root)
+            assert rows(in_tab) == rows(whole)
         table = table_of(root)
         tables[name] = table.read_text().splitlines(keepends=True) if table.exists() else []
         assert all(line.endswith("\n") for line in tables[name])

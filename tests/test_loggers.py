@@ -179,28 +179,29 @@ def test_wandb_has_a_series_per_waiting_time_against_the_lag(
 
 
 @pytest.mark.needs("wandb")
-def test_wandb_has_figures_a_table_and_the_record(tmp_path: Path) -> None:
-    logger = WandbLogger(save_dir=tmp_path, project="p")
+@pytest.mark.parametrize(("prefix", "name"), [("", "glassy"), ("fold/1", "fold/1-glassy")])
+def test_wandb_has_figures_a_table_and_the_record(tmp_path: Path, prefix: str, name: str) -> None:
+    logger = WandbLogger(save_dir=tmp_path, project="p", prefix=prefix)
     record = train(tmp_path, logger, groups="layer")
     run = logger.experiment
     wandb_finish(run, tmp_path)
     rows = list(wandb_rows(tmp_path))
     for quantity in ("msd", "non_gaussian", *(f"overlap_{eps:.6g}" for eps in record.overlap_thresholds)):
-        images = [row for row in rows if f"glassy_figures/{quantity}|path" in row]
+        images = [row for row in rows if f"{name}_figures/{quantity}|path" in row]
         assert [row["trainer/global_step"] for row in images] == [1000, 1200]
         for row in images:
-            assert (Path(run.dir) / row[f"glassy_figures/{quantity}|path"]).read_bytes().startswith(b"\x89PNG")
-            assert row[f"glassy_figures/{quantity}|width"] > 500
-    (row,) = (row for row in rows if "glassy_table|path" in row)
-    table = json.loads((Path(run.dir) / row["glassy_table|path"]).read_text())
+            assert (Path(run.dir) / row[f"{name}_figures/{quantity}|path"]).read_bytes().startswith(b"\x89PNG")
+            assert row[f"{name}_figures/{quantity}|width"] > 500
+    (row,) = (row for row in rows if f"{name}_table|path" in row)
+    table = json.loads((Path(run.dir) / row[f"{name}_table|path"]).read_text())
     columns = record.table()
     expected = [list(entry) for entry in zip(*columns.values(), strict=True)]
     expected = [entry for entry in expected if entry[3] == "all"]
     assert table["columns"] == list(columns)
     assert len(table["data"]) == len(record) == len(expected)
     assert table["data"] == expected
-    ((name, files),) = wandb_artifacts(tmp_path, "aging_record")
-    assert name == f"glassy-{run.id}"
+    ((artifact, files),) = wandb_artifacts(tmp_path, "aging_record")
+    assert artifact == f"{name.replace('/', '-')}-{run.id}"
     assert AgingRecord.load(files["aging_record.npz"]) == record
     assert files["aging_record.csv"].read_text() == record.to_csv(tmp_path / "mine.csv").read_text()
 

@@ -228,6 +228,20 @@ def test_each_place_in_memory_counts_once_whatever_the_shapes(tensors: list[torc
     assert tracked.n_parameters == {"all": n}
 
 
+def test_replicas_of_a_tied_weight_count_once() -> None:
+    weights = torch.randn(3, 4, 5)
+    named = [("a", nn.Parameter(weights.transpose(1, 2))), ("b", nn.Parameter(weights))]
+    tracker = AgingTracker(named, LogTimeSchedule([0], [1]), {"b": "b"}, n_replica=3)
+    tracker.update(0)
+    before = weights.double()
+    with torch.no_grad():
+        named[1][1].add_(torch.randn(3, 4, 5))
+    tracker.update(1)
+    assert tracker.record.n_parameters == {"all": 20, "b": 20}
+    exactly = (weights.double() - before).square().mean(dim=(1, 2))
+    assert np.allclose(tracker.record.msd()[:, 0, 0], exactly, rtol=1e-6)
+
+
 def test_patterns_include_and_exclude_and_know_both_names_of_a_tied_one() -> None:
     assert names(include="head.*") == ["embed.weight"]
     assert names(include=["block.*", "scale"], exclude="*.bias") == ["scale", "block.0.weight", "block.1.weight"]

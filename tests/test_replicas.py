@@ -469,6 +469,12 @@ class AnyWidth(nn.Linear):
         super().__init__(2, 3 + int(torch.randint(1000, ())))
 
 
+def transposed() -> nn.Module:
+    network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3))
+    network[1].weight = nn.Parameter(network[0].weight.t())
+    return network
+
+
 class PlainTensor(Springs):
     def __init__(self) -> None:
         super().__init__()
@@ -484,6 +490,7 @@ class PlainTensor(Springs):
             "track_running_stats=False",
         ),
         (lambda: ReplicaEnsemble(nn.Sequential(nn.LazyLinear(3)), 2), "no shape yet"),
+        (lambda: ReplicaEnsemble(transposed(), 2), r"'0.weight' and '1.weight' are two Parameter objects that share"),
         (lambda: ReplicaEnsemble(nn.Tanh(), 2), "Tanh has no parameters"),
         (lambda: ReplicaEnsemble(AnyWidth, 2), "replica 1 has other parameters"),
         (lambda: ReplicaEnsemble(PlainTensor, 2), "PlainTensor.features is a tensor.*register_buffer"),

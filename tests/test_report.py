@@ -367,6 +367,8 @@ def test_a_report_goes_into_no_directory_behind_a_link_that_its_user_did_not_nam
         assert "is a link: remove it, or name another directory with --out" in err
     assert (list(home.iterdir()), (tmp_path / "none").exists()) == ([], False)
     assert run(capsys, "report", "a", "--no-files", "--bootstrap", "10")[0] == 0
+    (runs[1].parent / "report-aging_record").write_text("mine\n")
+    assert "report-aging_record is a file: remove it" in run(capsys, "report", "b")[2]
 
 
 def test_a_directory_that_the_user_names_may_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

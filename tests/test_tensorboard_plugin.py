@@ -12,7 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from importlib.resources import files
@@ -373,6 +373,51 @@ def test_after_a_full_disk_the_tab_has_every_row(
     wait_until(lambda: page.runs()["one"].get("n_pairs") == 10)
     (run,) = page.plugin._runs.known(None, "").values()
     assert (run.record, "note" in page.runs()["one"]) == (record, False)
+
+
+def test_an_error_that_comes_a_moment_after_the_flush_costs_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard's thread says that a write is done before it says that the write has failed."""
+    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    written: list[int] = []
+    results = iter([None, None, OSError("full"), None])
+
+    def flush() -> None:
+        if error := next(results):
+            raise error
+
+    events = SimpleNamespace(add_summary=lambda part, step: written.append(place_of(part.value[0].tag).number))
+    experiment = SimpleNamespace(_get_file_writer=lambda: events, flush=flush, add_figure=lambda *_, **__: None)
+    sink, record = TensorBoardSink(SimpleNamespace(experiment=experiment), "glassy"), AgingRecord({"all": 1})
+    for step in range(1, 4):
+        record.append(0, step, np.ones((1, 7)))
+        with pytest.raises(OSError, match="full") if step == 3 else nullcontext():
+            sink.update(record, [], step)
+    sink.close(record)
+    assert written == [0, 1, 2, 1, 2]
+
+
+def test_after_a_failed_write_the_tab_is_written_again_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, attempts, is_full = [100.0], [], [False]
+    monkeypatch.setattr(sink_module.time, "monotonic", lambda: clock[0])
+
+    def flush() -> None:
+        attempts.append(clock[0] - 100)
+        if is_full[0]:
+            raise OSError("full")
+
+    events = SimpleNamespace(add_summary=lambda part, step: None)
+    experiment = SimpleNamespace(_get_file_writer=lambda: events, flush=flush, add_figure=lambda *_, **__: None)
+    logger, record = SimpleNamespace(experiment=experiment, log_dir="runs"), AgingRecord({"all": 1})
+    sink = TensorBoardSink(logger, "glassy")
+    for step in range(1, 1001):
+        is_full[0] = 10 <= clock[0] - 100 < 500
+        record.append(0, step, np.ones((1, 7)))
+        with suppress(OSError):
+            sink.update(record, [], step)
+        clock[0] += 1
+    assert [at for at in attempts if at >= 10][:5] == [10, 70, 190, 430, 910]
+    assert attempts[-1] == 999
+    assert "tensorboard --logdir runs" in sink.where()
 
 
 def parts_of(n: int) -> tuple[AgingRecord, list[bytes]]:
@@ -770,11 +815,11 @@ def test_an_answer_that_would_be_too_long_is_told_so(tmp_path: Path, monkeypatch
 
 
 def test_answers_take_bounded_room_and_wait_for_a_bounded_time() -> None:
-    answers, end = Answers(most_bytes=10, at_once=1, most_waiting=2), time.monotonic() + 0.2
+    answers, end = Answers(most_bytes=10 + 2 * 1024, at_once=1, most_waiting=2), time.monotonic() + 0.2
     for i in range(5):
         assert answers.get(i, lambda i=i: str(i) * 4, end) == str(i) * 4
-    assert (list(answers._kept.values()), answers._size) == (["3333", "4444"], 8)
-    assert answers.get("long", lambda: "x" * 11, end) == "x" * 11
+    assert (list(answers._kept.values()), answers._size) == (["3333", "4444"], 8 + 2 * 1024)
+    assert answers.get("long", lambda: "x" * 1035, end) == "x" * 1035
     assert (len(answers._kept), answers._size) == (0, 0)
     with pytest.raises(ZeroDivisionError):
         answers.get("wrong", lambda: str(1 // 0), end)

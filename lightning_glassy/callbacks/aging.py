@@ -14,6 +14,7 @@ from lightning_glassy.callbacks.run import (
     check_clipping,
     describe_run,
     is_a,
+    makes_no_updates,
     max_step,
     schedule_of,
     tracked_module,
@@ -99,11 +100,6 @@ class AgingMonitor(Recording):
         super().__init__(schedule, **ours)
         self.groups = groups
         self.options = check_options(groups, of_tracker)
-        self._next_event = NEVER
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return super().__getstate__() | {"_next_event": NEVER}
 
     # ------------------------------------------------------------------ hooks
 
@@ -123,18 +119,12 @@ class AgingMonitor(Recording):
         snapshots = recorder.find_snapshots(trainer.checkpoint_callbacks)
         recorder.snapshots = trainer.strategy.broadcast(snapshots) if sharded else snapshots
 
-    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
-        """Capture and measure what is due before the next update."""
-        if self.recorder.tracker is not None:
-            self._event(trainer, trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Capture and measure what is due. At most steps this compares two numbers."""
-        step = trainer.global_step
-        if step >= self._next_event:
-            self._event(trainer, step)
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
+        """Capture and measure what is due."""
+        if self.recorder.tracker is not None and not makes_no_updates(trainer):
+            step = trainer.global_step
+            self.note_event(step)
+            self._next_event = self.recorder.event(step, partial(_rates, trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record."""
@@ -175,10 +165,6 @@ class AgingMonitor(Recording):
         # The reason why there is no pair has been reported.
         stood_still = self._standstill is not None and self._standstill.found
         return [] if stood_still and not len(record) else summary(record, type(self).__name__)
-
-    def _event(self, trainer: Trainer, step: int) -> None:
-        self._seen = step
-        self._next_event = self.recorder.event(step, partial(_rates, trainer))
 
     def _make_tracker(self, trainer: Trainer, pl_module: LightningModule, state: Any, directory: Any) -> AgingTracker:
         return AgingTracker(

@@ -123,6 +123,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an AgingMonitor that tracks a sample. Now it has planned its memory."""
+        super().on_train_epoch_start(trainer, pl_module)
         tracker = self.recorder.tracker
         if tracker is not None and tracker.parameters.n_sampled != tracker.parameters.n_parameters:
             raise MisconfigurationException(

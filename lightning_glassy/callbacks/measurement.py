@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions
@@ -58,13 +58,7 @@ class Measurement(Recording, ABC):
 
     def __init__(self, schedule: StepsLike = 6, **options: Unpack[RecorderOptions]) -> None:
         super().__init__(as_steps(schedule), **options)
-        self._next_event = NEVER
         self._sizes: dict[str, int] = {}
-        self._trained = _Trained()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return super().__getstate__() | {"_next_event": NEVER, "_trained": _Trained()}
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -111,39 +105,21 @@ class Measurement(Recording, ABC):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint, and find the data."""
         super().on_train_start(trainer, pl_module)
-        self._trained = _Trained()
         with self.undisturbed(trainer, pl_module, seed=0):
             self.prepare(trainer, pl_module)
         self._sizes = self.sizes(pl_module)
 
-    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
-        """Measure what is due before the next update."""
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
+        """Measure what is due at the present step."""
         self._plan()
-        if trainer.global_step >= self._next_event:
+        if trainer.global_step >= self._next_event and not makes_no_updates(trainer):
             self._event(trainer, pl_module, at_start=first)
         self._enter(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether the epoch updates the weights."""
-        self._trained.look(trainer)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure what is due. At most steps this compares two numbers."""
-        if trainer.global_step >= self._next_event and not makes_no_updates(trainer):
-            self._event(trainer, pl_module)
-            self._enter(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember some weights, which another callback may replace before the end."""
-        self._trained.look(trainer)
-        self._trained.remember(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the last step of the run, and complete the record."""
         if self.progress.last_step < trainer.global_step:
-            if self._trained.are_in_place(trainer):
+            if self.trained.are_in_place(trainer):
                 self._event(trainer, pl_module)
             else:
                 why = RuntimeError("another callback has replaced the trained weights, perhaps by their average")
@@ -156,7 +132,6 @@ class Measurement(Recording, ABC):
         """Free the data."""
         super().teardown(trainer, pl_module, stage)
         self._next_event = NEVER
-        self._trained = _Trained()
         self.release()
 
     # ------------------------------------------------------------------ inside
@@ -167,7 +142,7 @@ class Measurement(Recording, ABC):
 
     def _event(self, trainer: Trainer, module: LightningModule, at_start: bool = False) -> None:
         step, progress = trainer.global_step, self.progress
-        self._seen = step
+        self.note_event(step)
         measured, failure = None, None
         with progress.timed(trainer.strategy.root_device):
             try:
@@ -202,35 +177,6 @@ class Measurement(Recording, ABC):
         colleagues = [other for other in of_kind(trainer, Recording) if other._recorder is self._recorder]
         tracked = any(other.tracks for other in colleagues)
         self.recorder.enter(None if tracked else partial(_new_record, trainer, module, colleagues))
-
-
-class _Trained:
-    """Finds out whether the weights at the end of a run are those after its last update."""
-
-    def __init__(self) -> None:
-        self._step, self._weights = -1, list[tuple[Tensor, Tensor]]()
-        self._averaged = False
-
-    def look(self, trainer: Trainer) -> None:
-        """Look at an epoch. Another callback may begin and end its work before this one in the hooks."""
-        self._averaged |= makes_no_updates(trainer)
-
-    def remember(self, trainer: Trainer, module: LightningModule) -> None:
-        """Copy a few numbers of a few parameters."""
-        known = [p for p in module.parameters() if p.requires_grad and not nn.parameter.is_lazy(p) and p.numel()]
-        self._step = trainer.global_step
-        self._weights = [(p, _some(p).clone()) for p in known[:: max(1, len(known) // 8)]]
-
-    def are_in_place(self, trainer: Trainer) -> bool:
-        """Return whether no other weights are known to be in the place of the trained ones."""
-        if self._averaged or self._step != trainer.global_step:
-            return not self._averaged
-        return all(torch.equal(_some(p).nan_to_num(), before.nan_to_num()) for p, before in self._weights)
-
-
-def _some(parameter: Tensor) -> Tensor:
-    flat = (parameter if parameter.is_contiguous() else parameter[:1]).detach().flatten()
-    return flat[:: max(1, flat.numel() // 4)]
 
 
 def _new_record(

@@ -210,7 +210,9 @@ class Recorder:
         self._continues = False
         self._end = 0  # step at the end of the last fit
         self._end_sums: list[Tensor] | None = None  # sums of the weights at that step
+        self._replaced = False  # whether other weights are in the place of the trained ones since then
         self._reached = -1  # step of the last measurement
+        self._cut_at: tuple[int, int] | None = None  # step, and number of updates, at which the record was cut last
         self._updates: UpdateCounter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -270,14 +272,14 @@ class Recorder:
         # A new record may be made. The values from before then enter it.
         series = self._run.series.items()
         self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
-        self._started = time.perf_counter()
+        self._started, self._replaced = time.perf_counter(), False
         self._begins_anew, self._reached, self._updates = False, -1, UpdateCounter(optimizers, step)
 
     def _weights_changed(self) -> bool:
         """Return whether the weights are not the weights of the end of the last fit."""
         module = None if self._trained is None else self._trained()
-        if module is None or self._end_sums is None:
-            return False
+        if self._replaced or module is None or self._end_sums is None:
+            return self._replaced
         # The weights may have moved to another device, where sums have other rounding errors.
         now = [sums.cpu() for sums in weight_sums(module)]
         before = [sums.cpu() for sums in self._end_sums]
@@ -301,13 +303,15 @@ class Recorder:
             )
 
     def go_back(self, step: int) -> None:
-        """Cut the record, because the training has gone back to its state after ``step`` updates.
+        """Cut the record, because the training has gone back, and is at this step again.
 
-        Everything measured at this step or later is forgotten, and can be measured again.
+        Everything measured at this step or later is forgotten, and can be measured again. Each member calls this
+        method.
         """
-        if step >= self._reached:
+        if step > self._reached or self._cut_at == (step, self.updates):
             return
         self.drain()
+        self._cut_at = step, self.updates
         run, before, self._reached = self._run, self._reached, step
         self._pending = [value for value in self._pending if value[1] < step]
         run.series = {name: {at: v for at, v in values.items() if at < step} for name, values in run.series.items()}
@@ -325,8 +329,8 @@ class Recorder:
         if self.record is not None:
             run.sinks.go_back(self.record)
         self.tell(
-            f"the training has gone back from step {before} to step {step}. What was measured at step {step} and later "
-            "is cut from the record, which goes on from there"
+            f"the training has gone back: step {step} comes after step {before}. What was measured at step {step} and "
+            "later is cut from the record, which goes on from there"
         )
 
     def leave(self, member: str, step: int) -> bool:
@@ -356,6 +360,10 @@ class Recorder:
         if self.record is not None:
             self._run.sinks.close(self.record)
 
+    def end_trajectory(self) -> None:
+        """Let nothing go on from the end of this fit, because another callback has replaced the trained weights."""
+        self._replaced = True
+
     def let_go(self) -> None:
         """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory."""
         if self._open:  # a callback has left the Trainer, or failed
@@ -367,11 +375,22 @@ class Recorder:
                 self._ended = tracker.end()
             except Exception as error:
                 self.warn("another fit cannot go on", error)
+        if self._replaced:
+            self._ended = None
 
     def free(self) -> None:
         """Free all that refers to the weights or to the Trainer."""
         self.tracker = self._module = None
         self._followers = {}
+
+    def _reach(self, step: int) -> None:
+        if step > self._reached:
+            self._reached, self._cut_at = step, None
+
+    @property
+    def updates(self) -> int:
+        """Number of updates in this fit, as far as the optimisers tell."""
+        return 0 if self._updates is None else self._updates.count
 
     def _skipped(self, step: int) -> int:
         """Return the number of steps up to ``step`` that were no updates, as far as the optimisers tell."""
@@ -439,7 +458,7 @@ class Recorder:
         self._pending += [*matrices, *((name, step, number) for name, number in numbers.items())]
         for name, number in numbers.items():
             self._run.series.setdefault(name, {})[step] = number
-        self._reached = max(self._reached, step)
+        self._reach(step)
         self.log(step, numbers, who)
 
     def log(self, step: int, numbers: Mapping[str, float], who: str) -> None:
@@ -554,7 +573,7 @@ class Recorder:
         tracker = self.tracker
         assert tracker is not None  # no event is due without a tracker
         found: Mapping[str, float] = {}
-        self._reached = max(self._reached, step)
+        self._reach(step)
         # If parameters have changed or memory runs out, the record ends, and the training goes on.
         try:
             # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
@@ -675,7 +694,7 @@ class Recorder:
         if not self._open and self._begins_anew:
             return None
         state = dict(self._ended or {})
-        if state and not self._open and self._weights_changed():
+        if not self._open and self._weights_changed():
             self.tell(
                 "the weights have been changed since the end of the fit: this checkpoint has no record to go on with"
             )

@@ -21,7 +21,7 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
-from lightning_glassy.callbacks.run import Standstill, check_strategy
+from lightning_glassy.callbacks.run import Standstill, TrainedWeights, check_strategy
 from lightning_glassy.callbacks.summary import print_lines
 from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
@@ -63,12 +63,19 @@ class Recording(Callback):
         self.save = options.get("save", True)
         self.summary = options.get("summary", True)
         self._recorder: Recorder | None = None
-        self._seen = NEVER  # the step before the batch, or of the last event
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget the training that is under way."""
+        self._next_event, self._waits = NEVER, True
+        self._seen = self._updates = -1  # step of the last event, and number of updates before it
         self._standstill: Standstill | None = None
+        self.trained = TrainedWeights()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        return self.__dict__ | {"_seen": NEVER, "_standstill": None}
+        forgotten = {"_next_event": NEVER, "_waits": True, "_seen": -1, "_updates": -1, "_standstill": None}
+        return self.__dict__ | forgotten | {"trained": TrainedWeights()}
 
     @property
     def recorder(self) -> Recorder:
@@ -124,7 +131,7 @@ class Recording(Callback):
         if stage != "fit":
             return
         check_strategy(trainer.strategy, type(self).__name__, whole=not self.tracks)
-        self._seen, self._standstill = NEVER, None
+        self._forget()
         self._join(trainer).expect(pl_module)
 
     def _join(self, trainer: Trainer) -> Recorder:
@@ -165,44 +172,67 @@ class Recording(Callback):
             trainer.optimizers,
         )
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether the epoch updates the weights."""
+        self.trained.look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember some weights, which another callback may replace before the end."""
+        self.trained.look(trainer)
+        self.trained.remember(trainer, pl_module)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Measure the state right before the first update. Notice a training that has gone back to an earlier step.
+        """Measure the state right before the first update, after all hooks that may set the weights."""
+        if self._waits:
+            self._begin(trainer, pl_module, trainer.global_step)
 
-        At most steps this compares two numbers.
-        """
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure what is due. At most steps this compares two numbers."""
         step = trainer.global_step
-        if step < self._seen:
-            step = self._look(trainer, pl_module, step)
-        self._seen = step
+        if not self._seen < step < self._next_event:
+            self._look(trainer, pl_module, step)
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> int:
-        """Measure the first step of a fit, or of a training that has gone back. Return the step that was seen."""
-        if self._standstill is not None:
-            why = self._standstill.reason(pl_module, step)
-            if why:
-                self.recorder.tell(why)
-            return step if why or step > self._standstill.step else NEVER
-        first = self._seen == NEVER
-        if not first:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        """Measure the first step of a fit. In manual optimisation, look whether the steps are counted."""
+        if self._standstill is None:
+            self.measure_now(trainer, pl_module, first=True)
+            # Lightning counts the steps of manual optimisation only if they go through its own optimisers.
+            self._waits = not pl_module.automatic_optimization
+            self._standstill = Standstill(pl_module, step) if self._waits else None
+            return
+        why = self._standstill.reason(pl_module, step)
+        if why:
+            self.recorder.tell(why)
+        self._waits = not why and step == self._standstill.step
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        """Measure what is due. Cut the record if the training has gone back to an earlier step."""
+        again = step == self._seen and pl_module.automatic_optimization and self.recorder.updates > self._updates
+        if step < self._seen or again:
             self.recorder.go_back(step)
-        self.measure_now(trainer, pl_module, first=first)
-        # Lightning counts the steps of manual optimisation only if they go through its own optimisers.
-        if first and not pl_module.automatic_optimization:
-            self._standstill = Standstill(pl_module, step)
-            return NEVER
-        return step
+        if step >= self._next_event or step < self._seen or again:
+            self.measure_now(trainer, pl_module)
 
-    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool) -> None:
-        """Measure what is due before the next update.
+    def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
+        """Measure what is due at the present step.
 
         Args:
             trainer: the Trainer.
             pl_module: its module.
-            first: whether this is the first batch of a fit. Otherwise the training has gone back to an earlier step.
+            first: whether this is before the first update of a fit.
         """
+
+    def note_event(self, step: int) -> None:
+        """Remember the step of an event, and the number of updates before it."""
+        self._seen, self._updates = step, self.recorder.updates
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
+        # All processes decide alike, also those that hold no weights.
+        if not trainer.strategy.reduce_boolean_decision(self.trained.are_in_place(trainer)):
+            self.recorder.end_trajectory()
         if self.recorder.leave(type(self).__name__, trainer.global_step) and trainer.is_global_zero:
             print_lines(trainer.print, self.recorder.summary())
 

@@ -123,6 +123,36 @@ def schedule_of(schedule: ScheduleLike | None, trainer: Trainer, pl_module: Ligh
     return as_schedule(None if trainer.fast_dev_run else schedule, max_step(trainer, pl_module))  # type: ignore[attr-defined]
 
 
+class TrainedWeights:
+    """Finds out whether the weights at the end of a run are those after its last update."""
+
+    def __init__(self) -> None:
+        self._step, self._weights = -1, list[tuple[Tensor, Tensor]]()
+        self._averaged = False
+
+    def look(self, trainer: Trainer) -> None:
+        """Look at an epoch. Another callback may begin and end its work before this one in the hooks."""
+        self._averaged |= makes_no_updates(trainer)
+
+    def remember(self, trainer: Trainer, module: LightningModule) -> None:
+        """Copy a few numbers of a few parameters in this process."""
+        trainable = [p for p in module.parameters() if p.requires_grad and not nn.parameter.is_lazy(p)]
+        known = [weights for p in trainable if (weights := local_weights(p)).numel()]
+        self._step = trainer.global_step
+        self._weights = [(p, _some(p).clone()) for p in known[:: max(1, len(known) // 8)]]
+
+    def are_in_place(self, trainer: Trainer) -> bool:
+        """Return whether no other weights are known to be in the place of the trained ones."""
+        if self._averaged or self._step != trainer.global_step:
+            return not self._averaged
+        return all(torch.equal(_some(p).nan_to_num(), before.nan_to_num()) for p, before in self._weights)
+
+
+def _some(parameter: Tensor) -> Tensor:
+    flat = (parameter if parameter.is_contiguous() else parameter[:1]).detach().flatten()
+    return flat[:: max(1, flat.numel() // 4)]
+
+
 class Standstill:
     """Notices that weights move while ``trainer.global_step`` stands still, in the first batches of a fit.
 
@@ -155,14 +185,19 @@ class Standstill:
         )
 
 
+def local_weights(parameter: Tensor) -> Tensor:
+    """Return the weights of a parameter in this process, which share its memory."""
+    weights = parameter.detach()
+    return weights.to_local() if hasattr(weights, "to_local") else weights
+
+
 @torch.no_grad()
 def weight_sums(module: nn.Module) -> list[Tensor]:
     """Return two sums over the weights of each trainable parameter in this process, on its device."""
     sums: list[Tensor] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
-            weights = parameter.detach()
-            weights = weights.to_local() if hasattr(weights, "to_local") else weights
+            weights = local_weights(parameter)
             real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
             both = [real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]
             sums.append(torch.stack(both).nan_to_num())

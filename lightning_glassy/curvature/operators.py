@@ -43,7 +43,7 @@ class CurvatureOperator(ABC):
             if p.is_complex() or hasattr(p, "placements"):
                 kind = "complex" if p.is_complex() else "spread over processes"
                 raise ValueError(f"parameters has one that is {kind}, of shape {tuple(p.shape)}: leave it out")
-        if find_overlap((str(i), p) for i, p in enumerate(self._parameters) if p.numel()) is not None:
+        if find_overlap((str(i), p) for i, p in enumerate(self._parameters)) is not None:
             raise ValueError(
                 "parameters has two objects that share memory, and each has only a part of the derivative: use one "
                 "nn.Parameter for both"

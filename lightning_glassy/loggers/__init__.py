@@ -11,10 +11,11 @@ tag                                     content
                                         :func:`lightning_glassy.plotting.panels.panels`
 ======================================  ===============================================================================
 
-``glassy`` is the name of the monitor. The registry of observables marks the observables with curves (``logged``): the
-mean squared displacement, the decorrelation, the non-Gaussian parameter and each overlap. It also marks the observables
-with figures (``drawn``): the same list without the decorrelation. The name of an overlap contains its threshold, such
-as ``overlap_0.001``. With replicas, a curve is the mean over the replicas.
+``glassy`` is the name of the monitor. If a logger has a prefix, all tags begin with it, as in ``fold1-glassy/msd/...``.
+The registry of observables marks the observables with curves (``logged``): the mean squared displacement, the
+decorrelation, the non-Gaussian parameter and each overlap. It also marks the observables with figures (``drawn``): the
+same list without the decorrelation. The name of an overlap contains its threshold, such as ``overlap_0.001``. With
+replicas, a curve is the mean over the replicas.
 
 =====================  =================================  ===========================  ================================
 logger                 curves                             figures                      record

@@ -7,6 +7,8 @@ import itertools
 import secrets
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ from lightning_glassy.loggers.files import RECORD_NAME, FileSink
 from lightning_glassy.loggers.sinks import Pairs
 from lightning_glassy.record import AgingRecord
 
+_SECONDS = 30.0  # before the next try after a failure, which may have waited for the network
+
 
 class RemoteSink:
     """Write the files of a :class:`FileSink` to a remote directory, by way of a temporary local directory.
 
     A file is copied under a temporary name and then moved, so that a file of the record is always complete. An existing
     file is never overwritten: the new file gets a number in its name. Only a resumed training overwrites the earlier
-    file of the same record. If the file system fails, the local files are kept, and the next write tries again.
+    file of the same record. If the file system fails, the local files are kept, and a later write tries again.
 
     Args:
         address: address of the directory, such as ``s3://bucket/runs/glassy``.
@@ -36,8 +40,10 @@ class RemoteSink:
         self._root = ""
         self._names: set[str] = set()  # names that were in the directory
         self._stem: str | None = None  # name of our files there
+        self._copied_from: Path | None = None
         self._copied: dict[str, tuple[int, int]] = {}
         self._complete = False
+        self._next_time = 0.0
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the record if it is due."""
@@ -46,7 +52,7 @@ class RemoteSink:
 
     def close(self, record: AgingRecord) -> None:
         """Write the record and the table, and remove the local files."""
-        self._complete = False
+        self._complete, self._next_time = False, 0.0
         with self._remotely(record):
             self._files.close(record)
         self._complete = True
@@ -57,15 +63,16 @@ class RemoteSink:
         return f"record     {self._address}/{self._stem}.npz (and .csv)" if self._complete else self._files.where()
 
     @contextlib.contextmanager
-    def _remotely(self, record: AgingRecord) -> Any:
+    def _remotely(self, record: AgingRecord) -> Iterator[None]:
         """Copy what the block writes.
 
         Raises:
             OSError: the file system failed. The message has the local directory.
         """
-        failure: Exception | None = None
+        available, failure = time.monotonic() >= self._next_time, None
         try:
-            self._connect(record)
+            if available:
+                self._connect(record)
         except Exception as error:  # a missing package, the network, or a password
             failure = error
         yield
@@ -74,11 +81,12 @@ class RemoteSink:
                 if not name.stat().st_size:  # it only reserved the name
                     name.unlink()
         try:
-            if failure is None:
+            if available and failure is None:
                 self._copy()
         except Exception as error:
             failure = error
         if failure is not None:
+            self._next_time = time.monotonic() + _SECONDS
             what = f"{self._address} cannot be written ({type(failure).__name__}: {failure})"
             raise OSError(f"{what}. The files of the record are in {self._local}") from failure
 
@@ -104,9 +112,11 @@ class RemoteSink:
         path = self._files.path
         if path is None:
             return
-        if self._stem is None:
+        left = None
+        if self._copied_from != path:  # at first, and when the record takes over the file of an earlier time
             stems = (f"{path.stem}{f'-{number}' if number else ''}" for number in itertools.count())
-            self._stem = next(stem for stem in stems if not self._names & {f"{stem}.npz", f"{stem}.csv"})
+            left, self._stem = self._stem, next(s for s in stems if not self._names & {f"{s}.npz", f"{s}.csv"})
+            self._copied_from, self._copied = path, {}
         for file in (path, path.with_suffix(".csv")):
             stat = file.stat() if file.exists() else None
             if stat is None or self._copied.get(file.suffix) == (stat.st_mtime_ns, stat.st_size):
@@ -121,3 +131,6 @@ class RemoteSink:
                     self._system.rm_file(temporary)
                 raise
             self._copied[file.suffix] = stat.st_mtime_ns, stat.st_size
+        for suffix in (".npz", ".csv") if left not in (None, self._stem) else ():
+            with contextlib.suppress(Exception):
+                self._system.rm_file(f"{self._root}/{left}{suffix}")

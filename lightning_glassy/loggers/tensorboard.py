@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 # TensorBoard sends the metadata of a whole run at once. The matrices between more replicas are too large for this.
 _MOST_COMPARED = 32
 
+_PAUSE = 60.0  # seconds before the first attempt after a failed write
+
 _SECONDS = 5.0  # between two parts of the record, because TensorBoard looks for new events every five seconds
 
 
@@ -36,9 +38,9 @@ class TensorBoardSink:
     and of a figure, is the training step.
 
     The sink uses the writer of the logger. A full disk ends the writer's thread, and each later log call then raises an
-    error. If the error is raised here, the logger gets a new writer. The sink then writes nothing more until
-    :meth:`close`, which tries again. A part counts as written only after a flush without an error. Until then it is
-    written again, with the same content and the same tag, so that it does not matter which copy TensorBoard reads.
+    error. If the error is raised here, the logger gets a new writer. The sink tries again after a minute, then after
+    two, four and so on, and in :meth:`close`. A part counts as written only after a flush without an error. A part that
+    may be lost is written again with the same content and the same tag, so that TensorBoard may read either copy.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -50,12 +52,13 @@ class TensorBoardSink:
         self._has_tab = True
         self._left_out = False
         self._failed = False
+        self._pause, self._retry_time = _PAUSE, 0.0
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the scalars of the new pairs, and the figures and the next part of the record if they are due."""
         self._step = step
-        if self._failed:
-            return  # each attempt would leave an empty event file
+        if self._failed and time.monotonic() < self._retry_time:
+            return  # an attempt on a full disk leaves an empty event file
         with self._writing():
             # Write the part first. If its write fails, the later writes in this block raise the error.
             if time.monotonic() >= self._next_time:
@@ -67,7 +70,6 @@ class TensorBoardSink:
 
     def close(self, record: AgingRecord) -> None:
         """Write the last part of the record, and draw the figures of the complete record."""
-        self._failed = False
         with self._writing():
             self._write_part(record)
             self._draw(record)
@@ -80,7 +82,9 @@ class TensorBoardSink:
         # The token is the time, which is unique. A clock may be set back, so the tab does not order records by it.
         self._token = f"{time.time_ns():016x}"
         self._written = Written()
-        self._unflushed: dict[int, bytes] = {}  # parts that may not be in a file, by number
+        # Parts that may not be in a file, by number: those after the last flush, and those before it.
+        self._unflushed: dict[int, bytes] = {}
+        self._flushed: dict[int, bytes] = {}
         self._next_time = 0.0
 
     def where(self) -> str | None:
@@ -96,9 +100,12 @@ class TensorBoardSink:
         try:
             yield
             writer.flush()  # else the next log call, or the end of the Trainer, would raise the error
-            self._unflushed.clear()
+            self._flushed, self._unflushed = self._unflushed, {}
+            self._failed, self._pause = False, _PAUSE
         except OSError:
-            self._failed = True
+            self._failed, self._retry_time, self._pause = True, time.monotonic() + self._pause, 2 * self._pause
+            # The writer's thread can fail a moment after the flush that waited for it.
+            self._unflushed = self._flushed | self._unflushed
             # `close` resets these attributes, too, but it would raise. The next log call opens a new file.
             writer.file_writer = writer.all_writers = None
             raise

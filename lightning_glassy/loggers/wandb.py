@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ class WandbSink(CurveSink):
         at = list(columns).index("group")
         rows = [row for row in zip(*columns.values(), strict=True) if row[at] == "all"]
         run.log({f"{self._prefix}_table": wandb.Table(columns=list(columns), data=rows), _STEP: self._step})
-        artifact = wandb.Artifact(f"{self._prefix}-{run.id}", type=RECORD_NAME)
+        # The prefix of a logger may have characters that the name of an artifact cannot have.
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"{self._prefix}-{run.id}"), type=RECORD_NAME)
         for file in files:
             artifact.add_file(str(file))
         run.log_artifact(artifact)

@@ -47,10 +47,13 @@ class UpdateCounter:
     Args:
         optimizers: the optimisers whose steps are counted.
         step: number of steps before.
+
+    Attributes:
+        count: number of updates so far.
     """
 
     def __init__(self, optimizers: Iterable[Any], step: int) -> None:
-        self._updates, self._start = 0, step
+        self.count, self._start = 0, step
         self._skipped_on_device: Tensor | None = None
         known = [optimizer for optimizer in optimizers if isinstance(optimizer, Optimizer)]
         self._hooks = [optimizer.register_step_post_hook(self._count) for optimizer in known]
@@ -69,7 +72,7 @@ class UpdateCounter:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._updates += 1
+                    self.count += 1
                     return
 
     def go_back(self, before: int, step: int) -> None:
@@ -81,7 +84,7 @@ class UpdateCounter:
         if not self._hooks:
             return 0
         on_device = 0 if self._skipped_on_device is None else int(self._skipped_on_device)
-        return max(step - self._start - self._updates, 0) + on_device
+        return max(step - self._start - self.count, 0) + on_device
 
 
 def is_plain(value: object) -> bool:

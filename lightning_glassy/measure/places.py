@@ -35,11 +35,12 @@ def find_overlap(named: Iterable[tuple[str, Tensor]]) -> tuple[str, str] | None:
     """Return the names of two tensors that have an element at the same place in memory, or ``None``.
 
     The names are equal if two elements of one tensor are at the same place. Tensors may be interleaved, as two columns
-    of a matrix are. Only then the function visits each element.
+    of a matrix are. Only then the function visits each element. Tensors without memory are left out.
     """
+    located = [(name, tensor) for name, tensor in named if tensor.numel() and address_of(tensor)]
     together: list[tuple[str, Tensor]] = []  # each of these begins before an earlier one ends
     device, end = None, 0
-    for name, tensor in sorted(named, key=lambda pair: (str(pair[1].device), address_of(pair[1]))):
+    for name, tensor in sorted(located, key=lambda pair: (str(pair[1].device), address_of(pair[1]))):
         address = address_of(tensor)
         if tensor.device != device or address >= end:
             if (found := _overlap(together)) is not None:

@@ -106,7 +106,7 @@ class ReplicaEnsemble(nn.Module):
             networks = [_make(network, seed) for seed in self.seeds]
         else:
             raise TypeError(f"network={network!r} is neither a torch network nor a function that makes one")
-        _refuse(networks[0])
+        _refuse(network if isinstance(network, nn.Module) else networks[0])
         self.network = networks[0]
         self._stacked_buffers = _stack(networks)
         self._part: slice | None = None
@@ -312,6 +312,14 @@ def _refuse(network: nn.Module) -> None:
     for name, parameter in parameters.items():
         if is_lazy(parameter):
             raise ValueError(f"network: {name!r} has no shape yet: give the layer its sizes, or call the network once")
+    starts: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        address = parameter.data_ptr() if parameter.numel() and not parameter.is_meta else 0
+        if address and (other := starts.setdefault(address, name)) != name:
+            raise ValueError(
+                f"network: {other!r} and {name!r} are two Parameter objects that share memory, which copies of them do "
+                "not: use one nn.Parameter for both"
+            )
 
 
 def _stack(networks: Sequence[nn.Module]) -> frozenset[str]:

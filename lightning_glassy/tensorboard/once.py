@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_EACH = 1024  # bytes that an answer takes at least, with its question
+
 
 class BusyError(Exception):
     """An answer is not ready in time. The text gives the reason."""
@@ -85,9 +87,10 @@ class Answers:
                     raise BusyError("there was no time left for it: ask for less at a time")
                 if len(self._running) >= self._most_waiting:
                     raise BusyError(f"{self._most_waiting} other questions are being answered: ask again")
-                future = self._running[question] = Future()
+                future = Future()
                 arguments = (question, compute, future, deadline)
                 threading.Thread(target=self._compute, args=arguments, daemon=True).start()
+                self._running[question] = future  # the thread needs the lock before it can end
         try:
             return future.result(max(0.0, deadline - time.monotonic()))
         except FutureTimeoutError:
@@ -108,9 +111,9 @@ class Answers:
             del self._running[question]
             if failure is None:
                 self._kept[question] = answer
-                self._size += len(answer)
+                self._size += _EACH + len(answer)
                 while self._size > self._most_bytes:
-                    self._size -= len(self._kept.popitem(last=False)[1])
+                    self._size -= _EACH + len(self._kept.popitem(last=False)[1])
         if failure is None:
             future.set_result(answer)
         else:

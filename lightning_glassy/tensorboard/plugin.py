@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import json
 import math
 import threading
@@ -207,7 +208,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     def _as_replicas(self, runs: Sequence[Run]) -> Run:
         """Return some runs joined as replicas, in the order of their names. One set of runs is joined at a time."""
         runs = sorted(runs, key=lambda run: run.name)
-        version = "\n".join(f"{run.name}\n{run.version}" for run in runs)
+        version = hashlib.sha256(json.dumps([(run.name, run.version) for run in runs]).encode()).hexdigest()
         with self._joining:
             if version not in self._joined:
                 try:
