@@ -60,10 +60,12 @@ class Averaging(SmallNet):
     """Keeps the outputs of an epoch in all the ways that people have."""
 
     shared: list[float] = []  # noqa: RUF012
+    steps = 0
 
     def __init__(self) -> None:
         super().__init__()
         type(self).shared.clear()
+        type(self).steps = 0
         self.nested: Any = {"train": [], "val": []}
         self.default: Any = defaultdict(list)
         self.ordered, self.counter = OrderedDict(a=[0.0]), Counter(steps=0)
@@ -94,6 +96,7 @@ class Averaging(SmallNet):
         self.ordered["a"].append(found)
         self.ordered.move_to_end("a")
         self.counter["steps"] += 1
+        type(self).steps += 1
         self.metrics["accuracy"].update(self.net(batch[0]), batch[1])
         self.meter.sum += found
         self.meter.history[0].append(found)
@@ -118,7 +121,14 @@ class Averaging(SmallNet):
                 self.tuple_of_lists,
                 self.shared,
             ],
-            "counts": [dict(self.counter), self.slotted.n, self.slotted.seen, list(self.last), self.features],
+            "counts": [
+                dict(self.counter),
+                self.steps,
+                self.slotted.n,
+                self.slotted.seen,
+                list(self.last),
+                self.features,
+            ],
             "metric": self.metrics["accuracy"]._update_count,
             "meter": [self.meter.sum, self.meter.history],
             "sums": [self.total, self.totals, self.array.tolist()],

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
@@ -213,7 +214,11 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
         weights = sampler.weights.cpu()
         return torch.multinomial(weights, sampler.num_samples, sampler.replacement, generator=generator).tolist(), False
     try:
-        copied = copy.deepcopy(sampler, {id(dataset): dataset})
+        # A copy of the data is neither needed nor small.
+        held = [dataset, *getattr(sampler, "__dict__", {}).values()]
+        copied = copy.deepcopy(
+            sampler, {id(each): each for each in held if each is dataset or isinstance(each, Dataset)}
+        )
         epochs: list[list[Any]] = []
         for i in range(3):
             if hasattr(copied, "set_epoch"):

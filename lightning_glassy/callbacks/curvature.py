@@ -82,8 +82,8 @@ class CurvatureMonitor(NetworkMeasurement):
     DDP rank 0 measures, and the others wait.
 
     Args:
-        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
-            measured.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
+            measured, too (see :class:`Measurement`).
         loader: a ``DataLoader``, or a function that returns one when training starts. Its sampler decides which samples
             are used. Default: the loader of the training.
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.

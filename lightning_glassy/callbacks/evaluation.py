@@ -55,8 +55,8 @@ class LogTimeEvaluator(NetworkMeasurement):
     the batches, and all get the result.
 
     Args:
-        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
-            measured.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
+            measured, too (see :class:`Measurement`).
         loaders: more sets by name, each a ``DataLoader``, or a function that returns one when training starts
             (``{"test": datamodule.test_dataloader}``). ``"train"`` replaces the training set.
         metrics: a torchmetrics ``Metric``, a ``MetricCollection`` or a mapping of names to metrics. ``"auto"``: the

@@ -85,8 +85,9 @@ class GradientNoiseMonitor(NetworkMeasurement):
     result.
 
     Args:
-        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
-            measured. The default steps include the waiting times of an :class:`AgingMonitor`.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
+            measured, too (see :class:`Measurement`). The default steps include the waiting times of an
+            :class:`AgingMonitor`.
         groups: ``"all"``, ``"layer"``, or a mapping of group names to name patterns. Default: the groups, and the
             parameters, of the :class:`AgingMonitor` of the same name, or else ``"all"``.
         include: only parameters whose name matches one of these shell patterns. It needs ``groups``.

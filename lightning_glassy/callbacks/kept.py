@@ -46,9 +46,10 @@ _MOST = 200_000  # objects to remember, which takes about a second
 class Kept:
     """The state of objects, and of everything that their attributes refer to, directly or indirectly.
 
-    These are modules, tensors, arrays, generators of random numbers, containers and plain objects. They are restored in
-    place, so references to them stay valid. Left alone are a Trainer, loggers, loaders, data sets, files, locks, and
-    objects that hold a file, a lock or a thread. The nearest 200,000 objects are remembered.
+    These are modules, tensors, arrays, generators of random numbers, containers, plain objects, and the classes of all
+    of them. They are restored in place, so references to them stay valid. Left alone are a Trainer, loggers, loaders,
+    data sets, files, locks, objects that hold a file, a lock or a thread, global variables, and the state of compiled
+    code (such as the cells of a ``pandas.DataFrame``). The nearest 200,000 objects are remembered.
 
     Args:
         roots: the objects.
@@ -170,9 +171,19 @@ class Kept:
                     held = getattr(value, slot)
                     self._restore.append(partial(member.__set__, value, held))
                     self._next.append(held)
-            # Lists and dictionaries that a class shares between its objects.
-            shared = (v for name, v in list(vars(cls).items()) if not name.startswith("__"))
-            self._next.extend(v for v in shared if isinstance(v, (list, dict, set, deque, Tensor)))
+            if id(cls) not in self._seen:
+                self._seen[id(cls)] = cls
+                self._keep_class(cls)
+
+    def _keep_class(self, cls: type) -> None:
+        """Remember the numbers and containers that a class shares between its objects."""
+        shared = [
+            (name, held)
+            for name, held in vars(cls).items()
+            if not (name.startswith("__") or callable(held) or hasattr(type(held), "__get__"))
+        ]
+        self._restore.append(partial(_restore_class, cls, shared))
+        self._next.extend(held for _, held in shared)
 
     def _keep_closure(self, function: types.FunctionType) -> None:
         for cell in function.__closure__ or ():
@@ -252,6 +263,7 @@ def _left_alone(cls: type) -> bool:
     return any(_of_others(base) for base in cls.__mro__ if base is not object)
 
 
+@lru_cache(maxsize=4096)
 def _of_others(cls: type) -> bool:
     package = cls.__module__.partition(".")[0].lstrip("_")
     return package in _LEFT_ALONE or package in ("builtins", "itertools")
@@ -259,6 +271,12 @@ def _of_others(cls: type) -> bool:
 
 def _same(now: Iterable[Any], before: list[Any]) -> bool:
     return len(now) == len(before) and all(map(operator.is_, now, before))  # type: ignore[arg-type]
+
+
+def _restore_class(cls: type, shared: list[tuple[str, Any]]) -> None:
+    for name, held in shared:
+        if vars(cls).get(name) is not held:
+            setattr(cls, name, held)
 
 
 def _refill_list(value: Any, items: Any) -> None:

@@ -167,6 +167,8 @@ class Measurement(Recording, ABC):
                     failure = error
             if failure is not None:
                 self.recorder.warn(f"nothing is measured at step {step}", failure, type(self).__name__)
+            # Its traceback refers to the copies of the weights, and to this frame.
+            failure = None
             progress.last_step = step
         self._plan()
 

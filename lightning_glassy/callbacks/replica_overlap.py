@@ -43,8 +43,8 @@ class ReplicaOverlap(Measurement):
 
     Args:
         inputs: the batch, ``[n_sample, ...]``, as one network takes it.
-        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is always
-            measured.
+        schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
+            measured, too (see :class:`Measurement`).
         **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
             :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
 
