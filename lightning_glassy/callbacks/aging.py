@@ -136,7 +136,6 @@ class AgingMonitor(Recording):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
-        self._next_event = NEVER
         if self._recorder is None:
             return
         # Other processes may have stopped before they added their part to a sum.
@@ -144,16 +143,11 @@ class AgingMonitor(Recording):
         super().on_exception(trainer, pl_module, exception)
         # Keep the state of several processes only if a checkpoint will be saved. An older ModelCheckpoint has no
         # `save_on_exception`, and an OnExceptionCheckpoint always saves.
-        callbacks = trainer.checkpoint_callbacks
-        if trainer.world_size == 1:
+        callbacks, tracker = trainer.checkpoint_callbacks, self.recorder.tracker
+        if tracker is None or tracker.alone:
             self.recorder.let_go()
         elif not any(getattr(c, "save_on_exception", not is_a(c, "ModelCheckpoint")) for c in callbacks):
             self.recorder.free()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Free the snapshots, and all that refers to the weights."""
-        self._next_event = NEVER
-        super().teardown(trainer, pl_module, stage)
 
     # ------------------------------------------------------------------ inside
 

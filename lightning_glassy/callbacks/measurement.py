@@ -131,7 +131,6 @@ class Measurement(Recording, ABC):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the data."""
         super().teardown(trainer, pl_module, stage)
-        self._next_event = NEVER
         self.release()
 
     # ------------------------------------------------------------------ inside

@@ -258,11 +258,11 @@ class Recorder:
             followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
             optimizers: the optimisers whose steps are counted.
         """
-        self._refuse_foreign(step)
         same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
         self._place, self._members, self._facts, self._open = place, dict(members), {}, set(members)
         self.free()
         self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
+        self._refuse_foreign(step)
         self._continues = self._restored is None and same and 0 < self._end <= step
         if self._continues and self._weights_changed():
             self._continues = False
@@ -310,7 +310,6 @@ class Recorder:
         """
         if step > self._reached or self._cut_at == (step, self.updates):
             return
-        self.drain()
         self._cut_at = step, self.updates
         run, before, self._reached = self._run, self._reached, step
         self._pending = [value for value in self._pending if value[1] < step]
@@ -322,6 +321,7 @@ class Recorder:
         if self.tracker is not None:
             self.tracker.go_back(step)
             self.record = self.tracker.record
+            self._hand_over([pair for pair in self.tracker.new_pairs() if sum(pair) < step], step)
         elif self.record is not None:
             self.record = self.record.before(step)
             self.record.start_branch(step=step, gone_back_from=before)

@@ -238,6 +238,7 @@ class Recording(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
+        self._forget()
         if self._recorder is not None:
             self._recorder.leave(type(self).__name__, trainer.global_step)
 
@@ -263,6 +264,7 @@ class Recording(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the snapshots, and all that refers to the weights."""
+        self._forget()
         if self._recorder is not None:
             self._recorder.let_go()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Iterable
@@ -136,10 +137,12 @@ class TrainedWeights:
 
     def remember(self, trainer: Trainer, module: LightningModule) -> None:
         """Copy a few numbers of a few parameters in this process."""
-        trainable = [p for p in module.parameters() if p.requires_grad and not nn.parameter.is_lazy(p)]
-        known = [weights for p in trainable if (weights := local_weights(p)).numel()]
-        self._step = trainer.global_step
-        self._weights = [(p, _some(p).clone()) for p in known[:: max(1, len(known) // 8)]]
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._step, self._weights = trainer.global_step, []
+        for parameter in trainable[:: max(1, len(trainable) // 8)]:
+            with contextlib.suppress(Exception):  # a tensor of an odd kind, or without values
+                weights = local_weights(parameter)
+                self._weights.append((weights, _some(weights).clone()))
 
     def are_in_place(self, trainer: Trainer) -> bool:
         """Return whether no other weights are known to be in the place of the trained ones."""
@@ -197,10 +200,12 @@ def weight_sums(module: nn.Module) -> list[Tensor]:
     sums: list[Tensor] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
-            weights = local_weights(parameter)
-            real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
-            both = [real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]
-            sums.append(torch.stack(both).nan_to_num())
+            # A tensor of an odd kind has no sum, and neither has a device that has failed.
+            with contextlib.suppress(Exception):
+                weights = local_weights(parameter)
+                real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
+                both = [real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]
+                sums.append(torch.stack(both).nan_to_num())
     return sums
 
 

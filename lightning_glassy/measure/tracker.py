@@ -574,6 +574,11 @@ class AgingTracker:
             self.next_event = self._find_next_event()
 
     @property
+    def alone(self) -> bool:
+        """Whether this process holds all parameters."""
+        return self._processes is None or self._processes.size == 1
+
+    @property
     def n_snapshots(self) -> int:
         """Number of snapshots that are held now."""
         return len(self._bank.live)
@@ -608,8 +613,7 @@ class AgingTracker:
         live = list(self._bank.live.values())
         on_device = _on_device(live)
         fits = not on_device or on_device <= host_budget(self._max_memory)
-        alone = self._processes is None or self._processes.size == 1
-        state = self._state(None, snapshots=fits and alone, copy=False)
+        state = self._state(None, snapshots=fits and self.alone, copy=False)
         state["left_out"] = 0 if state["parts"] else len(live)
         self.close()
         return state
