@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.analysis.curves import relaxation_curves
+from lightning_glassy.analysis.curves import MOST_CURVES, relaxation_curves
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
@@ -51,7 +51,7 @@ class Diffusion:
     r"""The kinds of motion in a record, and the diffusion at the bottom. ``print`` shows a short table.
 
     Attributes:
-        waiting_times: steps, ``[n_tw]``.
+        waiting_times: steps, ``[n_tw]``. They are fewer than in the record if the record has many.
         lags: steps, ``[n_lag]``.
         exponents: local exponent :math:`\gamma(t_w, t)` of the mean over replicas, ``[n_tw, n_lag]``.
         windows: windows of at least half a decade of lags, by waiting time, then by lag.
@@ -97,6 +97,8 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     \Delta_0 + 2 D t` (least squares of the relative deviations). The line is fitted to the diffusive window that the
     waiting times of the last decade share, if their curves agree there to within a quarter.
 
+    A record of more than 40 waiting times or 100 lags is thinned to 40 and 60.
+
     Args:
         record: one run, or replicas.
         group: name of the group of parameters.
@@ -105,7 +107,7 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
         ValueError: the record has no pair at a positive lag.
         KeyError: the record does not have the group.
     """
-    curves = relaxation_curves(record, group=group)
+    curves = relaxation_curves(record, group=group).thinned(*MOST_CURVES)
     mean = curves.mean()
     exponents = smooth_exponent(curves.lags, mean)
     windows = [

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from lightning_glassy.analysis.confounders import confounders
-from lightning_glassy.analysis.curves import Curves, relaxation_curves
+from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponents import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
@@ -128,6 +128,8 @@ def verdict(
     * *Aging that stops*: the curves coincide from some waiting time on, and shift before it.
     * *No aging*: the curves coincide.
 
+    A record of more than 40 waiting times or 100 lags is thinned to 40 and 60.
+
     The phase follows from the one-time series ``"train_accuracy"`` and ``"train_loss"``, if the record has them. A
     glass continues to age, although it has not learnt the training data and its loss hardly falls any more. An
     over-parametrised network stops aging and has learnt all training data (Baity-Jesi et al. 2018).
@@ -147,7 +149,7 @@ def verdict(
     """
     has_noise = "normalised_msd" in record.available(group)
     used = "msd" if observable is None else observable
-    curves = relaxation_curves(record, used, group=group, eps=eps)
+    curves = relaxation_curves(record, used, group=group, eps=eps).thinned(*MOST_CURVES)
     found = _judge(curves)
     if observable is None and found.kind in ("aging throughout", "cannot tell") and has_noise:
         used, found = _over_the_noise(record, group, found)
@@ -166,7 +168,7 @@ def verdict(
         train_loss=loss,
         train_accuracy=accuracy,
         evidence=found.evidence + words,
-        warnings=(diverged if curves.diverged else []) + confounders(record),
+        warnings=(diverged if curves.diverged else []) + confounders(record) + list(curves.doubts),
     )
 
 
@@ -186,7 +188,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
 
 def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[str, _Finding]:
     """Return the observable that decides, and its finding: the displacement over the noise if its curves coincide."""
-    normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
+    normalised = _judge(relaxation_curves(record, "normalised_msd", group=group).thinned(*MOST_CURVES))
     if not normalised.rates or not found.rates or normalised.rates[0].last < found.rates[0].last / 3.2:
         found.evidence.append("the gradient noise was not measured at late enough waiting times to compare with it")
     elif normalised.kind in ("aging that stops", "no aging"):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.plotting.axes import Colours, grid, logarithmic, new_figure
+from lightning_glassy.observables import log_spaced
+from lightning_glassy.plotting.axes import MOST_CURVES, MOST_POINTS, Colours, grid, logarithmic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +30,12 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
         raise ValueError("no overlaps were counted in this record: there is no chi_4")
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = Colours(found.waiting_times)
-    for waiting_time, row, error in zip(found.waiting_times, found.chi4, found.chi4_error, strict=True):
-        shown = np.isfinite(row) & (found.lags > 0)
+    for i in log_spaced(found.waiting_times, MOST_CURVES):
+        row, error = found.chi4[i], found.chi4_error[i]
+        shown = np.flatnonzero(np.isfinite(row) & (found.lags > 0))
+        shown = shown[log_spaced(found.lags[shown], MOST_POINTS)]
         lags, values, half = found.lags[shown], row[shown], np.nan_to_num(error[shown])
-        line = colours.line(waiting_time)
+        line = colours.line(found.waiting_times[i])
         ax.fill_between(lags, values - half, values + half, color=line["color"], alpha=0.2, linewidth=0)
         ax.plot(lags, values, **line)
     logarithmic(ax, both=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.plotting.axes import grid, logarithmic, new_figure
 from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import printable
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lightning_glassy.analysis import LossRegimes
+
+_MOST_VALUES = 1000  # values of a series in one figure
 
 
 def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
@@ -123,6 +125,8 @@ def _plot_series(
     ax: Axes, record: AgingRecord, name: str, *, label: str, positive: bool = False, error: str = "", **style: Any
 ) -> None:
     steps, values = _late(record, name, positive)
+    kept = log_spaced(steps, _MOST_VALUES)
+    steps, values = steps[kept], values[kept]
     measured = np.isfinite(values)
     look: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.2, "label": label} | style
     (line,) = ax.plot(steps[measured], values[measured], **look)
