@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_glassy import AgingRecord, plotting
+from lightning_glassy import AgingRecord, cli, plotting
 from lightning_glassy.analysis import aging_exponent, collapse_quality, diffusion, loss_regimes, relaxation_curves
 from lightning_glassy.analysis import exponents as exponents_module
 from lightning_glassy.callbacks.summary import summary
@@ -190,3 +193,170 @@ def test_thinning_keeps_the_ends_and_is_even_in_the_logarithm(values: np.ndarray
         assert kept[-1] == len(values) - 1
         assert (np.diff(kept) > 0).all()
         assert len(kept) > most / 2 or len(kept) == len(values)
+
+
+# ---------------------------------------------------------------------- numbers beyond the range of floats
+
+GARBAGE = [1e300, 1e308, 1e154, np.inf, -np.inf, np.nan, 0.0, -1e-20, -1e308, 1e-300, 1e-320]
+
+
+def garbage(value: float, n_replica: int | None = None, late: bool = False) -> AgingRecord:
+    """Records with one bad number in every table: at all pairs and steps, or at the late half of them."""
+    rng = np.random.default_rng(0)
+    record = AgingRecord({"all": 100}, n_replica=n_replica, overlap_thresholds=[0.1])
+    shape = (1, len(MOMENTS) + 1) if n_replica is None else (n_replica, 1, len(MOMENTS) + 1)
+    steps = [1, 3, 10, 30, 100, 300, 1000, 3000]
+    for step in steps:
+        for lag in steps:
+            moments = np.full(shape, 10.0)
+            moments[..., 0] = (lag / step**MU) ** 0.5 * np.exp(0.02 * rng.normal(size=shape[:-1]))
+            record.append(step, lag, np.full(shape, value) if not late or step > 50 else moments)
+            record.append_profile("loss_path", step, lag, [0.0, 0.5, 1.0], [1.0, value, 2.0])
+            record.append_profile("displacement", step, lag, [-1.0, 1.0], [2.0, value, 2.0])
+        record.append_profile("weights", step, 0, [-1.0, 1.0], [value, 1.0, value])
+        for name in ("train_loss", "train_loss_error", "gradient_noise", "flat_fraction", "hessian_max"):
+            record.append_one_time(name, step, 1 / step if late and step < 50 else value)
+        for name in ("weight_product", "weight_distance") if n_replica else ():
+            record.append_between(name, step, np.full((n_replica, n_replica), value))
+    return record
+
+
+@pytest.mark.needs("plotly")
+@pytest.mark.parametrize(
+    ("value", "n_replica", "late"),
+    [(value, None, True) for value in GARBAGE]
+    + [(value, None, False) for value in (1e300, np.nan, 0.0)]
+    + [(value, 8, True) for value in (1e308, np.inf, -1e-20)],
+)
+def test_a_record_of_garbage_still_gives_a_report(
+    value: float, n_replica: int | None, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors here, so neither a traceback nor a warning of NumPy or matplotlib reaches the user."""
+    monkeypatch.setattr(page_module, "_MOST_FITS", 1)
+    record = garbage(value, n_replica, late)
+    summary(record, "AgingMonitor")
+    record.to_csv(tmp_path / "table.csv")
+    found = report(record, n_bootstrap=10)
+    names = {path.stem for path in found.write(tmp_path)}
+    assert {"report", "curves", "local_exponent", "loss", "barriers", "distributions", "curvature"} <= names
+
+
+# ---------------------------------------------------------------------- directories
+
+
+def test_links_that_lead_in_circles_do_not_stop_the_search(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run" / "glassy"
+    written = record_of(np.array([1, 2]), np.array([1, 2])).save(run / "aging_record.npz")
+    (run / "loop").symlink_to(".")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (run / "up").symlink_to(tmp_path, target_is_directory=True)
+    (run / "aging_record-1.npz").symlink_to("aging_record-1.npz")
+    (run / "aging_record-2.npz").symlink_to("is_gone.npz")
+    (run / "aging_record-3.npz").mkdir()
+    assert cli.find_records([tmp_path]) == [written]
+    assert cli.find_records([run / "loop", tmp_path]) == [run / "loop" / written.name]  # the same file, once
+    assert cli.main(["show", str(tmp_path)]) == 0
+    for arguments in (["report"], ["show"], ["measure", "-o", str(tmp_path / "x.npz"), "y.pt"], ["tensorboard"]):
+        capsys.readouterr()
+        assert cli.main([*arguments, str(tmp_path / "self")]) == 2
+        assert "no such file" in capsys.readouterr().err or arguments == ["tensorboard"]
+
+
+def test_a_directory_that_cannot_be_read_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    written = record_of(np.array([1, 2]), np.array([1, 2])).save(tmp_path / "run" / "aging_record.npz")
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "secret":  # not by permissions, which do not bind root
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert cli.find_records([tmp_path]) == [written]
+    assert "secret cannot be read: left out (Permission denied)" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "secret")]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_very_deep_directory_does_not_stop_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = record_of(np.array([1, 2]), np.array([1, 2])).save(tmp_path / "aging_record.npz")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1500):  # deeper than Python's recursion goes
+        Path("d").mkdir()
+        os.chdir("d")
+    os.chdir(tmp_path)
+    try:
+        assert cli.find_records([tmp_path]) == [written]
+        assert cli.find_records([Path()]) == [Path("aging_record.npz")]
+    finally:
+        # pytest cannot remove a tree so deep.
+        for _ in range(1500):
+            os.chdir("d")
+        for _ in range(1500):
+            os.chdir("..")
+            Path("d").rmdir()
+
+
+# ---------------------------------------------------------------------- optional packages
+
+
+def _figure() -> object:
+    return plotting.new_figure(1)
+
+
+def _analysis() -> object:
+    return import_module("lightning_glassy.analysis")
+
+
+def _report() -> object:
+    return import_module("lightning_glassy.report").report
+
+
+def _page() -> object:
+    return report(record_of(np.array([1, 2]), np.array([1, 2]))).page()
+
+
+def _xarray() -> object:
+    return record_of(np.array([1]), np.array([1])).to_xarray()
+
+
+def _pandas() -> object:
+    return record_of(np.array([1]), np.array([1])).to_pandas()
+
+
+def _tensorboard() -> object:
+    options = cli._parser().parse_args(["tensorboard", "."])
+    return options.run(options)
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "use"),
+    [
+        ("matplotlib", "plot", _figure),
+        ("scipy", "analysis", _analysis),
+        ("scipy", "report", _report),
+        ("plotly", "report", _page),
+        ("xarray", "analysis", _xarray),
+        ("pandas", "analysis", _pandas),
+        ("tensorboard", "tensorboard", _tensorboard),
+    ],
+)
+def test_a_missing_package_names_the_extra_that_brings_it(
+    package: str, extra: str, use: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tomllib = pytest.importorskip("tomllib")
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "scipy":
+        for name in [name for name in sys.modules if name.startswith("lightning_glassy.analysis")]:
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=re.escape(f"pip install 'lightning-glassy[{extra}]'")):
+        use()
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(line.startswith(package) for line in extras[extra])

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 
 Variable = Literal["effective", "plain"]
 
@@ -87,6 +88,7 @@ class Collapse:
     quality: float
 
 
+@quiet()
 def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0: float = 0.0) -> Collapse:
     """Rescale curves with a given exponent, and measure the quality of the collapse.
 
@@ -104,6 +106,7 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
     return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(measure(mu, variable, t0)))
 
 
+@quiet()
 def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effective", *, t0: float = 0.0) -> Array:
     """Return the Houdayer-Hartmann S of a collapse as a function of the exponent: see :class:`CollapseQuality`.
 
@@ -221,6 +224,7 @@ class CollapseQuality:
         return np.asarray(misfit**2 / variance[good, None])
 
 
+@quiet()
 def log_errors(values: Array) -> Array:
     """Return the standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
 

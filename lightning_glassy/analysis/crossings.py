@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Crossings:
     late: NDArray[np.bool_]
 
 
+@quiet()
 def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Crossings:
     r"""Return the lag :math:`t^*` at which each curve first reaches a threshold: :math:`\Delta(t_w, t_w+t^*)=\Delta^*`.
 

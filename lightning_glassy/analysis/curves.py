@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array, log_spaced, relaxation_of
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
 MOST_CURVES = (40, 60)
@@ -50,6 +51,7 @@ class Curves:
         finite = np.isfinite(self.values)
         return [i for i in range(self.n_replica) if (finite.any(axis=0) & ~finite[i]).any()]
 
+    @quiet()
     def mean(self) -> Array:
         """Return the mean over the replicas, ``[n_tw, n_lag]``."""
         return np.asarray(self.values.mean(axis=0))
@@ -89,6 +91,7 @@ class Curves:
         )
 
 
+@quiet()
 def relaxation_curves(
     record: AgingRecord, observable: str = "msd", *, group: str = "all", eps: float | None = None
 ) -> Curves:

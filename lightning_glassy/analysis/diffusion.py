@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_glassy.analysis.curves import MOST_CURVES, relaxation_curves
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
@@ -88,6 +89,7 @@ class Diffusion:
         return "\n".join(lines)
 
 
+@quiet()
 def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     r"""Find the local exponent of the displacement, the windows of one kind of motion, and the diffusion at the bottom.
 
@@ -136,6 +138,7 @@ def _line(lags: NDArray[np.int64], values: Array) -> float:
     return float(np.polyfit(lags.astype(np.float64), values, 1, w=1 / values)[0]) if len(lags) > 1 else np.nan
 
 
+@quiet()
 def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:
     """Return the slope of ln(curve) against ln(lag) over a quarter of a decade on either side, ``[..., n_lag]``.
 

@@ -22,6 +22,7 @@ from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels, relaxation_floor
 from lightning_glassy.observables import Array, relaxation_of
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
@@ -147,6 +148,7 @@ class AgingExponent:
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 
+@quiet()
 def aging_exponent(
     record: AgingRecord,
     observable: str = "msd",
@@ -277,6 +279,7 @@ def aging_exponent(
     return result
 
 
+@quiet()
 def threshold_fit(curves: Curves, threshold: float, *, t0: float = 0.0) -> ThresholdFit:
     """Fit the slope of the lag to one threshold against the waiting time.
 
@@ -319,6 +322,7 @@ def _at_a_bound(mu: float) -> bool:
     return mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02
 
 
+@quiet()
 def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> Curves:
     """Return the curves for an exponent, thinned if there are many: see the arguments of :func:`aging_exponent`.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_glassy.analysis.exponents import NotEnoughDataError
 from lightning_glassy.observables import Array, log_spaced
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
@@ -67,6 +68,7 @@ class Heterogeneity:
     predictions: Array
     agreements: Array
 
+    @quiet()
     def __str__(self) -> str:
         lines = [f"between {self.n_replica} replicas"]
         if self.chi4 is not None:
@@ -94,6 +96,7 @@ class Heterogeneity:
         return "\n".join(lines)
 
 
+@quiet()
 def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None = None) -> Heterogeneity:
     """Find the differences between the replicas of a record.
 

@@ -18,6 +18,7 @@ from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponents import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
 Kind = Literal["aging throughout", "aging that stops", "no aging", "cannot tell"]
@@ -116,6 +117,7 @@ class Verdict:
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 
+@quiet()
 def verdict(
     record: AgingRecord, *, group: str = "all", observable: str | None = None, eps: float | None = None
 ) -> Verdict:

@@ -9,10 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 
 _RELAXES = 0.2  # least rise of the logarithm of a curve after its fast process
 
 
+@quiet()
 def above_plateaus(curves: Curves, levels: Array | None = None) -> Curves:
     """Return the curves with NaN below the level of their fast process.
 
@@ -40,6 +42,7 @@ def relaxation_floor(levels: ArrayLike, top: ArrayLike) -> Array:
     return np.minimum(2 * level, level + np.maximum(end - level, 0) / 4)
 
 
+@quiet()
 def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
     """Return the level of each curve at which a fast process ends and the relaxation begins, or 0 without one.
 

@@ -15,6 +15,7 @@ from scipy.stats import f as fisher
 
 from lightning_glassy.analysis.exponents import NotEnoughDataError
 from lightning_glassy.observables import Array, log_spaced
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
 _FEWEST = 8  # fewest points for a curve with four parameters
@@ -86,6 +87,7 @@ def _step(at: float | None, interval: tuple[float, float] | None) -> str:
     return "" if at is None or interval is None else f"{at:,.0f} ({interval[0]:,.0f} ... {interval[1]:,.0f})"
 
 
+@quiet()
 def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes:
     r"""Find the two crossover steps of a loss curve.
 

@@ -51,6 +51,17 @@ def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figu
     return figure
 
 
+def drawable(values: ArrayLike, *, log: bool = False) -> NDArray[np.bool_]:
+    """Return which values axes can show. The margins of matplotlib would overflow beyond 1e200.
+
+    Args:
+        values: of any shape.
+        log: whether the axis is logarithmic, so that a value must also be at least 1e-200.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.isfinite(numbers) & (np.abs(numbers) <= 1e200) & ((numbers >= 1e-200) | (not log))
+
+
 def logarithmic(ax: Axes, *, both: bool = True) -> None:
     """Set a logarithmic x axis and, with ``both``, a logarithmic y axis.
 
@@ -117,7 +128,7 @@ def draw_curves(
     colours = Colours(waiting_times)
     for i in log_spaced(waiting_times, MOST_CURVES):
         places, row = x[i], values[i]
-        shown = np.flatnonzero(np.isfinite(row) & np.isfinite(places) & (places > 0) & ((row > 0) | (not log)))
+        shown = np.flatnonzero(drawable(places, log=True) & drawable(row, log=log))
         if len(shown) > MOST_POINTS:
             shown = shown[log_spaced(places[shown] / places[shown[0]], MOST_POINTS)]
         ax.plot(places[shown], row[shown], **colours.line(waiting_times[i]))

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import barrier_height, density, fold, log_spaced
-from lightning_glassy.plotting.axes import MOST_CURVES, MOST_LINES, Colours, draw_curves, grid, logarithmic, new_figure
+from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.plotting.axes import (
+    MOST_CURVES,
+    MOST_LINES,
+    Colours,
+    draw_curves,
+    drawable,
+    grid,
+    logarithmic,
+    new_figure,
+)
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
@@ -15,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@quiet()
 def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None = None, colorbar: bool = True) -> Axes:
     r"""Draw the displacement against the noise that has acted since t_w, :math:`\int D\,dt'`.
 
@@ -55,11 +66,13 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
     colours = Colours(times)
     for i in few(range(len(paths.values)), MOST_LINES):
         line = colours.line(paths.waiting_times[i])
-        left.plot(paths.grid, paths.values[i], **{**line, "linewidth": 0.8, "markersize": 1.5})
+        shown = drawable(paths.values[i])
+        left.plot(paths.grid[shown], paths.values[i][shown], **{**line, "linewidth": 0.8, "markersize": 1.5})
     for waiting_time in times[log_spaced(times, MOST_CURVES)]:
         of_it = paths.waiting_times == waiting_time
         heights = barrier_height(paths.values[of_it])
-        right.plot(paths.lags[of_it], heights, **colours.line(waiting_time))
+        shown = drawable(heights)
+        right.plot(paths.lags[of_it][shown], heights[shown], **colours.line(waiting_time))
     if len(times):
         right.set_xscale("log")
     left.set_xlabel(r"$\alpha$ from $w(t_w)$ to $w(t_w+t)$")
@@ -91,7 +104,7 @@ def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axe
         edges, counts = fold(profile.grid, profile.values)
         centres, found = np.sqrt(edges[1:] * edges[:-1]), density(edges, counts)
         for i in few(range(len(found)), MOST_LINES):
-            shown = found[i] > 0
+            shown = drawable(found[i], log=True)
             line = {**colours.line(profile.waiting_times[i]), "linewidth": 0.8, "markersize": 1.5}
             ax.plot(centres[shown], found[i][shown], **line)
     edges, _ = fold(moved.grid, moved.values)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import OBSERVABLES, Array, density, find, log_spaced, unicode_of
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain
 
@@ -29,6 +30,7 @@ _MOST_FUNCTIONS = 60  # of one profile
 _MOST_VALUES = 10_000  # of one series
 
 
+@quiet()
 def shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return an answer, or the error as ``{"error": sentence}``, so that the page still shows the other answers."""
     try:
