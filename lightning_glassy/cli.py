@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -244,7 +245,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(path.rglob("aging_record*.npz"))
+            inside = sorted(_records_below(path))
             if not inside:
                 raise FileNotFoundError(
                     f"{path}: no aging_record.npz in this directory or below it; AgingMonitor writes it to the "
@@ -258,6 +259,28 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path}: there is no such file or directory")
     return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def _records_below(top: Path) -> Iterator[Path]:
+    """Yield the records in a directory and below it. A link to a directory is not followed, so there is no circle.
+
+    Raises:
+        OSError: the directory itself cannot be read. A directory below it that cannot be read is left out.
+    """
+    todo = [top]
+    while todo:
+        directory = todo.pop()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(directory / entry.name)
+                    elif fnmatch(entry.name, "aging_record*.npz") and (directory / entry.name).is_file():
+                        yield directory / entry.name
+        except OSError as error:
+            if directory == top:
+                raise
+            _print(f"{directory} cannot be read: left out ({error.strerror})", file=sys.stderr)
 
 
 # ---------------------------------------------------------------------- show

@@ -18,10 +18,12 @@ from scipy.sparse import csr_array
 
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 
 Variable = Literal["effective", "plain"]
 
 _UNKNOWN = 1e-3  # the error of a logarithm, if there are no replicas to estimate it
+_BLOCK = 10_000  # pairs of a point and a curve that are compared at once
 
 
 def scaled_lag(
@@ -86,6 +88,7 @@ class Collapse:
     quality: float
 
 
+@quiet()
 def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0: float = 0.0) -> Collapse:
     """Rescale curves with a given exponent, and measure the quality of the collapse.
 
@@ -103,6 +106,7 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
     return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(measure(mu, variable, t0)))
 
 
+@quiet()
 def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effective", *, t0: float = 0.0) -> Array:
     """Return the Houdayer-Hartmann S of a collapse as a function of the exponent: see :class:`CollapseQuality`.
 
@@ -156,50 +160,71 @@ class CollapseQuality:
     ) -> None:
         with np.errstate(invalid="ignore", divide="ignore"):
             logs = np.log(curves).reshape(-1, len(waiting_times), len(lags))
-        self._good = np.isfinite(logs).all(axis=0) & np.isfinite(errors)
+        good = np.isfinite(logs).all(axis=0) & np.isfinite(errors)
         self._shape = curves.shape[:-2]
-        self._logs = np.where(self._good, logs, 0.0).reshape(len(logs), -1).T  # [n_tw * n_lag, n_set]
-        self._variances = np.where(self._good, errors, 1.0) ** 2 + scatter**2
+        self._logs = np.where(good, logs, 0.0).reshape(len(logs), -1).T  # [n_tw * n_lag, n_set]
+        self._variances = np.where(good, errors, 1.0).ravel() ** 2 + scatter**2  # [n_tw * n_lag]
+        self._weights = 1 / self._variances
         self._waiting_times = waiting_times.astype(np.float64)
         self._lags = lags.astype(np.float64)
-        self._points = np.argwhere(self._good)
+        self._points = np.flatnonzero(good)
+        # Whether a curve has both ends of the step between lag k - 1 and lag k, [n_tw, n_lag + 1].
+        self._steps = np.pad(good[:, 1:] & good[:, :-1], ((0, 0), (1, 1)))
 
     def __call__(self, mu: float, variable: Variable = "effective", t0: float = 0.0) -> Array:
         """Return S of each set of curves, ``[...]``. It is infinite if fewer than three points have neighbours.
 
         The neighbours and their weights are the same for all sets, so Y is a matrix times the curves.
         """
-        curve, place = self._points.T
         t_w, t = self._waiting_times, self._lags
-        x = np.log(scaled_lag(t_w[curve], t[place], mu, variable, t0))
+        places = np.log(scaled_lag(t_w[:, None], t[None, :], mu, variable, t0)).ravel()
+        n = max(_BLOCK // len(t_w), 1)
+        # Points are independent of each other. Blocks of them bound the memory, and stay in the cache.
+        blocks = [self._points[i : i + n] for i in range(0, max(len(self._points), 1), n)]
+        squares = np.concatenate([self._misfits(block, places, mu, variable, t0) for block in blocks])
+        if len(squares) < 3:
+            return np.full(self._shape, np.inf)
+        return np.asarray(squares.mean(axis=0).reshape(self._shape))
+
+    def _misfits(self, points: NDArray[np.int64], places: Array, mu: float, variable: Variable, t0: float) -> Array:
+        """Return the terms of S at some points, ``[n, n_set]``, without the points that have too few neighbours.
+
+        Args:
+            points: cells of the matrix of curves, ``[n_point]``.
+            places: logarithm of the scaling variable at each cell, ``[n_tw * n_lag]``.
+            mu: exponent.
+            variable: scaling variable.
+            t0: origin of the clock.
+        """
+        t_w, t, x = self._waiting_times, self._lags, places[points]
+        other = np.arange(len(t_w))
         # Find the place of each point on every other curve. All curves have the same lags, so one search finds all.
         lag = _lag_of(t_w[None, :], np.exp(x)[:, None], mu, variable, t0)  # [n_point, n_tw]
         right = np.searchsorted(t, lag)
-        inside = (right > 0) & (right < len(t)) & (np.arange(len(t_w))[None, :] != curve[:, None])
-        right = np.clip(right, 1, len(t) - 1)
-        point, other = np.nonzero(inside)
-        ends = right[point, other]
-        both = self._good[other, ends] & self._good[other, ends - 1]
-        point, other, ends = point[both], other[both], ends[both]
+        there = self._steps.ravel()[right + other * (len(t) + 1)] & (other != points[:, None] // len(t))
+        counts = there.sum(axis=1)
+        point = np.repeat(np.arange(len(points)), counts)
         # A neighbour is a cell of the matrix of curves.
-        point, cell = np.concatenate([point, point]), np.concatenate([other * len(t) + ends - 1, other * len(t) + ends])
-        xs = np.log(scaled_lag(t_w[cell // len(t)], t[cell % len(t)], mu, variable, t0)) - x[point]
-        w = 1 / self._variances.ravel()[cell]
+        left = (right + (other * len(t) - 1))[there]
+        point, cell = np.concatenate([point, point]), np.concatenate([left, left + 1])
+        xs = places[cell] - x[point]
+        w = self._weights[cell]
         k, kx, kxx = (np.bincount(point, terms, minlength=len(x)) for terms in (w, w * xs, w * xs**2))
         with np.errstate(invalid="ignore", divide="ignore"):
             determinant = k * kxx - kx**2
             weights = w * (kxx[point] - kx[point] * xs) / determinant[point]
-            variance = self._variances[curve, place] + kxx / determinant
+            variance = self._variances[points] + kxx / determinant
         # If its neighbours do not determine a straight line, a point has no expectation.
         good = np.isfinite(variance) & (determinant > 1e-12 * k * kxx)
-        if good.sum() < 3:
-            return np.full(self._shape, np.inf)
-        kept = good[point]
-        line = csr_array((weights[kept], (point[kept], cell[kept])), shape=(len(x), len(self._logs)))
-        misfit = (self._logs[curve * len(t) + place] - line @ self._logs)[good]
-        return np.asarray((misfit**2 / variance[good, None]).mean(axis=0).reshape(self._shape))
+        # Both ends of a step follow each other in a row of the matrix, so that its columns are sorted.
+        rows = np.concatenate([[0], np.cumsum(2 * counts)])
+        by_row = (np.stack([part[: len(left)], part[len(left) :]], axis=1).ravel() for part in (weights, cell))
+        line = csr_array((*by_row, rows), shape=(len(x), len(places)))
+        misfit = (self._logs[points] - line @ self._logs)[good]
+        return np.asarray(misfit**2 / variance[good, None])
 
 
+@quiet()
 def log_errors(values: Array) -> Array:
     """Return the standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
 

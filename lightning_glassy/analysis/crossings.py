@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Crossings:
     late: NDArray[np.bool_]
 
 
+@quiet()
 def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Crossings:
     r"""Return the lag :math:`t^*` at which each curve first reaches a threshold: :math:`\Delta(t_w, t_w+t^*)=\Delta^*`.
 
@@ -58,47 +60,51 @@ def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Cr
     if (np.diff(t) <= 0).any() or values.shape[-1:] != t.shape:
         raise ValueError(f"curves of shape {values.shape} need as many increasing lags; there are {len(t)}")
     rows = values.reshape(-1, values.shape[-1])
-    where, counts = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=np.int64)
-    early, late = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
-    for i, row in enumerate(rows):
-        measured = np.isfinite(row)
-        x, y = t[measured], row[measured]
-        above = y >= threshold
-        ups = np.flatnonzero(above[1:] & ~above[:-1])
-        counts[i] = len(ups) + (bool(above[0]) if len(above) else 0)
-        early[i] = len(above) > 0 and bool(above[0])
-        late[i] = len(above) > 0 and not above.any()
-        if not len(ups) or early[i]:
-            continue
-        where[i] = _interpolated(x, y, ups[0], threshold)
+    # Move the measured points of each curve to its front.
+    order = np.argsort(~np.isfinite(rows), axis=1, kind="stable")
+    x, y = t[order], np.take_along_axis(rows, order, axis=1)
+    measured = np.isfinite(y)
+    with np.errstate(invalid="ignore"):
+        above = measured & (y >= threshold)
+    ups = above[:, 1:] & ~above[:, :-1]
+    early, late = above[:, :1].any(axis=1), measured.any(axis=1) & ~above.any(axis=1)
+    counts = ups.sum(axis=1) + early
+    where = np.full(len(rows), np.nan)
+    crossing = np.flatnonzero(ups.any(axis=1) & ~early)
+    if len(crossing):
+        where[crossing] = _interpolated(x[crossing], y[crossing], np.argmax(ups[crossing], axis=1), threshold)
     shape = values.shape[:-1]
     return Crossings(threshold, where.reshape(shape), counts.reshape(shape), early.reshape(shape), late.reshape(shape))
 
 
-def _interpolated(x: Array, y: Array, a: int, aim: float) -> float:
-    """Return the x between x[a] and x[a + 1] at which y passes ``aim``."""
-    if not y[a] > 0:  # it has no logarithm: take a straight line in the value
-        part = (aim - y[a]) / (y[a + 1] - y[a])
-        return float(np.exp(np.log(x[a]) + part * (np.log(x[a + 1]) - np.log(x[a]))))
-    # One more point on either side, if there is one, gives the slopes at both ends. They are at most three times the
-    # secant, so that the cubic is monotonic (Fritsch and Carlson 1980).
-    first = a - 1 if a > 0 and y[a - 1] > 0 else a
-    log_x, log_y = np.log(x[first : a + 3]), np.log(np.maximum(y[first : a + 3], 1e-300))
-    width, secant = np.diff(log_x), np.diff(log_y) / np.diff(log_x)
-    k = a - first
-
-    def slope(end: int) -> float:
-        if end == 0 or end == len(secant):
-            return float(secant[k])
-        parabola = (width[end] * secant[end - 1] + width[end - 1] * secant[end]) / (width[end - 1] + width[end])
-        return float(np.clip(parabola, 0, 3 * secant[k]))
-
-    h, low, high = float(width[k]), float(log_y[k]), float(log_y[k + 1])
-    left, right, target = slope(k) * h, slope(k + 1) * h, float(np.log(aim))
-    bottom, top = 0.0, 1.0
-    for _ in range(40):
-        u = 0.5 * (bottom + top)
-        v = 1 - u
-        value = v * v * (1 + 2 * u) * low + u * u * (3 - 2 * u) * high + u * v * (v * left - u * right)
-        bottom, top = (u, top) if value < target else (bottom, u)
-    return float(np.exp(log_x[k] + bottom * h))
+def _interpolated(x: Array, y: Array, a: NDArray[np.int64], aim: float) -> Array:
+    """Return the x between x[i, a[i]] and the next point at which each row y[i] passes ``aim``, ``[n]``."""
+    # Take one more point on either side, if there is one, for the slopes at both ends.
+    near = a[:, None] + np.arange(-1, 3)
+    inside = (near >= 0) & (near < x.shape[1])
+    near = np.where(inside, near, a[:, None])
+    points, values = np.take_along_axis(x, near, axis=1), np.take_along_axis(y, near, axis=1)
+    inside &= np.isfinite(values)
+    inside[:, 0] &= values[:, 0] > 0
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        log_x, log_y = np.log(points), np.log(np.maximum(values, 1e-300))
+        width = np.diff(log_x)  # before, across and after the crossing
+        secant = np.diff(log_y) / width
+        # The slopes are at most three times the secant, so that the cubic is monotonic (Fritsch and Carlson 1980).
+        parabola = (width[:, 1:] * secant[:, :-1] + width[:, :-1] * secant[:, 1:]) / (width[:, :-1] + width[:, 1:])
+        middle, h, low, high = secant[:, 1], width[:, 1], log_y[:, 1], log_y[:, 2]
+        bounded = np.minimum(np.maximum(parabola, 0), 3 * middle[:, None])
+        left, right = (np.where(inside[:, end], bounded[:, i], middle) * h for i, end in enumerate((0, 3)))
+        target = np.log(aim)
+        bottom, top = np.zeros(len(a)), np.ones(len(a))
+        for _ in range(40):
+            u = 0.5 * (bottom + top)
+            v = 1 - u
+            value = v * v * (1 + 2 * u) * low + u * u * (3 - 2 * u) * high + u * v * (v * left - u * right)
+            below = value < target
+            bottom, top = np.where(below, u, bottom), np.where(below, top, u)
+        cubic = np.exp(log_x[:, 1] + bottom * h)
+        # A value that is not positive has no logarithm: take a straight line in the value.
+        part = (aim - values[:, 1]) / (values[:, 2] - values[:, 1])
+        straight = np.exp(log_x[:, 1] + part * (log_x[:, 2] - log_x[:, 1]))
+    return np.where(values[:, 1] > 0, cubic, straight)

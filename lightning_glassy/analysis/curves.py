@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import Array, relaxation_of
+from lightning_glassy.observables import Array, log_spaced, relaxation_of
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
+
+MOST_CURVES = (40, 60)
+"""Waiting times and lags that a record with many is thinned to, for an analysis of each curve."""
+
+_MANY = (25, 100)  # waiting times and lags that are analysed without leaving any out
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,14 @@ class Curves:
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
         values: float64 ``[n_replica, n_tw, n_lag]``, NaN if not measured.
+        doubts: how many waiting times and lags were left out, in words. Empty if :meth:`thinned` left out none.
     """
 
     name: str
     waiting_times: NDArray[np.int64]
     lags: NDArray[np.int64]
     values: Array
+    doubts: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -43,6 +51,7 @@ class Curves:
         finite = np.isfinite(self.values)
         return [i for i in range(self.n_replica) if (finite.any(axis=0) & ~finite[i]).any()]
 
+    @quiet()
     def mean(self) -> Array:
         """Return the mean over the replicas, ``[n_tw, n_lag]``."""
         return np.asarray(self.values.mean(axis=0))
@@ -57,9 +66,32 @@ class Curves:
 
     def only(self, kept: NDArray[np.bool_]) -> Curves:
         """Return the curves of the waiting times that a mask ``[n_tw]`` selects."""
-        return Curves(self.name, self.waiting_times[kept], self.lags, self.values[:, kept])
+        return replace(self, waiting_times=self.waiting_times[kept], values=self.values[:, kept])
+
+    def thinned(self, waiting_times: int, lags: int) -> Curves:
+        """Return few enough curves for an analysis. More than 25 waiting times or 100 lags are thinned.
+
+        The work of a fit grows with the square of the number of waiting times and more, but the fit has few parameters.
+
+        Args:
+            waiting_times: largest number of waiting times in a thinned result. They are evenly spaced in the logarithm.
+            lags: largest number of lags in a thinned result.
+        """
+        n_tw, n_lag = self.values.shape[1:]
+        if n_tw <= _MANY[0] and n_lag <= _MANY[1]:
+            return self
+        rows, columns = log_spaced(self.waiting_times, waiting_times), log_spaced(self.lags, lags)
+        words = (
+            f"of {n_tw:,} waiting times and {n_lag:,} lags, {len(rows)} and {len(columns)} are analysed, evenly in "
+            "their logarithms"
+        )
+        values = self.values[:, rows[:, None], columns]
+        return replace(
+            self, waiting_times=self.waiting_times[rows], lags=self.lags[columns], values=values, doubts=(words,)
+        )
 
 
+@quiet()
 def relaxation_curves(
     record: AgingRecord, observable: str = "msd", *, group: str = "all", eps: float | None = None
 ) -> Curves:

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.analysis.curves import relaxation_curves
+from lightning_glassy.analysis.curves import MOST_CURVES, relaxation_curves
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
@@ -51,7 +52,7 @@ class Diffusion:
     r"""The kinds of motion in a record, and the diffusion at the bottom. ``print`` shows a short table.
 
     Attributes:
-        waiting_times: steps, ``[n_tw]``.
+        waiting_times: steps, ``[n_tw]``. They are fewer than in the record if the record has many.
         lags: steps, ``[n_lag]``.
         exponents: local exponent :math:`\gamma(t_w, t)` of the mean over replicas, ``[n_tw, n_lag]``.
         windows: windows of at least half a decade of lags, by waiting time, then by lag.
@@ -88,6 +89,7 @@ class Diffusion:
         return "\n".join(lines)
 
 
+@quiet()
 def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     r"""Find the local exponent of the displacement, the windows of one kind of motion, and the diffusion at the bottom.
 
@@ -97,6 +99,8 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     \Delta_0 + 2 D t` (least squares of the relative deviations). The line is fitted to the diffusive window that the
     waiting times of the last decade share, if their curves agree there to within a quarter.
 
+    A record of more than 25 waiting times or 100 lags is thinned to 40 and 60.
+
     Args:
         record: one run, or replicas.
         group: name of the group of parameters.
@@ -105,7 +109,7 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
         ValueError: the record has no pair at a positive lag.
         KeyError: the record does not have the group.
     """
-    curves = relaxation_curves(record, group=group)
+    curves = relaxation_curves(record, group=group).thinned(*MOST_CURVES)
     mean = curves.mean()
     exponents = smooth_exponent(curves.lags, mean)
     windows = [
@@ -134,6 +138,7 @@ def _line(lags: NDArray[np.int64], values: Array) -> float:
     return float(np.polyfit(lags.astype(np.float64), values, 1, w=1 / values)[0]) if len(lags) > 1 else np.nan
 
 
+@quiet()
 def smooth_exponent(lags: NDArray[np.int64], curves: Array) -> Array:
     """Return the slope of ln(curve) against ln(lag) over a quarter of a decade on either side, ``[..., n_lag]``.
 

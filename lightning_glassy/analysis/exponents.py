@@ -22,11 +22,14 @@ from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels, relaxation_floor
 from lightning_glassy.observables import Array, relaxation_of
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import few
 
 MIN_REPLICAS = 8
 """Fewer replicas give no interval, because a bootstrap over them would be too narrow."""
 
+_FEW = (25, 60)  # waiting times and lags that a fit is thinned to: its work grows with the square of the first
 _BOUNDS = (-0.5, 2.0)  # range of the search for the exponent
 _ENOUGH_CROSSINGS = 4  # a slope is fitted if a threshold has so many waiting times
 _COLLAPSED = 0.05  # largest scatter about a common curve for a collapse
@@ -145,6 +148,7 @@ class AgingExponent:
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 
+@quiet()
 def aging_exponent(
     record: AgingRecord,
     observable: str = "msd",
@@ -173,6 +177,8 @@ def aging_exponent(
     :math:`\sqrt{R/(R-1)}`, and is distributed as Student's t with R-1 degrees of freedom. If the curves do not collapse
     (they miss a common curve by more than 1 %), the interval also includes the largest difference between the methods.
     There is no interval if the thresholds contradict each other.
+
+    A window of more than 25 waiting times, or a record of more than 100 lags, is thinned to 25 and 60 before the fit.
 
     Args:
         record: one run, or (for an interval) at least 8 replicas.
@@ -209,7 +215,7 @@ def aging_exponent(
     plateau = fast_levels(curves.lags, mean)
     aims = _default_thresholds(mean, plateau) if thresholds is None else thresholds
 
-    slow = above_plateaus(curves)
+    slow = above_plateaus(curves, plateau)
     relaxing, errors = slow.mean(), log_errors(slow.values)
     with np.errstate(divide="ignore", invalid="ignore"):
         risen = np.nan_to_num(np.log(relaxing[:, 1:] / relaxing[:, :-1])).sum(axis=-1).max()
@@ -269,10 +275,11 @@ def aging_exponent(
         t0=origin,
         n_replica=curves.n_replica,
     )
-    result.warnings.extend(_doubts(result, record, plateau, aims))
+    result.warnings.extend([*_doubts(result, record, plateau, aims), *curves.doubts])
     return result
 
 
+@quiet()
 def threshold_fit(curves: Curves, threshold: float, *, t0: float = 0.0) -> ThresholdFit:
     """Fit the slope of the lag to one threshold against the waiting time.
 
@@ -315,8 +322,9 @@ def _at_a_bound(mu: float) -> bool:
     return mu < _BOUNDS[0] + 0.02 or mu > _BOUNDS[1] - 0.02
 
 
+@quiet()
 def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> Curves:
-    """Return the curves for an exponent: see the arguments of :func:`aging_exponent`.
+    """Return the curves for an exponent, thinned if there are many: see the arguments of :func:`aging_exponent`.
 
     Raises:
         NotEnoughDataError: there are fewer than three curves.
@@ -329,9 +337,9 @@ def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> 
     if len(curves.waiting_times) < 3:
         raise NotEnoughDataError(
             f"{len(curves.waiting_times)} waiting times from {first_used} to {last_used} have curves, 3 are needed; "
-            f"the record has {whole.waiting_times.tolist()}"
+            f"the record has {few(whole.waiting_times.tolist(), 20)}"
         )
-    return curves
+    return curves.thinned(*_FEW)
 
 
 @dataclass(frozen=True)

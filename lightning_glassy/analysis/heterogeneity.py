@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.analysis.exponents import NotEnoughDataError
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import Array, log_spaced
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
+
+_MOST_STEPS = 4000  # more comparisons of the replicas are thinned
 
 
 class Peak(NamedTuple):
@@ -44,7 +47,7 @@ class Heterogeneity:
         peaks: the maximum of chi_4 of each waiting time, if it is not at the first or the last lag.
         n_replica: number of replicas.
         steps: steps at which replicas were compared with each other, ``[n_step]``. Empty for runs that were trained
-            apart.
+            apart. Of more than 4000 steps, this number is kept, evenly in the logarithm.
         overlaps: :math:`q_{ab}` of each pair :math:`a < b`, ``[n_step, n_pair]``.
         distances: :math:`d_{ab}` of each pair, ``[n_step, n_pair]``.
         predictions: overlap of the predictions of each pair at the last comparison, ``[n_pair]``. Empty without a
@@ -65,6 +68,7 @@ class Heterogeneity:
     predictions: Array
     agreements: Array
 
+    @quiet()
     def __str__(self) -> str:
         lines = [f"between {self.n_replica} replicas"]
         if self.chi4 is not None:
@@ -92,6 +96,7 @@ class Heterogeneity:
         return "\n".join(lines)
 
 
+@quiet()
 def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None = None) -> Heterogeneity:
     """Find the differences between the replicas of a record.
 
@@ -114,7 +119,9 @@ def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None 
     steps, overlaps, distances = np.array([], np.int64), np.empty((0, len(pairs[0]))), np.empty((0, len(pairs[0])))
     if {"weight_product", "weight_distance"} <= set(record.between_names):
         steps, q = record.replica_overlap()
-        overlaps, distances = q[:, pairs[0], pairs[1]], record.replica_distance()[1][:, pairs[0], pairs[1]]
+        kept = log_spaced(steps, _MOST_STEPS)
+        steps, chosen = steps[kept], (kept[:, None], *pairs)
+        overlaps, distances = q[chosen], record.replica_distance()[1][chosen]
     peaks = () if chi4 is None or error is None else tuple(_peaks(record, chi4, error))
     return Heterogeneity(
         record.waiting_times,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
 _PER_DECADE = 200  # points of the quadrature
 
 
+@quiet()
 def noise_clock(record: AgingRecord, group: str = "all") -> Array:
     r"""Return the noise that has acted over each pair of times, :math:`\int_{t_w}^{t_w+t} D(t')\,dt'`.
 

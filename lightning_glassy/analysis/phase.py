@@ -13,11 +13,12 @@ import numpy as np
 from scipy.stats import t as student
 
 from lightning_glassy.analysis.confounders import confounders
-from lightning_glassy.analysis.curves import Curves, relaxation_curves
+from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponents import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
 Kind = Literal["aging throughout", "aging that stops", "no aging", "cannot tell"]
@@ -116,6 +117,7 @@ class Verdict:
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 
+@quiet()
 def verdict(
     record: AgingRecord, *, group: str = "all", observable: str | None = None, eps: float | None = None
 ) -> Verdict:
@@ -127,6 +129,8 @@ def verdict(
     * *Aging throughout*: the curves still shift in the last decade of waiting times.
     * *Aging that stops*: the curves coincide from some waiting time on, and shift before it.
     * *No aging*: the curves coincide.
+
+    A record of more than 25 waiting times or 100 lags is thinned to 40 and 60.
 
     The phase follows from the one-time series ``"train_accuracy"`` and ``"train_loss"``, if the record has them. A
     glass continues to age, although it has not learnt the training data and its loss hardly falls any more. An
@@ -147,7 +151,7 @@ def verdict(
     """
     has_noise = "normalised_msd" in record.available(group)
     used = "msd" if observable is None else observable
-    curves = relaxation_curves(record, used, group=group, eps=eps)
+    curves = relaxation_curves(record, used, group=group, eps=eps).thinned(*MOST_CURVES)
     found = _judge(curves)
     if observable is None and found.kind in ("aging throughout", "cannot tell") and has_noise:
         used, found = _over_the_noise(record, group, found)
@@ -166,7 +170,7 @@ def verdict(
         train_loss=loss,
         train_accuracy=accuracy,
         evidence=found.evidence + words,
-        warnings=(diverged if curves.diverged else []) + confounders(record),
+        warnings=(diverged if curves.diverged else []) + confounders(record) + list(curves.doubts),
     )
 
 
@@ -186,7 +190,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
 
 def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[str, _Finding]:
     """Return the observable that decides, and its finding: the displacement over the noise if its curves coincide."""
-    normalised = _judge(relaxation_curves(record, "normalised_msd", group=group))
+    normalised = _judge(relaxation_curves(record, "normalised_msd", group=group).thinned(*MOST_CURVES))
     if not normalised.rates or not found.rates or normalised.rates[0].last < found.rates[0].last / 3.2:
         found.evidence.append("the gradient noise was not measured at late enough waiting times to compare with it")
     elif normalised.kind in ("aging that stops", "no aging"):

@@ -9,18 +9,25 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 
 _RELAXES = 0.2  # least rise of the logarithm of a curve after its fast process
 
 
-def above_plateaus(curves: Curves) -> Curves:
-    """Return the curves with NaN below the level of their fast process (:func:`fast_levels`).
+@quiet()
+def above_plateaus(curves: Curves, levels: Array | None = None) -> Curves:
+    """Return the curves with NaN below the level of their fast process.
 
     The aging exponent does not determine whether these parts of the curves collapse.
+
+    Args:
+        curves: the curves.
+        levels: result of :func:`fast_levels`, if it is known already.
     """
     mean = curves.mean()
     with np.errstate(invalid="ignore"):
-        floor = relaxation_floor(fast_levels(curves.lags, mean), np.nan_to_num(mean).max(axis=-1, initial=0))
+        levels = fast_levels(curves.lags, mean) if levels is None else levels
+        floor = relaxation_floor(levels, np.nan_to_num(mean).max(axis=-1, initial=0))
         slow = mean >= floor[:, None]
     return replace(curves, values=np.where(slow, curves.values, np.nan))
 
@@ -35,6 +42,7 @@ def relaxation_floor(levels: ArrayLike, top: ArrayLike) -> Array:
     return np.minimum(2 * level, level + np.maximum(end - level, 0) / 4)
 
 
+@quiet()
 def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
     """Return the level of each curve at which a fast process ends and the relaxation begins, or 0 without one.
 

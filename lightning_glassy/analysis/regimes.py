@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from scipy.stats import f as fisher
 
 from lightning_glassy.analysis.exponents import NotEnoughDataError
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import Array, log_spaced
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
 _FEWEST = 8  # fewest points for a curve with four parameters
 _SPAN = 10.0  # least ratio of the last step to the first
 _PER_INTERVAL = 4  # possible places of a corner from one measured step to the next, ...
 _PLACES = 400  # ... and the most in all
+_MOST_VALUES = 500  # more values are averaged before the fit
 _FALLS = 0.25  # the loss falls if the fitted curve leaves at most this part of the squares about a constant
 _SEEN = 3  # a regime counts as seen with so many points, ...
 _BREADTH = 10**0.25  # ... if they span this factor
@@ -85,6 +87,7 @@ def _step(at: float | None, interval: tuple[float, float] | None) -> str:
     return "" if at is None or interval is None else f"{at:,.0f} ({interval[0]:,.0f} ... {interval[1]:,.0f})"
 
 
+@quiet()
 def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes:
     r"""Find the two crossover steps of a loss curve.
 
@@ -93,6 +96,8 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     of the corners are the measured steps, and three places between neighbours. The loss falls if the curve leaves less
     than a quarter of the squares about a constant. The first or the third regime counts as seen if it has three
     measured steps that span a factor of 1.8.
+
+    More than 500 values are averaged before the fit, over intervals of equal width in the logarithm of the step.
 
     The scale of the loss is linear. A loss near zero that still falls by orders of magnitude is therefore at the
     bottom.
@@ -118,11 +123,17 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
         )
     warnings = [f"the loss is not finite at {lost} of the steps, which are left out"] if lost else []
     x = np.log(steps.astype(np.float64))
-    n_places = min(_PER_INTERVAL * (len(x) - 1) + 1, _PLACES)
-    places = np.interp(np.linspace(0, len(x) - 1, n_places), np.arange(len(x)), x)
     unit = float(np.abs(loss).max()) or 1.0  # the squares of very large losses would overflow
     loss = loss / unit
-    squares, highs, drops = _fits(x, loss, places)
+    first_of = log_spaced(steps, _MOST_VALUES)
+    counts = np.diff(first_of, append=len(x))
+    centres, means = (np.add.reduceat(part, first_of) / counts for part in (x, loss))
+    n_places = min(_PER_INTERVAL * (len(centres) - 1) + 1, _PLACES)
+    places = np.interp(np.linspace(0, len(centres) - 1, n_places), np.arange(len(centres)), centres)
+    squares, highs, drops = _fits(centres, means, counts, places)
+    if len(centres) < len(x):
+        squares += ((loss - np.repeat(means, counts)) ** 2).sum()
+        warnings.append(f"{len(x):,} values of the loss are averaged to {len(centres)} for the fit")
     first, second = np.unravel_index(int(np.argmin(squares)), squares.shape)
     best, constant = float(squares[first, second]), float(((loss - loss.mean()) ** 2).sum())
     high, drop = float(highs[first, second]), float(drops[first, second])
@@ -173,18 +184,20 @@ def _ramp(x: Array, first: Array, second: Array) -> Array:
     return np.clip((x - first) / (second - first), 0.0, 1.0)
 
 
-def _fits(x: Array, loss: Array, places: Array) -> tuple[Array, Array, Array]:
+def _fits(x: Array, loss: Array, weights: NDArray[np.int64], places: Array) -> tuple[Array, Array, Array]:
     """Return the remaining squares, the high level and the fall of the best curve, for each pair of corners."""
-    n = len(places)
+    n, total = len(places), weights.sum()
+    mean = (loss * weights).sum() / total
     squares, highs, drops = np.full((n, n), np.inf), np.zeros((n, n)), np.zeros((n, n))
     for i in range(n - 1):
         ramps = _ramp(x, places[i], places[i + 1 :, None])  # [n - i - 1, n_step]
-        centred = ramps - ramps.mean(axis=1, keepdims=True)
-        variances = (centred**2).sum(axis=1)
+        means = (ramps * weights).sum(axis=1) / total
+        centred = ramps - means[:, None]
+        variances = (centred**2 * weights).sum(axis=1)
         # A ramp beyond all points is constant at the points, and has no variance.
-        drop = -np.divide(centred @ loss, variances, out=np.zeros(n - i - 1), where=variances > 0)
-        high = loss.mean() + drop * ramps.mean(axis=1)
-        squares[i, i + 1 :] = ((loss - high[:, None] + drop[:, None] * ramps) ** 2).sum(axis=1)
+        drop = -np.divide(centred @ (loss * weights), variances, out=np.zeros(n - i - 1), where=variances > 0)
+        high = mean + drop * means
+        squares[i, i + 1 :] = ((loss - high[:, None] + drop[:, None] * ramps) ** 2 * weights).sum(axis=1)
         highs[i, i + 1 :], drops[i, i + 1 :] = high, drop
     return squares, highs, drops
 

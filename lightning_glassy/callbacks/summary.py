@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
@@ -19,6 +20,7 @@ def print_lines(write: Callable[[str], object], lines: Sequence[str]) -> None:
             write("\n".join(lines))
 
 
+@quiet()
 def summary(record: AgingRecord, who: str) -> list[str]:
     """Return a table of the displacement, and the verdict and the aging exponent of a long enough record.
 

@@ -4,7 +4,7 @@
 observable.
 """
 
-from lightning_glassy.observables.arrays import Array
+from lightning_glassy.observables.arrays import Array, log_spaced
 from lightning_glassy.observables.distributions import (
     barrier_height,
     default_overlap_thresholds,
@@ -71,6 +71,7 @@ __all__ = [
     "fold",
     "gaussian_probabilities",
     "local_exponent",
+    "log_spaced",
     "msd",
     "msd_standard_error",
     "non_gaussian",

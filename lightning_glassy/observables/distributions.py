@@ -54,6 +54,7 @@ def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) ->
     return np.where((scaled[:-1] <= 0.5) & (scaled[1:] >= -0.5), np.diff(center), tails)
 
 
+@quiet()
 def fold(edges: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
     r"""Return the histogram of :math:`|x|`, from a histogram of x with bins that are symmetric about 0.
 
@@ -81,6 +82,7 @@ def fold(edges: ArrayLike, counts: ArrayLike) -> tuple[Array, Array]:
     return bounds[n:], folded
 
 
+@quiet()
 def density(edges: ArrayLike, counts: ArrayLike) -> Array:
     r"""Return the probability density in each bin of a histogram, :math:`p_k = n_k / (N (e_{k+1} - e_k))`.
 

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_glassy.observables import Array
+from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MOST_LINES = 200  # functions in one figure: more cannot be told apart
+MOST_CURVES, MOST_POINTS = 40, 100  # curves in one figure, and points of each
 
 
 def title_of(record: AgingRecord, group: str) -> str:
@@ -46,6 +49,17 @@ def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figu
     # The margins are fixed, because a search by matplotlib takes three times as long as drawing the curves.
     figure.subplots_adjust(left=0.8 / (width * columns), right=0.985, bottom=0.55 / height, top=1 - 0.35 / height)
     return figure
+
+
+def drawable(values: ArrayLike, *, log: bool = False) -> NDArray[np.bool_]:
+    """Return which values axes can show. The margins of matplotlib would overflow beyond 1e200.
+
+    Args:
+        values: of any shape.
+        log: whether the axis is logarithmic, so that a value must also be at least 1e-200.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    return np.isfinite(numbers) & (np.abs(numbers) <= 1e200) & ((numbers >= 1e-200) | (not log))
 
 
 def logarithmic(ax: Axes, *, both: bool = True) -> None:
@@ -108,12 +122,16 @@ def draw_curves(
     """Draw one curve per waiting time, on a logarithmic x axis and, with ``log``, a logarithmic y axis.
 
     The arrays ``x`` and ``values`` have the shape ``[n_tw, n_lag]``. Points that the axes cannot show are left out.
+    More than 40 curves, or 100 points of a curve, are thinned evenly in the logarithm.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = Colours(waiting_times)
-    for waiting_time, places, row in zip(waiting_times, x, values, strict=True):
-        shown = np.isfinite(row) & (places > 0) & ((row > 0) | (not log))
-        ax.plot(places[shown], row[shown], **colours.line(waiting_time))
+    for i in log_spaced(waiting_times, MOST_CURVES):
+        places, row = x[i], values[i]
+        shown = np.flatnonzero(drawable(places, log=True) & drawable(row, log=log))
+        if len(shown) > MOST_POINTS:
+            shown = shown[log_spaced(places[shown] / places[shown[0]], MOST_POINTS)]
+        ax.plot(places[shown], row[shown], **colours.line(waiting_times[i]))
     logarithmic(ax, both=log)
     grid(ax)
     if colorbar:

@@ -6,14 +6,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.observables import barrier_height, density, fold
-from lightning_glassy.plotting.axes import Colours, draw_curves, grid, logarithmic, new_figure
+from lightning_glassy.observables import barrier_height, density, fold, log_spaced
+from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.plotting.axes import (
+    MOST_CURVES,
+    MOST_LINES,
+    Colours,
+    draw_curves,
+    drawable,
+    grid,
+    logarithmic,
+    new_figure,
+)
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import few
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@quiet()
 def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None = None, colorbar: bool = True) -> Axes:
     r"""Draw the displacement against the noise that has acted since t_w, :math:`\int D\,dt'`.
 
@@ -52,12 +64,15 @@ def plot_barriers(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None)
     paths = record.profile("loss_path")
     times = np.unique(paths.waiting_times)
     colours = Colours(times)
-    for waiting_time in times:
+    for i in few(range(len(paths.values)), MOST_LINES):
+        line = colours.line(paths.waiting_times[i])
+        shown = drawable(paths.values[i])
+        left.plot(paths.grid[shown], paths.values[i][shown], **{**line, "linewidth": 0.8, "markersize": 1.5})
+    for waiting_time in times[log_spaced(times, MOST_CURVES)]:
         of_it = paths.waiting_times == waiting_time
-        for values in paths.values[of_it]:
-            left.plot(paths.grid, values, **{**colours.line(waiting_time), "linewidth": 0.8, "markersize": 1.5})
         heights = barrier_height(paths.values[of_it])
-        right.plot(paths.lags[of_it], heights, **colours.line(waiting_time))
+        shown = drawable(heights)
+        right.plot(paths.lags[of_it][shown], heights[shown], **colours.line(waiting_time))
     if len(times):
         right.set_xscale("log")
     left.set_xlabel(r"$\alpha$ from $w(t_w)$ to $w(t_w+t)$")
@@ -88,10 +103,10 @@ def plot_displacement_distribution(record: AgingRecord, *, axes: tuple[Axes, Axe
     for profile, ax in ((moved, left), (weights, right)):
         edges, counts = fold(profile.grid, profile.values)
         centres, found = np.sqrt(edges[1:] * edges[:-1]), density(edges, counts)
-        for waiting_time, values in zip(profile.waiting_times, found, strict=True):
-            shown = values > 0
-            line = {**colours.line(waiting_time), "linewidth": 0.8, "markersize": 1.5}
-            ax.plot(centres[shown], values[shown], **line)
+        for i in few(range(len(found)), MOST_LINES):
+            shown = drawable(found[i], log=True)
+            line = {**colours.line(profile.waiting_times[i]), "linewidth": 0.8, "markersize": 1.5}
+            ax.plot(centres[shown], found[i][shown], **line)
     edges, _ = fold(moved.grid, moved.values)
     x = np.geomspace(edges[0], 10.0, 300)
     left.plot(x, np.sqrt(2 / np.pi) * np.exp(-(x**2) / 2), "k--", linewidth=1, label="Gaussian")

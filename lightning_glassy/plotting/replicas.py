@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.plotting.axes import Colours, grid, logarithmic, new_figure
+from lightning_glassy.observables import log_spaced
+from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.plotting.axes import MOST_CURVES, MOST_POINTS, Colours, drawable, grid, logarithmic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_glassy.analysis import Heterogeneity
 
 
+@quiet()
 def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
     r"""Draw the dynamical susceptibility against the lag, one line per waiting time, with its standard error as a band.
 
@@ -29,10 +32,12 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
         raise ValueError("no overlaps were counted in this record: there is no chi_4")
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = Colours(found.waiting_times)
-    for waiting_time, row, error in zip(found.waiting_times, found.chi4, found.chi4_error, strict=True):
-        shown = np.isfinite(row) & (found.lags > 0)
-        lags, values, half = found.lags[shown], row[shown], np.nan_to_num(error[shown])
-        line = colours.line(waiting_time)
+    for i in log_spaced(found.waiting_times, MOST_CURVES):
+        row, error = found.chi4[i], found.chi4_error[i]
+        shown = np.flatnonzero(drawable(row) & (found.lags > 0))
+        shown = shown[log_spaced(found.lags[shown], MOST_POINTS)]
+        lags, values, half = found.lags[shown], row[shown], np.where(drawable(error), error, 0.0)[shown]
+        line = colours.line(found.waiting_times[i])
         ax.fill_between(lags, values - half, values + half, color=line["color"], alpha=0.2, linewidth=0)
         ax.plot(lags, values, **line)
     logarithmic(ax, both=False)
@@ -44,6 +49,7 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
     return ax
 
 
+@quiet()
 def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
     r"""Draw the overlap between replicas along the run, and the distribution P(q) of the overlap at the end.
 
@@ -61,7 +67,7 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
     if not len(found.steps):
         raise ValueError("these replicas were not compared with each other: they were not trained together")
     left, right = new_figure(2).axes if axes is None else axes
-    late = found.steps > 0
+    late = (found.steps > 0) & drawable(found.overlaps).all(axis=1)
     steps, q = found.steps[late], found.overlaps[late]
     left.fill_between(steps, q.min(axis=1), q.max(axis=1), alpha=0.25, linewidth=0)
     left.plot(steps, q.mean(axis=1), marker="o", markersize=2.5)

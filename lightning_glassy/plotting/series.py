@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import Array
-from lightning_glassy.plotting.axes import grid, logarithmic, new_figure
+from lightning_glassy.observables import Array, log_spaced
+from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.plotting.axes import drawable, grid, logarithmic, new_figure
 from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import printable
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lightning_glassy.analysis import LossRegimes
+
+_MOST_VALUES = 1000  # values of a series in one figure
 
 
 def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
@@ -35,7 +38,10 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
             words = printable(name.replace("\n", " ").replace("_", " "))  # a label that begins with "_" has no legend
             _plot_series(ax, record, name, label=words[-40:].replace("$", r"\$"), error=f"{name}_error")
     if regimes is not None and regimes.falls:
-        ax.plot(regimes.steps, regimes.fitted, color="0.4", linestyle="--", linewidth=1, label="three regimes")
+        shown = drawable(regimes.fitted)
+        ax.plot(
+            regimes.steps[shown], regimes.fitted[shown], color="0.4", linestyle="--", linewidth=1, label="three regimes"
+        )
         for at, interval in (
             (regimes.falls_from, regimes.falls_interval),
             (regimes.bottom_from, regimes.bottom_interval),
@@ -115,14 +121,17 @@ def _late(record: AgingRecord, name: str, positive: bool = False) -> tuple[NDArr
     Step 0 is left out, because a logarithmic axis has no 0.
     """
     steps, values = record.one_time(name)
-    shown = np.isfinite(values) & ((values > 0) | (not positive))
+    shown = drawable(values, log=positive)
     return steps[steps > 0], np.where(shown, values, np.nan)[steps > 0]
 
 
+@quiet()
 def _plot_series(
     ax: Axes, record: AgingRecord, name: str, *, label: str, positive: bool = False, error: str = "", **style: Any
 ) -> None:
     steps, values = _late(record, name, positive)
+    kept = log_spaced(steps, _MOST_VALUES)
+    steps, values = steps[kept], values[kept]
     measured = np.isfinite(values)
     look: dict[str, Any] = {"marker": "o", "markersize": 3, "linewidth": 1.2, "label": label} | style
     (line,) = ax.plot(steps[measured], values[measured], **look)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import find
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.plotting.axes import draw_curves, new_figure, title_of
 from lightning_glassy.record import AgingRecord
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@quiet()
 def plot_two_time(
     record: AgingRecord,
     quantity: str = "msd",

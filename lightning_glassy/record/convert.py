@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from numpy.typing import NDArray
+
 from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.record.text import csv_cell
 
@@ -18,15 +20,21 @@ if TYPE_CHECKING:
 Columns = Mapping[str, Sequence[Any]]
 """A table in long form: the values of each column."""
 
+_ROWS = 10_000  # rows that are converted to numbers of Python at once
 
-def write_csv(columns: Columns, path: Path) -> Path:
+
+def write_csv(columns: Mapping[str, NDArray[Any]], path: Path) -> Path:
     """Write a CSV file atomically. Return the path."""
+    n = len(next(iter(columns.values())))
 
     def write(file: BinaryIO) -> None:
         # The user chooses the names of groups. Quoting keeps commas and line breaks of a name inside its cell.
         writer = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows(map(csv_cell, row) for row in zip(*columns.values(), strict=True))
+        for start in range(0, n, _ROWS):
+            part = [column[start : start + _ROWS].tolist() for column in columns.values()]
+            cells = (map(csv_cell, cells) if isinstance(cells[0], str) else cells for cells in part)
+            writer.writerows(zip(*cells, strict=True))
 
     return write_atomically(path, write)
 

@@ -458,17 +458,17 @@ class AgingRecord(RecordContent):
         Raises:
             KeyError: a pair was not measured, or there is no such column.
         """
-        return self._long_form(pairs, columns, mean=False)
+        return {name: column.tolist() for name, column in self._long_form(pairs, columns, mean=False).items()}
 
     def mean_table(
         self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
         """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica."""
-        return self._long_form(pairs, columns, mean=True)
+        return {name: column.tolist() for name, column in self._long_form(pairs, columns, mean=True).items()}
 
     def _long_form(
         self, pairs: Iterable[tuple[int, int]] | None, columns: Iterable[str] | None, *, mean: bool
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, NDArray[Any]]:
         table = self._tables[MOMENTS_TABLE]
         part = table if pairs is None else table.only(map(tuple, pairs))
         wanted = self.columns()
@@ -492,7 +492,7 @@ class AgingRecord(RecordContent):
                 with np.errstate(invalid="ignore", over="ignore"):
                     values[name] = values[name].mean(axis=1, keepdims=True)
         shape = (n_group, 1 if mean else n_replica, len(part))
-        return {name: np.broadcast_to(column, shape).ravel().tolist() for name, column in (axes | values).items()}
+        return {name: np.broadcast_to(column, shape).ravel() for name, column in (axes | values).items()}
 
     def columns(self) -> dict[str, tuple[Observable, float | None]]:
         """Return the observables in a :meth:`table` and their thresholds, by the names of their columns.
@@ -516,7 +516,7 @@ class AgingRecord(RecordContent):
         The name of a group gets an apostrophe in front if it begins like a formula of a spreadsheet (``=``, ``+``,
         ``-``, ``@`` or a tab).
         """
-        return convert.write_csv(self.table(), Path(path))
+        return convert.write_csv(self._long_form(None, None, mean=False), Path(path))
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the :meth:`table` as a pandas data frame.

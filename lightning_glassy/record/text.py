@@ -22,6 +22,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and np.isfinite(value).all():
+        return value.tolist()
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(entry) for entry in value]
     if isinstance(value, (bool, np.bool_)):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import OBSERVABLES, Array, density, find, unicode_of
+from lightning_glassy.observables import OBSERVABLES, Array, density, find, log_spaced, unicode_of
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain
 
@@ -26,8 +27,10 @@ log = logging.getLogger(__name__)
 
 _MUS = np.linspace(-0.5, 2, 126)
 _MOST_FUNCTIONS = 60  # of one profile
+_MOST_VALUES = 10_000  # of one series
 
 
+@quiet()
 def shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return an answer, or the error as ``{"error": sentence}``, so that the page still shows the other answers."""
     try:
@@ -154,13 +157,14 @@ def fit(found: Findings) -> dict[str, Any]:
 
 def _scan(found: Findings) -> dict[str, Any] | None:
     from lightning_glassy.analysis import collapse_quality, relaxation_curves
+    from lightning_glassy.analysis.exponents import windowed
     from lightning_glassy.analysis.plateaus import above_plateaus
 
     fit = found.exponent
     if fit is None:
         return None
     curves = relaxation_curves(found.record, found.observable, group=found.group, eps=found.eps)
-    used = above_plateaus(curves.between(*fit.window))
+    used = above_plateaus(windowed(curves, fit.window, fit.t0))
     mus = np.union1d(_MUS, fit.mu)  # include the fitted mu, so that page and text show the same S
     content = {"mus": mus} | {
         variable: collapse_quality(used, mus, variable, t0=fit.t0) for variable in ("effective", "plain")
@@ -178,9 +182,17 @@ def exponents(record: AgingRecord, group: str) -> dict[str, Any]:
 
 
 def series(record: AgingRecord) -> dict[str, Any]:
-    """Return every one-time series of a record."""
-    content = {name: {"steps": steps, "values": values} for name in record.one_time_names
-               for steps, values in [record.one_time(name)]}  # fmt: skip
+    """Return every one-time series of a record.
+
+    Of a series with more than ``_MOST_VALUES`` values the answer has this number, evenly spaced in the logarithm of the
+    step, and the number ``n`` of all values.
+    """
+    content: dict[str, dict[str, Any]] = {}
+    for name in record.one_time_names:
+        steps, values = record.one_time(name)
+        kept = log_spaced(steps, _MOST_VALUES)
+        content[name] = {"steps": steps[kept], "values": values[kept]}
+        content[name] |= {"n": len(steps)} if len(kept) < len(steps) else {}
     return {"one_time": plain(content)}
 
 

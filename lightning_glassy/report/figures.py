@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_glassy import plotting
 from lightning_glassy.analysis import collapse, relaxation_curves
+from lightning_glassy.analysis.exponents import windowed
 from lightning_glassy.observables import find
 from lightning_glassy.plotting.panels import panels
 from lightning_glassy.report.findings import Findings
@@ -29,7 +30,8 @@ def figures(found: Findings) -> dict[str, Figure]:
     drawn = {"curves": _curves(found)}
     title = plotting.title_of(record, group)
     if fit is not None:
-        used = relaxation_curves(record, found.observable, group=group, eps=found.eps).between(*fit.window)
+        whole = relaxation_curves(record, found.observable, group=group, eps=found.eps)
+        used = windowed(whole, fit.window, fit.t0)
         drawn["collapse"] = plotting.new_figure(2)
         left, right = drawn["collapse"].axes
         plotting.plot_curves(used, ax=left).set_ylabel(used.label)

@@ -90,9 +90,7 @@ class Findings:
             "verdict": asdict(self.verdict),
             "aging_exponent": None if self.exponent is None else asdict(self.exponent),
             "why_no_exponent": self.why_not,
-            "diffusion": {
-                key: value for key, value in asdict(self.diffusion).items() if key not in ("waiting_times", "lags")
-            },
+            "diffusion": asdict(self.diffusion),
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
             "loss_regimes": None if self.regimes is None else asdict(self.regimes),
         }

@@ -24,6 +24,7 @@ STATIC = files("lightning_glassy.report") / "static"
 """The modules and the style of the page."""
 
 _MOST_FITS = 40  # fits in one file, because a fit takes up to a second
+_FEW_FITS, _MANY_PAIRS = 10, 4000  # fits of a record with more pairs of times than this, which take longer
 _MOST_BYTES = 8 << 20  # curves in one file: the groups beyond are left out
 
 _PAGE = """<!doctype html>
@@ -107,8 +108,9 @@ def bundle(entry: str) -> str:
 def embedded(found: Findings, analyse: Callable[[Choice], Findings]) -> dict[str, Any]:
     """Return the answers to the questions of the page about one record.
 
-    Groups are left out if the answers before them exceed 8 MiB. At most 40 choices are fitted. The choices that share
-    the group or the observable of the report come first.
+    Groups are left out if the answers before them exceed 8 MiB. At most 40 choices are fitted, and at most 10 of a
+    record with more than 4000 pairs of times. The choices that share the group or the observable of the report come
+    first.
     """
     record = found.record
     described = answers.describe(record)
@@ -132,7 +134,8 @@ def embedded(found: Findings, analyse: Callable[[Choice], Findings]) -> dict[str
     def fit(choice: Choice) -> dict[str, Any]:
         return answers.fit(found if choice == own else analyse(choice))
 
-    for choice in [own, *(one for one in choices if one != own)][:_MOST_FITS]:
+    n_fits = _FEW_FITS if len(record) > _MANY_PAIRS else _MOST_FITS
+    for choice in [own, *(one for one in choices if one != own)][:n_fits]:
         content.append(_entry("fits", partial(fit, choice), **choice._asdict()))
     content.append(_entry("series", partial(answers.series, record)))
     content.append(_entry("profiles", partial(answers.profiles, record)))
