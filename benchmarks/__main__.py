@@ -10,7 +10,7 @@ from importlib import import_module
 
 # `device` runs only if it is named. It needs a GPU, or --dry, and a folder for its results.
 BY_NAME = ("device",)
-USUAL = ("growth", "hook", "host", "event", "histogram", "moments", "scaling", "training", "replicas", "tab")
+USUAL = ("growth", "hook", "host", "event", "histogram", "moments", "scaling", "training", "replicas", "tab", "finish")
 NAMES = USUAL + BY_NAME
 
 
