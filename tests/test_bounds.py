@@ -96,11 +96,11 @@ def test_a_thinned_record_has_the_exponent_of_the_whole(large) -> None:
 
 
 def test_a_record_of_ordinary_size_is_not_thinned() -> None:
-    record = record_of(grid(1e3, 1e5, 40), grid(1e2, 1e6, 100))
+    record = record_of(grid(1e3, 1e5, 25), grid(1e2, 1e6, 100))
     used = exponents_module.windowed(relaxation_curves(record), None)
-    assert used.values.shape == (1, 40, 100)
+    assert used.values.shape == (1, 25, 100)
     assert not used.doubts
-    assert diffusion(record).exponents.shape == (40, 100)
+    assert diffusion(record).exponents.shape == (25, 100)
 
 
 def test_replicas_are_thinned_alike_and_keep_their_interval(fitted) -> None:
