@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -19,7 +18,7 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.aging import MonitorOptions, split_options
 from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
 from lightning_glassy.callbacks.recording import Recording
-from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped, weight_sums
+from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped, same_weights, weight_sums
 from lightning_glassy.callbacks.summary import print_lines, summary
 from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.optimizers import learning_rates
@@ -109,7 +108,7 @@ class FabricAgingMonitor:
             hook.remove()
         self._optimizers: list[Optimizer] = []
         self._hooks: list[RemovableHandle] = []
-        self._started: tuple[int, list[Tensor]] | None = None  # the first step, and sums of its weights
+        self._started: tuple[int, dict[str, Tensor]] | None = None  # the first step, and sums of its weights
         self._module: weakref.ref[Module] | None = None
         self._next_event = NEVER
         self._event_without_rate: int | None = None
@@ -291,7 +290,7 @@ class FabricAgingMonitor:
         module = None if self._module is None else self._module()
         if module is None or self._started is None or self._step > self._started[0]:
             return
-        if not all(map(torch.equal, weight_sums(module), self._started[1])):
+        if not same_weights(module, self._started[1]):
             self._recorder.tell(
                 "the weights have changed, and no step was counted, so nothing was measured: call step() of the "
                 "optimisers that fabric.setup() returned, not of the optimisers inside them"

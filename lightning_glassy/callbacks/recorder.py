@@ -21,7 +21,7 @@ from lightning.fabric.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from lightning_glassy.callbacks.run import weight_sums
+from lightning_glassy.callbacks.run import same_weights, weight_sums
 from lightning_glassy.loggers.dispatch import file_sink, log_directory, run_of, sink_for
 from lightning_glassy.loggers.places import Directory, directory_of, inside
 from lightning_glassy.loggers.sinks import Pairs, Sinks
@@ -209,7 +209,7 @@ class Recorder:
         self._warned: set[tuple[str, str]] = set()
         self._continues = False
         self._end = 0  # step at the end of the last fit
-        self._end_sums: list[Tensor] | None = None  # sums of the weights at that step
+        self._end_sums: dict[str, Tensor] = {}  # sums of the weights at that step, if this process has all of them
         self._replaced = False  # whether other weights are in the place of the trained ones since then
         self._reached = -1  # step of the last measurement
         self._cut_at: tuple[int, int] | None = None  # step, and number of updates, at which the record was cut last
@@ -278,12 +278,7 @@ class Recorder:
     def _weights_changed(self) -> bool:
         """Return whether the weights are not the weights of the end of the last fit."""
         module = None if self._trained is None else self._trained()
-        if self._replaced or module is None or self._end_sums is None:
-            return self._replaced
-        # The weights may have moved to another device, where sums have other rounding errors.
-        now = [sums.cpu() for sums in weight_sums(module)]
-        before = [sums.cpu() for sums in self._end_sums]
-        return len(now) != len(before) or not all(map(partial(torch.allclose, rtol=1e-9), now, before))
+        return self._replaced or (module is not None and not same_weights(module, self._end_sums))
 
     def _refuse_foreign(self, step: int) -> None:
         """Forget the state of a checkpoint if it is not the state of a training at this step."""
@@ -340,7 +335,7 @@ class Recorder:
         self._open.discard(member)
         if not self._open:
             module = None if self._trained is None else self._trained()
-            self._end_sums = None if module is None or spread(module) else weight_sums(module)
+            self._end_sums = {} if module is None or spread(module) else weight_sums(module)
         self._end = step
         if not self._open:
             self.close()

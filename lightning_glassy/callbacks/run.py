@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -177,7 +177,7 @@ class Standstill:
         # Gradients can be accumulated over any number of batches, so look again later.
         if step > self.step or self._n_batch < 4 or self._n_batch & (self._n_batch - 1):
             return None
-        if all(map(torch.equal, weight_sums(module), self._sums)):
+        if same_weights(module, self._sums):
             return None
         self.found = True
         return (
@@ -195,18 +195,35 @@ def local_weights(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def weight_sums(module: nn.Module) -> list[Tensor]:
-    """Return two sums over the weights of each trainable parameter in this process, on its device."""
-    sums: list[Tensor] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            # A tensor of an odd kind has no sum, and neither has a device that has failed.
-            with contextlib.suppress(Exception):
-                weights = local_weights(parameter)
-                real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
-                both = [real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]
-                sums.append(torch.stack(both).nan_to_num())
+def weight_sums(module: nn.Module) -> dict[str, Tensor]:
+    """Return two sums over the weights of each trainable parameter in this process, on its device, by name."""
+    sums: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        # A tensor of an odd kind has no sum, and neither has a device that has failed.
+        with contextlib.suppress(Exception):
+            if parameter.requires_grad:
+                sums[name] = _two_sums(parameter)
     return sums
+
+
+@torch.no_grad()
+def same_weights(module: nn.Module, before: Mapping[str, Tensor]) -> bool:
+    """Return whether the weights have the sums of an earlier time. They may be on another device, or frozen now."""
+    now = dict(module.named_parameters())
+    for name, sums in before.items():
+        if name not in now:
+            return False
+        # On another device, sums have other rounding errors.
+        then, there = sums.cpu(), _two_sums(now[name]).cpu()
+        if bool((there - then).abs().max() > 1e-9 * then[1]):
+            return False
+    return True
+
+
+def _two_sums(parameter: Tensor) -> Tensor:
+    weights = local_weights(parameter)
+    real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
+    return torch.stack([real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]).nan_to_num()
 
 
 def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:
