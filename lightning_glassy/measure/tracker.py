@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import operator
@@ -613,10 +614,12 @@ class AgingTracker:
         live = list(self._bank.live.values())
         on_device = _on_device(live)
         fits = not on_device or on_device <= host_budget(self._max_memory)
-        state = self._state(None, snapshots=fits and self.alone, copy=False)
-        state["left_out"] = 0 if state["parts"] else len(live)
-        self.close()
-        return state
+        try:
+            state = self._state(None, snapshots=fits and self.alone, copy=False)
+        finally:
+            with contextlib.suppress(RuntimeError):  # a connection that has failed already
+                self.close()
+        return {**state, "left_out": 0 if state["parts"] else len(live)}
 
     def new_pairs(self) -> list[tuple[int, int]]:
         """Return the pairs (waiting time, lag) that entered the record since the last call, in order of measurement."""
