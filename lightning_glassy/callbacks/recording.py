@@ -210,9 +210,11 @@ class Recording(Callback):
     def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure what is due. Cut the record if the training has gone back to an earlier step."""
         again = step == self._seen and pl_module.automatic_optimization and self.recorder.updates > self._updates
-        if step < self._seen or again:
+        gone_back = step < self._seen or again
+        if gone_back:
             self.recorder.go_back(step)
-        if step >= self._next_event or step < self._seen or again:
+            self.note_event(step)
+        if gone_back or step >= self._next_event:
             self.measure_now(trainer, pl_module)
 
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
