@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -272,6 +273,9 @@ def test_parts_that_measure_something_else_are_refused(record: AgingRecord, chan
 
 def test_a_part_that_names_something_twice_is_refused(record: AgingRecord) -> None:
     content, _ = next_part(record, Written())
+    assert content is not None
+    # Without the checksum, as earlier versions wrote it.
+    content = re.sub(rb'"checksum": "[0-9a-f]{8}", ', b"", content, count=1)
     twice = content.replace(b'"n_parameters": {"all": 50', b'"n_parameters": {"all": 5, "all": 50', 1)
     assert twice != content
     with pytest.raises(RecordError, match="twice"):

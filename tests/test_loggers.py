@@ -213,8 +213,7 @@ def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Pa
     trainer, model = quiet_trainer(tmp_path, callbacks=monitors, logger=logger, max_steps=-1, max_epochs=2), SmallNet()
     trainer.fit(model, data())
     trainer.fit_loop.max_epochs = 4
-    with pytest.warns(UserWarning, match="the record goes on"):
-        trainer.fit(model, data())
+    trainer.fit(model, data())
     wandb_finish(logger.experiment, tmp_path)
     assert wandb_curves(tmp_path) == curves_of(monitors[0].record)
     second = curves_of(monitors[1].record, "glassy_2")
@@ -319,15 +318,12 @@ def test_mlflow_goes_on_in_a_second_fit_and_in_a_resumed_run(tmp_path: Path, mlf
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=mlflow, max_steps=-1, max_epochs=2)
     trainer.fit(model, data())
     trainer.fit_loop.max_epochs = 4
-    with pytest.warns(UserWarning, match="the record goes on"):
-        trainer.fit(model, data())
+    trainer.fit(model, data())
     assert mlflow_curves(mlflow) == curves_of(monitor.record)
     trainer.save_checkpoint(tmp_path / "at48.ckpt")
     resumed, again = MLFlowLogger(tracking_uri=mlflow.experiment.tracking_uri, run_id=mlflow.run_id), AgingMonitor()
     trainer = quiet_trainer(tmp_path, callbacks=[again], logger=resumed, max_steps=130)
-    # The checkpoint was saved after the training: it has the record, and no snapshots.
-    with pytest.warns(UserWarning, match="the record goes on with new waiting times"):
-        trainer.fit(SmallNet(), data(), ckpt_path=tmp_path / "at48.ckpt")
+    trainer.fit(SmallNet(), data(), ckpt_path=tmp_path / "at48.ckpt")
     assert mlflow_curves(resumed) == curves_of(again.record)
     assert len(again.record) > len(monitor.record)
 
@@ -503,8 +499,7 @@ def test_csvlogger_has_a_table_of_few_columns_that_grows_with_the_run(
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=-1, max_epochs=2)
     trainer.fit(model, data())
     trainer.fit_loop.max_epochs = 20
-    with pytest.warns(UserWarning, match="the record goes on"):
-        trainer.fit(model, data())
+    trainer.fit(model, data())
     path = Path(logger.log_dir) / "glassy.csv"
     assert f"curves     {path}\n" in capsys.readouterr().out
     assert len(set(grew)) > 20  # during the run

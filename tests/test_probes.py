@@ -8,6 +8,7 @@ import itertools
 import json
 import pickle
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
@@ -39,6 +41,7 @@ from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.cli import main
 from lightning_glassy.replicas import ReplicaEnsemble, ReplicaTraining, per_replica, replica_loader
+from lightning_glassy.replicas.batches import ReplicaBatchSampler
 from lightning_glassy.report import answers
 from tests.helpers import SmallNet, data, quiet_trainer
 
@@ -757,6 +760,35 @@ def test_samplers_of_several_processes_are_understood() -> None:
         with pytest.raises(MisconfigurationException, match=r"may draw other samples .* name a DataLoader of the same"):
             read(unknown)
         assert len(read(unknown, processes=1)) == 1  # a loader that the user gave
+
+
+@pytest.mark.parametrize("n_replica", [None, 3])
+def test_passes_over_the_data_in_one_long_epoch_have_each_sample_once(n_replica: int | None) -> None:
+    class Passes(Sampler[Any]):
+        """A long epoch of batches, of each replica or of a lone run."""
+
+        batch_size = 4
+
+        def __len__(self) -> int:
+            return 100
+
+        def __iter__(self) -> Iterator[Any]:
+            batches = ReplicaBatchSampler(10, 4, 0 if n_replica is None else range(n_replica))
+            return itertools.islice(itertools.chain.from_iterable(itertools.repeat(batches)), 100)
+
+    read: list[int] = []
+
+    class Whole(Dataset[Any]):
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, indices: list[int]) -> Tensor:
+            read.extend(indices)
+            return torch.tensor(indices)
+
+    batches = Batches(DataLoader(Whole(), sampler=Passes(), batch_size=None), "the data")
+    assert [len(batch) for batch in batches._loader] == [4, 4, 2]
+    assert sorted(read) == list(range(10))
 
 
 def test_a_sampler_that_cannot_be_copied_is_refused() -> None:

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
@@ -166,10 +167,17 @@ def _plan(
         # The training never sees the rest.
         drawn = drawn[: int(limit) * processes * (sampler.batch_size if grouping else 1)]
     size = sampler.batch_size if grouping else None
+    nested = _depth(drawn) > 2 and loader.batch_sampler is None  # a batch of each of several replicas
+    indices = _flat(drawn)
+    if nested or len(indices) > len(dataset):
+        passes = _runs_through(indices, len(dataset), len(drawn[0]) if nested else 1)
+        if passes or nested:
+            size = getattr(sampler, "batch_size", len(drawn[0][0]) if nested else None)
+            grouping, drawn, in_order = size is not None, list(range(len(dataset))) if passes else indices, False
     grouped = not grouping and (loader.batch_sampler is not None or (bool(drawn) and isinstance(drawn[0], list)))
     if batch_size is not None and (grouping or grouped):
         size = batch_size
-        drawn = [i for batch in drawn for i in batch] if grouped else drawn
+        drawn = indices if grouped else drawn
     elif grouped and whole and len({len(batch) for batch in drawn[:-1]}) == 1 and len(drawn[-1]) < len(drawn[0]):
         drawn = drawn[:-1]
     n = len(drawn)
@@ -223,9 +231,7 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
         for i in range(3):
             if hasattr(copied, "set_epoch"):
                 copied.set_epoch(i)  # as a Trainer does
-            # A Trainer reads no more than the length.
-            items = itertools.islice(copied, len(copied))
-            epochs.append([item.tolist() if hasattr(item, "tolist") else item for item in items])
+            epochs.append(_drawn(copied, len(dataset)))
     except Exception as error:
         raise MisconfigurationException(
             f"{name}: a copy of the {what} cannot draw the samples of an epoch ({type(error).__name__}: {error}), and "
@@ -238,6 +244,34 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
             # A resumed training has the same samples, although the sampler goes on from another state.
             drawn = drawn if drawn and isinstance(drawn[0], list) else sorted(drawn)
     return drawn, in_order
+
+
+def _drawn(sampler: Any, n: int) -> list[Any]:
+    """Return what a sampler draws in an epoch, or in a bit more than a pass over the data set if an epoch is longer."""
+    items: list[Any] = []
+    n_drawn = 0
+    for item in itertools.islice(sampler, len(sampler)):  # a Trainer reads no more than the length
+        items.append(item.tolist() if hasattr(item, "tolist") else item)
+        n_drawn += len(_flat(items[-1]))
+        if n_drawn > n * (len(items[-1]) if _depth(items) > 2 else 1):
+            break
+    return items
+
+
+def _flat(item: Any) -> list[Any]:
+    return [i for part in item for i in _flat(part)] if isinstance(item, list) else [item]
+
+
+def _depth(item: Any) -> int:
+    return 1 + _depth(item[0]) if isinstance(item, list) and item else 0
+
+
+def _runs_through(indices: list[Any], n: int, n_replica: int) -> bool:
+    """Return whether indices have each sample of a data set equally often, but for the last pass of each replica."""
+    if not all(isinstance(i, int) and 0 <= i < n for i in indices):
+        return False
+    counts = np.bincount(indices, minlength=n)
+    return bool(counts.min() > 0 and np.ptp(counts) <= n_replica)
 
 
 def _reader(loader: DataLoader[Any], plan: list[Any]) -> DataLoader[Any]:
