@@ -47,7 +47,7 @@ class Heterogeneity:
         peaks: the maximum of chi_4 of each waiting time, if it is not at the first or the last lag.
         n_replica: number of replicas.
         steps: steps at which replicas were compared with each other, ``[n_step]``. Empty for runs that were trained
-            apart. Of more than 4000 steps, this number is kept, evenly in the logarithm.
+            apart. At most 4000 steps are kept, evenly in the logarithm.
         overlaps: :math:`q_{ab}` of each pair :math:`a < b`, ``[n_step, n_pair]``.
         distances: :math:`d_{ab}` of each pair, ``[n_step, n_pair]``.
         predictions: overlap of the predictions of each pair at the last comparison, ``[n_pair]``. Empty without a

@@ -31,8 +31,8 @@ class FileSink:
 
     An existing file is never overwritten: the new file gets a number in its name. Only a resumed training takes over
     the earlier file of the same record, as soon as it lacks nothing of it (:meth:`AgingRecord.replaces`). Until then it
-    writes a file with a number. Of two trainings resumed from one checkpoint, the second keeps its number. Temporary
-    files of killed runs are removed if they are older than an hour.
+    writes a file with a number. If two trainings are resumed from one checkpoint, the second keeps its number.
+    Temporary files of killed runs are removed if they are older than an hour.
 
     Args:
         directory: directory for the files, created with the first file.

@@ -355,8 +355,8 @@ class RecordContent:
     def goes_on_from(self, other: RecordContent) -> bool:
         """Return whether this record is the same record at a later time, or after a resumption.
 
-        A training has an identity, ``meta["id"]``, and each resumption starts a branch (:meth:`start_branch`). Of two
-        resumptions from one checkpoint, neither goes on from the other.
+        A training has an identity, ``meta["id"]``, and each resumption starts a branch (:meth:`start_branch`). Two
+        resumptions from one checkpoint do not go on from each other.
         """
         before = _listed(other.meta, "branches")
         return self.same_training(other) and before == _listed(self.meta, "branches")[: len(before)]

@@ -184,8 +184,8 @@ def exponents(record: AgingRecord, group: str) -> dict[str, Any]:
 def series(record: AgingRecord) -> dict[str, Any]:
     """Return every one-time series of a record.
 
-    Of a series with more than ``_MOST_VALUES`` values the answer has this number, evenly spaced in the logarithm of the
-    step, and the number ``n`` of all values.
+    The answer has at most ``_MOST_VALUES`` values, evenly spaced in the logarithm of the step, and the number ``n`` of
+    all values.
     """
     content: dict[str, dict[str, Any]] = {}
     for name in record.one_time_names:
@@ -199,8 +199,8 @@ def series(record: AgingRecord) -> dict[str, Any]:
 def profiles(record: AgingRecord) -> dict[str, Any]:
     """Return every profile of a record: functions on a grid, each at a waiting time and a lag.
 
-    A histogram becomes the probability density in the middle of each bin. Of a profile with more than
-    ``_MOST_FUNCTIONS`` functions the answer has this number, evenly spaced over its pairs of times.
+    A histogram becomes the probability density in the middle of each bin. The answer has at most ``_MOST_FUNCTIONS``
+    functions, evenly spaced over their pairs of times.
     """
     content = {}
     for name in record.profile_names:
