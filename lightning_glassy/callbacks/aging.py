@@ -155,10 +155,10 @@ class AgingMonitor(Recording):
         """Return nothing. The record itself describes the tracker."""
 
     def report(self, record: AgingRecord) -> list[str]:
-        """Return the displacements, the verdict and the aging exponent."""
-        # The reason why there is no pair has been reported.
-        stood_still = self._standstill is not None and self._standstill.found
-        return [] if stood_still and not len(record) else summary(record, type(self).__name__)
+        """Return the displacements, the verdict and the aging exponent, or the reason why there are none."""
+        if self._standstill is not None and self._standstill.found and not len(record):
+            return [f"{type(self).__name__}: {self._standstill.found}"]
+        return summary(record, type(self).__name__)
 
     def _make_tracker(self, trainer: Trainer, pl_module: LightningModule, state: Any, directory: Any) -> AgingTracker:
         return AgingTracker(

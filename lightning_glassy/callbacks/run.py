@@ -165,11 +165,11 @@ class Standstill:
 
     Attributes:
         step: as above.
-        found: whether this has happened.
+        found: the sentence of :meth:`reason`, once there is one.
     """
 
     def __init__(self, module: nn.Module, step: int) -> None:
-        self.step, self.found, self._n_batch, self._sums = step, False, 0, weight_sums(module)
+        self.step, self.found, self._n_batch, self._sums = step, "", 0, weight_sums(module)
 
     def reason(self, module: nn.Module, step: int) -> str | None:
         """Return a sentence with the reason and the remedy if nothing can be measured, before another batch."""
@@ -179,13 +179,13 @@ class Standstill:
             return None
         if same_weights(module, self._sums):
             return None
-        self.found = True
-        return (
+        self.found = (
             f"the weights have changed in the first {self._n_batch} batches, and trainer.global_step is still "
             f"{self.step}, so nothing can be measured. Lightning counts the calls of step() of the optimisers that "
             "self.optimizers() returns, inside training_step. Call step() of these optimisers there, or count the "
             "steps yourself with lightning_glassy.AgingTracker"
         )
+        return self.found
 
 
 def local_weights(parameter: Tensor) -> Tensor:
