@@ -121,7 +121,7 @@ class AgingMonitor(Recording):
 
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
         """Capture and measure what is due."""
-        if self.recorder.tracker is not None and not makes_no_updates(trainer):
+        if self.recorder.tracker is not None and not makes_no_updates(trainer) and not self.recorder.given_up:
             step = trainer.global_step
             self.note_event(step)
             self._next_event = self.recorder.event(step, partial(_rates, trainer))
@@ -130,13 +130,11 @@ class AgingMonitor(Recording):
         """Complete the record."""
         self._next_event = NEVER
         self.recorder.drain()
-        if self.recorder.tracker is not None:
-            self.record.meta["completed"] = trainer.global_step
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
-        if self._recorder is None:
+        if not self._is_ours(trainer):
             return
         # Other processes may have stopped before they added their part to a sum.
         self.recorder.drain(timeout=10.0)

@@ -108,10 +108,16 @@ class FabricAgingMonitor:
             hook.remove()
         self._optimizers: list[Optimizer] = []
         self._hooks: list[RemovableHandle] = []
+        self._waits = False  # for the first update
         self._started: tuple[int, dict[str, Tensor]] | None = None  # the first step, and sums of its weights
         self._module: weakref.ref[Module] | None = None
         self._next_event = NEVER
         self._event_without_rate: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the record for pickle and copy, without the training that is under way."""
+        forgotten: dict[str, Any] = {"_optimizers": [], "_hooks": [], "_waits": False, "_started": None}
+        return self.__dict__ | forgotten | {"_module": None, "_next_event": NEVER, "_event_without_rate": None}
 
     def facts(self) -> None:
         """Return nothing. The record itself describes the tracker."""
@@ -192,7 +198,8 @@ class FabricAgingMonitor:
             recorder.load_state_dict(state["tracker"])
         place = Place(who, fabric.loggers, ".", self.dirpath, self.save, fabric.is_global_zero)
         inner = [optimizer.optimizer for optimizer in optimizers]  # type: ignore[attr-defined]
-        recorder.begin(place, {who: self}, whole, self._step, optimizers=inner)
+        recorder.begin(place, {who: self}, whole, self._step)
+        recorder.count_updates(inner, self._step)
         meta = _describe_run(whole, inner, fabric)
 
         def make(state: Mapping[str, Any] | None, directory: Path | None) -> AgingTracker:
@@ -216,22 +223,25 @@ class FabricAgingMonitor:
         # The weights may still be set after `start`. The state before the first update is the one to measure.
         hookable = [optimizer for optimizer in inner if isinstance(optimizer, Optimizer)]
         self._hooks = [optimizer.register_step_pre_hook(self._before_first) for optimizer in hookable]
+        self._waits = True
         if not self._hooks:
-            self._event()
+            self._before_first()
 
     def _before_first(self, *_: Any) -> None:
         """Measure the state before the first update."""
-        for hook in self._hooks:
-            hook.remove()
-        if self._hooks:
-            self._hooks = []
+        if self._waits:
+            self._waits = False
             self._event()
 
     def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> None:
         """Count a step, and capture and measure what is due. Fabric calls this method."""
         if not any(optimizer is counted for counted in self._optimizers):
             return
-        self._before_first()  # the gradient scaler has skipped the first update
+        if self._hooks:
+            self._before_first()  # if the gradient scaler has skipped the first update
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
         if self._event_without_rate is not None:
             self._note_rates(self._event_without_rate, optimizer)
         self._step += 1
@@ -265,7 +275,7 @@ class FabricAgingMonitor:
                 "it before start(), or call finish() first"
             )
         self._recorder.go_back(step + 1)  # what was measured at the step itself is right
-        self._step = step
+        self._step, self._event_without_rate = step, None
         if self._recorder.tracker is not None:
             self._next_event = self._recorder.tracker.next_event
 
@@ -278,7 +288,7 @@ class FabricAgingMonitor:
         if self._recorder.running:
             self._recorder.drain()
             self._warn_of_standstill()
-            self._recorder.leave(type(self).__name__, self._step)
+            self._recorder.leave(type(self).__name__, self._step, completed=True)
             print_lines(print, self._recorder.summary() if self._is_global_zero else [])
             self._recorder.let_go()
         self._forget()

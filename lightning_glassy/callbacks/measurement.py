@@ -112,13 +112,13 @@ class Measurement(Recording, ABC):
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
         """Measure what is due at the present step."""
         self._plan()
-        if trainer.global_step >= self._next_event and not makes_no_updates(trainer):
+        if trainer.global_step >= self._next_event and not makes_no_updates(trainer) and not self.recorder.given_up:
             self._event(trainer, pl_module, at_start=first)
         self._enter(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the last step of the run, and complete the record."""
-        if self.progress.last_step < trainer.global_step:
+        if self.progress.last_step < trainer.global_step and not self.recorder.given_up:
             if self.trained.are_in_place(trainer):
                 self._event(trainer, pl_module)
             else:

@@ -27,6 +27,7 @@ from lightning_glassy.loggers.places import Directory, directory_of, inside
 from lightning_glassy.loggers.sinks import Pairs, Sinks
 from lightning_glassy.measure.optimizers import UpdateCounter
 from lightning_glassy.measure.resume import StateError, repack
+from lightning_glassy.measure.select import plain_name
 from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
@@ -214,6 +215,8 @@ class Recorder:
         self._reached = -1  # step of the last measurement
         self._cut_at: tuple[int, int] | None = None  # step, and number of updates, at which the record was cut last
         self._updates: UpdateCounter | None = None
+        self._names: set[str] = set()  # parameters that were trainable at the start
+        self._given_up = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the name and the record for pickle and copy. The rest belongs to a training that is under way."""
@@ -222,6 +225,12 @@ class Recorder:
     def belongs_to(self, home: object, name: str) -> bool:
         """Return whether this is the recorder of a name in a Trainer or Fabric."""
         return self.name == name and self._home is not None and self._home() is home
+
+    def busy_elsewhere(self, trainer: object) -> bool:
+        """Return whether the training of another Trainer is under way."""
+        home = None if self._home is None else self._home()
+        status = getattr(getattr(home, "state", None), "status", None)
+        return self.running and home is not trainer and status == "running"
 
     # ------------------------------------------------------------------ begin and end of a fit
 
@@ -244,7 +253,6 @@ class Recorder:
         module: nn.Module,
         step: int,
         followers: Followers | None = None,
-        optimizers: Iterable[Any] = (),
     ) -> None:
         """Start a fit: continue the record of a checkpoint or of the last fit, or start a new record.
 
@@ -256,13 +264,12 @@ class Recorder:
             module: the module that is trained.
             step: number of completed updates.
             followers: functions that run at each event of the tracker, see :attr:`AgingTracker.listeners`.
-            optimizers: the optimisers whose steps are counted.
         """
         same, self._trained = self._trained is not None and self._trained() is module, weakref.ref(module)
         self._place, self._members, self._facts, self._open = place, dict(members), {}, set(members)
         self.free()
         self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
-        self._refuse_foreign(step)
+        self._refuse_foreign(module, step)
         self._continues = self._restored is None and same and 0 < self._end <= step
         if self._continues and self._weights_changed():
             self._continues = False
@@ -273,15 +280,23 @@ class Recorder:
         series = self._run.series.items()
         self._pending = [(name, at, value) for name, values in series for at, value in values.items()]
         self._started, self._replaced = time.perf_counter(), False
-        self._begins_anew, self._reached, self._updates = False, -1, UpdateCounter(optimizers, step)
+        self._begins_anew, self._reached, self._given_up, self._updates = False, step, False, None
+        self._names = {plain_name(name) for name, weight in module.named_parameters() if weight.requires_grad}
+        if self._continues and self.record is not None:
+            self.record.meta.pop("completed", None)
+
+    def count_updates(self, optimizers: Iterable[Any], step: int) -> None:
+        """Count the updates of optimisers from a step on. Each member calls this method."""
+        if self._updates is None and self._open:
+            self._updates = UpdateCounter(optimizers, step)
 
     def _weights_changed(self) -> bool:
         """Return whether the weights are not the weights of the end of the last fit."""
         module = None if self._trained is None else self._trained()
         return self._replaced or (module is not None and not same_weights(module, self._end_sums))
 
-    def _refuse_foreign(self, step: int) -> None:
-        """Forget the state of a checkpoint if it is not the state of a training at this step."""
+    def _refuse_foreign(self, module: nn.Module, step: int) -> None:
+        """Forget the state of a checkpoint if it is not the state of a training at this step, with these weights."""
         state = self._restored
         if not isinstance(state, Mapping):
             return
@@ -290,21 +305,30 @@ class Recorder:
             saved_at = state.get("step", max(step, *measured))  # states of earlier versions do not have their step
         except Exception:
             return  # another check names what is wrong with the state
+        sums = state.get("weights")
+        why = ""
         if saved_at != step:
+            why = f"was saved at step {saved_at}, and this training starts at step {step}"
+        elif isinstance(sums, dict) and not spread(module) and not same_weights(module, sums):
+            why = "was saved with other weights than those at the start of this training"
+        if why:
             self._restored = self._near = None
-            self.tell(
-                f"the record of the checkpoint was saved at step {saved_at}, and this training starts at step {step}: "
-                "it belongs to another training. A new record starts here"
-            )
+            self.tell(f"the record of the checkpoint {why}: it belongs to another training. A new record starts here")
 
-    def go_back(self, step: int) -> None:
+    def go_back(self, step: int, *, noted: bool = True) -> None:
         """Cut the record, because the training has gone back, and is at this step again.
 
         Everything measured at this step or later is forgotten, and can be measured again. Each member calls this
         method.
+
+        Args:
+            step: number of completed updates.
+            noted: whether this starts another branch of the training, and is reported.
         """
-        if step > self._reached or self._cut_at == (step, self.updates):
+        if step > self._reached or self._given_up or self._cut_at == (step, self.updates):
             return
+        if step == 1 and noted:
+            step = 0  # a restart may have other weights at step 0, too
         self._cut_at = step, self.updates
         run, before, self._reached = self._run, self._reached, step
         self._pending = [value for value in self._pending if value[1] < step]
@@ -312,37 +336,71 @@ class Recorder:
         for progress in run.progress.values():
             progress.last_step = min(progress.last_step, step - 1)
         if self._updates is not None:
-            self._updates.go_back(before, step)
+            self._updates.go_back(step)
         if self.tracker is not None:
-            self.tracker.go_back(step)
+            self.tracker.forget_from(step)
             self.record = self.tracker.record
             self._hand_over([pair for pair in self.tracker.new_pairs() if sum(pair) < step], step)
         elif self.record is not None:
             self.record = self.record.before(step)
+        if not noted:
+            return
+        if self.record is not None:
             self.record.start_branch(step=step, gone_back_from=before)
             run.resumed, run.branches = self.record.meta["resumed"], self.record.meta["branches"]
-        if self.record is not None:
             run.sinks.go_back(self.record)
         self.tell(
             f"the training has gone back: step {step} comes after step {before}. What was measured at step {step} and "
             "later is cut from the record, which goes on from there"
         )
 
-    def leave(self, member: str, step: int) -> bool:
-        """End a fit at a step for one member. Return whether this member was the last, and the output is complete."""
+    def leave(self, member: str, step: int, *, completed: bool = False) -> bool:
+        """End a fit at a step for one member. Return whether this member was the last, and the output is complete.
+
+        Args:
+            member: name of the callback.
+            step: number of completed updates.
+            completed: whether the fit has come to its end.
+        """
         if member not in self._open:
             return False
+        if step < self._reached:
+            try:
+                self.go_back(step + 1)  # what was measured at the step itself is right
+            except Exception as error:  # a device that has failed
+                self.warn("the record may have rows of an abandoned branch", error)
         self._open.discard(member)
         if not self._open:
-            module = None if self._trained is None else self._trained()
-            self._end_sums = {} if module is None or spread(module) else weight_sums(module)
+            self._end_sums = self._sums()
         self._end = step
         if not self._open:
-            self.close()
+            self.close(step if completed else None)
         return not self._open
 
-    def close(self) -> None:
-        """Complete the files and the loggers."""
+    def _sums(self) -> dict[str, Tensor]:
+        """Return sums of the weights, if this process has all of them."""
+        module = None if self._trained is None else self._trained()
+        return {} if module is None or spread(module) else weight_sums(module, self._names)
+
+    def give_up(self, reason: str) -> None:
+        """Measure no more in this fit. The record so far is kept."""
+        if not self._given_up:
+            self._given_up = True
+            if self.tracker is not None:
+                self.tracker.give_up(RuntimeError(reason), self._reached)
+            self.tell(f"{reason}: no more is measured in this fit")
+
+    @property
+    def given_up(self) -> bool:
+        """Whether no more is measured in this fit."""
+        return self._given_up
+
+    def close(self, completed: int | None = None) -> None:
+        """Complete the files and the loggers.
+
+        Args:
+            completed: the last step, if the fit has come to its end.
+        """
         self._open, self._restored = set(), None
         self._run.seconds, self._started = self._seconds(), 0.0
         self._run.skipped = self._skipped(self._end)
@@ -350,9 +408,11 @@ class Recorder:
             self._updates.close()
             self._updates = None
         self.enter()
-        if self.record is not None and self._run.skipped:
-            self.record.meta["steps_without_update"] = self._run.skipped
         if self.record is not None:
+            if self._run.skipped:
+                self.record.meta["steps_without_update"] = self._run.skipped
+            if completed is not None:
+                self.record.meta["completed"] = completed
             self._run.sinks.close(self.record)
 
     def end_trajectory(self) -> None:
@@ -381,15 +441,26 @@ class Recorder:
     def _reach(self, step: int) -> None:
         if step > self._reached:
             self._reached, self._cut_at = step, None
+        if self._updates is not None:
+            self._updates.note(step)
 
     @property
     def updates(self) -> int:
         """Number of updates in this fit, as far as the optimisers tell."""
         return 0 if self._updates is None else self._updates.count
 
+    @property
+    def counts_all(self) -> bool:
+        """Whether each step of this fit has been one update."""
+        return self._updates is not None and self._updates.counts_all
+
     def _skipped(self, step: int) -> int:
         """Return the number of steps up to ``step`` that were no updates, as far as the optimisers tell."""
-        return self._run.skipped + (0 if self._updates is None else self._updates.skipped(step))
+        home = None if self._home is None else self._home()
+        counter, now = self._updates, getattr(home, "optimizers", None)
+        if counter is None or (now is not None and [*map(id, now)] != [*map(id, counter.optimizers)]):
+            return self._run.skipped  # other optimisers than at the start are not counted
+        return self._run.skipped + counter.skipped(step)
 
     def summary(self) -> list[str]:
         """Return the lines to print at the end: the reports of the members, and the places of the output."""
@@ -542,6 +613,7 @@ class Recorder:
             if strict:
                 raise
             self.tell(f"the record of the checkpoint cannot go on: {error}")
+            self._run, self._pending = _Run(), []
             state, self._continues, tracker = None, False, make(None, None)
         self.tracker, self._module, self._ended, self._n_trainable = tracker, module, None, None
         tracker.listeners = self._followers
@@ -678,15 +750,19 @@ class Recorder:
 
     # ------------------------------------------------------------------ the state in a checkpoint
 
-    def state_dict(self, step: int) -> dict[str, Any] | None:
+    def state_dict(self, step: int, module: nn.Module | None = None) -> dict[str, Any] | None:
         """Return the state for a checkpoint, as tensors and plain values, or ``None`` if nothing was measured.
 
         Args:
             step: number of completed updates. A training goes on with the state only from this step.
+            module: the module whose weights are in the checkpoint. Default: the module that is trained.
         """
+        if self._open and step < self._reached:
+            self.go_back(step)
         if not self._open and self._restored is not None:
             return dict(self._restored)  # a checkpoint of a fit that has not begun, which goes on from another one
-        if not self._open and self._begins_anew:
+        other = module is not None and self._trained is not None and module is not self._trained()
+        if not self._open and (self._begins_anew or other):
             return None
         state = dict(self._ended or {})
         if not self._open and self._weights_changed():
@@ -729,7 +805,8 @@ class Recorder:
             "skipped": self._skipped(step),
             "id": run.id,
             "resumed_at": run.resumed,
-            "branches": run.branches,
+            "branches": self._branches(),
+            "weights": {name: sums.cpu() for name, sums in self._sums().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None, near: Path | None = None) -> None:
@@ -742,8 +819,14 @@ class Recorder:
         self._restored, self._near = state, near
 
     def knows(self, state: object) -> bool:
-        """Return whether a state is of this training."""
-        return isinstance(state, Mapping) and state.get("id") == self._run.id
+        """Return whether a state is an earlier state of this training, and not of another branch."""
+        if not isinstance(state, Mapping) or state.get("id") != self._run.id:
+            return False
+        before = list(state.get("branches", ()))
+        return before == self._branches()[: len(before)]
+
+    def _branches(self) -> list[str]:
+        return list(self._run.branches if self.record is None else self.record.meta.get("branches", ()))
 
     def _restored_run(self) -> _Run:
         """Return the series and the costs of a checkpoint."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +22,7 @@ from lightning_glassy.callbacks.recorder import (
     check_known,
     check_name,
 )
-from lightning_glassy.callbacks.run import Standstill, TrainedWeights, check_strategy
+from lightning_glassy.callbacks.run import BeforeUpdate, Standstill, TrainedWeights, check_strategy, is_a
 from lightning_glassy.callbacks.summary import print_lines
 from lightning_glassy.loggers.places import directory_of
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
@@ -67,15 +68,25 @@ class Recording(Callback):
 
     def _forget(self) -> None:
         """Forget the training that is under way."""
+        for watcher in (getattr(self, "_standstill", None), getattr(self, "_before_update", None)):
+            if watcher is not None:
+                watcher.close()
         self._next_event, self._waits = NEVER, True
         self._seen = self._updates = -1  # step of the last event, and number of updates before it
+        self._automatic = self._exact = False
         self._standstill: Standstill | None = None
+        self._before_update: BeforeUpdate | None = None
         self.trained = TrainedWeights()
+        # Lightning adds these methods of the module to each callback.
+        vars(self).pop("log", None)
+        vars(self).pop("log_dict", None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        forgotten = {"_next_event": NEVER, "_waits": True, "_seen": -1, "_updates": -1, "_standstill": None}
-        return self.__dict__ | forgotten | {"trained": TrainedWeights()}
+        forgotten: dict[str, Any] = {"_next_event": NEVER, "_waits": True, "_seen": -1, "_updates": -1}
+        forgotten |= {"_exact": False, "_standstill": None, "_before_update": None, "trained": TrainedWeights()}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")}
+        return kept | forgotten
 
     @property
     def recorder(self) -> Recorder:
@@ -131,6 +142,11 @@ class Recording(Callback):
         if stage != "fit":
             return
         check_strategy(trainer.strategy, type(self).__name__, whole=not self.tracks)
+        if self._recorder is not None and self._recorder.busy_elsewhere(trainer):
+            raise MisconfigurationException(
+                f"this {type(self).__name__} measures the training of another Trainer, which is under way: give this "
+                "Trainer a callback of its own"
+            )
         self._forget()
         self._join(trainer).expect(pl_module)
 
@@ -169,7 +185,6 @@ class Recording(Callback):
             pl_module,
             trainer.global_step,
             {who: follower for who, follower in followers.items() if follower is not None},
-            trainer.optimizers,
         )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -197,20 +212,31 @@ class Recording(Callback):
     def _begin(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure the first step of a fit. In manual optimisation, look whether the steps are counted."""
         if self._standstill is None:
+            self._automatic = pl_module.automatic_optimization
+            self.recorder.count_updates(trainer.optimizers, step)
+            self.note_event(step)
             self.measure_now(trainer, pl_module, first=True)
+            self._before_update = BeforeUpdate(trainer.optimizers, pl_module, partial(self._again, trainer, pl_module))
             # Lightning counts the steps of manual optimisation only if they go through its own optimisers.
-            self._waits = not pl_module.automatic_optimization
+            self._waits = not self._automatic
             self._standstill = Standstill(pl_module, step) if self._waits else None
             return
-        why = self._standstill.reason(pl_module, step)
+        why = self._standstill.reason(step)
         if why:
             self.recorder.tell(why)
         self._waits = not why and step == self._standstill.step
+        if not self._waits:
+            self._standstill.close()
+
+    def _again(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the state before the first update once more, because the weights have been set since then."""
+        self.recorder.go_back(trainer.global_step, noted=False)
+        self.measure_now(trainer, pl_module, first=True)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """Measure what is due. Cut the record if the training has gone back to an earlier step."""
-        again = step == self._seen and pl_module.automatic_optimization and self.recorder.updates > self._updates
-        gone_back = step < self._seen or again
+        again = step == self._seen and self._exact and self.recorder.updates > self._updates
+        gone_back = (step < self._seen or again) and not self.recorder.given_up
         if gone_back:
             self.recorder.go_back(step)
             self.note_event(step)
@@ -229,28 +255,48 @@ class Recording(Callback):
     def note_event(self, step: int) -> None:
         """Remember the step of an event, and the number of updates before it."""
         self._seen, self._updates = step, self.recorder.updates
+        # In manual optimisation, there may be updates that are no steps.
+        self._exact = self._automatic or self.recorder.counts_all
+        if self._before_update is not None and self._before_update.done:
+            self._before_update.close()
+            self._before_update = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
         # All processes decide alike, also those that hold no weights.
         if not trainer.strategy.reduce_boolean_decision(self.trained.are_in_place(trainer)):
             self.recorder.end_trajectory()
-        if self.recorder.leave(type(self).__name__, trainer.global_step) and trainer.is_global_zero:
+        self._end_standstill(trainer)
+        if self.recorder.leave(type(self).__name__, trainer.global_step, completed=True) and trainer.is_global_zero:
             print_lines(trainer.print, self.recorder.summary())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
+        if not self._is_ours(trainer):
+            return
+        # Averages are in the place of the weights during a validation.
+        if not trainer.training and any(is_a(callback, "WeightAveraging") for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self.recorder.end_trajectory()
         self._forget()
-        if self._recorder is not None:
-            self._recorder.leave(type(self).__name__, trainer.global_step)
+        self.recorder.leave(type(self).__name__, trainer.global_step)
+
+    def _is_ours(self, trainer: Trainer) -> bool:
+        """Return whether this callback measures the training of a Trainer, and not one that encloses it."""
+        return self._recorder is not None and self._recorder.belongs_to(trainer, unique_name(trainer, self))
+
+    def _end_standstill(self, trainer: Trainer) -> None:
+        if self._standstill is not None:
+            why = self._standstill.reason(trainer.global_step, at_end=True)
+            if why:
+                self.recorder.tell(why)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state that a resumed training needs, as tensors and plain values."""
-        if self._recorder is None or self._recorder.name in checkpoint.get(_KEY, {}):
+        if not self._is_ours(trainer) or self.recorder.name in checkpoint.get(_KEY, {}):
             return
-        state = self._recorder.state_dict(trainer.global_step)
+        state = self.recorder.state_dict(trainer.global_step, pl_module)
         if state is not None:
-            checkpoint.setdefault(_KEY, {})[self._recorder.name] = state
+            checkpoint.setdefault(_KEY, {})[self.recorder.name] = state
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the state that :meth:`on_save_checkpoint` added. It is used when training starts."""
@@ -259,16 +305,20 @@ class Recording(Callback):
             return
         recorder = self._join(trainer)
         if recorder.running:
-            return  # a callback goes back to a checkpoint, which the next batch notices
+            # A callback goes back to a checkpoint. If it is one of this training, the next batch notices it.
+            if not recorder.knows(states.get(recorder.name)):
+                recorder.give_up("the checkpoint of another training has been restored in the middle of this one")
+            return
         checkpoint_path = None if trainer.ckpt_path is None else directory_of(trainer.ckpt_path)
         near = checkpoint_path.parent / SNAPSHOTS if isinstance(checkpoint_path, Path) else None
         recorder.load_state_dict(states.get(recorder.name), near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Free the snapshots, and all that refers to the weights."""
+        if stage != "fit" or not self._is_ours(trainer):
+            return
         self._forget()
-        if self._recorder is not None:
-            self._recorder.let_go()
+        self.recorder.let_go()
 
     def on_after_setup(self) -> NoReturn:
         """Refuse a Fabric, which calls this method. A Trainer does not call it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,8 +15,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lightning_glassy.measure.optimizers import is_plain, options_of
+from lightning_glassy.measure.select import plain_name
 from lightning_glassy.replicas.ensemble import replica_axes
 from lightning_glassy.replicas.training import ReplicaTraining
 from lightning_glassy.schedule import LogTimeSchedule, ScheduleLike, as_schedule
@@ -157,7 +159,7 @@ def _some(parameter: Tensor) -> Tensor:
 
 
 class Standstill:
-    """Notices that weights move while ``trainer.global_step`` stands still, in the first batches of a fit.
+    """Notices that an optimiser updates the weights while ``trainer.global_step`` stands still at the start of a fit.
 
     Args:
         module: the module that is trained.
@@ -169,23 +171,68 @@ class Standstill:
     """
 
     def __init__(self, module: nn.Module, step: int) -> None:
-        self.step, self.found, self._n_batch, self._sums = step, "", 0, weight_sums(module)
+        self.step, self.found, self._n_batch, self._n_update = step, "", 0, 0
+        self._own = {id(parameter) for parameter in module.parameters()}
+        # This hook is called after each step of any optimiser of torch.
+        self._hook = register_optimizer_step_post_hook(self._count)
 
-    def reason(self, module: nn.Module, step: int) -> str | None:
-        """Return a sentence with the reason and the remedy if nothing can be measured, before another batch."""
-        self._n_batch += 1
-        # Gradients can be accumulated over any number of batches, so look again later.
-        if step > self.step or self._n_batch < 4 or self._n_batch & (self._n_batch - 1):
-            return None
-        if same_weights(module, self._sums):
-            return None
-        self.found = (
-            f"the weights have changed in the first {self._n_batch} batches, and trainer.global_step is still "
-            f"{self.step}, so nothing can be measured. Lightning counts the calls of step() of the optimisers that "
-            "self.optimizers() returns, inside training_step. Call step() of these optimisers there, or count the "
-            "steps yourself with lightning_glassy.AgingTracker"
-        )
+    def _count(self, optimizer: Optimizer, *_: Any) -> None:
+        weights = (weight for group in optimizer.param_groups for weight in group["params"])
+        self._n_update += any(id(weight) in self._own and weight.grad is not None for weight in weights)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._hook.remove()
+
+    def reason(self, step: int, *, at_end: bool = False) -> str:
+        """Return a sentence with the reason and the remedy if nothing can be measured, or an empty text.
+
+        Args:
+            step: number of completed updates before another batch, or at the end.
+            at_end: whether this is the end of the fit.
+        """
+        self._n_batch += not at_end
+        if step == self.step and self._n_update and (at_end or self._n_batch >= 4):
+            self.found = (
+                f"an optimiser has updated the weights {self._n_update} times, and trainer.global_step is still "
+                f"{self.step}, so nothing can be measured. Lightning counts the calls of step() of the optimisers that "
+                "self.optimizers() returns, inside training_step. Call step() of these optimisers there, or count the "
+                "steps yourself with lightning_glassy.AgingTracker"
+            )
         return self.found
+
+
+class BeforeUpdate:
+    """Calls a function right before the first update of an optimiser, if the weights have been written since now.
+
+    Args:
+        optimizers: the optimisers. Those that are not torch's are not seen.
+        module: the module that is trained.
+        call: the function.
+
+    Attributes:
+        done: whether the first update has begun.
+    """
+
+    def __init__(self, optimizers: Iterable[Any], module: nn.Module, call: Callable[[], object]) -> None:
+        self.done, self._module, self._call, self._versions = False, module, call, self._now(module)
+        known = [optimizer for optimizer in optimizers if isinstance(optimizer, Optimizer)]
+        self._hooks = [optimizer.register_step_pre_hook(self._look) for optimizer in known]
+
+    @staticmethod
+    def _now(module: nn.Module) -> list[int]:
+        return [parameter._version for parameter in module.parameters()]
+
+    def close(self) -> None:
+        """Look no more."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _look(self, *_: Any) -> None:
+        # A hook must not remove hooks.
+        first, self.done = not self.done, True
+        if first and self._now(self._module) != self._versions:
+            self._call()
 
 
 def local_weights(parameter: Tensor) -> Tensor:
@@ -195,35 +242,46 @@ def local_weights(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def weight_sums(module: nn.Module) -> dict[str, Tensor]:
-    """Return two sums over the weights of each trainable parameter in this process, on its device, by name."""
+def weight_sums(module: nn.Module, names: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Return sums over the weights of each trainable parameter in this process, on its device, by name.
+
+    Args:
+        module: the module.
+        names: names of further parameters.
+    """
     sums: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         # A tensor of an odd kind has no sum, and neither has a device that has failed.
         with contextlib.suppress(Exception):
-            if parameter.requires_grad:
-                sums[name] = _two_sums(parameter)
+            if parameter.requires_grad or plain_name(name) in names:
+                sums[plain_name(name)] = _sums(parameter)
     return sums
 
 
 @torch.no_grad()
 def same_weights(module: nn.Module, before: Mapping[str, Tensor]) -> bool:
     """Return whether the weights have the sums of an earlier time. They may be on another device, or frozen now."""
-    now = dict(module.named_parameters())
+    now = {plain_name(name): parameter for name, parameter in module.named_parameters()}
     for name, sums in before.items():
         if name not in now:
             return False
         # On another device, sums have other rounding errors.
-        then, there = sums.cpu(), _two_sums(now[name]).cpu()
-        if bool((there - then).abs().max() > 1e-9 * then[1]):
+        then, there = sums.cpu(), _sums(now[name]).cpu()
+        if bool((there - then).abs().max() > 1e-9 * then[0]):
             return False
     return True
 
 
-def _two_sums(parameter: Tensor) -> Tensor:
+def _sums(parameter: Tensor) -> Tensor:
+    """Return the sums of |w|, of w, and of w with weights that grow along the rows, and along the columns."""
     weights = local_weights(parameter)
     real = torch.view_as_real(weights.resolve_conj()) if weights.is_complex() else weights
-    return torch.stack([real.sum(dtype=torch.float64), real.abs().sum(dtype=torch.float64)]).nan_to_num()
+    table = real.reshape(len(real) if real.dim() else 1, -1)
+    rows, columns = table.sum(1, dtype=torch.float64), table.sum(0, dtype=torch.float64)
+    along = [
+        side @ torch.linspace(0, 1, len(side), dtype=torch.float64, device=side.device) for side in (rows, columns)
+    ]
+    return torch.stack([table.abs().sum(dtype=torch.float64), rows.sum(), *along]).nan_to_num()
 
 
 def describe_optimizers(optimizers: Iterable[Optimizer]) -> list[dict[str, Any]]:

@@ -50,13 +50,16 @@ class UpdateCounter:
 
     Attributes:
         count: number of updates so far.
+        optimizers: as above.
     """
 
     def __init__(self, optimizers: Iterable[Any], step: int) -> None:
         self.count, self._start = 0, step
         self._skipped_on_device: Tensor | None = None
-        known = [optimizer for optimizer in optimizers if isinstance(optimizer, Optimizer)]
-        self._hooks = [optimizer.register_step_post_hook(self._count) for optimizer in known]
+        self._known = 0  # steps that were no updates, up to the last event
+        self.optimizers = list(optimizers)
+        seen = [o for o in self.optimizers if isinstance(o, Optimizer) and _calls_hooks_once(o)]
+        self._hooks = [o.register_step_post_hook(self._count) for o in seen if len(seen) == len(self.optimizers)]
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -75,9 +78,18 @@ class UpdateCounter:
                     self.count += 1
                     return
 
-    def go_back(self, before: int, step: int) -> None:
-        """Keep the count of skipped steps if the training goes back from one step to another."""
-        self._start -= before - step
+    def note(self, step: int) -> None:
+        """Remember the count at an event."""
+        self._known = step - self._start - self.count
+
+    def go_back(self, step: int) -> None:
+        """Go on from the count at the last event, because the training has gone back, and is at this step again."""
+        self._start = step - self.count - self._known
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether there were steps before the last event, and each was one update."""
+        return self.count > 0 and self._known == 0
 
     def skipped(self, step: int) -> int:
         """Return the number of steps up to ``step`` that were no updates. Wait for the device if it has counted."""
@@ -85,6 +97,11 @@ class UpdateCounter:
             return 0
         on_device = 0 if self._skipped_on_device is None else int(self._skipped_on_device)
         return max(step - self._start - self.count, 0) + on_device
+
+
+def _calls_hooks_once(optimizer: Optimizer) -> bool:
+    """Return whether one step calls the hooks once. torch adds the calls to ``step`` of a class and of its base."""
+    return sum(hasattr(vars(cls).get("step"), "hooked") for cls in type(optimizer).__mro__) <= 1
 
 
 def is_plain(value: object) -> bool:

@@ -558,10 +558,14 @@ class AgingTracker:
         Args:
             step: number of completed updates.
         """
-        step = operator.index(step)
+        before = self._seen
+        self.forget_from(operator.index(step))
+        self.record.start_branch(step=step, gone_back_from=before)
+
+    def forget_from(self, step: int) -> None:
+        """Forget everything from ``step`` on, as if it had not been measured."""
         self.drain()
         self.record = self.record.before(step)
-        self.record.start_branch(step=step, gone_back_from=self._seen)
         waiting_times, lags = self.record.pairs
         for waiting_time, snapshot in list(self._bank.live.items()):
             if waiting_time >= step:

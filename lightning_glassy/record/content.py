@@ -361,6 +361,12 @@ class RecordContent:
         before = _listed(other.meta, "branches")
         return self.same_training(other) and before == _listed(self.meta, "branches")[: len(before)]
 
+    def _has_all_rows_of(self, other: RecordContent) -> bool:
+        tables = {name: table for name, table in other._tables.items() if len(table)}
+        return bool(tables) and all(
+            name in self._tables and table.within(self._tables[name]) for name, table in tables.items()
+        )
+
     def same_training(self, other: RecordContent) -> bool:
         """Return whether two records belong to the same training, perhaps to different branches of it."""
         return self.meta.get("id") is not None and self.meta["id"] == other.meta.get("id")
@@ -369,13 +375,13 @@ class RecordContent:
         """Return whether this record lacks nothing of another record of the same training, and goes as far.
 
         A killed run can be ahead of its last checkpoint. The run that goes on from it measures the same steps again, on
-        some devices with other rounding errors. The pairs of a completed run, or of another branch, must be the same to
+        some devices with other rounding errors. The rows of a completed run, or of another branch, must be the same to
         the bit.
         """
         if self.meta.get("id") != other.meta.get("id") or other.last_step > self.last_step:
             return False
         measured_again = "completed" not in other.meta and self.goes_on_from(other)
-        return measured_again or (len(other) > 0 and other.is_part_of(self))
+        return measured_again or (self._measures_as(other) and self._has_all_rows_of(other))
 
     def _measures_as(self, other: RecordContent) -> bool:
         same = self._shape() == other._shape() and self.n_replica == other.n_replica
