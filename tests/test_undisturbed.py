@@ -76,6 +76,8 @@ class Averaging(SmallNet):
         self.hidden = [nn.BatchNorm1d(8)]  # no submodule
         self.numbers = {"torch": torch.Generator().manual_seed(1), "numpy": np.random.default_rng(1)}
         self.old_numbers, self.dice = [np.random.RandomState(1)], (random.Random(1),)
+        self.net[0].weight.calls, self.net[0].weight.seen = 0, []  # type: ignore[union-attr]
+        self.undetached = torch.zeros(())
         self.features: list[Any] = []
         kept = self.features
         self.net[0].register_forward_hook(lambda *found: kept.append(float(found[-1].detach().sum())))
@@ -106,6 +108,10 @@ class Averaging(SmallNet):
         self.total += found
         self.totals[0].data.add_(found)
         self.array[1] += found
+        self.net[0].weight.calls += 1  # type: ignore[union-attr,operator]
+        self.net[0].weight.seen.append(found)  # type: ignore[union-attr,operator]
+        self.undetached.detach_()
+        self.undetached += loss
         self.optimizers().param_groups[0]["lr"] *= 0.9  # type: ignore[union-attr]
         return loss
 
@@ -131,6 +137,8 @@ class Averaging(SmallNet):
             ],
             "metric": self.metrics["accuracy"]._update_count,
             "meter": [self.meter.sum, self.meter.history],
+            "of a parameter": [self.net[0].weight.calls, self.net[0].weight.seen],
+            "undetached": self.undetached.detach(),
             "sums": [self.total, self.totals, self.array.tolist()],
             "rates": [group["lr"] for group in self.trainer.optimizers[0].param_groups],
         }

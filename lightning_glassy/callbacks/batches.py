@@ -163,6 +163,8 @@ def _plan(
         drawn, in_order = list(range(sampler.n_samples)), False
     else:
         drawn, in_order = _epoch(sampler.sampler if grouping else sampler, dataset, name, processes)
+    if in_order and grouping and sampler.drop_last and batch_size is None:
+        drawn = drawn[: len(drawn) // (sampler.batch_size * processes) * sampler.batch_size * processes]
     if in_order and limit is not None and limit < len(loader):
         # The training never sees the rest.
         drawn = drawn[: int(limit) * processes * (sampler.batch_size if grouping else 1)]

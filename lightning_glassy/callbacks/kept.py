@@ -40,6 +40,7 @@ _LEFT_ALONE |= {"threading", "torch", "wandb", "weakref"}
 _LIVE = (io.IOBase, threading.Thread, type(threading.Lock()), type(threading.RLock()))
 _CONSTANT = (type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype)
 _SMALL = 1 << 28  # bytes that any machine has
+_LITTLE = 1 << 20  # bytes of a counter or an average in a data set, unlike the data
 _MOST = 200_000  # objects to remember, which takes about a second
 
 
@@ -53,13 +54,14 @@ class Kept:
 
     Args:
         roots: the objects.
-        content: whether to copy the content of tensors and arrays, which may be written in place. Without it, data sets
-            are not left alone.
+        content: whether to copy the content of all tensors and arrays, which may be written in place. Without it, only
+            those up to 1 MiB are copied, and data sets are not left alone.
 
     Attributes:
         tensors: the copies of tensors, by the ``id`` of the tensor.
         optimizers: the optimisers that were found.
-        iterators: iterators that cannot be restored, each with the dictionary and the key that refer to it.
+        iterators: iterators that cannot be restored, each with the dictionary or list, and the key, that refer to it.
+        leaves: the tensors that can have a gradient.
 
     Raises:
         MemoryError: there is no memory for the copies.
@@ -74,7 +76,8 @@ class Kept:
         self._found: list[Tensor] = []
         self.tensors: dict[int, Tensor] = {}
         self.optimizers: list[Optimizer] = []
-        self.iterators: list[tuple[dict[Any, Any], Any]] = []
+        self.iterators: list[tuple[Any, Any]] = []
+        self.leaves: list[Tensor] = []
         while self._next and len(self._seen) < _MOST:
             value = self._next.popleft()
             if not isinstance(value, _CONSTANT) and id(value) not in self._seen:
@@ -100,10 +103,13 @@ class Kept:
     def _keep(self, value: Any) -> None:
         """Remember one object, and queue the objects that it refers to."""
         if isinstance(value, Tensor):
-            if self._content:
+            if self._content or value.nbytes <= _LITTLE:
                 self._found.append(value)
+            if value.__dict__:
+                self._keep_attributes(value)
         elif isinstance(value, np.ndarray):
-            if self._content and value.flags.writeable and not isinstance(value, np.memmap):
+            little = self._content or value.nbytes <= _LITTLE
+            if little and value.flags.writeable and not isinstance(value, np.memmap):
                 self._restore.append(partial(np.copyto, value, value.copy()))
         elif isinstance(value, (dict, list, bytearray, array.array, set, deque, tuple, frozenset)):
             self._keep_members(value)
@@ -136,6 +142,7 @@ class Kept:
             self._restore.append(partial(_refill_list, value, items))
             if isinstance(value, list):
                 self._next.extend(items)
+                self.iterators += [(value, i) for i, item in enumerate(items) if self._cannot_go_back(item)]
         else:
             members = list(value)
             if isinstance(value, (set, deque)):
@@ -215,6 +222,7 @@ class Kept:
             self._restore.append(partial(_put_back, tensor, alias, copied))
         for tensor in self._found:
             if tensor.is_leaf:
+                self.leaves.append(tensor)
                 self._restore.append(partial(_put_back_gradient, tensor, tensor.grad, tensor.requires_grad))
 
 
@@ -226,6 +234,8 @@ def _put_back(tensor: Tensor, alias: Tensor, copied: Tensor) -> None:
 
 
 def _put_back_gradient(tensor: Tensor, gradient: Tensor | None, trainable: bool) -> None:
+    if not tensor.is_leaf:
+        tensor.detach_()  # a loss has been added in place
     if tensor.requires_grad != trainable:
         tensor.requires_grad_(trainable)
     if tensor.grad is not gradient:

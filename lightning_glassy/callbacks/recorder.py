@@ -217,6 +217,7 @@ class Recorder:
         self._updates: UpdateCounter | None = None
         self._names: set[str] = set()  # parameters that were trainable at the start
         self._given_up = False
+        self._expected: dict[str, Tensor] = {}  # sums of the weights with which this fit starts
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the name and the record for pickle and copy. The rest belongs to a training that is under way."""
@@ -269,11 +270,14 @@ class Recorder:
         self._place, self._members, self._facts, self._open = place, dict(members), {}, set(members)
         self.free()
         self._warned, self._directory, self.snapshots, self._followers = set(), None, None, dict(followers or {})
+        self._expected = {}
         self._refuse_foreign(module, step)
         self._continues = self._restored is None and same and 0 < self._end <= step
         if self._continues and self._weights_changed():
             self._continues = False
             self.tell("the weights have been changed since the end of the last fit: a new record starts here")
+        if self._continues:
+            self._expected = self._end_sums
         if not self._continues:
             self.record, self._ended, self._run = None, None, self._restored_run()
         # A new record may be made. The values from before then enter it.
@@ -284,6 +288,18 @@ class Recorder:
         self._names = {plain_name(name) for name, weight in module.named_parameters() if weight.requires_grad}
         if self._continues and self.record is not None:
             self.record.meta.pop("completed", None)
+
+    def check_weights(self) -> None:
+        """Drop the earlier snapshots if a hook has set the weights since the start of a fit that goes on from another.
+
+        Each member calls this method before the first update.
+        """
+        expected, self._expected = self._expected, {}
+        module = None if self._trained is None else self._trained()
+        if self.tracker is None or module is None or same_weights(module, expected):
+            return
+        self.tracker.drop_snapshots()
+        self.tell("the weights have been set since the start of this fit: no pair compares them with earlier weights")
 
     def count_updates(self, optimizers: Iterable[Any], step: int) -> None:
         """Count the updates of optimisers from a step on. Each member calls this method."""
@@ -309,8 +325,10 @@ class Recorder:
         why = ""
         if saved_at != step:
             why = f"was saved at step {saved_at}, and this training starts at step {step}"
-        elif isinstance(sums, dict) and not spread(module) and not same_weights(module, sums):
-            why = "was saved with other weights than those at the start of this training"
+        elif isinstance(sums, dict) and not spread(module):
+            self._expected = sums
+            if not same_weights(module, sums):
+                why = "was saved with other weights than those at the start of this training"
         if why:
             self._restored = self._near = None
             self.tell(f"the record of the checkpoint {why}: it belongs to another training. A new record starts here")

@@ -214,6 +214,7 @@ class Recording(Callback):
         if self._standstill is None:
             self._automatic = pl_module.automatic_optimization
             self.recorder.count_updates(trainer.optimizers, step)
+            self.recorder.check_weights()
             self.note_event(step)
             self.measure_now(trainer, pl_module, first=True)
             self._before_update = BeforeUpdate(trainer.optimizers, pl_module, partial(self._again, trainer, pl_module))

@@ -77,14 +77,14 @@ class ReplicaOverlap(Measurement):
     @contextmanager
     def undisturbed(self, trainer: Trainer, module: LightningModule, seed: int) -> Iterator[None]:
         """Restore the training after the block, which runs in evaluation mode."""
-        with undisturbed(trainer, module, seed), torch.no_grad():
-            module.eval()
+        with undisturbed(trainer, module, seed, mode="eval"), torch.no_grad():
             yield
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """Return the matrices of the present networks."""
         with trainer.precision_plugin.forward_context():
-            outputs = _ensemble(module)(self._inputs.to(module.device))
+            inputs = trainer.precision_plugin.convert_input(self._inputs)
+            outputs = _ensemble(module)(inputs.to(module.device))
         return {name: matrix.double().cpu().numpy() for name, matrix in compared(outputs).items()}
 
 

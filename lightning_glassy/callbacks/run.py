@@ -215,7 +215,8 @@ class BeforeUpdate:
     """
 
     def __init__(self, optimizers: Iterable[Any], module: nn.Module, call: Callable[[], object]) -> None:
-        self.done, self._module, self._call, self._versions = False, module, call, self._now(module)
+        self._module, self._call, self._versions = module, call, self._now(module)
+        self._begun = self.done = False
         known = [optimizer for optimizer in optimizers if isinstance(optimizer, Optimizer)]
         self._hooks = [optimizer.register_step_pre_hook(self._look) for optimizer in known]
 
@@ -229,10 +230,11 @@ class BeforeUpdate:
             hook.remove()
 
     def _look(self, *_: Any) -> None:
-        # A hook must not remove hooks.
-        first, self.done = not self.done, True
-        if first and self._now(self._module) != self._versions:
-            self._call()
+        if not self._begun:
+            self._begun = True
+            if self._now(self._module) != self._versions:
+                self._call()
+            self.done = True  # not before, because a hook must not remove hooks
 
 
 def local_weights(parameter: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def undisturbed(
             trainer.validating = True
         else:
             trainer.training = True
-        for parameter in module.parameters():
+        for parameter in kept.leaves:
             parameter.grad = None
         for part in parts:
             if is_a(part, "LightningModule"):

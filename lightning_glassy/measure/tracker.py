@@ -578,6 +578,12 @@ class AgingTracker:
         if not self._broken:
             self.next_event = self._find_next_event()
 
+    def drop_snapshots(self) -> None:
+        """Free all snapshots, because the weights do not follow from them. New waiting times follow."""
+        for waiting_time in list(self._bank.live):
+            self._bank.release(waiting_time)
+        self.next_event = self._find_next_event()
+
     @property
     def alone(self) -> bool:
         """Whether this process holds all parameters."""
