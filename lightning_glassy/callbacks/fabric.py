@@ -109,6 +109,7 @@ class FabricAgingMonitor:
         self._optimizers: list[Optimizer] = []
         self._hooks: list[RemovableHandle] = []
         self._waits = False  # for the first update
+        self._fabric: Fabric | None = None  # if several processes measure
         self._started: tuple[int, dict[str, Tensor]] | None = None  # the first step, and sums of its weights
         self._module: weakref.ref[Module] | None = None
         self._next_event = NEVER
@@ -116,8 +117,9 @@ class FabricAgingMonitor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the record for pickle and copy, without the training that is under way."""
-        forgotten: dict[str, Any] = {"_optimizers": [], "_hooks": [], "_waits": False, "_started": None}
-        return self.__dict__ | forgotten | {"_module": None, "_next_event": NEVER, "_event_without_rate": None}
+        forgotten: dict[str, Any] = {"_optimizers": [], "_hooks": [], "_waits": False, "_fabric": None}
+        forgotten |= {"_started": None, "_module": None, "_next_event": NEVER, "_event_without_rate": None}
+        return self.__dict__ | forgotten
 
     def facts(self) -> None:
         """Return nothing. The record itself describes the tracker."""
@@ -223,6 +225,7 @@ class FabricAgingMonitor:
         # The weights may still be set after `start`. The state before the first update is the one to measure.
         hookable = [optimizer for optimizer in inner if isinstance(optimizer, Optimizer)]
         self._hooks = [optimizer.register_step_pre_hook(self._before_first) for optimizer in hookable]
+        self._fabric = fabric if sharded else None
         self._waits = True
         if not self._hooks:
             self._before_first()
@@ -268,8 +271,12 @@ class FabricAgingMonitor:
         if not self._recorder.running:
             self._state = state
             return
-        step = state.get("step", -1)
-        if not (self._recorder.knows(state.get("tracker", {})) and 0 <= step <= self._step):
+        step, known = state.get("step", -1), self._recorder.knows(state.get("tracker", {}))
+        if (
+            self._fabric is not None
+        ):  # the state is that of the first process, whose random names the others do not have
+            known = self._fabric.broadcast(known)
+        if not (known and 0 <= step <= self._step):
             raise StateError(
                 f"the state (step {step}) is not an earlier state of the training under way (step {self._step}): load "
                 "it before start(), or call finish() first"

@@ -307,7 +307,9 @@ class Recording(Callback):
         recorder = self._join(trainer)
         if recorder.running:
             # A callback goes back to a checkpoint. If it is one of this training, the next batch notices it.
-            if not recorder.knows(states.get(recorder.name)):
+            state = states.get(recorder.name)
+            # The state is that of the first process, whose random names the others do not have.
+            if state is not None and not trainer.strategy.broadcast(recorder.knows(state)):
                 recorder.give_up("the checkpoint of another training has been restored in the middle of this one")
             return
         checkpoint_path = None if trainer.ckpt_path is None else directory_of(trainer.ckpt_path)
