@@ -791,6 +791,40 @@ def test_passes_over_the_data_in_one_long_epoch_have_each_sample_once(n_replica:
     assert sorted(read) == list(range(10))
 
 
+def test_samples_that_an_epoch_repeats_count_as_often() -> None:
+    order = [*range(6), 5, 5, 5]
+    loader = DataLoader(TensorDataset(torch.arange(6.0)), batch_size=4, sampler=ListSampler(order))
+    read = [int(x) for (batch,) in Batches(loader, "the data")._loader for x in batch]
+    assert sorted(read) == sorted(order)
+
+
+class ListSampler(Sampler[int]):
+    def __init__(self, order: list[int]) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+
+def test_a_loader_that_drops_its_last_batch_in_a_fixed_order_loses_its_samples() -> None:
+    data_set = TensorDataset(torch.arange(10.0))
+    for shuffle, n in ((False, 8), (True, 10)):
+        loader = DataLoader(data_set, batch_size=4, drop_last=True, shuffle=shuffle)
+        assert Batches(loader, "the data").samples == n
+
+
+def test_a_loader_with_batches_of_its_own_is_refused() -> None:
+    class Doubled(DataLoader[Any]):
+        def __iter__(self) -> Any:
+            return (2 * batch for batch in super().__iter__())
+
+    with pytest.raises(MisconfigurationException, match="Doubled, which makes its batches in a way of its own"):
+        Batches(Doubled(TensorDataset(torch.arange(10.0))), "the data")
+
+
 def test_a_sampler_that_cannot_be_copied_is_refused() -> None:
     class Holding(Mixed):
         def __init__(self, samples: list[int]) -> None:

@@ -30,6 +30,8 @@ from lightning_glassy.replicas.batches import ReplicaBatchSampler
 
 _SEED = 20180307  # fixed, so that all steps, runs and processes read the same batches
 
+_LONG = 200_000  # draws of a sampler that take no time
+
 
 class Batches:
     """Batches of the samples that a loader draws, which are the same at each reading.
@@ -148,6 +150,12 @@ def _plan(
             f"{name} is a {type(loader).__name__}, and a torch DataLoader is needed to read its data without "
             "disturbing it: name one for the measurement"
         )
+    own = next(cls for cls in type(loader).__mro__ if "__iter__" in vars(cls))
+    if own.__module__.partition(".")[0] not in ("torch", "torchdata"):
+        raise MisconfigurationException(
+            f"{name} is a {own.__name__}, which makes its batches in a way of its own: name a torch DataLoader of the "
+            "same samples for the measurement"
+        )
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         raise MisconfigurationException(
@@ -249,13 +257,13 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
 
 
 def _drawn(sampler: Any, n: int) -> list[Any]:
-    """Return what a sampler draws in an epoch, or in a bit more than a pass over the data set if an epoch is longer."""
+    """Return what a sampler draws in an epoch, or in two passes over a large data set if an epoch is longer."""
     items: list[Any] = []
     n_drawn = 0
     for item in itertools.islice(sampler, len(sampler)):  # a Trainer reads no more than the length
         items.append(item.tolist() if hasattr(item, "tolist") else item)
         n_drawn += len(_flat(items[-1]))
-        if n_drawn > n * (len(items[-1]) if _depth(items) > 2 else 1):
+        if n_drawn > max(_LONG, 2 * n * (len(items[-1]) if _depth(items) > 2 else 1)):
             break
     return items
 

@@ -27,7 +27,7 @@ def log_spaced(values: ArrayLike, most: int) -> NDArray[np.int64]:
 
     Example:
         >>> log_spaced(range(1000), 8).tolist()
-        [0, 2, 7, 21, 58, 156, 417, 999]
+        [0, 2, 7, 19, 51, 138, 372, 999]
     """
     x = np.log1p(np.asarray(values, dtype=np.float64))
     places = np.arange(len(x))
