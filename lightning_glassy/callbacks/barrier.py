@@ -173,11 +173,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
         """Return the losses along the lines from the snapshots to the present weights."""
         if not snapshots:
             return []
-        # An AgingMonitor that stands before this callback measures before its `on_train_start`.
-        if self._data is None:
-            with undisturbed(trainer, module, seed=0):
-                self.prepare(trainer, module)
-        assert self._data is not None
+        assert self._data is not None  # all callbacks have started before the first event
         try:
             with _Lines(event.parameters, snapshots) as self._lines:
                 paths = self._along(self._lines, self._data, trainer, module, seed=event.step)
