@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # type checkers cannot read the list below; a test holds the 
     from lightning_glassy.callbacks.network import NetworkMeasurement as NetworkMeasurement
     from lightning_glassy.callbacks.pairs import PairMeasurement as PairMeasurement
     from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap as ReplicaOverlap
-    from lightning_glassy.measure.checkpoints import measure_checkpoints as measure_checkpoints
+    from lightning_glassy.checkpoints import measure_checkpoints as measure_checkpoints
     from lightning_glassy.measure.tracker import AgingTracker as AgingTracker
     from lightning_glassy.record import AgingRecord as AgingRecord
     from lightning_glassy.record import RecordError as RecordError
@@ -53,7 +53,7 @@ _HOMES = {
     "ReplicaOverlap": "callbacks.replica_overlap",
     "ReplicaTraining": "replicas",
     "Steps": "schedule",
-    "measure_checkpoints": "measure.checkpoints",
+    "measure_checkpoints": "checkpoints",
     "per_replica": "replicas",
     "replica_loader": "replicas",
 }

@@ -404,7 +404,7 @@ def _tensorboard(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace) -> None:
     if os.path.lexists(options.out) and not options.overwrite:  # also a link that leads nowhere
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
-    from lightning_glassy.measure.checkpoints import measure_checkpoints
+    from lightning_glassy.checkpoints import measure_checkpoints
 
     record = measure_checkpoints(
         options.checkpoints,

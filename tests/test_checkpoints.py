@@ -20,8 +20,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
-from lightning_glassy.measure import checkpoint_files
-from lightning_glassy.measure.checkpoints import measure_checkpoints
+from lightning_glassy.checkpoints import files as checkpoint_files
+from lightning_glassy.checkpoints import measure_checkpoints
 from lightning_glassy.measure.snapshots import Snapshot
 from tests.helpers import SmallNet, data, quiet_trainer
 

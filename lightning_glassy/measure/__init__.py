@@ -12,7 +12,6 @@ module                   what it does
 ``readback``             brings the sums to the host without waiting for the device
 ``tracker``              :class:`AgingTracker`, which puts all of these together
 ``resume``               packs what a checkpoint needs to go on; large snapshots go to ``snapshot_files``
-``checkpoints``          makes a record from existing checkpoints, which ``checkpoint_files`` reads
 ``optimizers``           describes optimisers in a record
 =======================  =====================================================================================
 """

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_glassy.measure.checkpoint_files import (
+from lightning_glassy.checkpoints.files import (
     NOT_FLOATING,
     Checkpoint,
     Content,

@@ -1,0 +1,27 @@
+"""What one checkpoint holds, when all its files are opened and no tensor is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Content:
+    """One checkpoint: a file, or all shards of a checkpoint together.
+
+    Attributes:
+        path: what the user named, for messages. A file, or a directory.
+        everything: what the files hold. Tensors are :class:`~lightning_glassy.checkpoints.stored.Stored`, all else is
+            plain values, dicts and lists. Objects of other types are left out.
+        files: all files that hold tensors of this checkpoint, for messages and to see whether they change.
+        beside: plain values of files beside it, such as those of ``trainer_state.json``.
+        labels: other names of the checkpoint, such as the branches of a repository that lead to it.
+    """
+
+    path: Path
+    everything: dict[str, Any]
+    files: tuple[Path, ...]
+    beside: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
