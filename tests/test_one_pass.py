@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -306,31 +306,50 @@ class Broken(InMemory):
         raise self.error
 
 
-def test_a_failing_read_ends_all_threads_and_torch_keeps_its_number_of_threads() -> None:
-    before, n_torch = threading.active_count(), torch.get_num_threads()
-    files = [*FILES[:-1], FILES[-1] | {"b.weight": Broken(torch.ones(33, 3))}]
-    with pytest.raises(ValueError, match="the file x has changed"):
-        sum_pairs(plan(FILES[0]), files, PAIRS, EPS, memory=0)
+def torch_threads_elsewhere() -> int:
     seen: list[int] = []
     thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert (threading.active_count(), torch.get_num_threads(), seen) == (before, n_torch, [n_torch])
+    return seen[0]
 
 
-def test_an_interrupt_ends_all_threads_at_once() -> None:
-    files = [stored({"w": torch.zeros(300_000)}) for _ in range(60)]
-    pairs = list(combinations(range(60), 2))  # seconds of work
-    before = threading.active_count()
+def test_a_failing_read_ends_all_threads_and_torch_keeps_its_number_of_threads() -> None:
+    before, n_torch = threading.active_count(), torch.get_num_threads()
+    files = [*FILES[:-1], FILES[-1] | {"b.weight": Broken(torch.ones(33, 3))}]
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ValueError, match="the file x has changed"):
+            sum_pairs(plan(FILES[0]), files, PAIRS, EPS, memory=0)
+        assert (threading.active_count(), torch.get_num_threads(), torch_threads_elsewhere()) == (before, 3, 3)
+        sum_pairs(plan(FILES[0]), FILES, PAIRS, EPS)
+        assert (threading.active_count(), torch.get_num_threads(), torch_threads_elsewhere()) == (before, 3, 3)
+    finally:
+        torch.set_num_threads(n_torch)
 
-    def interrupt(done: int, total: int) -> None:
-        threading.Timer(0.1, signal.raise_signal, (signal.SIGINT,)).start()
 
-    start = time.monotonic()
+def test_an_interrupt_ends_all_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any) -> list[Tensor]:
+        time.sleep(0.1)
+        return pair_sums(*arguments)
+
+    monkeypatch.setattr(one_pass, "pair_sums", slow)
+    monkeypatch.setattr(one_pass, "_ROWS", 1)
+    files = FILES * 4  # a tile of all pairs takes 19 seconds
+    before, sent = threading.active_count(), []
+
+    def interrupt() -> None:
+        sent.append(time.monotonic())
+        signal.raise_signal(signal.SIGINT)
+
     with pytest.raises(KeyboardInterrupt):
-        sum_pairs(plan(files[0]), files, pairs, EPS, progress=lambda done, total: done or interrupt(done, total))
-    assert time.monotonic() - start < 1
-    time.sleep(0.05)  # the timer
+        sum_pairs(
+            plan(FILES[0]),
+            files,
+            list(combinations(range(len(files)), 2)),
+            progress=lambda *_: threading.Timer(0.1, interrupt).start(),
+        )
+    assert time.monotonic() - sent[0] < 5
     assert threading.active_count() == before
 
 
@@ -420,6 +439,19 @@ def test_tensors_that_are_not_finite_are_remembered(tmp_path: Path) -> None:
         run(tmp_path, stops)
     assert (tmp_path / "record.unfinished").exists()
     assert run(tmp_path, files).not_finite == {"a.weight": [2]}
+
+
+def test_half_a_tile_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(*_: object) -> Iterator[tuple[int, int]]:
+        if (tmp_path / "record.unfinished").exists():
+            raise KeyboardInterrupt  # between two sums of the second tile
+        yield 0, 0
+
+    monkeypatch.setattr(one_pass._Work, "_find_not_finite", found)
+    monkeypatch.setattr(unfinished, "_SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert json.loads((tmp_path / "record.unfinished").read_bytes().split(b"\n")[0])["done"] == 1
 
 
 @pytest.mark.parametrize(
