@@ -12,10 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from lightning_glassy.measure.select import Groups, Selected, choose_names
 from lightning_glassy.record import MOMENTS
 
 Checkpoint = Mapping[str, Stored]
+_T = TypeVar("_T")
 
 # Coordinates of a tile. Sums are float32 within a tile and float64 across tiles, so this number decides their bits.
 # Memory, threads and blocks do not.
@@ -472,7 +473,7 @@ class _Threads:
         while ahead is not None:
             block, memory, rows, reads = ahead
             for read in reads:
-                read.result()
+                _wait_for(read)
             ahead = self._read(next(blocks, None))
             waiting: deque[tuple[Tile, Future[_OfTile | None]]] = deque()
             for tile in [*block.tiles, *[None] * 2 * self._sizes.threads]:
@@ -481,7 +482,7 @@ class _Threads:
                     waiting.append((tile, self._summers.submit(self._sum, tile, values)))
                 if waiting and (tile is None or len(waiting) > 2 * self._sizes.threads):
                     of_tile, sums = waiting.popleft()
-                    found = sums.result()
+                    found = _wait_for(sums)
                     assert found is not None  # nothing has told it to stop
                     yield block.bucket, of_tile, found
             self._free.append(memory)
@@ -506,3 +507,11 @@ class _Threads:
             return self._work.sum_tile(tile, rows, scratch, self._stop)
         finally:
             self._scratch.append(scratch)
+
+
+def _wait_for(future: Future[_T]) -> _T:
+    """Return the result of another thread."""
+    while not future.done():
+        # An interrupt cannot end a longer wait on Windows, or if another thread gets the signal.
+        wait([future], timeout=0.2)
+    return future.result()
