@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_glassy.checkpoints.stored import Stored, n_coordinates, real_dtype
 from lightning_glassy.checkpoints.unfinished import State, Unfinished
-from lightning_glassy.measure.layout import Tile, TrackedParameters
+from lightning_glassy.measure.layout import Piece, Tile, TrackedParameters
 from lightning_glassy.measure.memory import free_memory
 from lightning_glassy.measure.moments.eager import in_columns, own_sums, pair_sums
 from lightning_glassy.measure.select import Groups, Selected, choose_names
@@ -37,8 +37,11 @@ _T = TypeVar("_T")
 # Memory, threads and blocks do not.
 _TILE = 8192
 
-# Later checkpoints that are summed at once against an earlier one. Fewer would spend the time in calls.
+# Rows [later checkpoint, tile] that are summed at once. Fewer rows would spend the time in calls.
 _ROWS = 64
+
+# Rows [checkpoint, tile] of which all pairs are summed by one thread. More rows would leave the third-level cache.
+_ROWS_OF_UNIT = 512
 
 # A read of 4 MiB takes much longer than a hard disk needs to find its place.
 _BLOCK_BYTES = 4 << 20
@@ -132,10 +135,10 @@ def memory_needed(
     Blocks are chosen so that they and the scratch memory of all threads fit in ``memory``. More is needed for the sums
     themselves, and if ``memory`` is below two tiles of 8192 coordinates of each checkpoint.
     """
-    sizes = _Sizes(parameters, len({index for pair in pairs for index in pair}), memory)
+    sizes = _Sizes(parameters, pairs, memory)
     n_cell, n_moment = parameters.n_cells, len(MOMENTS) + n_threshold
     sums = 8 * len(parameters.buckets) * n_cell * (len(pairs) * (2 + n_threshold) + 2 * sizes.n_row)
-    waiting = 8 * (2 * sizes.threads + 1) * len(pairs) * (2 + n_threshold)
+    waiting = 8 * (2 * sizes.threads + 1) * sizes.together * len(pairs) * (2 + n_threshold)
     # The columns of each bucket, their sum, the groups, and the result in the order of the pairs.
     columns = 8 * len(pairs) * n_moment * (n_cell * (len(parameters.buckets) + 2) + 3 * len(parameters.groups))
     return sums + max(sizes.blocks + sizes.threads * sizes.scratch + waiting, columns)
@@ -178,7 +181,7 @@ def sum_pairs(
         unfinished.expect(parameters, pairs, thresholds, _TILE)
         unfinished.load(state, lambda: sum(1 for _ in _tiles(parameters)))
     if pairs:
-        _run(work, state, _Sizes(parameters, len(work.rows), memory), progress, unfinished)
+        _run(work, state, _Sizes(parameters, pairs, memory), progress, unfinished)
     result = Sums(work.moments(state), work.not_finite(state))
     if unfinished is not None:
         unfinished.remove()
@@ -189,12 +192,15 @@ def sum_pairs(
 
 
 class _Block(NamedTuple):
-    """A run of tiles of one bucket, which is read at once."""
+    """A run of tiles of one bucket, which is read at once.
+
+    The tiles of a unit are summed at once. They have one cell and one size, and follow one another.
+    """
 
     bucket: int
     start: int
     stop: int
-    tiles: list[Tile]
+    units: list[list[Tile]]
 
 
 class _Part(NamedTuple):
@@ -213,31 +219,45 @@ def _tiles(parameters: TrackedParameters) -> Iterator[tuple[int, Tile]]:
             yield index, tile
 
 
-def _blocks(parameters: TrackedParameters, size: int, done: int = 0) -> Iterator[_Block]:
-    """Cut the coordinates after the first ``done`` tiles into blocks of at most ``size`` coordinates."""
+def _blocks(parameters: TrackedParameters, size: int, together: int = 1, done: int = 0) -> Iterator[_Block]:
+    """Cut the coordinates after the first ``done`` tiles into blocks.
+
+    Args:
+        parameters: the coordinates.
+        size: the most coordinates of a block.
+        together: the most tiles of a unit.
+        done: number of tiles that are left out.
+    """
     block: _Block | None = None
-    for number, (bucket, tile) in enumerate(_tiles(parameters)):
-        if number < done:
-            continue
+    for bucket, tile in islice(_tiles(parameters), done, None):
         if block is not None and block.bucket == bucket and tile.stop - block.start <= size:
-            block.tiles.append(tile)
+            last = block.units[-1]
+            alike = last[-1].cell == tile.cell and last[-1].stop - last[-1].start == tile.stop - tile.start
+            if alike and len(last) < together:
+                last.append(tile)
+            else:
+                block.units.append([tile])
             block = block._replace(stop=tile.stop)
         else:
             if block is not None:
                 yield block
-            block = _Block(bucket, tile.start, tile.stop, [tile])
+            block = _Block(bucket, tile.start, tile.stop, [[tile]])
     if block is not None:
         yield block
 
 
 def _parts(block: _Block) -> list[_Part]:
     parts = []
-    for piece in dict.fromkeys(piece for tile in block.tiles for piece in tile.pieces):
+    for piece in _pieces(tile for unit in block.units for tile in unit):
         start, stop = max(piece.start, block.start), min(piece.stop, block.stop)
         a, b = start - piece.start, stop - piece.start
         indices = None if piece.indices is None else piece.indices[a:b]
         parts.append(_Part(piece.source.name, start - block.start, stop - block.start, a, indices))
     return parts
+
+
+def _pieces(tiles: Iterable[Tile]) -> list[Piece]:
+    return list(dict.fromkeys(piece for tile in tiles for piece in tile.pieces))
 
 
 def _fill(parts: Sequence[_Part], checkpoint: Checkpoint, out: Tensor, stop: threading.Event | None = None) -> None:
@@ -262,16 +282,24 @@ class _Sizes:
         block: number of coordinates of a block.
         bytes_of_block: bytes of a block.
         blocks: bytes of all blocks that are in memory at once.
+        together: number of tiles that are summed at once.
     """
 
-    def __init__(self, parameters: TrackedParameters, n_row: int, memory: int | None) -> None:
+    def __init__(self, parameters: TrackedParameters, pairs: Sequence[tuple[int, int]], memory: int | None) -> None:
+        n_row = len({index for pair in pairs for index in pair})
+        later = Counter(i for i, _ in pairs).values()
+        height = min(_ROWS, max(later, default=1))
         memory = usable_memory() if memory is None else memory
         width = max(bucket.dtype.itemsize for bucket in parameters.buckets)
         wide = max(_sum_dtype(bucket.dtype).itemsize for bucket in parameters.buckets)
         longest = max(bucket.numel for bucket in parameters.buckets)
         tile = min(_TILE, longest)
         self.n_row = n_row
-        self.scratch = wide * tile * (2 * min(_ROWS, n_row) + n_row)
+        n_batch = sum(-(-n // _ROWS) for n in later)
+        self.together = max(
+            1, min(_ROWS * n_batch // max(len(pairs), 1), _ROWS_OF_UNIT // max(n_row, 1), longest // tile)
+        )
+        self.scratch = wide * tile * self.together * (2 * height + n_row)
         self.threads = max(1, min(torch.get_num_threads(), memory // 2 // max(self.scratch, 1)))
         left = (memory - self.threads * self.scratch) // (2 * width * max(n_row, 1))
         self.block = max(tile, min(longest, _BLOCK_BYTES // width, left))
@@ -297,8 +325,14 @@ class _Batch:
     place: int
 
 
-class _OfTile(NamedTuple):
-    """The sums of a tile: of each row, of each pair, and the (tensor, row) that have values that are not finite."""
+class _OfUnit(NamedTuple):
+    """The sums of the tiles of a unit.
+
+    Attributes:
+        own: sums of w^2 and of w, ``[n_row, n_tile, 2]``.
+        pair: sums of each pair, ``[n_pair, n_tile, 2 + n_threshold]``.
+        not_finite: (tensor, row) of each tensor with a value that is not finite.
+    """
 
     own: NDArray[np.float64]
     pair: NDArray[np.floating]
@@ -322,7 +356,6 @@ class _Work:
         self._order = sorted(range(len(pairs)), key=lambda k: pairs[k])
         ordered = [(row[pairs[k][0]], row[pairs[k][1]]) for k in self._order]
         self._earlier, self._later = ([pair[end] for pair in ordered] for end in (0, 1))
-        self._height = min(_ROWS, len(self.used))
         self._batches: list[_Batch] = []
         start = 0
         while start < len(ordered):
@@ -334,52 +367,50 @@ class _Work:
             later = slice(first, last + 1) if neighbours else torch.tensor(self._later[start:stop])
             self._batches.append(_Batch(ordered[start][0], later, stop - start, start))
             start = stop
+        self._height = max((batch.n for batch in self._batches), default=1)
         self.numbers: dict[str, int] = {}
         for bucket in parameters.buckets:
             for piece in bucket.pieces:
                 self.numbers[piece.source.name] = len(self.numbers)
 
     @torch.no_grad()
-    def sum_tile(self, tile: Tile, rows: Tensor, scratch: Tensor, stop: threading.Event) -> _OfTile | None:
-        """Return the sums of all pairs of a tile, or ``None`` if told to stop.
+    def sum_unit(self, unit: list[Tile], rows: Tensor, scratch: Tensor, stop: threading.Event) -> _OfUnit | None:
+        """Return the sums of all pairs of some tiles, or ``None`` if told to stop.
 
         Args:
-            tile: the coordinates.
+            unit: the tiles, all of one size.
             rows: their values, ``[n_row, n]``.
             scratch: memory of this thread, as bytes.
             stop: set to stop early.
         """
-        n_row, n = rows.shape
-        dtype = _sum_dtype(rows.dtype)
-        x, y, wide = scratch.view(dtype)[: n * (2 * self._height + n_row)].split(
-            [n * self._height, n * self._height, n * n_row]
-        )
+        n, dtype = rows.shape[1], _sum_dtype(rows.dtype)
+        tall, memory = self._height * n, scratch.view(dtype)
+        x, y, wide = memory[:tall], memory[tall : 2 * tall], memory[2 * tall : 2 * tall + rows.numel()]
         if rows.dtype != dtype:
-            rows = wide.view(n_row, n).copy_(rows)
-        own = torch.cat([own_sums(some, x[: some.numel()].view_as(some)) for some in rows.split(self._height)])
-        found = torch.empty(len(self._order), 2 + len(self.thresholds), dtype=dtype)
+            rows = wide.view(rows.shape).copy_(rows)
+        rows = rows.unflatten(-1, (len(unit), -1))
+        own = torch.cat([own_sums(some, x[: some.numel()].view(some.shape)) for some in rows.split(self._height)])
+        found = torch.empty(len(self._order), len(unit), 2 + len(self.thresholds), dtype=dtype)
         zero = torch.zeros((), dtype=dtype)
         for batch in self._batches:
             if stop.is_set():
                 return None
-            x_k, y_k = (vector[: batch.n * n].view(batch.n, n) for vector in (x, y))
-            w = (
-                rows[batch.later]
-                if isinstance(batch.later, slice)
-                else torch.index_select(rows, 0, batch.later, out=x_k)
-            )
+            x_k, y_k = (vector[: batch.n * n].view(batch.n, *rows.shape[1:]) for vector in (x, y))
+            later = batch.later
+            w = rows[later] if isinstance(later, slice) else torch.index_select(rows, 0, later, out=x_k)
             sums = pair_sums(w, rows[batch.earlier].expand_as(w), self.thresholds, x_k, y_k, zero)
             torch.stack(sums, dim=-1, out=found[batch.place : batch.place + batch.n])
-        return _OfTile(own.numpy(), found.numpy(), self._find_not_finite(tile, rows, own))
+        return _OfUnit(own.numpy(), found.numpy(), self._find_not_finite(unit, rows.flatten(1), own))
 
-    def _find_not_finite(self, tile: Tile, rows: Tensor, own: Tensor) -> list[tuple[int, int]]:
+    def _find_not_finite(self, unit: list[Tile], rows: Tensor, own: Tensor) -> list[tuple[int, int]]:
         # The sum of a row is finite only if all of its values are. The sum of large values may overflow.
-        suspects = torch.nonzero(~torch.isfinite(own[:, 1])).flatten().tolist()
+        suspects = torch.nonzero(~torch.isfinite(own[..., 1]).all(-1)).flatten().tolist()
+        start = unit[0].start
         return [
             (self.numbers[piece.source.name], row)
             for row in suspects
-            for piece in tile.pieces
-            if not rows[row, max(piece.start - tile.start, 0) : piece.stop - tile.start].isfinite().all()
+            for piece in _pieces(unit)
+            if not rows[row, max(piece.start - start, 0) : piece.stop - start].isfinite().all()
         ]
 
     def moments(self, state: State) -> NDArray[np.float64]:
@@ -427,9 +458,9 @@ def _run(
         progress(done, total)
     try:
         with _Threads(work, sizes) as threads:
-            for index, tile, sums in threads.sums(_blocks(parameters, sizes.block, state.done)):
-                state.add(index, tile.cell, *sums)
-                done += n_bytes[index] * (tile.stop - tile.start)
+            for index, unit, sums in threads.sums(_blocks(parameters, sizes.block, sizes.together, state.done)):
+                state.add(index, unit[0].cell, *sums)
+                done += n_bytes[index] * (unit[-1].stop - unit[0].start)
                 if progress is not None and (done == total or time.monotonic() - shown >= _PROGRESS_EVERY):
                     progress(done, total)
                     shown = time.monotonic()
@@ -467,24 +498,24 @@ class _Threads:
         # Each thread has set the number for all threads that torch will see first.
         torch.set_num_threads(self._n_before)
 
-    def sums(self, blocks: Iterator[_Block]) -> Iterator[tuple[int, Tile, _OfTile]]:
-        """Give the sums of all tiles of all blocks, in order. The next block is read while one is summed."""
+    def sums(self, blocks: Iterator[_Block]) -> Iterator[tuple[int, list[Tile], _OfUnit]]:
+        """Give the sums of all units of all blocks, in order. The next block is read while one is summed."""
         ahead = self._read(next(blocks, None))
         while ahead is not None:
             block, memory, rows, reads = ahead
             for read in reads:
                 _wait_for(read)
             ahead = self._read(next(blocks, None))
-            waiting: deque[tuple[Tile, Future[_OfTile | None]]] = deque()
-            for tile in [*block.tiles, *[None] * 2 * self._sizes.threads]:
-                if tile is not None:
-                    values = rows[:, tile.start - block.start : tile.stop - block.start]
-                    waiting.append((tile, self._summers.submit(self._sum, tile, values)))
-                if waiting and (tile is None or len(waiting) > 2 * self._sizes.threads):
-                    of_tile, sums = waiting.popleft()
+            waiting: deque[tuple[list[Tile], Future[_OfUnit | None]]] = deque()
+            for unit in [*block.units, *[None] * (2 * self._sizes.threads)]:
+                if unit is not None:
+                    values = rows[:, unit[0].start - block.start : unit[-1].stop - block.start]
+                    waiting.append((unit, self._summers.submit(self._sum, unit, values)))
+                if waiting and (unit is None or len(waiting) > 2 * self._sizes.threads):
+                    of_unit, sums = waiting.popleft()
                     found = _wait_for(sums)
                     assert found is not None  # nothing has told it to stop
-                    yield block.bucket, of_tile, found
+                    yield block.bucket, of_unit, found
             self._free.append(memory)
 
     def _read(self, block: _Block | None) -> tuple[_Block, Tensor, Tensor, list[Future[None]]] | None:
@@ -501,10 +532,10 @@ class _Threads:
         ]
         return block, memory, rows, reads
 
-    def _sum(self, tile: Tile, rows: Tensor) -> _OfTile | None:
+    def _sum(self, unit: list[Tile], rows: Tensor) -> _OfUnit | None:
         scratch = self._scratch.pop()
         try:
-            return self._work.sum_tile(tile, rows, scratch, self._stop)
+            return self._work.sum_unit(unit, rows, scratch, self._stop)
         finally:
             self._scratch.append(scratch)
 

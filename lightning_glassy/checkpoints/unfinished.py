@@ -65,13 +65,22 @@ class State:
         pair: NDArray[np.floating],
         not_finite: Sequence[tuple[int, int]],
     ) -> None:
-        """Add the sums of the next tile."""
+        """Add the sums of the next tiles, one tile after the other.
+
+        Args:
+            bucket: the bucket of the tiles.
+            cell: the cell of the tiles.
+            own: sums of w^2 and of w, ``[n_row, n_tile, 2]``.
+            pair: sums of each pair, ``[n_pair, n_tile, 2 + n_threshold]``.
+            not_finite: (tensor, row) of each tensor with a value that is not finite.
+        """
         self.whole = False
-        self.own[bucket, cell] += own
-        self.pair[bucket, cell] += pair
+        for tile in range(own.shape[1]):
+            self.own[bucket, cell] += own[:, tile]
+            self.pair[bucket, cell] += pair[:, tile]
         for place in not_finite:
             self.not_finite[place] = True
-        self.done += 1
+        self.done += own.shape[1]
         self.whole = True
 
     def arrays(self) -> list[NDArray[np.generic]]:

@@ -182,7 +182,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """A stretch of a bucket's flat coordinates, and their positions in the source tensor."""
 
     source: _Source
@@ -207,7 +207,7 @@ class Tile:
     start: int
     stop: int
     cell: int
-    pieces: tuple[_Piece, ...]
+    pieces: tuple[Piece, ...]
 
 
 class Bucket:
@@ -228,7 +228,7 @@ class Bucket:
         self,
         device: torch.device,
         dtype: torch.dtype,
-        pieces: list[_Piece],
+        pieces: list[Piece],
         cells: list[int],
         n_replica: int | None = None,
     ) -> None:
@@ -261,7 +261,7 @@ class Bucket:
         ``flat`` must have the shape of this bucket.
         """
         pieces = [
-            _Piece(
+            Piece(
                 _Source(piece.source.name, flat[..., piece.start : piece.stop], self._n_replica),
                 piece.start,
                 piece.stop,
@@ -287,7 +287,7 @@ class Bucket:
         """Make the same tiles one after the other. A list of the tiles of a large model would take much memory."""
         size = max(1, size // (self._n_replica or 1))
         first = end = 0  # the tile that grows
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         of_tile = 0
         for piece, cell in zip(self.pieces, self.cells, strict=True):
             # A tile of several pieces is assembled by a copy. A large tensor starts a new tile to avoid the copy.
@@ -384,7 +384,7 @@ class Bucket:
             piece.source.write(b if alpha == 1 else a)
 
 
-def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:
+def _put(piece: Piece, start: int, stop: int, target: Tensor) -> None:
     values = piece.read(start, stop, target)
     if values.data_ptr() != target.data_ptr():
         target.copy_(values, non_blocking=True)
@@ -480,7 +480,7 @@ class TrackedParameters:
             # loads need. Keep the tensors of a cell together, so that small tensors share a tile.
             placed = sorted(members, key=lambda member: (member[3] % 16 != 0, member[0], -member[3]))
             for cell, source, indices, numel in placed:
-                pieces.append(_Piece(source, start, start + numel, indices))
+                pieces.append(Piece(source, start, start + numel, indices))
                 cells.append(cell)
                 start += numel
             self.buckets.append(Bucket(device, dtype, pieces, cells, self.n_replica))
