@@ -491,18 +491,12 @@ def _damage(content: bytes) -> dict[str, bytes]:
         "another digest": {"sha256": "0" * 64},
         "of a list": {"of": [1]},
         "of text": {"of": "text"},
-        "format": {"format": ["lightning_glassy.unfinished"]},
     }
     files = {name: json.dumps(header | change).encode() + b"\n" + rest for name, change in changed.items()}
     return files | {
-        "empty": b"",
         "half": content[: len(content) // 2],
         "longer": content + b"0",
         "bit": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
-        "deep": b"[" * 60_000,
-        "no line": b"x" * 100_000,
-        "a number": b"7\n" + rest,
-        "binary": bytes(range(256)),
         "nan": line.replace(b'"done": ', b'"done": NaN, "x": ') + b"\n" + rest,
     }
 
@@ -518,9 +512,28 @@ def test_a_damaged_or_hostile_file_is_not_used(
         caplog.clear()
         assert np.array_equal(run(tmp_path).moments, expected), name
         assert "It is not used, and everything is read from the beginning" in caplog.text, name
-    file.mkdir()
-    assert np.array_equal(run(tmp_path).moments, expected)
-    assert "cannot be removed" in caplog.text
+        assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x" * 100_000,
+        b"[" * 60_000,
+        b"7\n",
+        bytes(range(256)),
+        b'{"format": ["lightning_glassy.unfinished"]}\n',
+        None,
+    ],
+    ids=["empty", "long", "deep", "number", "binary", "json", "directory"],
+)
+def test_a_file_of_somebody_else_is_kept(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "record.unfinished"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"record.unfinished is there already and holds no sums of an interrupted"):
+        run(tmp_path)
+    assert file.is_dir() if content is None else file.read_bytes() == content
 
 
 def test_a_full_disk_does_not_stop_the_measurement(

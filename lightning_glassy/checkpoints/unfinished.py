@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "lightning_glassy.unfinished", 1
 _LONGEST_HEADER = 1 << 16
+_FOREIGN = "{} is there already and holds no sums of an interrupted measurement: remove it, or choose another name"
 
 # Save so often, and less often if a save takes longer than a fiftieth of this.
 _SAVE_EVERY = 30.0
@@ -128,6 +129,10 @@ class Unfinished:
         Args:
             state: the state before the first tile.
             n_tile: called for the number of all tiles.
+
+        Raises:
+            ValueError: there is something else at the path. It would be replaced, and removed in the end.
+            OSError: the file cannot be read.
         """
         if not self.path.exists():
             return
@@ -139,32 +144,31 @@ class Unfinished:
 
     def _problem_of_loading(self, state: State, n_tile: Callable[[], int]) -> str | None:
         """Fill the state, or return why the file cannot be used."""
-        foreign = "holds no sums of an interrupted measurement"
         if not self.path.is_file():
-            return foreign
-        try:
-            with self.path.open("rb") as file:
-                line = file.readline(_LONGEST_HEADER)
+            raise ValueError(_FOREIGN.format(self.path))
+        with self.path.open("rb") as file:
+            line = file.readline(_LONGEST_HEADER)
+            try:
                 header = json.loads(line)
-                if not isinstance(header, dict) or header.get("format") != _FORMAT:
-                    return foreign
-                if header.get("version") != _VERSION:
-                    return "is from another version of lightning_glassy"
-                others = [part for part, digest in self._of.items() if (header.get("of") or {}).get(part) != digest]
-                if others:
-                    return f"is of a measurement with other {' and '.join(others)}"
-                # The arguments determine the length. Read nothing before it is right.
-                length = sum(array.nbytes for array in state.arrays())
-                if os.fstat(file.fileno()).st_size != len(line) + length:
-                    return "is truncated or damaged"
-                content = file.read(length)
-            done = header.get("done")
-            if _sha256(content) != header.get("sha256") or type(done) is not int or not 0 <= done <= n_tile():
-                return "is truncated or damaged"
-        except (ValueError, RecursionError, AttributeError):  # JSON that is none, or is something else
-            return foreign
-        except OSError as error:
-            return f"cannot be read ({error})"
+            except (ValueError, RecursionError):
+                header = None
+            if not isinstance(header, dict) or header.get("format") != _FORMAT:
+                raise ValueError(_FOREIGN.format(self.path))
+            if header.get("version") != _VERSION:
+                return "is from another version of lightning_glassy"
+            theirs, done = header.get("of"), header.get("done")
+            if not isinstance(theirs, dict):
+                return "is damaged"
+            others = [part for part, digest in self._of.items() if theirs.get(part) != digest]
+            if others:
+                return f"is of a measurement with other {' and '.join(others)}"
+            # The arguments determine the length. Read nothing before it is right.
+            length = sum(array.nbytes for array in state.arrays())
+            if os.fstat(file.fileno()).st_size != len(line) + length:
+                return "is truncated"
+            content = file.read(length)
+        if _sha256(content) != header.get("sha256") or type(done) is not int or not 0 <= done <= n_tile():
+            return "is damaged"
         start = 0
         for array in state.arrays():
             array[...] = np.frombuffer(content, array.dtype, array.size, start).reshape(array.shape)
