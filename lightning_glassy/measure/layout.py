@@ -7,7 +7,7 @@ union of cells. The device sums over cells, and the host adds cells up to groups
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -182,7 +182,7 @@ class Extent:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """A stretch of a bucket's flat coordinates, and their positions in the source tensor."""
 
     source: _Source
@@ -207,7 +207,7 @@ class Tile:
     start: int
     stop: int
     cell: int
-    pieces: tuple[_Piece, ...]
+    pieces: tuple[Piece, ...]
 
 
 class Bucket:
@@ -221,20 +221,21 @@ class Bucket:
         numel: number of coordinates, over all replicas.
         shape: shape of a flat copy, ``[numel]`` or ``[n_replica, numel / n_replica]``.
         pieces: the stretches of tensors that make up the bucket.
+        cells: the cell of each piece.
     """
 
     def __init__(
         self,
         device: torch.device,
         dtype: torch.dtype,
-        pieces: list[_Piece],
+        pieces: list[Piece],
         cells: list[int],
         n_replica: int | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
         self.shape = (pieces[-1].stop,) if n_replica is None else (n_replica, pieces[-1].stop)
         self.numel = math.prod(self.shape)
-        self.pieces, self._cells, self._n_replica = pieces, cells, n_replica
+        self.pieces, self.cells, self._n_replica = pieces, cells, n_replica
         parameters = [piece.source.parameter for piece in pieces]
         # A shard is not always held in the same tensor.
         self._tensors = [] if any(isinstance(p, Shard) for p in parameters) else cast("list[Tensor]", parameters)
@@ -260,7 +261,7 @@ class Bucket:
         ``flat`` must have the shape of this bucket.
         """
         pieces = [
-            _Piece(
+            Piece(
                 _Source(piece.source.name, flat[..., piece.start : piece.stop], self._n_replica),
                 piece.start,
                 piece.stop,
@@ -268,7 +269,7 @@ class Bucket:
             )
             for piece in self.pieces
         ]
-        return Bucket(flat.device, flat.dtype, pieces, self._cells, self._n_replica)
+        return Bucket(flat.device, flat.dtype, pieces, self.cells, self._n_replica)
 
     @property
     def gathers(self) -> bool:
@@ -280,23 +281,27 @@ class Bucket:
 
         Small tensors of one cell share a tile, and those of different cells if ``across_cells``.
         """
+        return list(self.each_tile(size, across_cells=across_cells))
+
+    def each_tile(self, size: int, *, across_cells: bool = False) -> Iterator[Tile]:
+        """Make the same tiles one after the other. A list of the tiles of a large model would take much memory."""
         size = max(1, size // (self._n_replica or 1))
-        tiles: list[Tile] = []
-        for piece, cell in zip(self.pieces, self._cells, strict=True):
+        first = end = 0  # the tile that grows
+        pieces: list[Piece] = []
+        of_tile = 0
+        for piece, cell in zip(self.pieces, self.cells, strict=True):
             # A tile of several pieces is assembled by a copy. A large tensor starts a new tile to avoid the copy.
             large = piece.stop - piece.start >= size // 2 and piece.indices is None
-            start = piece.start
-            while start < piece.stop:
-                last = tiles[-1] if tiles and not large and (across_cells or tiles[-1].cell == cell) else None
-                if last is not None and last.stop == start and start - last.start < size:
-                    stop = min(piece.stop, last.start + size)
-                    pieces = last.pieces if last.pieces[-1] is piece else (*last.pieces, piece)
-                    tiles[-1] = Tile(last.start, stop, cell, pieces)
-                else:
-                    stop = min(piece.stop, start + size)
-                    tiles.append(Tile(start, stop, cell, (piece,)))
-                start = stop
-        return tiles
+            while end < piece.stop:
+                joins = not large and (across_cells or of_tile == cell) and end - first < size
+                if pieces and not joins:
+                    yield Tile(first, end, of_tile, tuple(pieces))
+                    first, pieces = end, []
+                if not pieces or pieces[-1] is not piece:
+                    pieces.append(piece)
+                of_tile, end = cell, min(piece.stop, first + size)
+        if pieces:
+            yield Tile(first, end, of_tile, tuple(pieces))
 
     def rows(self, vector: Tensor, n: int) -> Tensor:
         """Return the first elements of a vector as a buffer for ``n`` coordinates: ``[n]`` or ``[n_replica, n]``."""
@@ -347,7 +352,7 @@ class Bucket:
                 *piece.source.locate(piece.indices, replica),
             )
             for replica in range(n)
-            for piece, cell in zip(self.pieces, self._cells, strict=True)
+            for piece, cell in zip(self.pieces, self.cells, strict=True)
         ]
 
     def copy_to(self, flat: Tensor) -> None:
@@ -379,7 +384,7 @@ class Bucket:
             piece.source.write(b if alpha == 1 else a)
 
 
-def _put(piece: _Piece, start: int, stop: int, target: Tensor) -> None:
+def _put(piece: Piece, start: int, stop: int, target: Tensor) -> None:
     values = piece.read(start, stop, target)
     if values.data_ptr() != target.data_ptr():
         target.copy_(values, non_blocking=True)
@@ -475,7 +480,7 @@ class TrackedParameters:
             # loads need. Keep the tensors of a cell together, so that small tensors share a tile.
             placed = sorted(members, key=lambda member: (member[3] % 16 != 0, member[0], -member[3]))
             for cell, source, indices, numel in placed:
-                pieces.append(_Piece(source, start, start + numel, indices))
+                pieces.append(Piece(source, start, start + numel, indices))
                 cells.append(cell)
                 start += numel
             self.buckets.append(Bucket(device, dtype, pieces, cells, self.n_replica))

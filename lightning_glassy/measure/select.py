@@ -114,16 +114,9 @@ def select_parameters(
             key = place_of(parameter) if located else (id(parameter),)
             tensors.setdefault(key, (tensor, []))[1].append(name)
 
-    names = [alias for _, aliases in tensors.values() for alias in aliases]
-    wanted, unwanted = _patterns("include", include, names, frozen), _patterns("exclude", exclude, names, frozen)
-    kept = [
-        (tensor, aliases)
-        for tensor, aliases in tensors.values()
-        if (include is None or matches(aliases, wanted)) and not matches(aliases, unwanted)
-    ]
-    if not kept:
-        why = "all are excluded" if tensors else ("all are frozen" if frozen else "the module has none")
-        raise ValueError(f"there is no trainable parameter to track ({why})")
+    found = list(tensors.values())
+    chosen = choose_names([aliases for _, aliases in found], groups, include, exclude, frozen)
+    kept = [found[i] for i, _ in chosen]
     for tensor, (name, *_) in kept:
         problem = None if isinstance(tensor, Shard) else _unreadable(tensor)
         if problem is not None:
@@ -137,23 +130,61 @@ def select_parameters(
 
     objects = {plain_name(name): id(parameter) for name, parameter in named}
 
-    def chosen(tensor: Tensor | Shard, names: list[str], groups: tuple[str, ...]) -> Selected:
-        others = tuple(name for name in names if objects[name] != objects[names[0]])
-        return Selected(names[0], tensor, groups, aliases=others)
+    def others(names: list[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if objects[name] != objects[names[0]])
 
+    return [
+        Selected(names[0], tensor, of_groups, aliases=others(names))
+        for (tensor, names), (_, of_groups) in zip(kept, chosen, strict=True)
+    ]
+
+
+def choose_names(
+    aliases: Sequence[Sequence[str]],
+    groups: Groups = "all",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    frozen: Sequence[str] = (),
+) -> list[tuple[int, tuple[str, ...]]]:
+    """Choose tensors by name, as :func:`select_parameters` describes.
+
+    Args:
+        aliases: the names of each tensor. The first name decides its layer.
+        groups: as for :func:`select_parameters`.
+        include: as for :func:`select_parameters`.
+        exclude: as for :func:`select_parameters`.
+        frozen: names of parameters that are not trained. Error messages mention them.
+
+    Returns:
+        The place of each chosen tensor in ``aliases``, and its groups without ``"all"``.
+
+    Raises:
+        ValueError: no tensor is chosen, a pattern matches nothing, or a layer is called ``"all"``.
+
+    Example:
+        >>> choose_names([["head.weight", "embed.weight"], ["head.bias"]], groups="layer", exclude="*.bias")
+        [(0, ('head',))]
+    """
+    every = [name for names in aliases for name in names]
+    wanted, unwanted = _patterns("include", include, every, frozen), _patterns("exclude", exclude, every, frozen)
+    kept = [
+        i
+        for i, names in enumerate(aliases)
+        if (include is None or matches(names, wanted)) and not matches(names, unwanted)
+    ]
+    if not kept:
+        why = "all are excluded" if aliases else ("all are frozen" if frozen else "the module has none")
+        raise ValueError(f"there is no trainable parameter to track ({why})")
     if _is_mapping(groups):
-        kept_names = [alias for _, aliases in kept for alias in aliases]
-        members = {g: _patterns(f"groups[{g!r}]", groups[g], kept_names, frozen) for g in map(str, [*groups.keys()])}
-        return [
-            chosen(tensor, aliases, tuple(g for g, patterns in members.items() if matches(aliases, patterns)))
-            for tensor, aliases in kept
-        ]
+        left = [name for i in kept for name in aliases[i]]
+        members = {g: _patterns(f"groups[{g!r}]", groups[g], left, frozen) for g in map(str, [*groups.keys()])}
+        return [(i, tuple(g for g, patterns in members.items() if matches(aliases[i], patterns))) for i in kept]
     if groups == "all":
-        return [chosen(tensor, aliases, ()) for tensor, aliases in kept]
-    layers = [aliases[0].rpartition(".")[0] or aliases[0] for _, aliases in kept]
+        return [(i, ()) for i in kept]
+    layers = [aliases[i][0].rpartition(".")[0] or aliases[i][0] for i in kept]
     if "all" in layers:
         raise ValueError("groups='layer': a layer is called 'all'. Give a mapping of group names to patterns")
-    return [chosen(tensor, aliases, (layer,)) for (tensor, aliases), layer in zip(kept, layers, strict=True)]
+    return [(i, (layer,)) for i, layer in zip(kept, layers, strict=True)]
 
 
 def _unreadable(parameter: Tensor) -> str | None:
@@ -238,7 +269,9 @@ def patterns_of(patterns: str | Sequence[str] | None) -> list[str]:
     return [] if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _patterns(argument: str, patterns: str | Sequence[str] | None, names: list[str], frozen: list[str]) -> list[str]:
+def _patterns(
+    argument: str, patterns: str | Sequence[str] | None, names: Sequence[str], frozen: Sequence[str]
+) -> list[str]:
     several = patterns_of(patterns)
     for pattern in several:
         if not matches(names, [pattern]):

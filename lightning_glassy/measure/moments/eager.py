@@ -47,6 +47,7 @@ class EagerMoments:
         self._parameters = parameters
         self._thresholds = tuple(overlap_thresholds)
         self._msd_only = msd_only
+        self._eps = None if msd_only else self._thresholds
         self._plans = [_Plan(bucket) for bucket in parameters.buckets]
         # Keep the scratch memory. On a CPU, fresh memory pages at each event would cost up to a fifth of the event.
         self._scratch: dict[torch.device, Tensor] = {}
@@ -68,19 +69,22 @@ class EagerMoments:
             x, y = bucket.rows(scratch[0], n), bucket.rows(scratch[1], n)
             w = bucket.read(tile, scratch[-1])
             if capture is not None or not self._msd_only:
-                own_rows[tile.cell] += _own_sums(w, x)
+                own_rows[tile.cell] += own_sums(w, x)
             sums = []
             for snapshot in snapshots:
                 s = snapshot.flats[index][..., tile.start : tile.stop]
                 if s.dtype != w.dtype:
                     s = bucket.rows(scratch[2], n).copy_(s)
-                sums += self._pair_sums(w, s, x, y, plan.zero)
+                sums += pair_sums(w, s, self._eps, x, y, plan.zero)
             if sums:
                 pair_rows[tile.cell] += torch.stack(sums, dim=-1).view(n_replica, len(snapshots), -1)
         if capture is not None:
             bucket.copy_to(capture.flats[index])
             capture.own_sums[index].copy_(own)
-        return self._columns(pair, own, [snapshot.own_sums[index] for snapshot in snapshots])
+        if not snapshots:
+            return pair.new_empty(len(pair), 0, len(MOMENTS) + len(self._thresholds))
+        of_s = torch.stack([snapshot.own_sums[index] for snapshot in snapshots], dim=1)
+        return in_columns(pair, own[:, None], of_s, len(self._thresholds))
 
     @torch.no_grad()
     def own_sums(self) -> list[Tensor]:
@@ -92,42 +96,9 @@ class EagerMoments:
             tiles, scratch = self._walk(plan)
             for tile in tiles:
                 w = plan.bucket.read(tile, scratch[-1])
-                rows[tile.cell] += _own_sums(w, plan.bucket.rows(scratch[0], tile.stop - tile.start))
+                rows[tile.cell] += own_sums(w, plan.bucket.rows(scratch[0], tile.stop - tile.start))
             found.append(own)
         return found
-
-    def _pair_sums(self, w: Tensor, s: Tensor, x: Tensor, y: Tensor, zero: Tensor) -> list[Tensor]:
-        # Compute (w - s)^2 in one pass. `torch.nn.functional.mse_loss` has no `out=` and would allocate each tile.
-        d2 = torch.ops.aten.mse_loss.out(w, s, 0, out=y)
-        # On a CPU, `sum` adds in a cascade. A BLAS dot product over a whole tile would have a relative error of up to
-        # 6e-6. On a GPU, each thread adds many squares one by one, so rows are summed first.
-        total = _fine_sum if tiling.few_operations(d2.device) else _sum
-        sums = [total(d2)]
-        if self._msd_only:
-            return sums
-        # Comparing d^2 with eps^2 saves a pass for |d|. Writing the result as floats is several times faster than
-        # writing booleans. float32 counts up to 2^24, and a tile has fewer coordinates.
-        counts = [torch.le(d2, eps**2, out=x).sum(-1) for eps in self._thresholds]
-        d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
-        return [*sums, total(d4), *counts]
-
-    def _columns(self, pair: Tensor, own: Tensor, of_s: list[Tensor]) -> Tensor:
-        """Arrange the sums of pairs ``[n_cell, n_snapshot, ...]``, weights and snapshots in the order of MOMENTS."""
-        assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")
-        result = pair.new_full((*pair.shape[:2], len(MOMENTS) + len(self._thresholds)), torch.nan)
-        if not of_s:
-            return result
-        s2, s = torch.stack(of_s, dim=1).unbind(-1)
-        d2 = pair[..., 0]
-        result[..., 0], result[..., 4], result[..., 6] = d2, s2, s
-        if not self._msd_only:
-            w2, w = own[:, None, 0], own[:, None, 1]
-            result[..., 1], result[..., 3], result[..., 5] = pair[..., 1] / _D4_SCALE, w2, w
-            # ws = (w^2 + s^2 - d^2)/2 saves a pass and is safe. Its error is the error of the sums, a few 1e-8 of
-            # (w^2 + s^2)/2, which bounds |ws|. Only the other direction, d^2 from ws, would suffer from cancellation.
-            result[..., 2] = (w2 + s2 - d2) / 2
-            result[..., len(MOMENTS) :] = pair[..., 2:]
-        return result
 
     def _walk(self, plan: _Plan) -> tuple[list[Tile], Tensor]:
         """Return the tiles and the scratch ``[n_scratch, tile]``.
@@ -161,9 +132,63 @@ class _Plan:
         self.tiles = bucket.tiles(tiling.tile_size(bucket, _SCRATCH_BYTES // n_bytes, n_bytes))
 
 
-def _own_sums(values: Tensor, scratch: Tensor) -> Tensor:
+def pair_sums(
+    w: Tensor, s: Tensor, thresholds: Sequence[float] | None, x: Tensor, y: Tensor, zero: Tensor
+) -> list[Tensor]:
+    """Return sums over the last axis: of d^2, of d^4 times a constant, and one count per threshold.
+
+    :func:`in_columns` takes the constant out again. Each row has the bits that it would have alone.
+
+    Args:
+        w: weights, ``[..., n]``, float32 or float64.
+        s: weights of the snapshot, of the same shape.
+        thresholds: the thresholds eps. ``None`` means the sum of d^2 alone.
+        x: scratch of the same shape, contiguous in the last axis. It may hold ``w``.
+        y: more scratch.
+        zero: 0 of the same dtype, on the same device.
+    """
+    # Compute (w - s)^2 in one pass. `torch.nn.functional.mse_loss` has no `out=` and would allocate each tile.
+    d2 = torch.ops.aten.mse_loss.out(w, s, 0, out=y)
+    # On a CPU, `sum` adds in a cascade. A BLAS dot product over a whole tile would have a relative error of up to
+    # 6e-6. On a GPU, each thread adds many squares one by one, so rows are summed first.
+    total = _fine_sum if tiling.few_operations(d2.device) else _sum
+    sums = [total(d2)]
+    if thresholds is None:
+        return sums
+    # Comparing d^2 with eps^2 saves a pass for |d|. Writing the result as floats is several times faster than writing
+    # booleans. float32 counts up to 2^24, and a tile has fewer coordinates.
+    counts = [torch.le(d2, eps**2, out=x).sum(-1) for eps in thresholds]
+    d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
+    return [*sums, total(d4), *counts]
+
+
+def own_sums(values: Tensor, scratch: Tensor) -> Tensor:
+    """Return the sums of w^2 and of w over the last axis, ``[..., 2]``, in float64 (on MPS in float32)."""
     squares = _fine_sum(torch.mul(values, values, out=scratch))
     return torch.stack([squares, values.sum(-1).to(squares.dtype)], dim=-1)
+
+
+def in_columns(pair: Tensor, own_w: Tensor, own_s: Tensor, n_threshold: int) -> Tensor:
+    """Arrange sums in the order of MOMENTS, followed by one count per threshold.
+
+    Args:
+        pair: sums over the tiles of :func:`pair_sums`, ``[n_cell, n_pair, n_sum]``.
+        own_w: sums of :func:`own_sums` of the weights, ``[n_cell, n_pair or 1, 2]``.
+        own_s: the same of the snapshots, ``[n_cell, n_pair, 2]``.
+        n_threshold: number of thresholds.
+    """
+    assert MOMENTS == ("d2", "d4", "ws", "w2", "s2", "w", "s")
+    result = pair.new_full((*pair.shape[:2], len(MOMENTS) + n_threshold), torch.nan)
+    d2 = pair[..., 0]
+    result[..., 0], result[..., 4], result[..., 6] = d2, own_s[..., 0], own_s[..., 1]
+    if pair.shape[-1] > 1:
+        w2 = own_w[..., 0]
+        result[..., 1], result[..., 3], result[..., 5] = pair[..., 1] / _D4_SCALE, w2, own_w[..., 1]
+        # ws = (w^2 + s^2 - d^2)/2 saves a pass and is safe. Its error is the error of the sums, a few 1e-8 of
+        # (w^2 + s^2)/2, which bounds |ws|. Only the other direction, d^2 from ws, would suffer from cancellation.
+        result[..., 2] = (w2 + own_s[..., 0] - d2) / 2
+        result[..., len(MOMENTS) :] = pair[..., 2:]
+    return result
 
 
 def _sum(values: Tensor) -> Tensor:
