@@ -95,6 +95,7 @@ ADAM = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "pa
             "state.model",
         ),
         ({"student": net(1) | {"norm._extra_state": None}}, "student"),
+        ({"model": net(1), "metrics": {"loss": torch.tensor(0.5)}, "scaler": {"scale": torch.ones(1)}}, "model"),
         ({"module": net(1), "buffer_names": ["a"], "optimizer": None, "global_steps": 3}, "module"),
         ({"model": net(1), "extra_state": {"ema": net(2)}}, "model"),
         (
@@ -466,15 +467,15 @@ def test_tensors_that_are_alike_in_some_files_only_count_twice() -> None:
 
 def test_several_names_of_one_tensor_are_read_once() -> None:
     def tied(step: int) -> dict[str, Tensor]:
-        w = torch.randn(3000, generator=torch.Generator().manual_seed(step))
+        w = torch.randn(30_000, generator=torch.Generator().manual_seed(step))
         odd = w.clone()
-        odd[1500] += 1
+        odd[12_345] += 1
         return {"shared": w, "a": odd, "b": w.clone(), "c": w.clone(), "d": odd.clone()}
 
     weights = chosen(tied(0), tied(1))
     result = agree(weights)
     assert result.aliases == {"shared": ("b", "c"), "a": ("d",)}
-    assert all(entry.n_read <= 2 * 3000 + 6 * 1024 for w in weights for entry in w.tensors.values())  # type: ignore[attr-defined]
+    assert all(entry.n_read <= 2 * 30_000 + 12 * 1024 for w in weights for entry in w.tensors.values())  # type: ignore[attr-defined]
 
 
 def test_a_tied_name_that_is_missing_in_some_files_is_found_under_its_other_name() -> None:
@@ -541,12 +542,12 @@ def test_complex_tensors_are_compared_too() -> None:
     assert agreed(*files).constants == ("c",)
 
 
-def test_200_000_names_are_no_trouble() -> None:
+def test_many_names_are_no_trouble() -> None:
     w = torch.ones(1)
     a = Weights(
-        Path("a"), {f"module.{i}": InMemory(w) for i in range(200_000)}, choose(content(net(0))).left_out, 0, "", False
+        Path("a"), {f"module.{i}": InMemory(w) for i in range(20_000)}, choose(content(net(0))).left_out, 0, "", False
     )
-    b = Weights(Path("b"), {f"{i}": InMemory(w + i) for i in range(200_000)}, a.left_out, 0, "", False)
+    b = Weights(Path("b"), {f"{i}": InMemory(w + i) for i in range(20_000)}, a.left_out, 0, "", False)
     assert len(agree([a, b]).constants) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -216,7 +217,7 @@ def _at(value: object, parts: list[str]) -> object:
         return value
     for n in range(len(parts), 0, -1):
         name: Any = ".".join(parts[:n])
-        if isinstance(value, (list, tuple)) and name.isdecimal() and int(name) < len(value):
+        if isinstance(value, (list, tuple)) and re.fullmatch("[0-9]{1,9}", name) and int(name) < len(value):
             return _at(value[int(name)], parts[n:])
         for entry in [value[k] for k in value if str(k) == name] if isinstance(value, dict) else []:
             found = _at(entry, parts[n:])
@@ -231,7 +232,8 @@ def _state_dicts(value: dict[Any, Any], before: str = "", depth: int = 1) -> Ite
         if not isinstance(entry, dict) or _NO_WEIGHTS.search(str(name)) or _OPTIMIZER_STATE & entry.keys():
             continue
         if _is_state_dict(entry):
-            yield f"{before}{name}", entry
+            if any(is_stored(tensor) and tensor.shape for tensor in entry.values()):  # scalars alone are metrics
+                yield f"{before}{name}", entry
         elif depth < _DEPTH:
             yield from _state_dicts(entry, f"{before}{name}.", depth + 1)
 
@@ -599,17 +601,20 @@ def _same_bits(tensors: Sequence[dict[str, Stored]], names: list[str], aliases: 
         if _is_long(first[name]):
             forms.setdefault(_form(first[name]), []).append(name)
     groups = [several for several in forms.values() if len(several) > 1]
-    for state in tensors:  # after two or three of them, no group is left
+    for probe, state in itertools.product(range(3), tensors):  # after two or three of them, no group is left
         split: dict[Hashable, list[str]] = {}
         for i, several in enumerate(groups):
+            parts = _parts(first[several[0]])
             for name in several:
-                split.setdefault((i, _read(state[name], 0, _PROBE).numpy().tobytes()), []).append(name)
+                part = _read(state[name], *parts[min(probe, len(parts) - 1)])
+                split.setdefault((i, part.numpy().tobytes()), []).append(name)
         groups = [several for several in split.values() if len(several) > 1]
     for several in groups:
         while len(several) > 1:
-            alike = _like_first(tensors, several)
-            for name in alike:
-                aliases[several[0]] = (*aliases.get(several[0], ()), name, *aliases.pop(name, ()))
+            alike = dict.fromkeys(_like_first(tensors, several))
+            if alike:
+                more = [other for name in alike for other in (name, *aliases.pop(name, ()))]
+                aliases[several[0]] = (*aliases.get(several[0], ()), *more)
             several = [name for name in several[1:] if name not in alike]
 
 
@@ -641,7 +646,7 @@ def _alike(stored: Sequence[Stored]) -> bool:
 def _parts(stored: Stored) -> list[tuple[int, int]]:
     """Return the parts to compare: the start, the middle and the end, which mostly differ, and then the whole."""
     n = n_coordinates(stored)
-    probes = [(0, _PROBE), (n // 2, _PROBE), (n - _PROBE, _PROBE)] if n > _PROBE else []
+    probes = [(0, _PROBE), (n // 2, _PROBE), (n - _PROBE, _PROBE)] if n > 4 * _PROBE else []
     return probes + [(start, _BLOCK) for start in range(0, n, _BLOCK)]
 
 
