@@ -118,6 +118,16 @@ UNKNOWN = "is neither in it nor in its name: give steps="
         ("fp16_400.pt", 400),
         ("epoch3/step_400/model.pt", 400),
         ("step_400_v2.pt", 400),
+        ("model_epoch_5_step_1000_loss_0.5.pth", 1000),
+        ("epoch=0-step=500.ckpt/checkpoint/mp_rank_00_model_states.pt", 500),
+        ("iter-001599-ckpt.pth", 1599),
+        ("best_coco_bbox_mAP_iter_8000.pth", 8000),
+        ("stage2-ingredient1-step1000-tokens5B", 1000),
+        ("checkpoint_000500/checkpoint-500", 500),
+        ("checkpoint-500-merged", 500),
+        ("alias-gpt2-small-x21/checkpoint-400/model.safetensors", 400),
+        ("model.step.500.pt", 500),
+        ("e3s500.pt", 500),
     ],
 )
 def test_the_step_is_in_the_name(name: str, step: int) -> None:
@@ -138,6 +148,7 @@ def test_the_step_is_in_the_name(name: str, step: int) -> None:
         *("timesteps1000.pt", "train_loss_step=7.ckpt", "batch_size_64.pt", "batch64_lr3.pt", "tokens_4000.pt"),
         *("d41d8cd98f00b204e9800998ecf8427e.pt", "1700000000.pt", "epoch=3-batch=70.ckpt", "step_1000_of_5000.pt"),
         *("1000/model.pt", "run_1/model.pt", "exp2/last.ckpt", "epoch=3-step=abc.ckpt", "v1.5.ckpt", "300ep.pth"),
+        *("step_1_000_000.pt", "step=1,000.pt", "1_000_steps.pt", "step_1e5.pt", "step_1_500.pt"),
     ],
 )
 def test_a_step_that_is_not_in_the_name_is_asked_for(name: str) -> None:
@@ -157,7 +168,7 @@ def test_a_step_that_is_not_in_the_name_is_asked_for(name: str) -> None:
         (("run/1000", "run/2000"), [1000, 2000]),
         (("checkpoint-4/pytorch_model.bin", "step_9/pytorch_model.bin"), [4, 9]),
         (("checkpoint_1_30.pt", "checkpoint_2_60.pt"), [30, 60]),
-        (("a/step2_100.pt", "a/step2_200.pt"), [2, 2]),
+        (("a/step2_10.pt", "a/step2_20.pt"), [2, 2]),
     ],
 )
 def test_names_of_one_pattern_tell_the_step_by_the_number_that_differs(names: Any, expected: list[int]) -> None:
@@ -176,6 +187,10 @@ def test_names_of_one_pattern_tell_the_step_by_the_number_that_differs(names: An
         ("0/model.pt", "1/model.pt"),
         ("step5/a.pt", "step5/b.pt"),
         ("seed1.pt", "seed2.pt"),
+        ("step_1_000.pt", "step_2_000.pt"),
+        ("step=1_step=2.pt", "step=1_step=3.pt"),
+        ("step2_100.pt", "step2_200.pt"),
+        ("ckpt_4_4000.pt", "ckpt_4_8000.pt"),
         ("model-00001-of-00002.bin", "model-00002-of-00002.bin"),
     ],
 )

@@ -224,10 +224,11 @@ def loaded(path: Path) -> Weights:
     return choose(content(torch.load(path, weights_only=True), str(path)))
 
 
-def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_path: Path, order: int) -> None:
     averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
     saver = TrainedWeights(tmp_path)
-    trainer = quiet_trainer(tmp_path, max_steps=6, callbacks=[saver, averaging.EMAWeightAveraging(decay=0.9)])
+    trainer = quiet_trainer(tmp_path, max_steps=6, callbacks=[saver, averaging.EMAWeightAveraging(decay=0.9)][::order])
     module = SmallNet()
     trainer.fit(module, data())
     assert len(saver.weights) == 6
@@ -297,9 +298,18 @@ def test_a_callback_that_may_average_is_a_doubt() -> None:
             content({"pytorch-lightning_version": "2.6", "state_dict": net(1), "callbacks": {callback: {}}})
         ).doubts
 
+    assert doubts("EMACallback{'decay': 0.9}")[0].startswith("the weights may be averages")
     assert doubts("EMA")[0].startswith("the weights may be averages over the training (there is the callback EMA)")
     assert not doubts("StochasticWeightAveraging")
+    assert not doubts("REMAX")
     assert not doubts("ModelCheckpoint{'monitor': 'schema_average'}")
+
+
+@pytest.mark.parametrize(
+    "name", ["SCHEMA_1.pt", "cinema_1.pt", "gemma-it_1.pt", "avg_loss=0.3.ckpt", "run_ema_0.9/1.pt"]
+)
+def test_names_that_only_look_like_averages_are_none(name: str) -> None:
+    assert not choose(content(net(1), name)).averages
 
 
 @pytest.mark.parametrize(
@@ -438,6 +448,12 @@ def test_a_tensor_that_cannot_be_read_is_refused_if_it_is_measured() -> None:
     ):
         agree(files)
     assert list(agree(files, exclude="head.*").tensors[1]) == ["net.weight", "net.bias"]
+    few = chosen(net(0), net(1))
+    few[0].tensors["net.bias"].problem = "is expanded"  # type: ignore[misc]
+    with pytest.raises(
+        ValueError, match=r"step=0.pt: the tensor 'net.bias' is expanded: .* leave it out with exclude='net"
+    ):
+        agree(few)
 
 
 # ---------------------------------------------------------------------- tied tensors and constants

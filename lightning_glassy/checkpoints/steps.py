@@ -349,6 +349,7 @@ _NO_STEP = re.compile(
     re.IGNORECASE,
 )
 _COUNT = r"([0-9]+(?:\.[0-9]+(?=[km]))?)([km]?)"
+_END = r"(?![0-9a-z]|[_,][0-9]{3}(?![0-9])|,[0-9])"  # 1_000 and 1,000 may be one number
 _BATCH = r"(?<![a-z])batch([=_-]?)([0-9]+)(?![0-9a-z])"
 _GAP = "\0"  # stands for the part that was cut out
 
@@ -384,14 +385,16 @@ def _label_in(name: str) -> tuple[int, str] | None:
 def _after(text: str, words: str) -> set[int]:
     # checkpoint-70m is the size of a model.
     count = "([0-9]+)()" if "checkpoint" in words else _COUNT
-    found = re.findall(rf"(?<![a-z])(?:{words})(?:[=_. -]?{count}|=(-[0-9]+)())(?![0-9a-z])", text, re.I)
+    found = re.findall(rf"(?<![a-z])(?:{words})(?:[=_. -]?{count}|=(-[0-9]+)()){_END}", text, re.I)
     return {_value(a or c, b) for a, b, c, _ in found}
 
 
 def _before(text: str) -> set[int]:
     """Return the numbers before a word, as in ``100000_steps`` and ``500step``."""
     words = r"[-_ ]?(?:steps|iters|iterations|updates)|step|iter"
-    return {_value(a, b) for a, b in re.findall(rf"(?<![0-9.]){_COUNT}(?:{words})(?![0-9a-z=])", text, re.I)}
+    return {
+        _value(a, b) for a, b in re.findall(rf"(?<![0-9.,])(?<![0-9]_){_COUNT}(?:{words})(?![0-9a-z=])", text, re.I)
+    }
 
 
 def _value(digits: str, unit: str) -> int:
@@ -433,7 +436,9 @@ def _bare(contents: Sequence[Content]) -> list[_Number | None]:
     numbers = [re.findall(number, name, re.I) for name in names]
     patterns = {re.sub(number, "#", name, flags=re.I) for name in names}
     nothing: list[_Number | None] = [None] * len(contents)
-    if len(patterns) != 1:
+    word = rf"(?<![a-z])(?:{'|'.join(_LABELS.values())})[=_. -]?[0-9]"
+    # If a number has a word for a step, no other number is the step.
+    if len(patterns) != 1 or re.search(word, names[0], re.I):
         return nothing
     columns = list(zip(*numbers, strict=True))
     if len(names) > 1:

@@ -151,9 +151,12 @@ def choose(content: Content, key: str | None = None) -> Weights:
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|callbacks|loops|rng|^opt$|hyper_parameters|^args$|config", re.IGNORECASE)
 _OPTIMIZER_STATE = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 _AVERAGE = re.compile(
-    r"(?<![a-z])(?:ema|avg|averaged?|swa|polyak|shadow)(?![a-z])|moving_?average|(?-i:EMA)", re.IGNORECASE
+    r"(?<![a-z])(?:ema|avg|averaged?|swa|polyak|shadow)(?![a-z])|moving_?average|(?-i:(?<![A-Z])EMA(?![A-Z]))",
+    re.IGNORECASE,
 )
-_AVERAGE_FILE = re.compile(r"(?<![a-z])(?:ema|averaged|swa|avg(?=_?[0-9.]))(?![a-z])|(?-i:EMA)", re.IGNORECASE)
+_AVERAGE_FILE = re.compile(
+    r"(?<![a-z])(?:ema|averaged|swa|avg(?=_?[0-9.]))(?![a-z])|(?-i:(?<![A-Z])EMA(?![A-Z]))", re.IGNORECASE
+)
 _AVERAGE_FOLDER = "(?:(?:unet|transformer|model|net)_)?ema(?:_model)?"
 _AVERAGE_MODULE = re.compile(r"(?:\w+_)?ema(?:_\w+)?|(?:avg|averaged?|swa)_model", re.IGNORECASE)
 _ARE_AVERAGES = "the weights are averages over the training ({}): averages move less than the trained weights"
@@ -232,7 +235,8 @@ def _state_dicts(value: dict[Any, Any], before: str = "", depth: int = 1) -> Ite
         if not isinstance(entry, dict) or _NO_WEIGHTS.search(str(name)) or _OPTIMIZER_STATE & entry.keys():
             continue
         if _is_state_dict(entry):
-            if any(is_stored(tensor) and tensor.shape for tensor in entry.values()):  # scalars alone are metrics
+            tensors = [tensor for tensor in entry.values() if is_stored(tensor)]
+            if any(tensor.shape or tensor.problem for tensor in tensors):  # scalars alone are metrics
                 yield f"{before}{name}", entry
         elif depth < _DEPTH:
             yield from _state_dicts(entry, f"{before}{name}.", depth + 1)
@@ -274,7 +278,9 @@ def _averages(content: Content, key: str, state: dict[Any, Any], others: list[st
     if why is not None:
         return True, [_ARE_AVERAGES.format(why)]
     # StochasticWeightAveraging keeps its averages to itself until the training ends.
-    maybe = [name for name in callbacks if re.search("EMA|Averag", name) and "Stochastic" not in name]
+    maybe = [
+        name for name in callbacks if re.search("(?<![A-Z])EMA(?![A-Z][A-Z])|Averag", name) and "Stochastic" not in name
+    ]
     if maybe:
         return False, [_ARE_AVERAGES.replace("are", "may be", 1).format(f"there is the callback {maybe[0]}")]
     return False, []
@@ -373,10 +379,13 @@ def agree(
     kept = [name for name in kept if _is_measured([name, *aliases.get(name, ())], include, exclude)]
     if not kept:
         raise ValueError(f"{weights[0].path}: there is no trainable parameter to track (all are excluded)")
-    for name in kept:
-        for w, state in zip(weights, tensors, strict=True):
-            if name in state and state[name].problem is not None:
-                raise ValueError(_NOT_WHOLE.format(f"{w.path}: the tensor {name!r} {state[name].problem}"))
+    for w, state in zip(weights, tensors, strict=True):
+        problems = [name for name in kept if name in state and state[name].problem is not None]
+        if problems:
+            what = _NOT_WHOLE.format(f"{w.path}: the tensor {problems[0]!r} {state[problems[0]].problem}")
+            n = sum(n_coordinates(state[name]) for name in kept if name in state)
+            few = sum(n_coordinates(state[name]) for name in problems) <= 0.1 * n
+            raise ValueError(what + (f". Or leave it out with exclude={problems[0]!r}" if few else ""))
     kept = _in_all(weights, tensors, kept, aliases)
 
     constants = [] if len(tensors) < 2 else [name for name in kept if _alike([state[name] for state in tensors])]
