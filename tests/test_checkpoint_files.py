@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import tracemalloc
+import warnings
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
@@ -22,8 +23,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_glassy.checkpoints.distributed import Chunk, ChunkedTensor, read_distributed
 from lightning_glassy.checkpoints.handles import Handles
-from lightning_glassy.checkpoints.pickled import read_torch
+from lightning_glassy.checkpoints.pickled import read_object, read_torch
 from lightning_glassy.checkpoints.safetensor_files import read_safetensors
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
 from lightning_glassy.checkpoints.strided import overlapping
@@ -544,3 +546,91 @@ def test_without_the_package_safetensors_it_says_what_to_install(
     (tmp_path / "1.safetensors").write_bytes(json.dumps({}).encode())
     with Handles() as handles, pytest.raises(ImportError, match=r"pip install 'lightning-glassy\[safetensors\]'"):
         read_safetensors(handles.file(tmp_path / "1.safetensors"))
+
+
+# ---------------------------------------------------------------------- distributed checkpoints
+
+
+def save_distributed(folder: Path, content: dict[str, Any]) -> Path:
+    import torch.distributed.checkpoint as dcp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(content, checkpoint_id=str(folder), no_dist=True)
+    return folder
+
+
+def test_a_distributed_checkpoint_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    content = {
+        "model": {"a.b": torch.randn(3, 4), "half": torch.randn(5).bfloat16(), "number": torch.tensor(2.5)},
+        "list": [torch.ones(2), torch.zeros(3)],
+        "complex": torch.randn(3, 2, dtype=torch.complex64),
+        "transposed": torch.randn(3, 4).t(),
+        "empty": torch.empty(0, 3),
+        "step": 7,
+        "state": {"lr": 0.1, "name": "s", "none": None, "scalar": np.float64(3)},
+    }
+    folder = save_distributed(tmp_path / "step-7", content)
+    with Handles() as handles:
+        found, files = read_distributed(folder, handles)
+        assert [file.name for file in files] == ["__0_0.distcp"]
+        assert found["step"] == 7
+        assert found["state"] == content["state"]
+        assert len(found["list"]) == 2
+        for name, tensor in content["model"].items():
+            assert np.array_equal(values(found["model"][name]), truth(tensor))
+        for name in ("complex", "transposed", "empty"):
+            assert found[name].shape == tuple(content[name].shape)
+            assert np.array_equal(values(found[name]), truth(content[name]))
+
+
+@pytest.mark.parametrize("grid", [(2, 1), (1, 3), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_chunks_are_put_together_however_they_cut_the_tensor(
+    tmp_path: Path, grid: tuple[int, int], dtype: torch.dtype
+) -> None:
+    whole = torch.randn(5, 7, dtype=dtype)
+    chunks, rows = [], [*torch.arange(5).tensor_split(grid[0])]
+    with Handles() as handles:
+        for i, row in enumerate(rows):
+            for j, column in enumerate(torch.arange(7).tensor_split(grid[1])):
+                file = handles.file(saved(tmp_path / f"{i}{j}.distcp", whole[row][:, column].clone()))
+                sizes = (len(row), len(column))
+                chunks.append(
+                    Chunk((int(row[0]), int(column[0])), sizes, lambda file=file: read_object(file, 0, file.size))
+                )
+        stored = ChunkedTensor(tmp_path, "w", (5, 7), dtype, chunks)
+        for block in (1, 4, 9, 100):
+            assert np.array_equal(values(stored, block), truth(whole))
+        for wrong in (chunks[:-1], [*chunks, chunks[0]], [chunks[0]] * len(chunks)):
+            with pytest.raises(ValueError, match="do not cover it once"):
+                ChunkedTensor(tmp_path, "w", (5, 7), dtype, wrong)
+
+
+def test_lightnings_sharded_checkpoint_is_read_like_one_in_one_file(tmp_path: Path) -> None:
+    folder = save_distributed(tmp_path / "a.ckpt", {"model": {"w": torch.arange(3.0)}, "optimizer_0": {"x": 1}})
+    torch.save({"pytorch-lightning_version": "2.5", "global_step": 9}, folder / "meta.pt")
+    with Handles() as handles:
+        found, _ = read_distributed(folder, handles)
+        assert found["global_step"] == 9
+        assert values(found["state_dict"]["w"]).tolist() == [0, 1, 2]
+
+
+def test_the_metadata_of_a_distributed_checkpoint_runs_nothing_and_damage_is_named(tmp_path: Path) -> None:
+    folder, mark = save_distributed(tmp_path / "d", {"w": torch.ones(30), "step": 3}), tmp_path / "executed"
+    whole = (folder / ".metadata").read_bytes()
+    contents = [pickle.dumps(Evil(os.mkdir, str(mark))), b"", b"hello", whole[:-9]]
+    contents.append(whole.replace(b"__0_0.distcp", b"../../x.dist"))
+    for content in contents:
+        (folder / ".metadata").write_bytes(content)
+        with Handles() as handles, pytest.raises(ValueError, match=r"d is not a readable distributed checkpoint"):
+            read_distributed(folder, handles)
+    assert not mark.exists()
+    (folder / ".metadata").write_bytes(whole)
+    data = (folder / "__0_0.distcp").read_bytes()
+    (folder / "__0_0.distcp").write_bytes(data[:-40])
+    with Handles() as handles, pytest.raises(ValueError, match=r"d is not a readable .*'__0_0.distcp' is cut short"):
+        read_distributed(folder, handles)
+    (folder / "__0_0.distcp").unlink()
+    with Handles() as handles, pytest.raises(FileNotFoundError, match=r"d is incomplete: there is no '__0_0.distcp'"):
+        read_distributed(folder, handles)

@@ -310,7 +310,8 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _sizes(value: Any) -> tuple[int, ...]:
+def sizes_of(value: Any) -> tuple[int, ...]:
+    """Return a tuple of sizes, after checking that it is one."""
     if not isinstance(value, (tuple, list)) or len(value) > 64 or not all(map(_is_size, value)):
         raise Damaged("a tensor has a shape or strides that are no sizes")
     return tuple(value)
@@ -319,7 +320,7 @@ def _sizes(value: Any) -> tuple[int, ...]:
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtype | None = None, problem: str | None = None
 ) -> StridedTensor:
-    shape, strides = _sizes(size), _sizes(stride)
+    shape, strides = sizes_of(size), sizes_of(stride)
     if not isinstance(storage, Storage) or not _is_size(offset) or len(shape) != len(strides):
         raise Damaged("a tensor has no storage")
     dtype = dtype or storage.dtype
@@ -338,7 +339,7 @@ def _tensor_v2(
 def _tensor_v3(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, dtype: Any, metadata: Any = None
 ) -> Any:
-    return _tensor(storage, offset, size, stride, _dtype(dtype), _view_problem(metadata))
+    return _tensor(storage, offset, size, stride, dtype_of(dtype), _view_problem(metadata))
 
 
 def _view_problem(metadata: Any) -> str | None:
@@ -346,11 +347,21 @@ def _view_problem(metadata: Any) -> str | None:
     return f"is a view of other numbers ({views[0]}): save tensor.resolve_{views[0]}()" if views else None
 
 
-def _dtype(value: Any) -> torch.dtype:
+def dtype_of(value: Any) -> torch.dtype:
+    """Return the dtype of a name in a pickle."""
     found = getattr(torch, value.name.rpartition(".")[2], None) if isinstance(value, Opaque) else value
     if not isinstance(found, torch.dtype):
         raise Damaged("a tensor has a dtype that this torch does not know")
     return found
+
+
+def plain_pickle(data: bytes) -> Any:
+    """Return what a pickle without tensors holds. Objects of all classes are :class:`Opaque`.
+
+    Raises:
+        Damaged: the bytes are no pickle.
+    """
+    return Unpickler(data, _FUNCTIONS).load()
 
 
 def _quantised(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
@@ -361,15 +372,15 @@ def _sparse(layout: Any, data: Any) -> Unreadable:
     values = [item for item in data if isinstance(item, (StridedTensor, Unreadable))] if isinstance(data, tuple) else []
     shapes = [item for item in data if isinstance(item, tuple)] if isinstance(data, tuple) else []
     dtype = values[-1].dtype if values else torch.float32
-    return Unreadable(f"is a {layout} tensor", _sizes(shapes[0]) if shapes else (), dtype)
+    return Unreadable(f"is a {layout} tensor", sizes_of(shapes[0]) if shapes else (), dtype)
 
 
 def _meta(dtype: Any, size: Any, *_: Any) -> Unreadable:
-    return Unreadable("is a tensor on the meta device, without values", _sizes(size), _dtype(dtype))
+    return Unreadable("is a tensor on the meta device, without values", sizes_of(size), dtype_of(dtype))
 
 
 def _wrapper(_: Any, dtype: Any, size: Any, *__: Any) -> Unreadable:
-    return Unreadable("keeps its values in other tensors", _sizes(size), _dtype(dtype))
+    return Unreadable("keeps its values in other tensors", sizes_of(size), dtype_of(dtype))
 
 
 def _nested(*_: Any) -> Unreadable:
@@ -377,7 +388,7 @@ def _nested(*_: Any) -> Unreadable:
 
 
 def _from_device(data: Any, dtype: Any, *_: Any) -> Any:
-    if isinstance(data, (StridedTensor, Unreadable)) and data.dtype == _dtype(dtype):
+    if isinstance(data, (StridedTensor, Unreadable)) and data.dtype == dtype_of(dtype):
         return data
     return Unreadable("was saved on a device that keeps tensors apart: save it from the CPU", np.shape(data))
 
@@ -471,7 +482,7 @@ def _array(shape: Any, dtype: Any, raw: Any, order: Any = "C") -> np.ndarray[Any
     if not isinstance(dtype, NumpyType) or dtype.dtype is None:
         raise Damaged("it holds an array of NumPy with objects in it, which would have to be run")
     data = raw.encode("latin1") if isinstance(raw, str) else raw
-    sizes = _sizes(shape)
+    sizes = sizes_of(shape)
     if not isinstance(data, bytes) or math.prod(sizes) * dtype.dtype.itemsize != len(data) or order not in ("C", "F"):
         raise Damaged("an array of NumPy is damaged")
     return np.frombuffer(data, dtype.dtype).reshape(sizes, order=order)
@@ -504,7 +515,7 @@ _FUNCTIONS: dict[str, Function] = {
     "torch._tensor._rebuild_from_type": _of_type,
     "torch._tensor._rebuild_from_type_v2": _of_type,
     "torch.serialization._get_layout": _layout,
-    "torch.Size": lambda sizes=(): _sizes(sizes),
+    "torch.Size": lambda sizes=(): sizes_of(sizes),
     "torch.device": lambda kind, index=None: f"{kind}" if index is None else f"{kind}:{index}",
     "torch.torch_version.TorchVersion": _text,
     "collections.OrderedDict": _dict,

@@ -110,13 +110,27 @@ class StridedTensor:
             return
         for first in range(0, len(out), _PIECE):
             piece = out[first : first + _PIECE]
-            for done, box, at in _boxes(dims, start + first, len(piece)):
+            for done, box, at in boxes(dims, start + first, len(piece)):
                 n = math.prod(size for size, _ in box)
                 self._read_box(box, begin + at * width, width, piece[done : done + n])
 
     def gather(self, positions: Tensor, out: Tensor) -> None:
         """Fill ``out`` with the coordinates at ``positions``, which increase."""
         gather_near(self, positions, out)
+
+    def narrow(self, starts: Sequence[int], sizes: Sequence[int]) -> StridedTensor:
+        """Return a box of the tensor."""
+        offset = self._offset + sum(a * stride for a, stride in zip(starts, self._strides, strict=True))
+        return StridedTensor(self.memory, self.dtype, sizes, self._strides, offset)
+
+    def as_real(self, n_more: int = 0) -> StridedTensor:
+        """Return the tensor with a last dimension for real and imaginary parts, and ``n_more`` of size 1."""
+        shape, strides, ones = self.shape, self._strides, (1,) * n_more
+        if not self.dtype.is_complex:
+            return StridedTensor(self.memory, self.dtype, (*shape, *ones), (*strides, *ones), self._offset)
+        twice = [2 * stride for stride in strides]
+        dtype = real_dtype(self.dtype)
+        return StridedTensor(self.memory, dtype, (*shape, *ones, 2), (*twice, *ones, 1), 2 * self._offset)
 
     def _read_box(self, box: list[tuple[int, int]], begin: int, width: int, out: Tensor) -> None:
         """Read a box of numbers, given by sizes and strides, that begins at a position of the file."""
@@ -196,7 +210,7 @@ def gather_near(stored: Stored, positions: Tensor, out: Tensor) -> None:
             begin = stop
 
 
-def _boxes(dims: list[tuple[int, int]], start: int, n: int) -> Iterator[tuple[int, list[tuple[int, int]], int]]:
+def boxes(dims: list[tuple[int, int]], start: int, n: int) -> Iterator[tuple[int, list[tuple[int, int]], int]]:
     """Cut ``n`` coordinates into boxes of the last dimensions.
 
     Yields the number of coordinates before, sizes and strides of the box, and its offset in elements.
