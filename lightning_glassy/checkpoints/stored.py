@@ -26,8 +26,11 @@ class Stored(Protocol):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    place: Hashable
     problem: str | None
+
+    @property
+    def place(self) -> Hashable:
+        """The memory that it covers, see above."""
 
     def read(self, start: int, out: Tensor) -> None:
         """Fill ``out`` with the coordinates ``start ... start + len(out)``.

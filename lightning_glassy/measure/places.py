@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,13 +22,29 @@ def address_of(tensor: Tensor) -> int:
         return 0
 
 
+class Place(NamedTuple):
+    """The places of all elements of a tensor, whatever its shape.
+
+    Two tensors have equal places if they hold the same numbers in the same memory, as a matrix and its transpose do.
+
+    Attributes:
+        memory: the memory, such as a device or a file.
+        first: address of the first element in it, in bytes.
+        steps: steps and sizes of the dimensions, see :func:`steps_of`.
+    """
+
+    memory: Hashable
+    first: int
+    steps: tuple[tuple[int, int], ...]
+
+
 def place_of(tensor: Tensor) -> tuple[object, ...]:
     """Return a key of the places of all elements in memory, whatever the shape of the tensor.
 
     Two tensors have equal keys if they hold the same numbers in the same memory, as a matrix and its transpose do.
     """
     dtype = tensor.dtype.to_real() if tensor.is_complex() else tensor.dtype
-    return tensor.device, dtype, address_of(tensor), _steps(tensor)
+    return dtype, _place(tensor)
 
 
 def find_overlap(named: Iterable[tuple[str, Tensor]]) -> tuple[str, str] | None:
@@ -37,33 +53,36 @@ def find_overlap(named: Iterable[tuple[str, Tensor]]) -> tuple[str, str] | None:
     The names are equal if two elements of one tensor are at the same place. Tensors may be interleaved, as two columns
     of a matrix are. Only then the function visits each element. Tensors without memory are left out.
     """
-    located = [(name, tensor) for name, tensor in named if tensor.numel() and address_of(tensor)]
-    together: list[tuple[str, Tensor]] = []  # each of these begins before an earlier one ends
-    device, end = None, 0
-    for name, tensor in sorted(located, key=lambda pair: (str(pair[1].device), address_of(pair[1]))):
-        address = address_of(tensor)
-        if tensor.device != device or address >= end:
+    return overlap_of_places((name, _place(tensor)) for name, tensor in named if tensor.numel() and address_of(tensor))
+
+
+def overlap_of_places(named: Iterable[tuple[str, Place]]) -> tuple[str, str] | None:
+    """Return the names of two places that share an element, or ``None``. See :func:`find_overlap`."""
+    together: list[tuple[str, Place]] = []  # each of these begins before an earlier one ends
+    memory, end = None, 0
+    for name, place in sorted(named, key=lambda pair: (str(pair[1].memory), pair[1].first)):
+        if place.memory != memory or place.first >= end:
             if (found := _overlap(together)) is not None:
                 return found
-            together, device, end = [], tensor.device, address
-        together.append((name, tensor))
-        end = max(end, address + _extent(tensor))
+            together, memory, end = [], place.memory, place.first
+        together.append((name, place))
+        end = max(end, place.first + _extent(place.steps))
     return _overlap(together)
 
 
-def _overlap(together: list[tuple[str, Tensor]]) -> tuple[str, str] | None:
-    """Mark the places of some tensors, one tensor after the other, and return the first pair that shares a place."""
-    if not together or (len(together) == 1 and _simple(together[0][1])):
+def _overlap(together: list[tuple[str, Place]]) -> tuple[str, str] | None:
+    """Mark some places, one after the other, and return the first pair that shares an element."""
+    if not together or (len(together) == 1 and each_apart(together[0][1].steps)):
         return None
-    first = address_of(together[0][1])
-    places = [(name, address_of(tensor) - first, _steps(tensor), tensor) for name, tensor in together]
+    first = together[0][1].first
+    places = [(name, place.first - first, place.steps) for name, place in together]
     # A mark stands for as many bytes as all starts and steps allow.
-    unit = math.gcd(*(start for _, start, _, _ in places))
-    for _, _, dims, _ in places:
+    unit = math.gcd(*(start for _, start, _ in places))
+    for _, _, dims in places:
         unit = math.gcd(unit, dims[-1][1], *(step for step, _ in dims[:-1]))
-    n_mark = max(start + _extent(tensor) for _, start, _, tensor in places) // unit
+    n_mark = max(start + _extent(dims) for _, start, dims in places) // unit
     marks = torch.zeros(n_mark, dtype=torch.int32, device="cpu")
-    for number, (name, start, dims, tensor) in enumerate(places, 1):
+    for number, (name, start, dims) in enumerate(places, 1):
         if not all(step for step, _ in dims):
             return name, name
         *outer, (_, inner) = dims
@@ -72,20 +91,29 @@ def _overlap(together: list[tuple[str, Tensor]]) -> tuple[str, str] | None:
         if other := int(mine.max()):
             return places[other - 1][0], name
         mine.fill_(number)
-        if not _simple(tensor) and int((marks == number).sum()) < mine.numel():
+        if not each_apart(dims) and int((marks == number).sum()) < mine.numel():
             return name, name
     return None
 
 
-def _steps(tensor: Tensor) -> tuple[tuple[int, int], ...]:
+def _place(tensor: Tensor) -> Place:
+    width = tensor.element_size()
+    dims = [(step * width, size) for step, size in zip(tensor.stride(), tensor.shape, strict=True)]
+    return Place(tensor.device, address_of(tensor), steps_of(dims, width))
+
+
+def steps_of(dims: Iterable[tuple[int, int]], width: int) -> tuple[tuple[int, int], ...]:
     """Return the steps in bytes and the sizes of the dimensions, from the largest step to 1.
 
     Steps of 0 come first. Dimensions that lie one after the other in memory are one dimension.
+
+    Args:
+        dims: step in bytes and size of each dimension.
+        width: number of bytes of an element.
     """
-    width = tensor.element_size()
-    dims = [(step * width, size) for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
     merged: list[tuple[int, int]] = []
-    for step, size in [*sorted(dims, key=lambda dim: (dim[0] > 0, -dim[0])), (1, width)]:
+    several = sorted((dim for dim in dims if dim[1] > 1), key=lambda dim: (dim[0] > 0, -dim[0]))
+    for step, size in [*several, (1, width)]:
         if merged and merged[-1][0] == step * size:
             merged[-1] = (step, size * merged[-1][1])
         else:
@@ -93,12 +121,11 @@ def _steps(tensor: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def _extent(tensor: Tensor) -> int:
-    """Return the number of bytes from the first element to the end of the last."""
-    return 1 + sum(step * (size - 1) for step, size in _steps(tensor))
-
-
-def _simple(tensor: Tensor) -> bool:
+def each_apart(steps: tuple[tuple[int, int], ...]) -> bool:
     """Return whether each step is larger than all that lies within it, so that no two elements are at one place."""
-    steps = _steps(tensor)
-    return all(step >= below * size for (step, _), (below, size) in itertools.pairwise(steps))
+    return all(step >= _extent(steps[i + 1 :]) for i, (step, _) in enumerate(steps))
+
+
+def _extent(steps: tuple[tuple[int, int], ...]) -> int:
+    """Return the number of bytes from the first element to the end of the last."""
+    return 1 + sum(step * (size - 1) for step, size in steps)
