@@ -313,6 +313,7 @@ def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
         "sums": record.sums,
         "observables": record.available() if len(record) else [],
         "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
+        "doubts": record.doubts,
         "meta": record.meta,
     }
     return plain(content)  # type: ignore[no-any-return]
@@ -346,7 +347,10 @@ def _as_text(path: Path, record: AgingRecord) -> str:
         steps, values = record.one_time(name)
         ends = f", {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}" if len(steps) else ""
         lines.append(f"  series          {name!r}: {len(steps):,} values{ends}")
+    lines += [f"  ! {doubt}" for doubt in record.doubts]
     for key, value in record.meta.items():
+        if key == "doubts" and record.doubts:
+            continue  # shown in full above
         text = json.dumps(value)
         lines.append(f"  meta            {key}: {text if len(text) <= 100 else text[:97] + '...'}")
     return "\n".join(lines)

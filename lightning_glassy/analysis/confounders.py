@@ -1,4 +1,4 @@
-"""Properties of a training that also change how fast the weights move: reasons to doubt an aging curve."""
+"""Reasons to doubt an aging curve: doubts about the numbers, and properties of a training that change its clock."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from lightning_glassy.record import AgingRecord
 
 
 def confounders(record: AgingRecord) -> list[str]:
-    """Return the properties of the training that change the clock, one sentence each.
+    """Return the doubts that a record carries, and the properties of the training that change the clock.
 
-    They come from the metadata and the series ``"learning_rate"`` of :class:`~lightning_glassy.AgingMonitor`. The list
-    is empty if a record has neither.
+    Each is one sentence. The doubts are :attr:`AgingRecord.doubts`. The properties come from the metadata and the
+    series ``"learning_rate"`` of :class:`~lightning_glassy.AgingMonitor`. The list is empty if a record has none of
+    them.
     """
-    found: list[str] = []
+    found = record.doubts
     for series in record.one_time_names:
         rates = record.one_time(series)[1] if series.startswith("learning_rate") else np.empty(0)
         rates = rates[np.isfinite(rates)]

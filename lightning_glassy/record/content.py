@@ -348,6 +348,17 @@ class RecordContent:
         self.meta["branches"] = [*_listed(self.meta, "branches"), secrets.token_hex(4)]
 
     @property
+    def doubts(self) -> list[str]:
+        """Reasons to doubt the numbers, in words: the sentences in ``meta["doubts"]``, each once."""
+        found = [" ".join(doubt.split()) for doubt in _listed(self.meta, "doubts") if isinstance(doubt, str)]
+        return list(dict.fromkeys(filter(None, found)))
+
+    def add_doubt(self, doubt: str) -> None:
+        """Add a sentence to :attr:`doubts`, unless it is there. Report, tab and tables show it with the numbers."""
+        if doubt not in self.doubts:
+            self.meta["doubts"] = [*self.doubts, doubt]
+
+    @property
     def last_step(self) -> int:
         """The last step at which something in the record was measured, or -1."""
         return max(table.last_step for table in self._tables.values())

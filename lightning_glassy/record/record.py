@@ -408,9 +408,10 @@ class AgingRecord(RecordContent):
             records: runs, or sets of replicas, in the order of the replica axis.
 
         Returns:
-            A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, and the
-            metadata of all runs under ``"replicas"``. A one-time series is kept, as the mean over the replicas, if all
-            runs have it at the same steps. Matrices between the replicas of one record and profiles are left out.
+            A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
+            metadata of all runs under ``"replicas"``, and the :attr:`doubts` of all runs. A one-time series is kept, as
+            the mean over the replicas, if all runs have it at the same steps. Matrices between the replicas of one
+            record and profiles are left out.
 
         Raises:
             TypeError: ``records`` is not a list of records.
@@ -429,6 +430,8 @@ class AgingRecord(RecordContent):
             meta={**first.meta, "replicas": [record.meta for record in records]},
             n_replica=sum(record.n_replica or 1 for record in records),
         )
+        for doubt in (doubt for record in records for doubt in record.doubts):
+            merged.add_doubt(doubt)
         merged._tables = combine.concatenated(
             [
                 record._tables if record.n_replica is not None else combine.with_replica_axis(record._tables)
