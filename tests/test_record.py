@@ -16,6 +16,7 @@ import pytest
 
 from lightning_glassy import AgingRecord, LogTimeSchedule, RecordError
 from lightning_glassy import observables as obs
+from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.record import MOMENTS
 
 
@@ -383,7 +384,10 @@ def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
             AgingRecord.from_trajectory(walk[:, :5], schedule, overlap_thresholds=eps),
             r"records\[1\] .* in n_parameters",
         ),
-        (AgingRecord.from_trajectory(9 * walk, schedule), r"records\[1\] .* in overlap_thresholds"),
+        (
+            AgingRecord.from_trajectory(900 * walk, schedule),
+            r"in overlap_thresholds.* same overlap_thresholds=\[\.\.\.\]",
+        ),
         (
             AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]), overlap_thresholds=eps),
             r"records\[1\] .* in the pairs .* 116 are in one of them only",
@@ -682,3 +686,32 @@ def test_without_a_sample_there_is_no_sampling_error_even_of_what_diverged() -> 
         for name in ("msd", "overlap"):
             expected = np.where(np.isin([[1, 0], [1, 1]], 1), 0.0, np.nan)
             np.testing.assert_array_equal(record.standard_error(name, group), expected)
+
+
+@pytest.mark.parametrize("edge", [0.0158113883, 0.158113883, 0.0707, 0.05, 0.1, 1.0])
+def test_seeds_on_both_sides_of_any_edge_share_a_default_threshold_and_become_replicas(edge: float) -> None:
+    rng, schedule = np.random.default_rng(0), LogTimeSchedule([0, 2], [1, 4])
+    walks = [edge * factor * rng.normal(size=(8, 20_000)) for factor in (0.97, 0.99, 1.01, 1.03)]
+    runs = [AgingRecord.from_trajectory(walk, schedule) for walk in walks]
+    merged = AgingRecord.concat(runs)
+    assert 1 <= len(merged.overlap_thresholds) <= 2
+    for eps in merged.overlap_thresholds:
+        assert 0.003 * edge < eps < 0.33 * edge
+        for k, run in enumerate(runs):
+            assert np.array_equal(merged.overlap(eps)[k], run.overlap(eps), equal_nan=True)
+            assert np.array_equal(merged.msd()[k], run.msd(), equal_nan=True)
+
+
+@pytest.mark.parametrize("spread", [0.0, np.nan, np.inf, 1e-300, 1e-17, 1e17, 1e300])
+def test_default_thresholds_are_always_possible(spread: float) -> None:
+    assert len(AgingRecord({"all": 1}, overlap_thresholds=default_overlap_thresholds(spread)).overlap_thresholds) == 2
+
+
+def test_thresholds_that_not_all_runs_have_are_left_out(walk: np.ndarray) -> None:
+    schedule, rng = LogTimeSchedule.logspaced(100), np.random.default_rng(0)
+    runs = [
+        AgingRecord.from_trajectory(walk + rng.normal(size=walk.shape), schedule, overlap_thresholds=thresholds)
+        for thresholds in ([0.1, 1.0, 2.0], [1.0, 3.0], [0.5, 1.0])
+    ]
+    assert AgingRecord.concat(runs).overlap_thresholds == (1.0,)
+    assert np.array_equal(AgingRecord.concat(runs).overlap()[1], runs[1].overlap(1.0), equal_nan=True)

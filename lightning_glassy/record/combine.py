@@ -41,7 +41,12 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
     for i, (shape, meta) in enumerate(zip(shapes, metas, strict=True)):
         for what, value in shape.items():
             if value != shapes[0][what] or (isinstance(value, dict) and list(value) != list(shapes[0][what])):
-                raise ValueError(f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}")
+                remedy = ""
+                if what == "overlap_thresholds":
+                    remedy = ". None is in all runs: measure all with the same overlap_thresholds=[...]"
+                raise ValueError(
+                    f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}{remedy}"
+                )
         for key in _SAME_IN_REPLICAS:
             if key in metas[0] and key in meta and metas[0][key] != meta[key]:
                 raise ValueError(

@@ -410,19 +410,22 @@ class AgingRecord(RecordContent):
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
             metadata of all runs under ``"replicas"``, and the :attr:`doubts` of all runs. A one-time series is kept, as
-            the mean over the replicas, if all runs have it at the same steps. Matrices between the replicas of one
-            record and profiles are left out.
+            the mean over the replicas, if all runs have it at the same steps. Overlap thresholds that not all runs
+            have, matrices between the replicas of one record, and profiles are left out.
 
         Raises:
             TypeError: ``records`` is not a list of records.
             ValueError: there are no records, runs do not match, or one run is there twice. The message names the
-                mismatch: the parameters, the measured sums, thresholds or pairs, or an entry of the metadata, such as
-                the module, the optimisers or the batches.
+                mismatch: the parameters, the measured sums or pairs, thresholds of which none is common, or an entry of
+                the metadata, such as the module, the optimisers or the batches.
         """
         if not isinstance(records, (list, tuple)) or not all(isinstance(record, AgingRecord) for record in records):
             raise TypeError("records must be a list of AgingRecord")
         if not records:
             raise ValueError("records is empty: give at least one")
+        shared = set(records[0].overlap_thresholds).intersection(*(record.overlap_thresholds for record in records))
+        if shared:  # otherwise the check below names the mismatch
+            records = [r if shared == set(r.overlap_thresholds) else r.with_thresholds(sorted(shared)) for r in records]
         combine.check_replicas([record._shape() for record in records], [record.meta for record in records])
         first = records[0]
         merged = cls(
