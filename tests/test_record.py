@@ -400,6 +400,53 @@ def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
         AgingRecord.concat([])
 
 
+def of_seed(seed: int, n: int = 100) -> AgingRecord:
+    """A random walk of n steps, with a loss at every tenth step. All runs have the schedule of 100 steps."""
+    walk = np.cumsum(np.random.default_rng(seed).normal(size=(n + 1, 20)), axis=0)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100), overlap_thresholds=[1.0])
+    for step in range(0, n + 1, 10):
+        record.append_one_time("train_loss", step, seed + step)
+    return record
+
+
+@pytest.mark.parametrize("short", [0, 1, 11])
+def test_a_run_that_was_cut_short_is_named_with_the_remedy(short: int) -> None:
+    runs = [of_seed(seed, n=42 if seed == short else 100) for seed in range(16)]
+    end = runs[short].last_step
+    with pytest.raises(ValueError, match=r"does not match records\[0\] in the pairs") as caught:
+        AgingRecord.concat(runs)
+    text = str(caught.value)
+    assert f"records[{short}] ends at step {end}, and records[{int(short == 0)}] at step 100: a run was cut" in text
+    assert f"record.before({end + 1}) cuts every record there" in text
+    assert "common=True" in text
+    cut = AgingRecord.concat([run.before(end + 1) for run in runs])
+    assert AgingRecord.concat(runs, common=True) == cut
+    assert len(cut) == len(runs[short])
+    # The series has the steps that all runs have.
+    steps, values = cut.one_time("train_loss")
+    assert steps.tolist() == [0, 10, 20, 30, 40]
+    assert values == pytest.approx(7.5 + steps)
+    assert np.array_equal(cut.msd()[short], runs[short].msd(), equal_nan=True)
+
+
+def test_runs_of_other_schedules_are_joined_at_their_common_pairs_only_if_told() -> None:
+    walks = [np.cumsum(np.random.default_rng(k).normal(size=(101, 20)), axis=0) for k in range(2)]
+    schedules = (LogTimeSchedule([0, 10], [1, 5, 80]), LogTimeSchedule([0, 20], [1, 7, 80]))
+    runs = [
+        AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=[1.0])
+        for walk, schedule in zip(walks, schedules, strict=True)
+    ]
+    with pytest.raises(
+        ValueError, match=r"in the pairs .*\) for example\. Use the pairs that all have with common=True"
+    ):
+        AgingRecord.concat(runs)
+    assert AgingRecord.concat(runs, common=True).pairs[1].tolist() == [1, 80]
+    other = AgingRecord.from_trajectory(walks[1], LogTimeSchedule([3], [4]), overlap_thresholds=[1.0])
+    with pytest.raises(ValueError, match=r"no pair .* was measured in all runs"):
+        AgingRecord.concat([runs[0], other], common=True)
+    assert AgingRecord.concat(runs[:1], common=True) == AgingRecord.concat(runs[:1])
+
+
 def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) -> None:
     odd = 'a,"b"\n<img onerror=x>'
     record = AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1, 2]), groups={odd: [0, 1]})

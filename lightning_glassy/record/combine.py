@@ -25,6 +25,8 @@ _SAME_IN_REPLICAS = (
     "world_size",
 )
 
+_MOST_NAMES = 8  # in one message
+
 Tables = Mapping[TableName, Table]
 
 
@@ -54,6 +56,25 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
                 )
 
 
+def in_common(runs: Sequence[Tables]) -> list[dict[TableName, Table]]:
+    """Return the moments and the one-time series of runs with the rows of the keys that all runs have.
+
+    Raises:
+        ValueError: no pair of times is in all runs.
+    """
+    cut: list[dict[TableName, Table]] = [{} for _ in runs]
+    for name in runs[0]:
+        tables = [run[name] for run in runs if name in run]
+        if name.kind not in ("moments", "one_time") or len(tables) < len(runs):
+            continue
+        keys = tables[0].common_keys(tables[1:])
+        if name == MOMENTS_TABLE and not keys:
+            raise ValueError("no pair (waiting time, lag) was measured in all runs: leave out the shortest run")
+        for run, table in zip(cut, tables, strict=True):
+            run[name] = table.only(keys)
+    return cut
+
+
 def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
     """Join the tables of runs along the axis of replicas.
 
@@ -72,7 +93,8 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
             odd = table.odd_keys(moments[0])
             raise ValueError(
                 f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
-                f"{len(odd)} are in one of them only, {odd[0]} for example"
+                f"{len(odd)} are in one of them only, {odd[0]} for example. {_cut_short(moments)}Use the pairs that "
+                "all have with common=True, or leave out a run"
             )
     _check_distinct(moments)
     joined = {MOMENTS_TABLE: moments[0].empty((sum(table.shape[0] for table in moments), *moments[0].shape[1:]))}
@@ -84,6 +106,22 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
             of_replicas = [o.values for o, run in zip(others, moments, strict=True) for _ in range(run.shape[0])]
             joined[name].extend(table.keys, np.mean(of_replicas, axis=0))
     return joined
+
+
+def _cut_short(moments: Sequence[Table]) -> str:
+    """Return a sentence about the runs that are cut short, or nothing if this does not explain the missing pairs."""
+    ends = [table.last_step for table in moments]
+    short = [i for i, end in enumerate(ends) if end < max(ends)]
+    first = moments[int(np.argmin(ends))].before(min(ends) + 1)
+    if not short or not all(first.same_keys(table.before(min(ends) + 1)) for table in moments):
+        return ""
+    names = [f"records[{i}] ends at step {ends[i]:,}" for i in short[:_MOST_NAMES]]
+    names += [f"{len(short) - _MOST_NAMES} more end early"] if len(short) > _MOST_NAMES else []
+    longest = f"records[{int(np.argmax(ends))}] at step {max(ends):,}"
+    return (
+        f"{', '.join(names)}, and {longest}: a run was cut short. In Python, record.before({min(ends) + 1}) cuts every "
+        "record there. "
+    )
 
 
 def _check_distinct(moments: Sequence[Table]) -> None:

@@ -401,11 +401,13 @@ class AgingRecord(RecordContent):
         return record
 
     @classmethod
-    def concat(cls, records: Sequence[AgingRecord]) -> AgingRecord:
+    def concat(cls, records: Sequence[AgingRecord], *, common: bool = False) -> AgingRecord:
         """Join independent runs of the same model and schedule into one record with a replica axis.
 
         Args:
             records: runs, or sets of replicas, in the order of the replica axis.
+            common: use only the pairs of times, and the steps of a series, that all runs have, for example if a run was
+                cut short. By default, all runs must have the same pairs.
 
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
@@ -435,12 +437,11 @@ class AgingRecord(RecordContent):
         )
         for doubt in (doubt for record in records for doubt in record.doubts):
             merged.add_doubt(doubt)
-        merged._tables = combine.concatenated(
-            [
-                record._tables if record.n_replica is not None else combine.with_replica_axis(record._tables)
-                for record in records
-            ]
-        )
+        runs = [
+            record._tables if record.n_replica is not None else combine.with_replica_axis(record._tables)
+            for record in records
+        ]
+        merged._tables = combine.concatenated(combine.in_common(runs) if common else runs)
         combine.check_trainings([record.meta for record in records])
         return merged
 
