@@ -45,7 +45,7 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
             if value != shapes[0][what] or (isinstance(value, dict) and list(value) != list(shapes[0][what])):
                 remedy = ""
                 if what == "overlap_thresholds":
-                    remedy = ". None is in all runs: measure all with the same overlap_thresholds=[...]"
+                    remedy = ". No threshold is in all runs: measure all with the same overlap_thresholds=[...]"
                 raise ValueError(
                     f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}{remedy}"
                 )
