@@ -762,3 +762,102 @@ def test_thresholds_that_not_all_runs_have_are_left_out(walk: np.ndarray) -> Non
     ]
     assert AgingRecord.concat(runs).overlap_thresholds == (1.0,)
     assert np.array_equal(AgingRecord.concat(runs).overlap()[1], runs[1].overlap(1.0), equal_nan=True)
+
+
+# ---------------------------------------------------------------------- trajectories
+
+
+def test_frames_at_other_times_than_every_step_are_compared_at_their_times(walk: np.ndarray) -> None:
+    times = [0, 1, 3, 10, 31, 100]
+    record = AgingRecord.from_trajectory(walk[times], times=times, overlap_thresholds=[1.0])
+    assert list(zip(*(axis.tolist() for axis in record.pairs), strict=True)) == sorted(
+        (a, b - a) for a in times for b in times if b > a
+    )
+    for waiting_time, lag in zip(*record.pairs, strict=True):
+        i, k = record.waiting_times.tolist().index(waiting_time), record.lags.tolist().index(lag)
+        d = walk[waiting_time + lag] - walk[waiting_time]
+        assert record.msd()[i, k] == pytest.approx(np.mean(d**2), rel=1e-13)
+        assert record.overlap()[i, k] == np.mean(np.abs(d) <= 1.0)
+    # With a schedule: its pairs with two frames, equal to those of the whole trajectory.
+    schedule = LogTimeSchedule([0, 1, 2, 10], [1, 2, 9, 30])
+    chosen = AgingRecord.from_trajectory(walk[times], schedule, times=times, overlap_thresholds=[1.0])
+    whole = AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=[1.0])
+    assert sorted(zip(*(axis.tolist() for axis in chosen.pairs), strict=True)) == [(0, 1), (1, 2), (1, 9), (1, 30)]
+    assert chosen.is_part_of(whole)
+    every = AgingRecord.from_trajectory(walk[::10], times=range(0, 101, 10), overlap_thresholds=[1.0])
+    assert every.is_part_of(AgingRecord.from_trajectory(walk, overlap_thresholds=[1.0]))
+    stacked = np.stack([walk, 2 * walk])[:, times]
+    assert np.array_equal(
+        AgingRecord.from_trajectory(stacked, times=times, overlap_thresholds=[1.0]).msd()[0],
+        record.msd(),
+        equal_nan=True,
+    )
+
+
+def test_a_schedule_without_a_pair_of_frames_names_the_nearest_frames() -> None:
+    with pytest.raises(
+        ValueError, match=r"\(10, 5\) needs frames at 10 \(the nearest is at 9\) and at 15 \(.* at 16\)"
+    ):
+        AgingRecord.from_trajectory(np.ones((3, 5)), LogTimeSchedule([10], [5]), times=[0, 9, 16])
+
+
+@pytest.mark.parametrize(
+    ("times", "error", "message"),
+    [
+        ([0, 1], ValueError, r"times of shape \(2,\) and weights of shape \(3, 5\): give one time"),
+        ([0.0, 1.0, 2.0], TypeError, "times of dtype float64 are not integers"),
+        ([False, True, True], TypeError, "times of dtype bool"),
+        (["0", "1", "2"], TypeError, "times of dtype"),
+        ([0, 2, 2], ValueError, r"times\[2\]=2 follows 2: times must increase"),
+        (np.array([3, 2, 5], dtype=np.uint8), ValueError, r"times\[1\]=2 follows 3"),
+        ([-1, 2, 3], ValueError, "times from -1 to 3"),
+        ([0, 1, 2**62], ValueError, "times from 0"),
+    ],
+)
+def test_times_that_are_none_are_refused(times: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        AgingRecord.from_trajectory(np.ones((3, 5)), times=times)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_coordinates_of_particles_are_no_replicas_unless_told(n: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(7, 5, n))
+    with pytest.raises(
+        ValueError, match=rf"\(7, 5, {n}\) may be coordinates .*weights.reshape\(7, -1\) .* n_replica=7 for"
+    ):
+        AgingRecord.from_trajectory(weights)
+    assert AgingRecord.from_trajectory(weights, n_replica=7).n_replica == 7
+    assert AgingRecord.from_trajectory(weights.reshape(7, -1)).n_parameters == {"all": 5 * n}
+    assert AgingRecord.from_trajectory(np.ones((7, 5, 4))).n_replica == 7
+    for other, shape in ((5, (7, 5, 4)), (1, (7, 5))):
+        with pytest.raises(ValueError, match=rf"n_replica={other} and weights of shape"):
+            AgingRecord.from_trajectory(np.ones(shape), n_replica=other)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ma.masked_invalid([[1.0, np.nan], [2.0, 3.0]]), r"masked array.*filled"),
+        ([np.ma.array([1.0, 2.0], mask=[0, 1]), np.ma.array([1.0, 2.0])], "masked array"),
+        (np.ones((3, 2)) * 1j, r"complex128.*weights.real, weights.imag"),
+        (np.array([[1.0, None], [2.0, 3.0]]), "dtype object"),
+        (np.ones((3, 2), dtype=bool), "dtype bool"),
+        (np.full((3, 2), "1"), "dtype <U1"),
+        ([[1.0, 2.0], [3.0]], "not an array"),
+        (np.zeros((3, 2), dtype="M8[s]"), "dtype datetime64"),
+        (None, "dtype object"),
+    ],
+)
+def test_weights_that_a_record_would_change_are_refused(weights: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        AgingRecord.from_trajectory(weights)  # type: ignore[arg-type]
+
+
+def test_nan_stays_nan_and_a_schedule_is_a_schedule() -> None:
+    weights = np.ones((3, 2))
+    weights[1, 0] = np.nan
+    assert np.isnan(AgingRecord.from_trajectory(weights).msd()[0, 0])
+    with pytest.raises(TypeError, match=r"schedule=\[0, 1, 2\] is not a LogTimeSchedule"):
+        AgingRecord.from_trajectory(weights, [0, 1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"schedule=None means all 1,999,000 pairs"):
+        AgingRecord.from_trajectory(np.ones((2000, 1)))

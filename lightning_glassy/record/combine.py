@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.record.tables import MOMENTS, MOMENTS_TABLE, Table, TableName
+from lightning_glassy.record.tables import LARGEST, MOMENTS, MOMENTS_TABLE, Table, TableName
 
 # Two replicas must agree in these entries of the metadata, if both have the entry.
 _SAME_IN_REPLICAS = (
@@ -26,6 +26,7 @@ _SAME_IN_REPLICAS = (
 )
 
 _MOST_NAMES = 8  # in one message
+_MOST_PAIRS = 1_000_000  # of a trajectory without a schedule
 
 Tables = Mapping[TableName, Table]
 
@@ -164,18 +165,107 @@ def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
 # ---------------------------------------------------------------------- from a trajectory
 
 
-def trajectory(weights: ArrayLike) -> Array:
-    """Return the weights at every step, float64 ``[(n_replica,) n_steps + 1, N]``.
+def trajectory(weights: ArrayLike, n_replica: int | None) -> Array:
+    """Return the weights in all frames, float64 ``[(n_replica,) n_frames, N]``.
 
     Raises:
-        ValueError: the number of axes is wrong, or there is no step, or no coordinate.
+        TypeError: the weights are masked, or are not real numbers.
+        ValueError: the shape is wrong, may mean coordinates of particles, or holds no second frame or no coordinate.
     """
-    found = np.asarray(weights, dtype=np.float64)
+    wanted = "[n_frames, N] or [n_replica, n_frames, N]"
+    if _is_masked(weights):
+        raise TypeError(
+            "weights are a masked array, and a record has no masks: give weights.filled(nan), or leave out the masked "
+            "coordinates"
+        )
+    try:
+        found = np.asarray(weights)
+    except Exception as error:  # a ragged list, or a tensor that NumPy cannot read
+        raise TypeError(f"weights are not an array {wanted} of numbers: {error}") from error
+    if found.dtype.kind == "c":
+        raise TypeError(
+            f"weights are complex ({found.dtype}): give their parts as coordinates, "
+            "np.concatenate([weights.real, weights.imag], axis=-1)"
+        )
+    if found.dtype.kind not in "iuf":
+        raise TypeError(f"weights of dtype {found.dtype} are not an array {wanted} of real numbers: convert them")
+    shape = found.shape
     if found.ndim not in (2, 3):
-        raise ValueError(f"weights of shape {found.shape}: [n_steps+1, N] or [n_replica, n_steps+1, N]")
-    if found.shape[-2] < 2 or found.shape[-1] < 1:
-        raise ValueError(f"weights of shape {found.shape} hold no step, or no coordinate")
-    return found
+        raise ValueError(f"weights of shape {shape}: {wanted} is wanted, so give all coordinates of a frame one axis")
+    if found.ndim == 3 and n_replica is None and shape[-1] <= 3:
+        raise ValueError(
+            f"weights of shape {shape} may be coordinates [n_frames, n_particle, {shape[-1]}], or n_replica={shape[0]} "
+            f"replicas of {shape[-1]} weights: give weights.reshape({shape[0]}, -1) for one run, or "
+            f"n_replica={shape[0]} for replicas"
+        )
+    if n_replica is not None and (found.ndim != 3 or shape[0] != n_replica):
+        raise ValueError(f"n_replica={n_replica} and weights of shape {shape}: [n_replica, n_frames, N] is wanted")
+    if shape[-2] < 2 or shape[-1] < 1:
+        raise ValueError(f"weights of shape {shape} hold no step, or no coordinate: {wanted} is wanted")
+    return found.astype(np.float64, copy=False)
+
+
+def _is_masked(values: Any) -> bool:
+    """Return whether an array, or an array in a list of arrays, has a mask."""
+    nested = isinstance(values, (list, tuple))
+    return any(map(_is_masked, values)) if nested else isinstance(values, np.ma.MaskedArray)
+
+
+def frame_times(times: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the step of each frame of a trajectory, by default 0, 1, 2 and so on.
+
+    Raises:
+        TypeError: the times are not integers.
+        ValueError: there is not one time per frame, a time is negative, or the times do not increase.
+    """
+    n = shape[-2]
+    if times is None:
+        return np.arange(n)
+    found = np.asarray(times)
+    if _is_masked(times) or (found.dtype.kind not in "iu" and found.size):
+        raise TypeError(f"times of dtype {found.dtype} are not integers: give the step of each frame")
+    if found.shape != (n,):
+        raise ValueError(
+            f"times of shape {found.shape} and weights of shape {shape}: give one time for each {n} frames"
+        )
+    wrong = np.flatnonzero(found[1:] <= found[:-1])
+    if len(wrong):
+        i = int(wrong[0]) + 1
+        raise ValueError(f"times[{i}]={found[i]} follows {found[i - 1]}: times must increase, so sort the frames")
+    if found[0] < 0 or found[-1] >= LARGEST:
+        raise ValueError(f"times from {found[0]} to {found[-1]}: steps lie between 0 and 2**62")
+    return found.astype(np.int64)
+
+
+def frame_pairs(
+    frames: NDArray[np.int64], pairs: Iterable[tuple[int, int]] | None
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return the pairs (waiting time, lag) with two frames, and the places of their frames, early and late.
+
+    Args:
+        frames: the step of each frame.
+        pairs: the pairs of a schedule. None stands for all pairs of frames.
+
+    Raises:
+        ValueError: no pair has two frames, or there are more than a million pairs.
+    """
+    place = {step: i for i, step in enumerate(frames.tolist())}
+    n = len(frames) * (len(frames) - 1) // 2
+    if pairs is None and n > _MOST_PAIRS:
+        raise ValueError(f"schedule=None means all {n:,} pairs of frames: choose fewer, LogTimeSchedule.logspaced()")
+    wanted = list(pairs) if pairs is not None else [(a, b - a) for a in place for b in place if b > a]
+    found = [(pair, (place[pair[0]], place[sum(pair)])) for pair in wanted if pair[0] in place and sum(pair) in place]
+    if found:
+        return found
+    needed = np.array([(early, early + lag) for early, lag in wanted], dtype=np.int64)
+    after = np.searchsorted(frames, needed).clip(1, len(frames) - 1)
+    nearest = np.where(needed - frames[after - 1] <= frames[after] - needed, frames[after - 1], frames[after])
+    best = int(np.abs(nearest - needed).sum(axis=1).argmin())
+    named = [f"at {step} (the nearest is at {frame})" for step, frame in zip(needed[best], nearest[best], strict=True)]
+    raise ValueError(
+        f"no pair of the schedule has two frames at the times: the pair (waiting time, lag) = {wanted[best]} needs "
+        f"frames {' and '.join(named)}. Give a LogTimeSchedule of your times, or schedule=None for all pairs of frames"
+    )
 
 
 def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.int64]]:

@@ -361,8 +361,10 @@ class AgingRecord(RecordContent):
     def from_trajectory(
         cls,
         weights: ArrayLike,
-        schedule: LogTimeSchedule,
+        schedule: LogTimeSchedule | None = None,
         *,
+        times: ArrayLike | None = None,
+        n_replica: int | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
         overlap_thresholds: Sequence[float] | None = None,
         meta: Mapping[str, Any] | None = None,
@@ -370,34 +372,51 @@ class AgingRecord(RecordContent):
         """Make a record from a trajectory of weights in memory, in plain float64 NumPy.
 
         Use it for simulations and for testing. It shares no code with the moments on the device, so that each can be
-        checked against the other.
+        checked against the other. NaN stays NaN.
 
         Args:
-            weights: ``[n_steps + 1, N]`` (row k after k updates), or ``[n_replica, n_steps + 1, N]``.
-            schedule: the pairs to measure. Pairs beyond the last step are left out.
+            weights: ``[n_frames, N]``, or ``[n_replica, n_frames, N]``. Reshape the coordinates of particles
+                ``[n_frames, n_particle, 3]`` to ``[n_frames, 3 * n_particle]``.
+            schedule: the pairs to measure. Pairs beyond the last frame, and pairs without two frames, are left out.
+                ``None`` measures all pairs of frames.
+            times: the step of each frame, increasing integers ``[n_frames]``. By default, frame k is of step k.
+            n_replica: the number of replicas. It is only needed if N is 3 or less, because such an array with three
+                axes may also be the coordinates of particles.
             groups: for each name the coordinates of the group, as indices or a mask. ``"all"`` is added.
             overlap_thresholds: positive and increasing. The default is about a hundredth and a tenth of the standard
-                deviation of the first row.
+                deviation of the first frame.
             meta: metadata, stored unchanged beside the schedule.
 
         Raises:
-            ValueError: the number of axes is wrong, the trajectory has one row, a group is empty or called ``"all"``,
-                or no pair of the schedule lies within the trajectory.
+            TypeError: the weights are masked, complex, or no numbers, or the times are not integers.
+            ValueError: the shape is wrong or may be that of coordinates of particles, the trajectory has one frame, a
+                group is empty or called ``"all"``, the times do not increase, or no pair of the schedule has two
+                frames.
+
+        Example:
+            >>> frames = np.array([[0.0], [1.0], [5.0]])
+            >>> AgingRecord.from_trajectory(frames, times=[0, 10, 50]).msd().tolist()
+            [[1.0, nan, 25.0], [nan, 16.0, nan]]
         """
-        steps = combine.trajectory(weights)
+        if not hasattr(schedule, "until") and schedule is not None:
+            raise TypeError(
+                f"schedule={schedule!r:.80} is not a LogTimeSchedule; the steps of the frames are times=..."
+            )
+        steps = combine.trajectory(weights, n_replica)
+        frames = combine.frame_times(times, steps.shape)
+        pairs = combine.frame_pairs(frames, None if schedule is None else schedule.until(int(frames[-1])).pairs)
         members = combine.members_of(groups or {}, steps.shape[-1])
         if overlap_thresholds is None:
             overlap_thresholds = observables.default_overlap_thresholds(float(np.std(steps[..., 0, :])))
         record = cls(
             {group: len(member) for group, member in members.items()},
             overlap_thresholds=overlap_thresholds,
-            meta={"schedule": repr(schedule), **(meta or {})},
+            meta={**({} if schedule is None else {"schedule": repr(schedule)}), **(meta or {})},
             n_replica=steps.shape[0] if steps.ndim == 3 else None,
         )
-        for waiting_time, lag in schedule.until(steps.shape[-2] - 1).pairs:
-            w, s = steps[..., waiting_time + lag, :], steps[..., waiting_time, :]
-            moments = combine.moments_of(w, s, record.overlap_thresholds, members.values())
-            record.append(waiting_time, lag, moments)
+        for (waiting_time, lag), (early, late) in pairs:
+            w, s = steps[..., late, :], steps[..., early, :]
+            record.append(waiting_time, lag, combine.moments_of(w, s, record.overlap_thresholds, members.values()))
         return record
 
     @classmethod
