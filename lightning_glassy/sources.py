@@ -104,7 +104,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise FileNotFoundError(
                     f"{path}: no aging_record.npz in this directory or below it; AgingMonitor writes it to the "
-                    "directory 'glassy' of the run"
+                    "directory 'glassy' of the run, and 'lightning-glassy measure' makes one from checkpoints"
                 )
             if n_records > _MANY:
                 raise ValueError(f"{path} holds {n_records} records, more than {_MANY}: name a directory with fewer")

@@ -73,6 +73,22 @@ def test_replicas_have_the_doubts_of_all_runs_once() -> None:
     assert "doubts" not in AgingRecord.concat([record_of(seed=0), record_of(seed=1)]).meta
 
 
+def test_skipped_updates_of_any_replica_are_told() -> None:
+    runs = [record_of(seed=seed) for seed in range(3)]
+    runs[2].meta["steps_without_update"] = 7
+    assert confounders(AgingRecord.concat(runs))[0].startswith("up to 7 steps were no updates")
+    assert confounders(runs[2])[0].startswith("7 steps were no updates")
+    assert confounders(AgingRecord.concat(runs[:2])) == []
+
+
+def test_a_report_on_checkpoints_says_so() -> None:
+    record = record_of()
+    record.meta |= {"source": "checkpoints", "files": ["a", "b", "c"]}
+    assert report(record, n_bootstrap=10).title == "aging record of 3 checkpoints: N = 50"
+    record.meta["files"] = "odd"
+    assert report(record, n_bootstrap=10).title == "aging record: N = 50"
+
+
 def test_a_record_that_is_cut_saved_or_exported_keeps_its_doubts(tmp_path: Path) -> None:
     record = record_of(ROUNDING)
     assert record.before(100).doubts == [ROUNDING]

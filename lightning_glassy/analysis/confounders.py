@@ -23,11 +23,14 @@ def confounders(record: AgingRecord) -> list[str]:
             break
     if record.meta.get("sampler") == "SequentialSampler":
         found.append("the order of the batches is fixed: curves dip at multiples of an epoch")
-    skipped = record.meta.get("steps_without_update")
-    if isinstance(skipped, int) and skipped > 0:
+    replicas = record.meta.get("replicas")
+    metas = [record.meta, *(replicas if isinstance(replicas, list) else [])]
+    counts = [meta.get("steps_without_update") for meta in metas if isinstance(meta, dict)]
+    skipped = max((count for count in counts if isinstance(count, int)), default=0)
+    if skipped > 0:
         found.append(
-            f"{skipped:,} steps were no updates (training_step returned None, or the gradient scaler skipped them): "
-            "the clock counts them"
+            f"{'up to ' if len(metas) > 1 else ''}{skipped:,} steps were no updates (training_step returned None, or "
+            "the gradient scaler skipped them): the clock counts them"
         )
     optimizers = record.meta.get("optimizers")
     for optimizer in optimizers if isinstance(optimizers, list) else []:

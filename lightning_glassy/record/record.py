@@ -155,7 +155,7 @@ class AgingRecord(RecordContent):
         for i, threshold in enumerate(self.overlap_thresholds):
             if math.isclose(eps, threshold, rel_tol=1e-9):
                 return i
-        raise ValueError(f"eps={eps} was not counted during the run; there are {list(self.overlap_thresholds)}")
+        raise ValueError(f"eps={eps} was not counted; this record has {list(self.overlap_thresholds)}")
 
     def _matrix(self, rows: Array) -> Array:
         """Arrange rows ``[n_row(, n_replica)]`` as ``[(n_replica,) n_tw, n_lag]``, NaN if not measured."""
