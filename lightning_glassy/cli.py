@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.observables import OBSERVABLES, relaxing
+from lightning_glassy.options import in_options
 from lightning_glassy.record import AgingRecord, without_replaced
-from lightning_glassy.record.text import plain, printable
+from lightning_glassy.record.text import plain
+from lightning_glassy.record.text import print_lines as _print
+from lightning_glassy.sources import Source, read_sources
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_MANY = 1000  # a directory with more records than this is probably the wrong directory
+
+log = logging.getLogger("lightning_glassy")
 
 
 class _WrongInputError(Exception):
@@ -30,6 +36,10 @@ class _WrongInputError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 after an error on stderr, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    named = [path for value in vars(options).values() for path in (value if isinstance(value, list) else [value])]
+    say = partial(in_options, command=options.command, paths=[path for path in named if isinstance(path, Path)])
+    handler = _Terminal(say)
+    log.addHandler(handler)
     try:
         options.run(options)
     except (_WrongInputError, ValueError, KeyError, OSError, ImportError) as error:
@@ -37,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         text = error.args[0] if isinstance(error, KeyError) else error
-        _print(f"lightning-glassy: error: {text}", file=sys.stderr)
+        _print(f"lightning-glassy: error: {say(str(text))}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"lightning-glassy: error: out of memory: {error}", file=sys.stderr)
@@ -45,7 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lightning-glassy: interrupted", file=sys.stderr)
         return 130
+    finally:
+        log.removeHandler(handler)
     return 0
+
+
+class _Terminal(logging.Handler):
+    """Print the warnings of the library on stderr, in the words of the command line."""
+
+    def __init__(self, say: Callable[[str], str]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one warning."""
+        text = record.getMessage().removeprefix("lightning_glassy: ")
+        _print(f"lightning-glassy: {record.levelname.lower()}: {self._say(text)}", file=sys.stderr)
 
 
 def _version() -> str:
@@ -69,11 +94,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints the verdict and the aging exponent, and writes report.html, report.json and figures. "
         "Several runs of the same model and schedule count as replicas, and give error bars.",
     )
-    report.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a record, or a directory with runs")
+    report.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a record, an event file of TensorBoard, or a directory with runs",
+    )
     report.add_argument(
         "-o", "--out", type=Path, help="directory to write to (default: beside the record; several runs: glassy_report)"
     )
     report.add_argument("--separate", action="store_true", help="report each run alone, not as one of several replicas")
+    report.add_argument(
+        "--common", action="store_true", help="use only the pairs of times that all runs have, if one was cut short"
+    )
     report.add_argument(
         "--observable",
         default="msd",
@@ -90,12 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--bootstrap", type=int, default=200, metavar="N", help="resampled fits (default 200)")
     report.add_argument("--no-files", action="store_true", help="write nothing, print only")
     report.add_argument("--json", action="store_true", help="print JSON instead of text")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_report, command=report)
 
     show = commands.add_parser("show", help="contents of a record", description="Prints the contents of a record.")
-    show.add_argument("path", type=Path, metavar="PATH", help="a record, or a directory with one")
+    show.add_argument("path", type=Path, metavar="PATH", help="a record, an event file, or a directory with one")
     show.add_argument("--json", action="store_true", help="print JSON instead of text")
-    show.set_defaults(run=_show)
+    show.set_defaults(run=_show, command=show)
 
     tensorboard = commands.add_parser(
         "tensorboard",
@@ -106,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     tensorboard.add_argument(
         "options", nargs=argparse.REMAINDER, metavar="...", help="options of tensorboard, such as --port 6007"
     )
-    tensorboard.set_defaults(run=_tensorboard)
+    tensorboard.set_defaults(run=_tensorboard, command=tensorboard)
 
     measure = commands.add_parser(
         "measure",
@@ -122,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--include", action="append", metavar="PATTERN", help="only parameters with names like this")
     measure.add_argument("--exclude", action="append", metavar="PATTERN", help="no parameters with names like this")
     measure.add_argument("--overwrite", action="store_true", help="replace RECORD if it exists")
-    measure.set_defaults(run=_measure)
+    measure.set_defaults(run=_measure, command=measure)
     return parser
 
 
@@ -150,33 +184,33 @@ def _report(options: argparse.Namespace) -> None:
 
     if options.out is not None and options.no_files:
         raise _WrongInputError(f"--out {options.out} and --no-files exclude each other")
+    if options.common and options.separate:
+        raise _WrongInputError("--common and --separate exclude each other")
     if options.out is not None and os.path.lexists(options.out) and not options.out.is_dir():
         raise _WrongInputError(f"--out {options.out} is a file: name a directory")
-    paths = find_records(options.paths)
-    records = [AgingRecord.load(path) for path in paths]
     contents: list[dict[str, Any]] = []
-    for source, record in zip(paths, records, strict=True):
-        if len(record):
+    sources: list[Source] = []
+    for source in read_sources(options.paths):
+        if len(source.record):
+            sources.append(source)
             continue
-        if not record.one_time_names:
-            raise _WrongInputError(f"{source}: the record is empty: no pair of times was measured")
+        if not source.record.one_time_names:
+            raise _WrongInputError(f"{source.path}: the record is empty: no pair of times was measured")
         # A training without AgingMonitor has series to show, and no pairs of times to analyse.
-        contents.append(_content(source, record))
+        contents.append(_content(source))
         if not options.json:
-            _print(_as_text(source, record))
-    measured = [i for i, record in enumerate(records) if len(record)]
-    paths, records = [paths[i] for i in measured], [records[i] for i in measured]
-    paths, records = _without_earlier_parts(paths, records)
-    parts: list[tuple[Path | None, AgingRecord]] = list(zip(paths, records, strict=True))
+            _print(_as_text(source))
+    sources = _without_earlier_parts(sources)
+    parts: list[tuple[Source | None, AgingRecord]] = [(source, source.record) for source in sources]
     if len(parts) > 1 and not options.separate:
-        parts = [(None, _as_replicas(paths, records))]
+        parts = [(None, _as_replicas(sources, common=options.common))]
     # Find the directories before the analysis, so that a wrong one costs no time.
     outs = [
-        _out(options.out, path, i if len(parts) > 1 else None)
-        for i, (path, _) in enumerate(parts)
+        _out(options, source, i if len(parts) > 1 else None)
+        for i, (source, _) in enumerate(parts)
         if not options.no_files
     ]
-    for i, (path, record) in enumerate(parts):
+    for i, (one, record) in enumerate(parts):
         found = report(
             record,
             observable=options.observable,
@@ -188,9 +222,10 @@ def _report(options: argparse.Namespace) -> None:
             confidence=options.confidence,
             n_bootstrap=options.bootstrap,
         )
-        content = {"records": [str(p) for p in (paths if path is None else [path])], **found.to_dict()}
+        used = sources if one is None else [one]
+        content = {"records": [str(each.path) for each in used], **found.to_dict()}
         if not options.json:
-            _print(*([""] * 2 if i else []), *([path] if len(parts) > 1 else []), found)
+            _print(*([""] * 2 if i else []), *([used[0].path] if len(parts) > 1 else []), found)
         if not options.no_files:
             content["files"] = [str(written) for written in found.write(outs[i])]
             if not options.json:
@@ -200,109 +235,90 @@ def _report(options: argparse.Namespace) -> None:
         print(json.dumps(contents[0] if len(contents) == 1 else contents, indent=1, allow_nan=False))
 
 
-def _out(chosen: Path | None, path: Path | None, number: int | None) -> Path:
-    """Return the directory of a report. Several reports get numbered directories below ``chosen``.
+def _out(options: argparse.Namespace, source: Source | None, number: int | None) -> Path:
+    """Return the directory of a report. Several reports get numbered directories below ``--out``.
 
-    The user may choose a link. A link with a name that we choose may come from somebody else, and lead anywhere.
+    The user may choose a link. A link with a name that we choose may come from somebody else, and lead anywhere. The
+    same is true of a link to a directory that the search has followed: nothing is written behind it.
     """
-    if chosen is not None and number is None:
-        return chosen
-    if chosen is not None:
-        own = chosen / str(number)
+    if options.out is not None and number is None:
+        return options.out  # type: ignore[no-any-return]
+    if options.out is None and source is not None and not _is_behind_a_link(source.path, options.paths):
+        ours = [source.path.parent / f"report-{source.name}"]
     else:
-        own = Path("glassy_report") if path is None else path.parent / f"report-{path.stem}"
-    if own.is_symlink() or (own.exists() and not own.is_dir()):
-        what = "link" if own.is_symlink() else "file"
-        raise _WrongInputError(f"{own} is a {what}: remove it, or name another directory with --out")
-    return own
+        base = Path("glassy_report") if options.out is None else options.out
+        ours = [base] if options.out is None else []
+        ours += [base / str(number)] if number is not None else []
+    for own in ours:
+        if own.is_symlink() or (own.exists() and not own.is_dir()):
+            what = "link" if own.is_symlink() else "file"
+            raise _WrongInputError(f"{own} is a {what}: remove it, or name another directory with --out")
+    return ours[-1]
 
 
-def _without_earlier_parts(paths: list[Path], records: list[AgingRecord]) -> tuple[list[Path], list[AgingRecord]]:
+def _is_behind_a_link(path: Path, named: Sequence[Path]) -> bool:
+    """Return whether a directory between a file and the path that the user has named is a link."""
+    for parent in path.parents:
+        if path in named or parent in named:
+            return False
+        if parent.is_symlink():
+            return True
+    return False
+
+
+def _without_earlier_parts(sources: list[Source]) -> list[Source]:
     """Leave out the record of an interrupted run, if the record of the resumed run contains it."""
-    kept = without_replaced(records)
-    for i in sorted(set(range(len(paths))) - set(kept)):
-        _print(f"{paths[i]} is an earlier part of another record here: left out", file=sys.stderr)
-    return [paths[i] for i in kept], [records[i] for i in kept]
+    kept = without_replaced([source.record for source in sources])
+    for i in sorted(set(range(len(sources))) - set(kept)):
+        _print(f"{sources[i].path} is an earlier part of another record here: left out", file=sys.stderr)
+    return [sources[i] for i in kept]
 
 
-def _as_replicas(paths: list[Path], records: list[AgingRecord]) -> AgingRecord:
+def _as_replicas(sources: list[Source], *, common: bool) -> AgingRecord:
+    """Join runs as replicas, and name the pairs of times and the thresholds that are left out."""
     try:
-        return AgingRecord.concat(records)
+        joined = AgingRecord.concat([source.record for source in sources], common=common)
     except ValueError as error:
-        names = "".join(f"\n  records[{i}] is {path}" for i, path in enumerate(paths))
+        text = re.sub(r"\brecords\[(\d+)\]", lambda found: str(sources[int(found[1])].path), str(error))
         raise _WrongInputError(
-            f"these runs are not replicas of each other: {error}{names}\n--separate reports each run alone"
+            f"these runs are not replicas of each other: {text}\n--separate reports each run alone"
         ) from None
-
-
-def find_records(paths: Sequence[Path]) -> list[Path]:
-    """Return the record files at some paths, each file once. A directory gives all records below it, sorted.
-
-    Raises:
-        FileNotFoundError: a path does not exist, or a directory has no record. The message names the missing file.
-        ValueError: a directory has more than a thousand records.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(_records_below(path))
-            if not inside:
-                raise FileNotFoundError(
-                    f"{path}: no aging_record.npz in this directory or below it; AgingMonitor writes it to the "
-                    "directory 'glassy' of the run"
-                )
-            if len(inside) > _MANY:
-                raise ValueError(f"{path} holds {len(inside)} records, more than {_MANY}: name a directory with fewer")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: there is no such file or directory")
-    return list({os.path.realpath(path): path for path in reversed(found)}.values())[::-1]
-
-
-def _records_below(top: Path) -> Iterator[Path]:
-    """Yield the records in a directory and below it. A link to a directory is not followed, so there is no circle.
-
-    Raises:
-        OSError: the directory itself cannot be read. A directory below it that cannot be read is left out.
-    """
-    todo = [top]
-    while todo:
-        directory = todo.pop()
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(directory / entry.name)
-                    elif fnmatch(entry.name, "aging_record*.npz") and (directory / entry.name).is_file():
-                        yield directory / entry.name
-        except OSError as error:
-            if directory == top:
-                raise
-            _print(f"{directory} cannot be read: left out ({error.strerror})", file=sys.stderr)
+    runs: dict[tuple[int, int], list[str]] = {}
+    for source in sources:
+        lost = [eps for eps in source.record.overlap_thresholds if eps not in joined.overlap_thresholds]
+        if lost:
+            _print(f"{source.path}: not all runs have the thresholds {lost}: left out", file=sys.stderr)
+        if len(source.record) > len(joined):
+            key = len(source.record) - len(joined), len(source.record)
+            runs.setdefault(key, []).append(str(source.path))
+    for (n, total), names in runs.items():
+        several = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        _print(
+            f"not all runs have {n:,} of {total:,} pairs of {', '.join(names[:3])}{several}: left out", file=sys.stderr
+        )
+    return joined
 
 
 # ---------------------------------------------------------------------- show
 
 
 def _show(options: argparse.Namespace) -> None:
-    paths = find_records([options.path])
-    if len(paths) > 1:
-        names = "".join(f"\n  {path}" for path in paths)
-        raise _WrongInputError(f"{options.path} holds {len(paths)} records, name one:{names}")
-    record = AgingRecord.load(paths[0])
+    sources = read_sources([options.path])
+    if len(sources) > 1:
+        names = "".join(f"\n  {source.path}" for source in sources)
+        raise _WrongInputError(f"{options.path} holds {len(sources)} records, name one:{names}")
     if options.json:
-        print(json.dumps(_content(paths[0], record), indent=1, allow_nan=False))
+        print(json.dumps(_content(sources[0]), indent=1, allow_nan=False))
     else:
-        _print(_as_text(paths[0], record))
+        _print(_as_text(sources[0]))
 
 
-def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
+def _content(source: Source) -> dict[str, Any]:
     """Return the contents of a record as plain values."""
+    record = source.record
     series = {name: record.one_time(name) for name in record.one_time_names}
     content = {
-        "path": str(path),
+        "path": str(source.path),
         "pairs": len(record),
         "waiting_times": record.waiting_times,
         "lags": record.lags,
@@ -313,15 +329,17 @@ def _content(path: Path, record: AgingRecord) -> dict[str, Any]:
         "sums": record.sums,
         "observables": record.available() if len(record) else [],
         "one_time": {name: {"steps": steps, "values": values} for name, (steps, values) in series.items()},
+        "doubts": record.doubts,
         "meta": record.meta,
     }
     return plain(content)  # type: ignore[no-any-return]
 
 
-def _as_text(path: Path, record: AgingRecord) -> str:
+def _as_text(source: Source) -> str:
     """Return the contents of a record as text."""
+    record = source.record
     lines = [
-        f"{path}",
+        f"{source.path}",
         f"  {len(record):,} pairs of times" + ("" if record.n_replica is None else f", {record.n_replica} replicas"),
         f"  waiting times   {_range(record.waiting_times)}",
         f"  lags            {_range(record.lags)}",
@@ -346,7 +364,10 @@ def _as_text(path: Path, record: AgingRecord) -> str:
         steps, values = record.one_time(name)
         ends = f", {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}" if len(steps) else ""
         lines.append(f"  series          {name!r}: {len(steps):,} values{ends}")
+    lines += [f"  ! {doubt}" for doubt in record.doubts]
     for key, value in record.meta.items():
+        if key == "doubts" and record.doubts:
+            continue  # shown in full above
         text = json.dumps(value)
         lines.append(f"  meta            {key}: {text if len(text) <= 100 else text[:97] + '...'}")
     return "\n".join(lines)
@@ -354,17 +375,6 @@ def _as_text(path: Path, record: AgingRecord) -> str:
 
 def _range(steps: NDArray[np.int64]) -> str:
     return f"{len(steps)}, {steps[0]:,} ... {steps[-1]:,} steps" if len(steps) else "none"
-
-
-def _print(*parts: object, file: TextIO | None = None) -> None:
-    """Print lines, with escapes for control characters and for characters that the terminal cannot show.
-
-    Names in records and names of files can come from anyone, and must not send commands to the terminal.
-    """
-    stream = file or sys.stdout
-    encoding = stream.encoding or "utf-8"
-    for line in "\n".join(map(str, parts)).split("\n"):
-        print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 # ---------------------------------------------------------------------- tensorboard

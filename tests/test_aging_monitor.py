@@ -406,6 +406,8 @@ def test_16_bit_weights_are_measured_with_a_warning_near_their_resolution(
         quiet_trainer(tmp_path, callbacks=[monitor, weights]).fit(SmallNet(dtype, lr=1e-4), data())
     weights.check(monitor.record)
     assert sum("within the rounding" in message for message in caplog.messages) == 1
+    (doubt,) = monitor.record.doubts
+    assert "within the rounding of the weights' own dtype: a plateau there is not physics" in doubt
     caplog.clear()
     quiet_trainer(tmp_path, callbacks=[AgingMonitor(moments="msd")]).fit(SmallNet(dtype, lr=1e-4), data())
     assert sum("within the rounding" in message for message in caplog.messages) == 1

@@ -22,6 +22,7 @@ from lightning_glassy.observables import log_spaced
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.report import answers, report
 from lightning_glassy.report import page as page_module
+from lightning_glassy.sources import find_records
 
 MU = 0.7
 collapse_module = import_module("lightning_glassy.analysis.collapse")  # the package has a function of this name
@@ -255,8 +256,8 @@ def test_links_that_lead_in_circles_do_not_stop_the_search(tmp_path: Path, capsy
     (run / "aging_record-1.npz").symlink_to("aging_record-1.npz")
     (run / "aging_record-2.npz").symlink_to("is_gone.npz")
     (run / "aging_record-3.npz").mkdir()
-    assert cli.find_records([tmp_path]) == [written]
-    assert cli.find_records([run / "loop", tmp_path]) == [run / "loop" / written.name]  # the same file, once
+    assert find_records([tmp_path]) == [written]
+    assert find_records([run / "loop", tmp_path]) == [run / "loop" / written.name]  # the same file, once
     assert cli.main(["show", str(tmp_path)]) == 0
     for arguments in (["report"], ["show"], ["measure", "-o", str(tmp_path / "x.npz"), "y.pt"], ["tensorboard"]):
         capsys.readouterr()
@@ -277,7 +278,7 @@ def test_a_directory_that_cannot_be_read_is_left_out(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert cli.find_records([tmp_path]) == [written]
+    assert find_records([tmp_path]) == [written]
     assert "secret cannot be read: left out (Permission denied)" in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path / "secret")]) == 2
     assert "Permission denied" in capsys.readouterr().err
@@ -291,8 +292,8 @@ def test_a_very_deep_directory_does_not_stop_the_search(tmp_path: Path, monkeypa
         os.chdir("d")
     os.chdir(tmp_path)
     try:
-        assert cli.find_records([tmp_path]) == [written]
-        assert cli.find_records([Path()]) == [Path("aging_record.npz")]
+        assert find_records([tmp_path]) == [written]
+        assert find_records([Path()]) == [Path("aging_record.npz")]
     finally:
         # pytest cannot remove a tree so deep.
         for _ in range(1500):

@@ -16,6 +16,7 @@ import pytest
 
 from lightning_glassy import AgingRecord, LogTimeSchedule, RecordError
 from lightning_glassy import observables as obs
+from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.record import MOMENTS
 
 
@@ -383,7 +384,10 @@ def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
             AgingRecord.from_trajectory(walk[:, :5], schedule, overlap_thresholds=eps),
             r"records\[1\] .* in n_parameters",
         ),
-        (AgingRecord.from_trajectory(9 * walk, schedule), r"records\[1\] .* in overlap_thresholds"),
+        (
+            AgingRecord.from_trajectory(900 * walk, schedule),
+            r"in overlap_thresholds.* same overlap_thresholds=\[\.\.\.\]",
+        ),
         (
             AgingRecord.from_trajectory(walk, LogTimeSchedule([0], [1]), overlap_thresholds=eps),
             r"records\[1\] .* in the pairs .* 116 are in one of them only",
@@ -394,6 +398,53 @@ def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
             AgingRecord.concat([run, record])
     with pytest.raises(ValueError, match="records is empty"):
         AgingRecord.concat([])
+
+
+def of_seed(seed: int, n: int = 100) -> AgingRecord:
+    """A random walk of n steps, with a loss at every tenth step. All runs have the schedule of 100 steps."""
+    walk = np.cumsum(np.random.default_rng(seed).normal(size=(n + 1, 20)), axis=0)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100), overlap_thresholds=[1.0])
+    for step in range(0, n + 1, 10):
+        record.append_one_time("train_loss", step, seed + step)
+    return record
+
+
+@pytest.mark.parametrize("short", [0, 1, 11])
+def test_a_run_that_was_cut_short_is_named_with_the_remedy(short: int) -> None:
+    runs = [of_seed(seed, n=42 if seed == short else 100) for seed in range(16)]
+    end = runs[short].last_step
+    with pytest.raises(ValueError, match=r"does not match records\[0\] in the pairs") as caught:
+        AgingRecord.concat(runs)
+    text = str(caught.value)
+    assert f"records[{short}] ends at step {end}, and records[{int(short == 0)}] at step 100: a run was cut" in text
+    assert f"record.before({end + 1}) cuts every record there" in text
+    assert "common=True" in text
+    cut = AgingRecord.concat([run.before(end + 1) for run in runs])
+    assert AgingRecord.concat(runs, common=True) == cut
+    assert len(cut) == len(runs[short])
+    # The series has the steps that all runs have.
+    steps, values = cut.one_time("train_loss")
+    assert steps.tolist() == [0, 10, 20, 30, 40]
+    assert values == pytest.approx(7.5 + steps)
+    assert np.array_equal(cut.msd()[short], runs[short].msd(), equal_nan=True)
+
+
+def test_runs_of_other_schedules_are_joined_at_their_common_pairs_only_if_told() -> None:
+    walks = [np.cumsum(np.random.default_rng(k).normal(size=(101, 20)), axis=0) for k in range(2)]
+    schedules = (LogTimeSchedule([0, 10], [1, 5, 80]), LogTimeSchedule([0, 20], [1, 7, 80]))
+    runs = [
+        AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=[1.0])
+        for walk, schedule in zip(walks, schedules, strict=True)
+    ]
+    with pytest.raises(
+        ValueError, match=r"in the pairs .*\) for example\. Use the pairs that all have with common=True"
+    ):
+        AgingRecord.concat(runs)
+    assert AgingRecord.concat(runs, common=True).pairs[1].tolist() == [1, 80]
+    other = AgingRecord.from_trajectory(walks[1], LogTimeSchedule([3], [4]), overlap_thresholds=[1.0])
+    with pytest.raises(ValueError, match=r"no pair .* was measured in all runs"):
+        AgingRecord.concat([runs[0], other], common=True)
+    assert AgingRecord.concat(runs[:1], common=True) == AgingRecord.concat(runs[:1])
 
 
 def test_csv_holds_every_pair_and_odd_names(walk: np.ndarray, tmp_path: Path) -> None:
@@ -682,3 +733,131 @@ def test_without_a_sample_there_is_no_sampling_error_even_of_what_diverged() -> 
         for name in ("msd", "overlap"):
             expected = np.where(np.isin([[1, 0], [1, 1]], 1), 0.0, np.nan)
             np.testing.assert_array_equal(record.standard_error(name, group), expected)
+
+
+@pytest.mark.parametrize("edge", [0.0158113883, 0.158113883, 0.0707, 0.05, 0.1, 1.0])
+def test_seeds_on_both_sides_of_any_edge_share_a_default_threshold_and_become_replicas(edge: float) -> None:
+    rng, schedule = np.random.default_rng(0), LogTimeSchedule([0, 2], [1, 4])
+    walks = [edge * factor * rng.normal(size=(8, 20_000)) for factor in (0.97, 0.99, 1.01, 1.03)]
+    runs = [AgingRecord.from_trajectory(walk, schedule) for walk in walks]
+    merged = AgingRecord.concat(runs)
+    assert 1 <= len(merged.overlap_thresholds) <= 2
+    for eps in merged.overlap_thresholds:
+        assert 0.003 * edge < eps < 0.33 * edge
+        for k, run in enumerate(runs):
+            assert np.array_equal(merged.overlap(eps)[k], run.overlap(eps), equal_nan=True)
+            assert np.array_equal(merged.msd()[k], run.msd(), equal_nan=True)
+
+
+@pytest.mark.parametrize("spread", [0.0, np.nan, np.inf, 1e-300, 1e-17, 1e17, 1e300])
+def test_default_thresholds_are_always_possible(spread: float) -> None:
+    assert len(AgingRecord({"all": 1}, overlap_thresholds=default_overlap_thresholds(spread)).overlap_thresholds) == 2
+
+
+def test_thresholds_that_not_all_runs_have_are_left_out(walk: np.ndarray) -> None:
+    schedule, rng = LogTimeSchedule.logspaced(100), np.random.default_rng(0)
+    runs = [
+        AgingRecord.from_trajectory(walk + rng.normal(size=walk.shape), schedule, overlap_thresholds=thresholds)
+        for thresholds in ([0.1, 1.0, 2.0], [1.0, 3.0], [0.5, 1.0])
+    ]
+    assert AgingRecord.concat(runs).overlap_thresholds == (1.0,)
+    assert np.array_equal(AgingRecord.concat(runs).overlap()[1], runs[1].overlap(1.0), equal_nan=True)
+
+
+# ---------------------------------------------------------------------- trajectories
+
+
+def test_frames_at_other_times_than_every_step_are_compared_at_their_times(walk: np.ndarray) -> None:
+    times = [0, 1, 3, 10, 31, 100]
+    record = AgingRecord.from_trajectory(walk[times], times=times, overlap_thresholds=[1.0])
+    assert list(zip(*(axis.tolist() for axis in record.pairs), strict=True)) == sorted(
+        (a, b - a) for a in times for b in times if b > a
+    )
+    for waiting_time, lag in zip(*record.pairs, strict=True):
+        i, k = record.waiting_times.tolist().index(waiting_time), record.lags.tolist().index(lag)
+        d = walk[waiting_time + lag] - walk[waiting_time]
+        assert record.msd()[i, k] == pytest.approx(np.mean(d**2), rel=1e-13)
+        assert record.overlap()[i, k] == np.mean(np.abs(d) <= 1.0)
+    # With a schedule: its pairs with two frames, equal to those of the whole trajectory.
+    schedule = LogTimeSchedule([0, 1, 2, 10], [1, 2, 9, 30])
+    chosen = AgingRecord.from_trajectory(walk[times], schedule, times=times, overlap_thresholds=[1.0])
+    whole = AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=[1.0])
+    assert sorted(zip(*(axis.tolist() for axis in chosen.pairs), strict=True)) == [(0, 1), (1, 2), (1, 9), (1, 30)]
+    assert chosen.is_part_of(whole)
+    every = AgingRecord.from_trajectory(walk[::10], times=range(0, 101, 10), overlap_thresholds=[1.0])
+    assert every.is_part_of(AgingRecord.from_trajectory(walk, overlap_thresholds=[1.0]))
+    stacked = np.stack([walk, 2 * walk])[:, times]
+    assert np.array_equal(
+        AgingRecord.from_trajectory(stacked, times=times, overlap_thresholds=[1.0]).msd()[0],
+        record.msd(),
+        equal_nan=True,
+    )
+
+
+def test_a_schedule_without_a_pair_of_frames_names_the_nearest_frames() -> None:
+    with pytest.raises(
+        ValueError, match=r"\(10, 5\) needs frames at 10 \(the nearest is at 9\) and at 15 \(.* at 16\)"
+    ):
+        AgingRecord.from_trajectory(np.ones((3, 5)), LogTimeSchedule([10], [5]), times=[0, 9, 16])
+
+
+@pytest.mark.parametrize(
+    ("times", "error", "message"),
+    [
+        ([0, 1], ValueError, r"times of shape \(2,\) and weights of shape \(3, 5\): give one time"),
+        ([0.0, 1.0, 2.0], TypeError, "times of dtype float64 are not integers"),
+        ([False, True, True], TypeError, "times of dtype bool"),
+        (["0", "1", "2"], TypeError, "times of dtype"),
+        ([0, 2, 2], ValueError, r"times\[2\]=2 follows 2: times must increase"),
+        (np.array([3, 2, 5], dtype=np.uint8), ValueError, r"times\[1\]=2 follows 3"),
+        ([-1, 2, 3], ValueError, "times from -1 to 3"),
+        ([0, 1, 2**62], ValueError, "times from 0"),
+    ],
+)
+def test_times_that_are_none_are_refused(times: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        AgingRecord.from_trajectory(np.ones((3, 5)), times=times)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_coordinates_of_particles_are_no_replicas_unless_told(n: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(7, 5, n))
+    with pytest.raises(
+        ValueError, match=rf"\(7, 5, {n}\) may be coordinates .*weights.reshape\(7, -1\) .* n_replica=7 for"
+    ):
+        AgingRecord.from_trajectory(weights)
+    assert AgingRecord.from_trajectory(weights, n_replica=7).n_replica == 7
+    assert AgingRecord.from_trajectory(weights.reshape(7, -1)).n_parameters == {"all": 5 * n}
+    assert AgingRecord.from_trajectory(np.ones((7, 5, 4))).n_replica == 7
+    for other, shape in ((5, (7, 5, 4)), (1, (7, 5))):
+        with pytest.raises(ValueError, match=rf"n_replica={other} and weights of shape"):
+            AgingRecord.from_trajectory(np.ones(shape), n_replica=other)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ma.masked_invalid([[1.0, np.nan], [2.0, 3.0]]), r"masked array.*filled"),
+        ([np.ma.array([1.0, 2.0], mask=[0, 1]), np.ma.array([1.0, 2.0])], "masked array"),
+        (np.ones((3, 2)) * 1j, r"complex128.*weights.real, weights.imag"),
+        (np.array([[1.0, None], [2.0, 3.0]]), "dtype object"),
+        (np.ones((3, 2), dtype=bool), "dtype bool"),
+        (np.full((3, 2), "1"), "dtype <U1"),
+        ([[1.0, 2.0], [3.0]], "not an array"),
+        (np.zeros((3, 2), dtype="M8[s]"), "dtype datetime64"),
+        (None, "dtype object"),
+    ],
+)
+def test_weights_that_a_record_would_change_are_refused(weights: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        AgingRecord.from_trajectory(weights)  # type: ignore[arg-type]
+
+
+def test_nan_stays_nan_and_a_schedule_is_a_schedule() -> None:
+    weights = np.ones((3, 2))
+    weights[1, 0] = np.nan
+    assert np.isnan(AgingRecord.from_trajectory(weights).msd()[0, 0])
+    with pytest.raises(TypeError, match=r"schedule=\[0, 1, 2\] is not a LogTimeSchedule"):
+        AgingRecord.from_trajectory(weights, [0, 1, 2])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"schedule=None means all 1,999,000 pairs"):
+        AgingRecord.from_trajectory(np.ones((2000, 1)))

@@ -208,3 +208,12 @@ def test_the_file_is_readable_in_the_dark_and_on_a_phone(file: File, found: Repo
     boxes = file.run(f"return {cards}.map((one) => one.getBoundingClientRect().toJSON())")
     boxes.sort(key=lambda box: box["top"])
     assert all(one["bottom"] <= other["top"] for one, other in itertools.pairwise(boxes))
+
+
+def test_doubts_are_beside_the_curves_of_every_observable(file: File, tmp_path: Path) -> None:
+    walk = np.cumsum(np.random.default_rng(1).normal(size=(201, 100)), axis=0)
+    doubts = ["the checkpoints hold averages", ODD]
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(200), meta={"doubts": doubts})
+    file.open(report(record, n_bootstrap=10), tmp_path / "page.html")
+    shown = "return [...document.querySelectorAll('.doubts li')].map((one) => one.textContent)"
+    assert file.run(shown) == doubts

@@ -1,4 +1,4 @@
-"""Properties of a training that also change how fast the weights move: reasons to doubt an aging curve."""
+"""Reasons to doubt an aging curve: doubts about the numbers, and properties of a training that change its clock."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from lightning_glassy.record import AgingRecord
 
 
 def confounders(record: AgingRecord) -> list[str]:
-    """Return the properties of the training that change the clock, one sentence each.
+    """Return the doubts that a record carries, and the properties of the training that change the clock.
 
-    They come from the metadata and the series ``"learning_rate"`` of :class:`~lightning_glassy.AgingMonitor`. The list
-    is empty if a record has neither.
+    Each is one sentence. The doubts are :attr:`AgingRecord.doubts`. The properties come from the metadata and the
+    series ``"learning_rate"`` of :class:`~lightning_glassy.AgingMonitor`. The list is empty if a record has none of
+    them.
     """
-    found: list[str] = []
+    found = record.doubts
     for series in record.one_time_names:
         rates = record.one_time(series)[1] if series.startswith("learning_rate") else np.empty(0)
         rates = rates[np.isfinite(rates)]
@@ -22,11 +23,14 @@ def confounders(record: AgingRecord) -> list[str]:
             break
     if record.meta.get("sampler") == "SequentialSampler":
         found.append("the order of the batches is fixed: curves dip at multiples of an epoch")
-    skipped = record.meta.get("steps_without_update")
-    if isinstance(skipped, int) and skipped > 0:
+    replicas = record.meta.get("replicas")
+    metas = [record.meta, *(replicas if isinstance(replicas, list) else [])]
+    counts = [meta.get("steps_without_update") for meta in metas if isinstance(meta, dict)]
+    skipped = max((count for count in counts if isinstance(count, int)), default=0)
+    if skipped > 0:
         found.append(
-            f"{skipped:,} steps were no updates (training_step returned None, or the gradient scaler skipped them): "
-            "the clock counts them"
+            f"{'up to ' if len(metas) > 1 else ''}{skipped:,} steps were no updates (training_step returned None, or "
+            "the gradient scaler skipped them): the clock counts them"
         )
     optimizers = record.meta.get("optimizers")
     for optimizer in optimizers if isinstance(optimizers, list) else []:

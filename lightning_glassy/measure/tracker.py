@@ -53,6 +53,12 @@ _HORIZON = 10**9
 
 _STATE_VERSION = 1
 
+_DOUBTS = {
+    "nan": "the weights are not finite at some pairs of times, which are recorded as they are",
+    "resolution": "the mean squared displacement of some pairs of times is within the rounding of the weights' own "
+    "dtype: a plateau there is not physics",
+}
+
 _D2, _S2 = MOMENTS.index("d2"), MOMENTS.index("s2")
 
 
@@ -753,7 +759,7 @@ class AgingTracker:
     def _check(self, of_groups: NDArray[np.float64], measured: _Measured) -> None:
         """Warn once about weights that are not finite and about displacements within rounding.
 
-        A curve alone does not show these problems.
+        A curve alone does not show these problems, so the record keeps the doubt.
         """
         d2, s2 = of_groups[..., _D2], of_groups[..., _S2]  # [(n_replica,) n_group, n_snapshot]
         if np.count_nonzero((d2 > self._rounding * s2) & (d2 < np.inf)) == d2.size:
@@ -771,6 +777,7 @@ class AgingTracker:
             where = f"(group {group!r}, waiting time {measured.snapshots[i].waiting_time}, lag {lags[i]})"
             where = f"in replica {replica[0]} {where}" if replica else where
             self._warned.add(kind)
+            self.record.add_doubt(_DOUBTS[kind])
             log.warning(
                 "lightning_glassy: %s",
                 f"the weights are not finite {where}. They are recorded as they are"

@@ -13,18 +13,21 @@ from lightning_glassy.observables.arrays import Array, float64, quiet, ratio
 def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
     r"""Return the default thresholds :math:`\epsilon`: about a hundredth and a tenth of the spread of the weights.
 
-    They are rounded to 1, 2 or 5 times a power of ten, so that similar networks get the same thresholds. WJ24 uses the
-    standard deviation over 100 ... 700. If the spread is 0 (all weights start equal) or not finite, 1 replaces it.
+    They are 5 times a power of ten, at most a factor of 3.2 away from a hundredth and a tenth. Rounding this coarse
+    gives the same thresholds to the seeds of one model, whose spreads differ by a few percent. Every rounding has
+    edges, here at a spread of 0.0158 times a power of ten. The two thresholds are a factor of ten apart, so that
+    networks on both sides of an edge share one of them, and their overlaps at this threshold can be joined. WJ24 uses
+    the standard deviation over 100 ... 700. If the spread is 0 (all weights start equal) or not finite, 1 replaces it.
 
     Example:
         >>> default_overlap_thresholds(0.058)
         (0.0005, 0.005)
     """
     spread = standard_deviation if 0 < standard_deviation < math.inf else 1.0
-    decade = math.floor(math.log10(spread))
-    mantissa = min((1, 2, 5, 10), key=lambda m: abs(math.log10(m) - (math.log10(spread) - decade)))
-    # Parse a decimal text. The product 5 * 10**-4 prints as 0.0005, but 2 * 10**-5 as 2.0000000000000002e-05.
-    return (float(f"{mantissa}e{decade - 2}"), float(f"{mantissa}e{decade - 1}"))
+    # A record accepts thresholds from 1e-18 to 1e18.
+    decade = min(max(round(math.log10(spread / 500)), -18), 16)
+    # Parse a decimal text. The product 5 * 10**-5 prints as 5.000000000000001e-05.
+    return (float(f"5e{decade}"), float(f"5e{decade + 1}"))
 
 
 def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) -> Array:

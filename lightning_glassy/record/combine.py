@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.record.tables import MOMENTS, MOMENTS_TABLE, Table, TableName
+from lightning_glassy.record.tables import LARGEST, MOMENTS, MOMENTS_TABLE, Table, TableName
 
 # Two replicas must agree in these entries of the metadata, if both have the entry.
 _SAME_IN_REPLICAS = (
@@ -24,6 +24,9 @@ _SAME_IN_REPLICAS = (
     "precision",
     "world_size",
 )
+
+_MOST_NAMES = 8  # in one message
+_MOST_PAIRS = 1_000_000  # of a trajectory without a schedule
 
 Tables = Mapping[TableName, Table]
 
@@ -41,12 +44,36 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
     for i, (shape, meta) in enumerate(zip(shapes, metas, strict=True)):
         for what, value in shape.items():
             if value != shapes[0][what] or (isinstance(value, dict) and list(value) != list(shapes[0][what])):
-                raise ValueError(f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}")
+                remedy = ""
+                if what == "overlap_thresholds":
+                    remedy = ". No threshold is in all runs: measure all with the same overlap_thresholds=[...]"
+                raise ValueError(
+                    f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}{remedy}"
+                )
         for key in _SAME_IN_REPLICAS:
             if key in metas[0] and key in meta and metas[0][key] != meta[key]:
                 raise ValueError(
                     f"records[{i}] does not match records[0] in {key}: {meta[key]!r} and {metas[0][key]!r}"
                 )
+
+
+def in_common(runs: Sequence[Tables]) -> list[dict[TableName, Table]]:
+    """Return the moments and the one-time series of runs with the rows of the keys that all runs have.
+
+    Raises:
+        ValueError: no pair of times is in all runs.
+    """
+    cut: list[dict[TableName, Table]] = [{} for _ in runs]
+    for name in runs[0]:
+        tables = [run[name] for run in runs if name in run]
+        if name.kind not in ("moments", "one_time") or len(tables) < len(runs):
+            continue
+        keys = tables[0].common_keys(tables[1:])
+        if name == MOMENTS_TABLE and not keys:
+            raise ValueError("no pair (waiting time, lag) was measured in all runs: leave out the shortest run")
+        for run, table in zip(cut, tables, strict=True):
+            run[name] = table.only(keys)
+    return cut
 
 
 def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
@@ -67,7 +94,8 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
             odd = table.odd_keys(moments[0])
             raise ValueError(
                 f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
-                f"{len(odd)} are in one of them only, {odd[0]} for example"
+                f"{len(odd)} are in one of them only, {odd[0]} for example. {_cut_short(moments)}Use the pairs that "
+                "all have with common=True, or leave out a run"
             )
     _check_distinct(moments)
     joined = {MOMENTS_TABLE: moments[0].empty((sum(table.shape[0] for table in moments), *moments[0].shape[1:]))}
@@ -79,6 +107,22 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
             of_replicas = [o.values for o, run in zip(others, moments, strict=True) for _ in range(run.shape[0])]
             joined[name].extend(table.keys, np.mean(of_replicas, axis=0))
     return joined
+
+
+def _cut_short(moments: Sequence[Table]) -> str:
+    """Return a sentence about the runs that are cut short, or nothing if this does not explain the missing pairs."""
+    ends = [table.last_step for table in moments]
+    short = [i for i, end in enumerate(ends) if end < max(ends)]
+    first = moments[int(np.argmin(ends))].before(min(ends) + 1)
+    if not short or not all(first.same_keys(table.before(min(ends) + 1)) for table in moments):
+        return ""
+    names = [f"records[{i}] ends at step {ends[i]:,}" for i in short[:_MOST_NAMES]]
+    names += [f"{len(short) - _MOST_NAMES} more end early"] if len(short) > _MOST_NAMES else []
+    longest = f"records[{int(np.argmax(ends))}] at step {max(ends):,}"
+    return (
+        f"{', '.join(names)}, and {longest}: a run was cut short. In Python, record.before({min(ends) + 1}) cuts every "
+        "record there. "
+    )
 
 
 def _check_distinct(moments: Sequence[Table]) -> None:
@@ -121,18 +165,107 @@ def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
 # ---------------------------------------------------------------------- from a trajectory
 
 
-def trajectory(weights: ArrayLike) -> Array:
-    """Return the weights at every step, float64 ``[(n_replica,) n_steps + 1, N]``.
+def trajectory(weights: ArrayLike, n_replica: int | None) -> Array:
+    """Return the weights in all frames, float64 ``[(n_replica,) n_frames, N]``.
 
     Raises:
-        ValueError: the number of axes is wrong, or there is no step, or no coordinate.
+        TypeError: the weights are masked, or are not real numbers.
+        ValueError: the shape is wrong, may mean coordinates of particles, or holds no second frame or no coordinate.
     """
-    found = np.asarray(weights, dtype=np.float64)
+    wanted = "[n_frames, N] or [n_replica, n_frames, N]"
+    if _is_masked(weights):
+        raise TypeError(
+            "weights are a masked array, and a record has no masks: give weights.filled(nan), or leave out the masked "
+            "coordinates"
+        )
+    try:
+        found = np.asarray(weights)
+    except Exception as error:  # a ragged list, or a tensor that NumPy cannot read
+        raise TypeError(f"weights are not an array {wanted} of numbers: {error}") from error
+    if found.dtype.kind == "c":
+        raise TypeError(
+            f"weights are complex ({found.dtype}): give their parts as coordinates, "
+            "np.concatenate([weights.real, weights.imag], axis=-1)"
+        )
+    if found.dtype.kind not in "iuf":
+        raise TypeError(f"weights of dtype {found.dtype} are not an array {wanted} of real numbers: convert them")
+    shape = found.shape
     if found.ndim not in (2, 3):
-        raise ValueError(f"weights of shape {found.shape}: [n_steps+1, N] or [n_replica, n_steps+1, N]")
-    if found.shape[-2] < 2 or found.shape[-1] < 1:
-        raise ValueError(f"weights of shape {found.shape} hold no step, or no coordinate")
-    return found
+        raise ValueError(f"weights of shape {shape}: {wanted} is wanted, so give all coordinates of a frame one axis")
+    if found.ndim == 3 and n_replica is None and shape[-1] <= 3:
+        raise ValueError(
+            f"weights of shape {shape} may be coordinates [n_frames, n_particle, {shape[-1]}], or n_replica={shape[0]} "
+            f"replicas of {shape[-1]} weights: give weights.reshape({shape[0]}, -1) for one run, or "
+            f"n_replica={shape[0]} for replicas"
+        )
+    if n_replica is not None and (found.ndim != 3 or shape[0] != n_replica):
+        raise ValueError(f"n_replica={n_replica} and weights of shape {shape}: [n_replica, n_frames, N] is wanted")
+    if shape[-2] < 2 or shape[-1] < 1:
+        raise ValueError(f"weights of shape {shape} hold no step, or no coordinate: {wanted} is wanted")
+    return found.astype(np.float64, copy=False)
+
+
+def _is_masked(values: Any) -> bool:
+    """Return whether an array, or an array in a list of arrays, has a mask."""
+    nested = isinstance(values, (list, tuple))
+    return any(map(_is_masked, values)) if nested else isinstance(values, np.ma.MaskedArray)
+
+
+def frame_times(times: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the step of each frame of a trajectory, by default 0, 1, 2 and so on.
+
+    Raises:
+        TypeError: the times are not integers.
+        ValueError: there is not one time per frame, a time is negative, or the times do not increase.
+    """
+    n = shape[-2]
+    if times is None:
+        return np.arange(n)
+    found = np.asarray(times)
+    if _is_masked(times) or (found.dtype.kind not in "iu" and found.size):
+        raise TypeError(f"times of dtype {found.dtype} are not integers: give the step of each frame")
+    if found.shape != (n,):
+        raise ValueError(
+            f"times of shape {found.shape} and weights of shape {shape}: give one time for each {n} frames"
+        )
+    wrong = np.flatnonzero(found[1:] <= found[:-1])
+    if len(wrong):
+        i = int(wrong[0]) + 1
+        raise ValueError(f"times[{i}]={found[i]} follows {found[i - 1]}: times must increase, so sort the frames")
+    if found[0] < 0 or found[-1] >= LARGEST:
+        raise ValueError(f"times from {found[0]} to {found[-1]}: steps lie between 0 and 2**62")
+    return found.astype(np.int64)
+
+
+def frame_pairs(
+    frames: NDArray[np.int64], pairs: Iterable[tuple[int, int]] | None
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return the pairs (waiting time, lag) with two frames, and the places of their frames, early and late.
+
+    Args:
+        frames: the step of each frame.
+        pairs: the pairs of a schedule. None stands for all pairs of frames.
+
+    Raises:
+        ValueError: no pair has two frames, or there are more than a million pairs.
+    """
+    place = {step: i for i, step in enumerate(frames.tolist())}
+    n = len(frames) * (len(frames) - 1) // 2
+    if pairs is None and n > _MOST_PAIRS:
+        raise ValueError(f"schedule=None means all {n:,} pairs of frames: choose fewer, LogTimeSchedule.logspaced()")
+    wanted = list(pairs) if pairs is not None else [(a, b - a) for a in place for b in place if b > a]
+    found = [(pair, (place[pair[0]], place[sum(pair)])) for pair in wanted if pair[0] in place and sum(pair) in place]
+    if found:
+        return found
+    needed = np.array([(early, early + lag) for early, lag in wanted], dtype=np.int64)
+    after = np.searchsorted(frames, needed).clip(1, len(frames) - 1)
+    nearest = np.where(needed - frames[after - 1] <= frames[after] - needed, frames[after - 1], frames[after])
+    best = int(np.abs(nearest - needed).sum(axis=1).argmin())
+    named = [f"at {step} (the nearest is at {frame})" for step, frame in zip(needed[best], nearest[best], strict=True)]
+    raise ValueError(
+        f"no pair of the schedule has two frames at the times: the pair (waiting time, lag) = {wanted[best]} needs "
+        f"frames {' and '.join(named)}. Give a LogTimeSchedule of your times, or schedule=None for all pairs of frames"
+    )
 
 
 def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.int64]]:

@@ -348,6 +348,17 @@ class RecordContent:
         self.meta["branches"] = [*_listed(self.meta, "branches"), secrets.token_hex(4)]
 
     @property
+    def doubts(self) -> list[str]:
+        """Reasons to doubt the numbers, in words: the sentences in ``meta["doubts"]``, each once."""
+        found = [" ".join(doubt.split()) for doubt in _listed(self.meta, "doubts") if isinstance(doubt, str)]
+        return list(dict.fromkeys(filter(None, found)))
+
+    def add_doubt(self, doubt: str) -> None:
+        """Add a sentence to :attr:`doubts`, unless it is there. Report, tab and tables show it with the numbers."""
+        if doubt not in self.doubts:
+            self.meta["doubts"] = [*self.doubts, doubt]
+
+    @property
     def last_step(self) -> int:
         """The last step at which something in the record was measured, or -1."""
         return max(table.last_step for table in self._tables.values())
@@ -465,10 +476,19 @@ class RecordContent:
         measured = [self.sums.index(name) for name in file.MSD_SUMS_V1]
         if not np.isnan(np.delete(table.values, measured, axis=-1)).all():
             return self  # the metadata is the user's, who may call anything "msd"
-        shape = self._shape() | {"sums": file.MSD_SUMS_V1, "overlap_thresholds": ()}
-        other = type(self)(**shape, meta=self.meta, n_replica=self.n_replica)
+        return self._with_columns(measured, sums=file.MSD_SUMS_V1, overlap_thresholds=())
+
+    def with_thresholds(self: R, thresholds: Sequence[float]) -> R:
+        """Return the record with some of its overlap thresholds."""
+        counts = [len(self.sums) + self.overlap_thresholds.index(eps) for eps in thresholds]
+        return self._with_columns([*range(len(self.sums)), *counts], overlap_thresholds=tuple(thresholds))
+
+    def _with_columns(self: R, columns: Sequence[int], **shape: Any) -> R:
+        """Return the record with some columns of its moments, and the arguments that describe them."""
+        table = self._tables[MOMENTS_TABLE]
+        other = type(self)(**self._shape() | shape, meta=self.meta, n_replica=self.n_replica)
         kept = table.empty(other.row_shape)
-        kept.extend(table.keys, table.values[..., measured])
+        kept.extend(table.keys, table.values[..., columns])
         other._tables = {**self._tables, MOMENTS_TABLE: kept}
         return other
 

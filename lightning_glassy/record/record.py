@@ -155,7 +155,7 @@ class AgingRecord(RecordContent):
         for i, threshold in enumerate(self.overlap_thresholds):
             if math.isclose(eps, threshold, rel_tol=1e-9):
                 return i
-        raise ValueError(f"eps={eps} was not counted during the run; there are {list(self.overlap_thresholds)}")
+        raise ValueError(f"eps={eps} was not counted; this record has {list(self.overlap_thresholds)}")
 
     def _matrix(self, rows: Array) -> Array:
         """Arrange rows ``[n_row(, n_replica)]`` as ``[(n_replica,) n_tw, n_lag]``, NaN if not measured."""
@@ -361,8 +361,10 @@ class AgingRecord(RecordContent):
     def from_trajectory(
         cls,
         weights: ArrayLike,
-        schedule: LogTimeSchedule,
+        schedule: LogTimeSchedule | None = None,
         *,
+        times: ArrayLike | None = None,
+        n_replica: int | None = None,
         groups: Mapping[str, ArrayLike] | None = None,
         overlap_thresholds: Sequence[float] | None = None,
         meta: Mapping[str, Any] | None = None,
@@ -370,58 +372,81 @@ class AgingRecord(RecordContent):
         """Make a record from a trajectory of weights in memory, in plain float64 NumPy.
 
         Use it for simulations and for testing. It shares no code with the moments on the device, so that each can be
-        checked against the other.
+        checked against the other. NaN stays NaN.
 
         Args:
-            weights: ``[n_steps + 1, N]`` (row k after k updates), or ``[n_replica, n_steps + 1, N]``.
-            schedule: the pairs to measure. Pairs beyond the last step are left out.
+            weights: ``[n_frames, N]``, or ``[n_replica, n_frames, N]``. Reshape the coordinates of particles
+                ``[n_frames, n_particle, 3]`` to ``[n_frames, 3 * n_particle]``.
+            schedule: the pairs to measure. Pairs beyond the last frame, and pairs without two frames, are left out.
+                ``None`` measures all pairs of frames.
+            times: the step of each frame, increasing integers ``[n_frames]``. By default, frame k is of step k.
+            n_replica: the number of replicas. It is only needed if N is 3 or less, because such an array with three
+                axes may also be the coordinates of particles.
             groups: for each name the coordinates of the group, as indices or a mask. ``"all"`` is added.
             overlap_thresholds: positive and increasing. The default is about a hundredth and a tenth of the standard
-                deviation of the first row.
+                deviation of the first frame.
             meta: metadata, stored unchanged beside the schedule.
 
         Raises:
-            ValueError: the number of axes is wrong, the trajectory has one row, a group is empty or called ``"all"``,
-                or no pair of the schedule lies within the trajectory.
+            TypeError: the weights are masked, complex, or no numbers, or the times are not integers.
+            ValueError: the shape is wrong or may be that of coordinates of particles, the trajectory has one frame, a
+                group is empty or called ``"all"``, the times do not increase, or no pair of the schedule has two
+                frames.
+
+        Example:
+            >>> frames = np.array([[0.0], [1.0], [5.0]])
+            >>> AgingRecord.from_trajectory(frames, times=[0, 10, 50]).msd().tolist()
+            [[1.0, nan, 25.0], [nan, 16.0, nan]]
         """
-        steps = combine.trajectory(weights)
+        if not hasattr(schedule, "until") and schedule is not None:
+            raise TypeError(
+                f"schedule={schedule!r:.80} is not a LogTimeSchedule; the steps of the frames are times=..."
+            )
+        steps = combine.trajectory(weights, n_replica)
+        frames = combine.frame_times(times, steps.shape)
+        pairs = combine.frame_pairs(frames, None if schedule is None else schedule.until(int(frames[-1])).pairs)
         members = combine.members_of(groups or {}, steps.shape[-1])
         if overlap_thresholds is None:
             overlap_thresholds = observables.default_overlap_thresholds(float(np.std(steps[..., 0, :])))
         record = cls(
             {group: len(member) for group, member in members.items()},
             overlap_thresholds=overlap_thresholds,
-            meta={"schedule": repr(schedule), **(meta or {})},
+            meta={**({} if schedule is None else {"schedule": repr(schedule)}), **(meta or {})},
             n_replica=steps.shape[0] if steps.ndim == 3 else None,
         )
-        for waiting_time, lag in schedule.until(steps.shape[-2] - 1).pairs:
-            w, s = steps[..., waiting_time + lag, :], steps[..., waiting_time, :]
-            moments = combine.moments_of(w, s, record.overlap_thresholds, members.values())
-            record.append(waiting_time, lag, moments)
+        for (waiting_time, lag), (early, late) in pairs:
+            w, s = steps[..., late, :], steps[..., early, :]
+            record.append(waiting_time, lag, combine.moments_of(w, s, record.overlap_thresholds, members.values()))
         return record
 
     @classmethod
-    def concat(cls, records: Sequence[AgingRecord]) -> AgingRecord:
+    def concat(cls, records: Sequence[AgingRecord], *, common: bool = False) -> AgingRecord:
         """Join independent runs of the same model and schedule into one record with a replica axis.
 
         Args:
             records: runs, or sets of replicas, in the order of the replica axis.
+            common: use only the pairs of times, and the steps of a series, that all runs have, for example if a run was
+                cut short. By default, all runs must have the same pairs.
 
         Returns:
-            A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, and the
-            metadata of all runs under ``"replicas"``. A one-time series is kept, as the mean over the replicas, if all
-            runs have it at the same steps. Matrices between the replicas of one record and profiles are left out.
+            A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
+            metadata of all runs under ``"replicas"``, and the :attr:`doubts` of all runs. A one-time series is kept, as
+            the mean over the replicas, if all runs have it at the same steps. Overlap thresholds that not all runs
+            have, matrices between the replicas of one record, and profiles are left out.
 
         Raises:
             TypeError: ``records`` is not a list of records.
             ValueError: there are no records, runs do not match, or one run is there twice. The message names the
-                mismatch: the parameters, the measured sums, thresholds or pairs, or an entry of the metadata, such as
-                the module, the optimisers or the batches.
+                mismatch: the parameters, the measured sums or pairs, thresholds of which none is common, or an entry of
+                the metadata, such as the module, the optimisers or the batches.
         """
         if not isinstance(records, (list, tuple)) or not all(isinstance(record, AgingRecord) for record in records):
             raise TypeError("records must be a list of AgingRecord")
         if not records:
             raise ValueError("records is empty: give at least one")
+        shared = set(records[0].overlap_thresholds).intersection(*(record.overlap_thresholds for record in records))
+        if shared:  # otherwise the check below names the mismatch
+            records = [r if shared == set(r.overlap_thresholds) else r.with_thresholds(sorted(shared)) for r in records]
         combine.check_replicas([record._shape() for record in records], [record.meta for record in records])
         first = records[0]
         merged = cls(
@@ -429,12 +454,13 @@ class AgingRecord(RecordContent):
             meta={**first.meta, "replicas": [record.meta for record in records]},
             n_replica=sum(record.n_replica or 1 for record in records),
         )
-        merged._tables = combine.concatenated(
-            [
-                record._tables if record.n_replica is not None else combine.with_replica_axis(record._tables)
-                for record in records
-            ]
-        )
+        for doubt in (doubt for record in records for doubt in record.doubts):
+            merged.add_doubt(doubt)
+        runs = [
+            record._tables if record.n_replica is not None else combine.with_replica_axis(record._tables)
+            for record in records
+        ]
+        merged._tables = combine.concatenated(combine.in_common(runs) if common else runs)
         combine.check_trainings([record.meta for record in records])
         return merged
 

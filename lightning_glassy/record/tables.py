@@ -182,6 +182,11 @@ class Table:
         """Return whether two tables have rows of the same keys."""
         return self._rows.keys() == other._rows.keys()
 
+    def common_keys(self, others: Iterable[Table]) -> list[Key]:
+        """Return the keys that this table and all others have, sorted."""
+        common = set(self._rows).intersection(*(other._rows for other in others))
+        return sorted(map(tuple, self._unpacked(common).tolist()))
+
     def odd_keys(self, other: Table) -> list[Key]:
         """Return the keys that only one of two tables has, sorted."""
         return sorted(map(tuple, self._unpacked(self._rows.keys() ^ other._rows.keys()).tolist()))

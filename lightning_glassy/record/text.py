@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 
@@ -45,6 +46,17 @@ def printable(text: str) -> str:
         \x1b[2J\ud800\u2028
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_lines(*parts: object, file: TextIO | None = None) -> None:
+    """Print lines, with escapes for control characters and for characters that the terminal cannot show.
+
+    Names in records and names of files can come from anyone, and must not send commands to the terminal.
+    """
+    stream = file or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    for line in "\n".join(map(str, parts)).split("\n"):
+        print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def few(values: Sequence[T], most: int) -> list[T]:

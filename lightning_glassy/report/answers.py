@@ -65,7 +65,7 @@ def observables() -> list[dict[str, Any]]:
 
 
 def describe(record: AgingRecord) -> dict[str, Any]:
-    """Return the groups, observables, thresholds and series of a record, and its last step."""
+    """Return the groups, observables, thresholds, series and doubts of a record, and its last step."""
     there = {name for group in record.groups for name in record.available(group)}
     module = record.meta.get("module")
     waiting_times, lags = record.pairs
@@ -81,6 +81,7 @@ def describe(record: AgingRecord) -> dict[str, Any]:
         "n_pairs": len(record),
         "last_step": int(steps.max(initial=0)),
         "module": module if isinstance(module, str) else None,
+        "doubts": record.doubts,
     }
 
 

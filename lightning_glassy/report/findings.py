@@ -87,6 +87,7 @@ class Findings:
             "n_replica": self.record.n_replica or 1,
             "waiting_times": self.record.waiting_times,
             "lags": self.record.lags,
+            "doubts": self.record.doubts,
             "verdict": asdict(self.verdict),
             "aging_exponent": None if self.exponent is None else asdict(self.exponent),
             "why_no_exponent": self.why_not,

@@ -130,7 +130,8 @@ def report(
         t0: origin of the clock, or ``"fit"``.
         confidence: level of the interval.
         n_bootstrap: number of resampled fits.
-        title: one line that describes the measurement, default the module, N and the number of replicas.
+        title: one line that describes the measurement, default the module (or the number of checkpoints), N and the
+            number of replicas.
 
     Raises:
         ValueError: the record is empty, an argument is out of range, or the record lacks data for the observable.
@@ -139,9 +140,12 @@ def report(
     if not len(record):
         raise ValueError("the record is empty: no pair of times was measured")
     if title is None:
-        module = record.meta.get("module")
+        module, files = record.meta.get("module"), record.meta.get("files")
+        if not isinstance(module, str):
+            measured = record.meta.get("source") == "checkpoints" and isinstance(files, list)
+            module = f"aging record of {len(files)} checkpoints" if measured else "aging record"  # type: ignore[arg-type]
         replicas = "" if record.n_replica is None else f", {record.n_replica} replicas"
-        title = f"{module if isinstance(module, str) else 'aging record'}: N = {record.n_parameters['all']:,}{replicas}"
+        title = f"{module}: N = {record.n_parameters['all']:,}{replicas}"
     exponent, why_not = None, None
     if find(observable).relaxation is None:
         given = {"window": window is not None, "thresholds": thresholds is not None, "t0": t0 != 0}

@@ -8,6 +8,7 @@ if steps go back after a resumption. No tensor of a crafted file is ever unpacke
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 PLUGIN_NAME = "glassy"
@@ -33,6 +34,19 @@ def place_of(tag: str) -> Place | None:
     """Return the place that a tag describes, None if it is not the tag of a part."""
     found = _TAG.fullmatch(tag)
     return None if found is None else Place(found["monitor"], found["token"], int(found["number"]))
+
+
+def by_record(contents: Iterable[tuple[str, bytes]]) -> dict[tuple[str, str], dict[int, bytes]]:
+    """Return the parts by number, for each record by monitor and token.
+
+    Args:
+        contents: the tag and the content of each part.
+    """
+    found: dict[tuple[str, str], dict[int, bytes]] = {}
+    for tag, content in contents:
+        place = place_of(tag) or Place(tag, "", 0)
+        found.setdefault((place.monitor, place.token), {})[place.number] = content
+    return found
 
 
 def summary(tag: str, content: bytes) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning_glassy.record import AgingRecord, RecordError, without_replaced
 from lightning_glassy.report import answers
-from lightning_glassy.tensorboard.events import PLUGIN_NAME, Place, place_of
+from lightning_glassy.tensorboard.events import PLUGIN_NAME, by_record
 from lightning_glassy.tensorboard.once import Once
 from lightning_glassy.tensorboard.parts import join
 
@@ -109,10 +109,7 @@ class Runs:
     ) -> Iterable[Run]:
         """Yield all runs, and collect their records in ``readings``."""
         for name in sorted(series):
-            parts: dict[tuple[str, str], dict[int, bytes]] = {}
-            for tag, content in series[name].items():
-                place = place_of(tag) or Place(tag, "", 0)
-                parts.setdefault((place.monitor, place.token), {})[place.number] = content.plugin_content
+            parts = by_record((tag, content.plugin_content) for tag, content in series[name].items())
             found: dict[str, list[_Reading]] = {}
             for (monitor, token), numbered in sorted(parts.items()):
                 key = (name, monitor, token)

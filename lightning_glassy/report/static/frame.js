@@ -29,6 +29,7 @@ export function frame(sidebar, act) {
     marks: h("div", {className: "marks", ariaHidden: "true"}),
     quality: h("output", {className: "quality", htmlFor: "mu"}),
     name: h("h1"), headline: h("div", {className: "headline"}),
+    doubts: h("ul", {className: "doubts", ariaLabel: "Doubts"}),
     fits: h("div", {className: "table"}), scan: h("div", {className: "plot scan-plot"}), words: h("div", {className: "all-words"}),
     crossings: h("div", {className: "plot"}), slopes: h("ul", {className: "slopes"}),
     thresholdOf: h("span", {className: "quiet"}),
@@ -84,7 +85,7 @@ export function frame(sidebar, act) {
   const side = h("details", {className: "side", open: !narrow.matches},
     h("summary", {}, "Choose runs, groups and observable"), sidebar);
   narrow.addEventListener("change", () => { side.open = !narrow.matches; });
-  $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, $.name, $.headline, curves, $.fitCard,
+  $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, $.name, $.headline, $.doubts, curves, $.fitCard,
     h("div", {className: "pair"}, $.crossingCard, $.localCard), $.alongCard, $.profileCard));
   return $;
 }

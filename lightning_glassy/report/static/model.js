@@ -26,6 +26,14 @@ export function chosenRuns() {
   return runs === null ? good.slice(0, SHOWN_AT_FIRST) : good.filter((run) => runs.includes(run.name));
 }
 
+// The doubts about some runs, each once. A doubt that not all of them share names its runs.
+export function doubtsOf(runs) {
+  return [...new Set(runs.flatMap((run) => run.doubts))].map((doubt) => {
+    const having = runs.filter((run) => run.doubts.includes(doubt)).map((run) => run.name);
+    return having.length === runs.length ? doubt : `${having.join(", ")}: ${doubt}`;
+  });
+}
+
 export function chosenGroups() {
   const there = groupsOf(chosenRuns()), groups = model.state.groups.filter((group) => there.includes(group));
   return groups.length ? groups : ["all"];

@@ -9,8 +9,8 @@ import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, fitOf, fittedVariable, hasEps, keyOf, label, model, mu,
-  observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
+  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, fitOf, fittedVariable, hasEps, keyOf, label, model,
+  mu, observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
   windowOf,
 } from "./model.js";
 import {powerLaw} from "./relax.js";
@@ -307,6 +307,7 @@ function drawHeadline() {
   $.name.textContent = series.length === 1 ? label(series[0]) : "";
   $.name.hidden = series.length !== 1;
   $.headline.replaceChildren(...(series.length === 1 ? headline(series[0]) : []));
+  $.doubts.replaceChildren(...doubtsOf(chosenRuns()).map((doubt) => h("li", {}, doubt)));
 }
 
 function drawFits() {
