@@ -145,16 +145,54 @@ def _parser() -> argparse.ArgumentParser:
     measure = commands.add_parser(
         "measure",
         help="a record from existing checkpoints",
-        description="Measures all pairs of checkpoints: Lightning .ckpt files, files with a state_dict, or "
-        ".safetensors. No code in the files is executed.",
+        description="Measures pairs of checkpoints: Lightning .ckpt files, files with a state_dict, .safetensors, "
+        "sharded ones, and directories of them. No code in the files is executed. A measurement that was interrupted "
+        "goes on with the same command.",
     )
-    measure.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="two or more files")
+    measure.add_argument(
+        "checkpoints",
+        nargs="+",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="files and directories with two or more checkpoints",
+    )
     measure.add_argument("-o", "--out", type=Path, required=True, metavar="RECORD", help="the record to write (.npz)")
-    measure.add_argument("--steps", type=_steps, help="steps of the files, with commas (default: from each file)")
-    measure.add_argument("--key", help="key of the state_dict in each file, if there are several")
-    measure.add_argument("--layers", action="store_true", help="also measure each layer alone")
+    measure.add_argument(
+        "--steps",
+        type=_integers,
+        metavar="STEP,...",
+        help="steps of the checkpoints in the order given (default: from each checkpoint or its name)",
+    )
+    measure.add_argument(
+        "--force-steps", action="store_true", help="take --steps even if the checkpoints or their names contradict"
+    )
+    measure.add_argument("--key", help="key of the state_dict in each file, with dots for nested ones")
+    measure.add_argument(
+        "--pairs",
+        default="all",
+        metavar="{all,log}",
+        help="which pairs: all (default), or those nearest to a logarithmic grid of waiting times and lags",
+    )
+    measure.add_argument("--sample", type=_count, metavar="N", help="measure N coordinates, drawn at random")
+    measure.add_argument(
+        "--groups",
+        action="append",
+        metavar="NAME=PATTERN,...",
+        help="also measure a group of parameters; --groups layer measures each layer",
+    )
+    measure.add_argument("--layers", action="store_true", help="the same as --groups layer")
+    measure.add_argument(
+        "--overlap-thresholds",
+        type=_numbers,
+        default="auto",
+        metavar="EPS,...",
+        help="thresholds of the overlap (default: about 1/100 and 1/10 of the spread of the weights)",
+    )
     measure.add_argument("--include", action="append", metavar="PATTERN", help="only parameters with names like this")
     measure.add_argument("--exclude", action="append", metavar="PATTERN", help="no parameters with names like this")
+    measure.add_argument(
+        "--keep-constant", action="store_true", help="keep tensors that are bit-identical in all checkpoints"
+    )
     measure.add_argument("--overwrite", action="store_true", help="replace RECORD if it exists")
     measure.set_defaults(run=_measure, command=measure)
     return parser
@@ -169,11 +207,33 @@ def _origin(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of steps nor 'fit'") from None
 
 
-def _steps(text: str) -> list[int]:
+def _integers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of integers such as 0,10,100") from None
+
+
+def _count(text: str) -> int:
+    try:
+        number = float(text)
+        count = int(number if "e" in text.lower() else text)
+    except (ValueError, OverflowError):
+        count = number = 0
+    if count < 1 or count != number:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of coordinates such as 1000000 or 1e6")
+    return count
+
+
+def _numbers(text: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither 'auto' nor a list of numbers such as 0.001,0.01"
+        ) from None
 
 
 # ---------------------------------------------------------------------- report
@@ -414,23 +474,55 @@ def _tensorboard(options: argparse.Namespace) -> None:
 def _measure(options: argparse.Namespace) -> None:
     if os.path.lexists(options.out) and not options.overwrite:  # also a link that leads nowhere
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
-    from lightning_glassy.checkpoints import measure_checkpoints
+    if options.out.is_dir():
+        raise _WrongInputError(f"{options.out} is a directory: name the file of the record")
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # a wrong directory costs no time
+    from lightning_glassy.checkpoints.measure import Checkpoints, Options
+    from lightning_glassy.checkpoints.progress import Progress
 
-    record = measure_checkpoints(
-        options.checkpoints,
-        steps=options.steps,
-        groups="layer" if options.layers else "all",
+    chosen = Options(
+        pairs=options.pairs,
+        groups=_groups(options),
         include=options.include,
         exclude=options.exclude,
+        keep_constant=options.keep_constant,
+        sample=options.sample,
+        overlap_thresholds=options.overlap_thresholds,
         key=options.key,
-        progress=_progress if sys.stderr.isatty() else None,
     )
+    lines = Progress()
+
+    def progress(done: int, total: int) -> None:
+        print(f"\r{lines.line(done, total):<60}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+
+    unfinished = options.out.with_name(f"{options.out.name}.unfinished")
+    with Checkpoints(options.checkpoints, steps=options.steps, force_steps=options.force_steps) as checkpoints:
+        _print(checkpoints)
+        try:
+            record = checkpoints.measure(
+                chosen, unfinished=unfinished, progress=progress if sys.stderr.isatty() else None
+            )
+        except KeyboardInterrupt:
+            if unfinished.exists():
+                _print(f"\nthe sums so far are in {unfinished}: the same command goes on from there", file=sys.stderr)
+            raise
     record.save(options.out)
     _print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {options.out}")
 
 
-def _progress(done: int, total: int) -> None:
-    print(f"\r{done:,} of {total:,} pairs" + ("\n" if done == total else ""), end="", file=sys.stderr, flush=True)
+def _groups(options: argparse.Namespace) -> Any:
+    """Return the groups as the library wants them: a word, or a mapping of names to patterns."""
+    given = [*(options.groups or []), *(["layer"] if options.layers else [])]
+    words = [text for text in given if "=" not in text]
+    if words and len(set(given)) > 1:
+        raise _WrongInputError(f"--groups {words[0]} stands alone: name either a word or groups as NAME=PATTERN")
+    if words:
+        return words[0]
+    groups: dict[str, list[str]] = {}
+    for text in given:
+        name, _, patterns = text.partition("=")
+        groups.setdefault(name, []).extend(patterns.split(","))
+    return groups or "all"
 
 
 if __name__ == "__main__":

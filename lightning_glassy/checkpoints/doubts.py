@@ -31,7 +31,7 @@ def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> lis
     coarse = np.array([resolution[group] for group in record.groups])[:, None]
     n = np.array([record.n_sampled[group] for group in record.groups], dtype=np.float64)[:, None]
     finite, still = np.isfinite(d2), (d2 == 0) & (lags > 0)
-    hidden = finite & ~still & (lags > 0) & within_rounding(d2, s2, coarse)
+    hidden = finite & (lags > 0) & within_rounding(d2, s2, coarse)
 
     def where(found: NDArray[np.bool_]) -> tuple[int, str] | None:
         """Return the group to speak of, and the words for the number of its pairs. None if there is no such pair."""

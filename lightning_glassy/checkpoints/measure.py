@@ -1,40 +1,28 @@
-"""Measure the two-time moments of a finished training from its checkpoints: each file against each later file.
-
-A file is read as data, and nothing in it is executed. Its tensors are mapped into memory, not loaded. Files that torch
-wrote before version 1.6 cannot be mapped and are loaded.
-"""
+"""Measure the two-time moments of a finished training from its checkpoints, in one reading of all of them."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from lightning_glassy.checkpoints.files import (
-    NOT_FLOATING,
-    Checkpoint,
-    Content,
-    Forms,
-    existing_files,
-    forms_of,
-    given_steps,
-    survey,
-)
-from lightning_glassy.measure.layout import TrackedParameters, within_rounding
-from lightning_glassy.measure.moments import EagerMoments, capture
-from lightning_glassy.measure.select import Groups, matches, patterns_of, select_parameters
-from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
+from lightning_glassy.checkpoints.content import Content
+from lightning_glassy.checkpoints.doubts import doubts_of_pairs, listed
+from lightning_glassy.checkpoints.handles import Handles
+from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
+from lightning_glassy.checkpoints.one_pass import plan, spread, sum_pairs
+from lightning_glassy.checkpoints.pairs import Pairs, choose_pairs
+from lightning_glassy.checkpoints.steps import Dated, find_steps
+from lightning_glassy.checkpoints.unfinished import Unfinished
+from lightning_glassy.checkpoints.weights import NOT_FLOATING, Agreed, Weights, agree, choose, same_weights
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.tracker import TrackerOptions, check_options
 from lightning_glassy.observables import default_overlap_thresholds
-from lightning_glassy.record import MOMENTS, AgingRecord
+from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +31,16 @@ def measure_checkpoints(
     paths: Sequence[str | os.PathLike[str]],
     *,
     steps: Sequence[int] | None = None,
+    force_steps: bool = False,
+    pairs: Pairs = "all",
     groups: Groups = "all",
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
+    keep_constant: bool = False,
+    sample: int | None = None,
     overlap_thresholds: Sequence[float] | Literal["auto"] = "auto",
     key: str | None = None,
+    unfinished: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> AgingRecord:
     r"""Measure how the weights moved between the checkpoints of one training.
@@ -59,43 +52,53 @@ def measure_checkpoints(
     squared displacement, :math:`\Delta(t_w, t_w+t) = \frac{1}{N}\sum_i [w_i(t_w+t) - w_i(t_w)]^2`. For aging curves,
     use checkpoints at logarithmically spaced steps.
 
-    The function reads Lightning checkpoints, ``.safetensors`` files, and files in which ``torch.save`` stored a
-    ``state_dict`` (bare, or one level below a key such as ``"model"``). n checkpoints give n(n-1)/2 pairs. Memory holds
-    one copy of the weights, which is compared with one file at a time. Do not change the files meanwhile.
+    Each checkpoint is read once, block by block, and all pairs of a block are summed while it is in memory. Before
+    that, the earliest checkpoint is read for the overlap thresholds, and tensors that may be constant or tied are
+    compared. Nothing in a file is executed. Do not change the files meanwhile.
 
-    Integer tensors and the running statistics of normalisation layers are left out, and ``meta["left_out"]`` counts
-    them. Name other buffers and frozen parameters in ``exclude``. Otherwise they count as weights that do not move,
-    because a checkpoint does not show which floating-point tensors are parameters, and which parameters were trained.
+    ``docs/checkpoints.md`` lists the layouts of files and directories, and explains which step and which weights are
+    taken.
 
     Args:
-        paths: the files, at least two, in any order.
-        steps: the step of each file. Default: the ``global_step`` in the file (Lightning), else the number in its name
-            (``step=400``, ``iter400``, ``checkpoint-400``, or the only integer in it), else the number after such a
-            word in the name of its directory. An epoch is no step.
+        paths: files or directories with at least two checkpoints, in any order. A path is a checkpoint, a shard of one,
+            or a directory of checkpoints.
+        steps: the step of each checkpoint, in the order of ``paths``. Default: the step inside the checkpoint, else a
+            labelled number in its name (``step=400``, ``iter400``, ``checkpoint-400``), else one in the name of its
+            branch or directory, else a bare number, if all names have one pattern. An epoch is no step.
+        force_steps: take ``steps`` even if they contradict the checkpoints or their names.
+        pairs: ``"all"``, or ``"log"`` for the pairs nearest to a logarithmic grid with 3 waiting times and 10 lags per
+            decade.
         groups: ``"all"``, ``"layer"`` (one group per module), or a mapping of group names to name patterns.
         include: measure only tensors whose name matches one of these shell patterns. Default: all tensors.
         exclude: do not measure tensors whose name matches one of these shell patterns.
+        keep_constant: keep tensors that are bit-identical in all checkpoints. By default they are left out, because
+            published checkpoints hold constants such as masks, which hide the motion of the weights.
+        sample: number of coordinates to draw, the same ones in each checkpoint. Default: all coordinates.
         overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` takes about a hundredth and
             a tenth of the standard deviation of the weights in the earliest checkpoint.
-        key: the key of the ``state_dict`` in each file, if a file has several.
-        progress: called with the number of finished pairs and the number of all pairs: ``(0, total)``, ...,
+        key: the key of the ``state_dict`` in each file, if a file has several. Dots lead to nested ones.
+        unfinished: a file that keeps the sums if the measurement is interrupted. The next call with the same arguments
+            goes on from there, to the bit, and removes the file at its end.
+        progress: called with the bytes that are summed and the bytes of all checkpoints: ``(0, total)``, ...,
             ``(total, total)``.
 
     Returns:
-        A record of all pairs. ``meta`` has the names of the files and their steps. If the earliest file is a Lightning
-        checkpoint, ``meta`` also has its Lightning version and the options of its optimisers. The learning rates in
-        Lightning checkpoints become one-time series: ``learning_rate`` for the first parameter group of the first
-        optimiser, ``learning_rate_<i>_<j>`` for any other parameter group j of the optimiser i.
+        A record of all pairs. ``meta`` has the checkpoints, their steps, where the steps are from, and ``"doubts"``, in
+        words. If the earliest file is a Lightning checkpoint, ``meta`` also has its Lightning version and the options
+        of its optimisers. The learning rates in Lightning checkpoints become one-time series: ``learning_rate`` for the
+        first parameter group of the first optimiser, ``learning_rate_<i>_<j>`` for any other parameter group j of the
+        optimiser i.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ImportError: there is a ``.safetensors`` file, but the package safetensors is missing.
         TypeError: an argument has the wrong type.
-        ValueError: there are fewer than two files, or another argument is out of its range. A step is unknown, negative
-            or there twice. A file is damaged, is sharded, is no checkpoint, or needs code to be run. Tensors differ in
-            name, shape or dtype between the files. The message names the file and the remedy.
+        ValueError: there are fewer than two checkpoints, or another argument is out of its range. A step is unknown,
+            negative or there twice. A file is damaged, is a part of a checkpoint, is no checkpoint, or needs code to be
+            run. Tensors differ in name, shape or dtype between the files. The message names the file and the remedy.
 
     Example:
+        >>> import torch
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     files = [f"{folder}/model_step={step}.pt" for step in (0, 10, 100)]
@@ -108,163 +111,212 @@ def measure_checkpoints(
         array([[ 1., nan,  4.],
                [nan,  1., nan]])
     """
-    options: TrackerOptions = {"include": include, "exclude": exclude, "overlap_thresholds": overlap_thresholds}
-    check_options(groups, options)
-    if not isinstance(key, (str, type(None))):
-        raise TypeError(f"key={key!r} is not a name or None")
+    chosen = Options(
+        pairs=pairs,
+        groups=groups,
+        include=include,
+        exclude=exclude,
+        keep_constant=keep_constant,
+        sample=sample,
+        overlap_thresholds=overlap_thresholds,
+        key=key,
+    )
     if progress is not None and not callable(progress):
-        raise TypeError(f"progress={progress!r} is not a function of the pairs done and of all")
-    files = existing_files(paths)
-    given = given_steps(steps, files)
-    found = [survey(file, key, None if given is None else given[i]) for i, file in enumerate(files)]
-    checkpoints = sorted(found, key=lambda checkpoint: checkpoint.step)
-    for a, b in itertools.pairwise(checkpoints):
-        if a.step == b.step:
-            raise ValueError(f"{a.path} and {b.path} are both of step {a.step}: leave one out, or give steps=[...]")
-
-    layout = _Layout(checkpoints[0], key, groups, include, exclude)
-    for checkpoint in checkpoints:
-        layout.check(checkpoint.path, checkpoint.forms)
-    record = _new_record(checkpoints, layout, overlap_thresholds)
-    done, total = 0, len(checkpoints) * (len(checkpoints) - 1) // 2
-    if progress is not None:
-        progress(done, total)
-    for i, earlier in enumerate(checkpoints[:-1]):
-        snapshot = _capture(layout.read(earlier.path), earlier.step)
-        for later in checkpoints[i + 1 :]:
-            moments = _moments(layout.read(later.path), snapshot, record.overlap_thresholds)
-            record.append(earlier.step, later.step - earlier.step, moments)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        del snapshot  # frees its memory before the next file is opened
-    _warn(record, layout.resolution)
-    return record
+        raise TypeError(f"progress={progress!r} is not a function of the bytes done and of all bytes")
+    with Checkpoints(paths, steps=steps, force_steps=force_steps) as checkpoints:
+        return checkpoints.measure(chosen, unfinished=unfinished, progress=progress)
 
 
-def _capture(parameters: TrackedParameters, step: int) -> Snapshot:
-    return capture(SnapshotBank(parameters), step, EagerMoments(parameters))
+@dataclass(frozen=True)
+class Options:
+    """The options of :func:`measure_checkpoints` that say what to measure. They are checked when they are set."""
+
+    pairs: Pairs = "all"
+    groups: Groups = "all"
+    include: str | Sequence[str] | None = None
+    exclude: str | Sequence[str] | None = None
+    keep_constant: bool = False
+    sample: int | None = None
+    overlap_thresholds: Sequence[float] | Literal["auto"] = "auto"
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        options: TrackerOptions = {
+            "include": self.include,
+            "exclude": self.exclude,
+            "sample": self.sample,
+            "overlap_thresholds": self.overlap_thresholds,
+        }
+        check_options(self.groups, options)
+        if isinstance(self.sample, str):
+            raise ValueError(f"sample={self.sample!r} is not a number of coordinates or None")
+        if not isinstance(self.key, (str, type(None))):
+            raise TypeError(f"key={self.key!r} is not a name or None")
+        if not isinstance(self.keep_constant, bool):
+            raise TypeError(f"keep_constant={self.keep_constant!r} is not True or False")
+        choose_pairs([], self.pairs)
 
 
-def _moments(parameters: TrackedParameters, snapshot: Snapshot, thresholds: Sequence[float]) -> NDArray[np.float64]:
-    """Return the sums of one pair, ``[n_group, n_moment]``."""
-    buckets = [sums.numpy() for sums in EagerMoments(parameters, thresholds)([snapshot])]
-    return parameters.by_group(buckets)[:, 0]
+class Checkpoints:
+    """The checkpoints that some paths lead to, in the order of their steps. No tensor is read before :meth:`measure`.
 
+    ``print`` shows the step of each checkpoint and where it was found.
 
-def _warn(record: AgingRecord, resolution: float) -> None:
-    """Log the doubts that a curve does not show: weights that are not finite, displacements within rounding."""
-    d2, s2 = (record.moments[:, 0, MOMENTS.index(name)] for name in ("d2", "s2"))
-    finite = np.isfinite(d2)
-    if not finite.all():
-        log.warning(
-            "the weights are not finite in %d of %d pairs. They are recorded as they are", (~finite).sum(), len(d2)
-        )
-    hidden = finite & within_rounding(d2, s2, resolution)
-    if hidden.any():
-        log.warning(
-            "in %d of %d pairs the mean squared displacement is within the rounding of the weights' own dtype: a "
-            "plateau there is not physics",
-            hidden.sum(),
-            len(d2),
-        )
-
-
-def _new_record(
-    checkpoints: list[Checkpoint], layout: _Layout, overlap_thresholds: Sequence[float] | str
-) -> AgingRecord:
-    first, parameters = checkpoints[0], layout.read(checkpoints[0].path)
-    if isinstance(overlap_thresholds, str):
-        overlap_thresholds = default_overlap_thresholds(parameters.standard_deviation())
-    meta: dict[str, Any] = {
-        "source": "checkpoints",
-        "files": [checkpoint.path.name for checkpoint in checkpoints],
-        "steps": [checkpoint.step for checkpoint in checkpoints],
-        "max_step": checkpoints[-1].step,
-        "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in parameters.dtypes.items()},
-        "moments": "full",
-        "left_out": first.left_out,
-    }
-    if first.lightning_version is not None:
-        meta["versions"] = {"lightning": first.lightning_version}
-    if first.optimizers:
-        meta["optimizers"] = first.optimizers
-    record = AgingRecord(parameters.n_parameters, overlap_thresholds=overlap_thresholds, meta=meta)
-    for checkpoint in checkpoints:
-        for name, rate in checkpoint.learning_rates.items():
-            record.append_one_time(name, checkpoint.step, rate)
-    return record
-
-
-# ---------------------------------------------------------------------- which tensors
-
-
-class _Layout:
-    """The measured tensors and their groups, taken from the earliest checkpoint. Later checkpoints must match them.
-
-    Tied tensors, which share memory in the earliest file, are counted once.
+    Args:
+        paths: as in :func:`measure_checkpoints`.
+        steps: as in :func:`measure_checkpoints`.
+        force_steps: as in :func:`measure_checkpoints`.
     """
 
     def __init__(
         self,
-        first: Checkpoint,
-        key: str | None,
-        groups: Groups,
-        include: str | Sequence[str] | None,
-        exclude: str | Sequence[str] | None,
+        paths: Sequence[str | os.PathLike[str]],
+        *,
+        steps: Sequence[int] | None = None,
+        force_steps: bool = False,
     ) -> None:
-        self._path, self._names, self._key = first.path, set(first.forms), key
-        self._include = ["*"] if include is None else patterns_of(include)
-        self._exclude = patterns_of(exclude)
-        weights = Content(first.path, key).weights
+        if not isinstance(force_steps, bool):
+            raise TypeError(f"force_steps={force_steps!r} is not True or False")
+        found = find_checkpoints(paths)
+        if len(found) < 2:
+            raise ValueError(f"paths={[str(one.path) for one in found]}: a displacement needs at least two checkpoints")
+        self._handles = Handles()
         try:
-            selected = select_parameters(
-                ((name, tensor.requires_grad_()) for name, tensor in weights.items()),
-                groups=groups,
-                include=include,
-                exclude=exclude,
+            contents = [open_checkpoint(one, self._handles) for one in found]
+            dated = find_steps(contents, steps, force_steps)
+        except BaseException:
+            self._handles.close()
+            raise
+        both = sorted(zip(dated, contents, strict=True), key=lambda one: one[0].step)
+        self._dated, self._contents = [one for one, _ in both], [content for _, content in both]
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handles.close()
+
+    def __str__(self) -> str:
+        """Return a table of the steps, the checkpoints, and where each step was found."""
+        names = _short_names([content.path for content in self._contents])
+        width, longest = len(f"{self._dated[-1].step:,}"), max(map(len, names))
+        lines = [
+            f"  step {one.step:>{width},}   {name:<{longest}}   {one.source}"
+            for one, name in zip(self._dated, names, strict=True)
+        ]
+        return "\n".join([f"{len(lines)} checkpoints:", *lines])
+
+    def measure(
+        self,
+        options: Options,
+        *,
+        unfinished: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> AgingRecord:
+        """Measure the pairs of checkpoints. See :func:`measure_checkpoints`."""
+        chosen = [choose(content, options.key) for content in self._contents]
+        kept = self._without_copies(chosen)
+        dated, contents = [self._dated[i] for i in kept], [self._contents[i] for i in kept]
+        weights = [chosen[i] for i in kept]
+        if len(kept) < 2:
+            raise ValueError(
+                f"paths={[str(content.path) for content in self._contents]}: they are copies of one checkpoint, and a "
+                "displacement needs at least two"
             )
-        except ValueError as error:
-            raise ValueError(f"{first.path}: {error}") from None
-        # Meta tensors keep shape and dtype, but no memory.
-        meta = {p.name: torch.empty_like(weights[p.name], device="meta") for p in selected}
-        self._selected = [replace(p, tensor=meta[p.name]) for p in selected]
-        self._forms = forms_of(meta)
-        self.resolution = TrackedParameters(self._selected).resolution["all"]
-        n = sum(p.numel for p in self._selected)
-        if first.n_not_floating > n:
+        agreed = agree(weights, options.include, options.exclude, options.keep_constant)
+        parameters = plan(agreed.tensors[0], agreed.aliases, groups=options.groups, sample=options.sample)
+        n = parameters.n_parameters["all"]
+        if weights[0].n_not_floating > n:
             log.warning(
                 "%s: %d coordinates are %s and left out; only %d are measured",
-                first.path,
-                first.n_not_floating,
+                weights[0].path,
+                weights[0].n_not_floating,
                 NOT_FLOATING,
                 n,
             )
+        steps = [one.step for one in dated]
+        pairs = choose_pairs(steps, options.pairs)
+        thresholds = options.overlap_thresholds
+        if isinstance(thresholds, str):
+            thresholds = default_overlap_thresholds(spread(parameters, agreed.tensors[0]))
+        left = None
+        if unfinished is not None:
+            left = Unfinished(unfinished, [file for content in contents for file in content.files], steps)
+        sums = sum_pairs(parameters, agreed.tensors, pairs, thresholds, progress=progress, unfinished=left)
 
-    def read(self, path: Path) -> TrackedParameters:
-        """Return the measured tensors of a checkpoint, in the order of the earliest checkpoint."""
-        weights = Content(path, self._key).weights
-        self.check(path, forms_of(weights))
-        # Coordinates are read in the order of memory. Contiguous tensors have the same order in all files.
-        return TrackedParameters([replace(p, tensor=weights[p.name].contiguous()) for p in self._selected])
+        record = AgingRecord(
+            parameters.n_parameters,
+            n_sampled=parameters.n_sampled,
+            overlap_thresholds=thresholds,
+            meta=_meta(dated, contents, weights[0], agreed, parameters),
+        )
+        for (i, j), moments in zip(pairs, sums.moments, strict=True):
+            record.append(steps[i], steps[j] - steps[i], moments)
+        for step, one in zip(steps, weights, strict=True):
+            for name, rate in one.learning_rates.items():
+                record.append_one_time(name, step, rate)
+        if sums.not_finite:
+            names = listed(list(sums.not_finite))
+            places = sorted({i for several in sums.not_finite.values() for i in several})
+            where = listed([f"{steps[i]:,}" for i in places])
+            record.add_doubt(f"values of {names} are not finite at step {where}")
+        for doubt in (*agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
+            record.add_doubt(doubt)
+        for doubt in record.doubts:
+            log.warning("%s", doubt)
+        return record
 
-    def check(self, path: Path, forms: Forms) -> None:
-        """Refuse a checkpoint with tensors of other names, shapes or dtypes."""
-        for name, form in self._forms.items():
-            if name not in forms:
-                raise ValueError(
-                    f"the tensor {name!r} is in {self._path} and not in {path}: measure checkpoints of one model, or "
-                    f"leave it out with exclude={name!r}"
-                )
-            if forms[name] != form:
-                (a, dtype_a), (b, dtype_b) = form, forms[name]
-                raise ValueError(
-                    f"the tensor {name!r} is {a} {dtype_a} in {self._path} and {b} {dtype_b} in {path}: measure "
-                    f"checkpoints of one model and one precision, or leave it out with exclude={name!r}"
-                )
-        for name in forms:
-            if name not in self._names and matches([name], self._include) and not matches([name], self._exclude):
-                raise ValueError(
-                    f"the tensor {name!r} is in {path} and not in {self._path}: measure checkpoints of one model, or "
-                    "name the common tensors with include=[...]"
-                )
+    def _without_copies(self, weights: Sequence[Weights]) -> list[int]:
+        """Return the places of the checkpoints without copies, such as ``last.ckpt``: same step, same weights.
+
+        Raises:
+            ValueError: two checkpoints of one step have different weights.
+        """
+        kept: list[int] = []
+        for i, one in enumerate(self._dated):
+            if not kept or self._dated[kept[-1]].step != one.step:
+                kept.append(i)
+                continue
+            a, b = self._contents[kept[-1]].path, self._contents[i].path
+            if not same_weights(weights[kept[-1]], weights[i]):
+                raise ValueError(f"{a} and {b} are both of step {one.step}: leave one out, or give steps=[...]")
+            log.warning("%s is a copy of %s and counts once", b, a)
+        return kept
+
+
+def _meta(
+    dated: Sequence[Dated],
+    contents: Sequence[Content],
+    first: Weights,
+    agreed: Agreed,
+    parameters: TrackedParameters,
+) -> dict[str, Any]:
+    meta: dict[str, Any] = {
+        "source": "checkpoints",
+        "files": _short_names([content.path for content in contents]),
+        "steps": [one.step for one in dated],
+        "steps_found": list(dict.fromkeys(one.source for one in dated)),
+        "max_step": dated[-1].step,
+        "dtypes": {name: str(dtype).removeprefix("torch.") for name, dtype in parameters.dtypes.items()},
+        "moments": "full",
+        "left_out": agreed.left_out,
+    }
+    if agreed.aliases:
+        meta["tied"] = {name: list(others) for name, others in agreed.aliases.items()}
+    if first.key:
+        meta["key"] = first.key
+    if first.lightning_version is not None:
+        meta["versions"] = {"lightning": first.lightning_version}
+    if first.optimizers:
+        meta["optimizers"] = first.optimizers
+    return meta
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, with as many directories as tell the paths apart."""
+    parts = [path.absolute().parts for path in paths]
+    for n in range(1, max(map(len, parts))):
+        names = [str(Path(*several[-n:])) for several in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(path) for path in paths]
