@@ -85,7 +85,7 @@ ADAM = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "pa
         (net(1), ""),
         ({f"_orig_mod.{name}": tensor for name, tensor in net(1).items()}, ""),
         ({"state_dict": net(1), "epoch": 3, "optimizer": {"state": {0: {"m": torch.ones(2)}}}}, "state_dict"),
-        ({"model": net(1), "rng": torch.ones(3), "best": torch.tensor(0.5)}, "model"),
+        ({"model": net(1), "rng": torch.ones(3, dtype=torch.uint8), "best": torch.tensor(0.5)}, "model"),
         ({"model": net(1), "optimizer": {"net.weight": {"exp_avg": torch.ones(2)}}}, "model"),
         ({"model": net(1), "optimizer": {"exp_avg": torch.ones(2)}, "opt_g": ADAM, "lr_scheduler": {}}, "model"),
         ({"model": {"state_dict": net(1)}}, "model.state_dict"),
@@ -136,6 +136,16 @@ def test_a_tree_of_modules_is_one_state_dict_if_the_key_names_it() -> None:
         choose(content(everything))
     names = ["language_model.embed.words.weight", "language_model.encoder.0.weight"]
     assert list(choose(content(everything), "model").tensors) == names
+
+
+def test_tensors_at_several_depths_are_one_state_dict() -> None:
+    tree = {"codebook": torch.ones(3), "encoder": net(1), "n": 3, "optimizer": {"m": torch.ones(2)}}
+    names = {"codebook", *(f"encoder.{name}" for name in net(1))}
+    assert set(choose(content({"model": tree})).tensors) == names
+    assert set(choose(content({"model": tree}), "model").tensors) == names
+    weights = choose(content(tree))
+    assert same(weights.tensors, net(1))
+    assert weights.doubts == ["the tensors 'codebook' beside 'encoder' are not measured"]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +268,14 @@ def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_pa
         tmp_path / "alone.ckpt",
     )
     assert loaded(tmp_path / "alone.ckpt").averages
+
+
+def test_trained_weights_beside_other_values_go_before_the_averages_too() -> None:
+    trained = net(1) | {"metric.values": [torch.ones(2)]}
+    weights = choose(
+        content({"pytorch-lightning_version": "2.6", "state_dict": net(2), "current_model_state": trained})
+    )
+    assert same(weights.tensors, net(1))
 
 
 @pytest.mark.parametrize(

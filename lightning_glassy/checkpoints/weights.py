@@ -111,6 +111,9 @@ def choose(content: Content, key: str | None = None) -> Weights:
     """
     found, state, others = _state_dict(content, key)
     averages, doubts = _averages(content, found, state, others)
+    beside = [repr(name) for name, entry in content.everything.items() if found and _has_weights({name: entry})]
+    if beside and key is None:
+        doubts.append(f"the tensors {_listed(beside)} beside {found!r} are not measured")
     weights: dict[str, Stored] = {}
     left_out: Counter[str] = Counter()
     n_not_floating = 0
@@ -168,7 +171,7 @@ def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any],
     everything, path = content.everything, content.path
     if key is None and "pytorch-lightning_version" in everything:
         # Lightning's WeightAveraging writes the averages to `state_dict`. Other state_dicts belong to callbacks.
-        if _is_state_dict(everything.get("current_model_state")):
+        if _has_weights(everything.get("current_model_state")):
             return "current_model_state", everything["current_model_state"], ["state_dict"]
         key = "state_dict"
     if key is not None:
@@ -200,12 +203,12 @@ def _state_dict_at(content: Content, key: str) -> dict[Any, Any]:
     chosen = _at(content.everything, key.split("."))
     if isinstance(chosen, dict):
         if any(is_stored(entry) for entry in chosen.values()):
-            return chosen
+            return _flat(chosen)
         inner = dict(_state_dicts(chosen))
         if len(inner) == 1:
             return next(iter(inner.values()))
         if inner and not any(_AVERAGE.search(name) for name in inner):
-            return {f"{before}.{name}": entry for before, state in inner.items() for name, entry in state.items()}
+            return _flat(chosen)
     listed = _listed(repr(name) for name, _ in _state_dicts(content.everything)) or "none"
     raise ValueError(f"key={key!r} is no state_dict in {content.path}; there are {listed}")
 
@@ -232,14 +235,38 @@ def _at(value: object, parts: list[str]) -> object:
 def _state_dicts(value: dict[Any, Any], before: str = "", depth: int = 1) -> Iterator[tuple[str, dict[Any, Any]]]:
     """Find all state_dicts in nested dicts, with their dotted keys, except the states of optimisers."""
     for name, entry in value.items():
-        if not isinstance(entry, dict) or _NO_WEIGHTS.search(str(name)) or _OPTIMIZER_STATE & entry.keys():
+        if not _may_have_weights(entry, name):
             continue
         if _is_state_dict(entry):
             tensors = [tensor for tensor in entry.values() if is_stored(tensor)]
             if any(tensor.shape or tensor.problem for tensor in tensors):  # scalars alone are metrics
                 yield f"{before}{name}", entry
+        elif _has_weights(entry) and any(_may_have_weights(e, n) and _has_weights(e) for n, e in entry.items()):
+            yield f"{before}{name}", _flat(entry)
         elif depth < _DEPTH:
             yield from _state_dicts(entry, f"{before}{name}.", depth + 1)
+
+
+def _may_have_weights(entry: object, name: object) -> TypeGuard[dict[Any, Any]]:
+    """Return whether an entry of a dict is a dict that may hold weights, and is not the state of an optimiser."""
+    return isinstance(entry, dict) and not _NO_WEIGHTS.search(str(name)) and not _OPTIMIZER_STATE & entry.keys()
+
+
+def _has_weights(value: object) -> bool:
+    """Return whether a floating-point tensor that is no scalar is an entry of a dict."""
+    return any(is_stored(entry) and _is_number(entry) and entry.shape for entry in _dict(value).values())
+
+
+def _flat(tree: dict[Any, Any], before: str = "", depth: int = 20) -> dict[Any, Any]:
+    """Return a tree of state_dicts as one, with dots between the names."""
+    flat: dict[Any, Any] = {}
+    for name, entry in tree.items():
+        extra = str(name).endswith("_extra_state")
+        if not extra and depth and _may_have_weights(entry, name):
+            flat |= _flat(entry, f"{before}{name}.", depth - 1)
+        else:
+            flat[f"{before}{name}" if before else name] = entry
+    return flat
 
 
 def _is_state_dict(value: object) -> TypeGuard[dict[Any, Any]]:
