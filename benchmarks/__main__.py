@@ -10,7 +10,20 @@ from importlib import import_module
 
 # `device` runs only if it is named. It needs a GPU, or --dry, and a folder for its results.
 BY_NAME = ("device",)
-USUAL = ("growth", "hook", "host", "event", "histogram", "moments", "scaling", "training", "replicas", "tab", "finish")
+USUAL = (
+    "growth",
+    "hook",
+    "host",
+    "event",
+    "histogram",
+    "moments",
+    "scaling",
+    "training",
+    "replicas",
+    "tab",
+    "finish",
+    "measure",
+)
 NAMES = USUAL + BY_NAME
 
 

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from benchmarks import __main__ as entry
-from benchmarks import moments, report, scaling, training
+from benchmarks import measure, moments, report, scaling, training
 from benchmarks.device import bandwidth, command, exact, host_time, trace, trainings, variants, verdict, versions, waits
 from benchmarks.device.command import Part, ended, run_parts
 from benchmarks.device.findings import Findings, load
@@ -88,7 +88,7 @@ def test_arguments_that_nobody_takes_are_refused(
     assert not called
 
 
-@pytest.mark.parametrize("name", ["training", "host", "device"])
+@pytest.mark.parametrize("name", ["training", "host", "device", "measure"])
 def test_a_benchmark_that_takes_options_lists_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         import_module(f"benchmarks.{name}").main(["--help"])
@@ -112,6 +112,31 @@ def test_the_command_says_what_is_wrong(
     with pytest.raises(SystemExit, match="2"):
         command.main(arguments)
     assert words in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- checkpoints in one pass
+
+
+def test_the_benchmark_of_checkpoints_compares_one_pass_with_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "alone", measure.one_pass)  # without a process of its own
+    monkeypatch.setattr(measure, "memory_speed", lambda: 1e9)
+    measure.main(["--files", "2", "4", "--parameters", "20000", "--timed", "2"])
+    found = json.loads((tmp_path / "measure.json").read_text())["results"]
+    assert [result["pairs"] for result in found["measured"]] == [1, 6]
+    of_four = found["measured"][1]
+    assert of_four["arithmetic"] == pytest.approx(6 * 2 * of_four["bytes"] / 4 / 1e9)
+    assert of_four["of_limits"] == of_four["one_pass"] / (of_four["read"] + of_four["arithmetic"])
+    assert 4 * 80_000 < of_four["bytes"] < 4 * 100_000
+    every, near, sample = found["on_paper"]
+    assert (every["pairs"], near["pairs"]) == (154 * 153 // 2, 384)
+    assert every["read"] == sample["read"] == pytest.approx(154 * 12)
+    assert sample["arithmetic"] == pytest.approx(every["arithmetic"] / 120)
+    page = (tmp_path / "measure.md").read_text()
+    assert "extrapolated from 2 pairs" in page
+    assert "| 4 | 6 |" in page
 
 
 # ---------------------------------------------------------------------- the clock
