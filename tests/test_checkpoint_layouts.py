@@ -84,6 +84,9 @@ def check(path: Path, step: int = 0, other: Path | None = None) -> Any:
         ("consolidated.00.pth", ["params.json"]),
         ("model.safetensors", ["onnx/model.pt", "1_Pooling/config.json", ".cache/huggingface/x.pt"]),
         ("ckpt.pt", []),  # nanoGPT
+        ("pytorch_model_fsdp.bin", ["optimizer.bin"]),  # Accelerate
+        ("model.safetensors", ["global_step500/zero_pp_rank_0_mp_rank_00_model_states.pt", "latest"]),  # with DeepSpeed
+        ("model.pt", ["model_ema.pt", "best.pt"]),
         ("model-00001-of-00001.safetensors", []),
     ],
 )
@@ -91,7 +94,7 @@ def test_the_weights_of_a_directory_are_found(tmp_path: Path, weights: str, othe
     folder = tmp_path / "step10"
     put(folder / weights)
     for other in others:
-        put(folder / other, tensors(50) if (folder / other).suffix in (".pt", ".pth", ".bin", ".pkl") else None)
+        put(folder / other, tensors(50) if (folder / other).suffix in (".pt", ".pth", ".bin", ".pkl", "") else None)
     assert [file.relative_to(folder).as_posix() for file in check(folder).files] == [weights]
 
 
@@ -187,6 +190,7 @@ def test_distributed_checkpoints_are_directories(tmp_path: Path) -> None:
             ["step1/model_and_optim/model.pt", "step2/model_and_optim/model.pt", "step1/train/rank0.pt"],
             ["step1/model_and_optim", "step2/model_and_optim"],
         ),
+        (["model.pt", "model_step5.pt", "model_step10.pt"], ["model.pt", "model_step5.pt", "model_step10.pt"]),
         (["1000/model.safetensors", "200/model.safetensors"], ["200", "1000"]),
     ],
 )

@@ -30,6 +30,7 @@ _MAIN = (
     r"pytorch_model(_fsdp)?",
     r"diffusion_pytorch_model",
     r"adapter_model",
+    r"pytorch_lora_weights",
     r"open_clip_(pytorch_)?model",
     r"lit_model",
     r"mp_rank_\d+_model_states",
@@ -348,7 +349,11 @@ def _names(folder: Path) -> list[str]:
 
 def _natural(path: Path | str) -> list[tuple[int, int | str]]:
     """Sort step2 before step10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", str(path)) if part]
+    return [
+        (0, int(part)) if part.isascii() and part.isdigit() else (1, part)
+        for part in re.split(r"([0-9]+)", str(path))
+        if part
+    ]
 
 
 # ---------------------------------------------------------------------- directories
@@ -383,10 +388,12 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
         _indexed(next(folder / name for name in names if name.endswith(_INDEX)))  # refuses: the shards are missing
     units = _units(files)
     main = sorted((unit for unit in units if _rank(unit) < len(_MAIN)), key=_preference)
-    if main and len(units) - len(main) < 2:
+    others = [unit for unit in units if unit not in main]
+    numbered = [unit for unit in others if re.search(r"\d", unit.files[0].stem)]
+    if main and len(numbered) < 2 and not any(_OF_CHECKPOINTS.fullmatch(unit.files[0].name) for unit in numbered):
         # The directory that a Trainer writes to has the last model, and a directory for each checkpoint.
-        later = [found for path in folders if _OF_CHECKPOINTS.fullmatch(path.name) for found in _in_folder(path, above)]
-        return later or [replace(main[0], path=folder)]
+        later = [path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)]
+        return [one for path in later for one in _in_folder(path, above)] or [replace(main[0], path=folder)]
     for path in folders:
         units += _in_folder(path, above)
     return units
