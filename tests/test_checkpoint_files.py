@@ -607,6 +607,32 @@ def test_chunks_are_put_together_however_they_cut_the_tensor(
                 ChunkedTensor(tmp_path, "w", (5, 7), dtype, wrong)
 
 
+def test_a_tensor_in_many_files_is_read_from_all_of_them(tmp_path: Path) -> None:
+    from torch.distributed.checkpoint import metadata as form
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+
+    whole, chunks, where = torch.randn(4, 6), [], {}
+    for rank, rows in enumerate((slice(0, 3), slice(3, 4))):
+        with (tmp_path / f"__{rank}_0.distcp").open("wb") as file:
+            for columns in (slice(0, 2), slice(2, 6)):
+                start, part = file.tell(), whole[rows, columns].clone()
+                buffer = io.BytesIO()
+                torch.save(part, buffer)
+                file.write(buffer.getvalue())
+                offsets = torch.Size((rows.start, columns.start))
+                chunks.append(form.ChunkStorageMetadata(offsets, part.shape))
+                info = _StorageInfo(f"__{rank}_0.distcp", start, file.tell() - start)
+                where[form.MetadataIndex("m.w", offsets)] = info
+    entry = form.TensorStorageMetadata(form.TensorProperties(torch.float32), whole.shape, chunks)
+    content = form.Metadata({"m.w": entry}, {"m.w": ("m", "w")}, where)
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
+    with Handles() as handles:
+        found, files = read_distributed(tmp_path, handles)
+        assert [file.name for file in files] == ["__0_0.distcp", "__1_0.distcp"]
+        for block in (1, 5, 24):
+            assert np.array_equal(values(found["m"]["w"], block), truth(whole))
+
+
 def test_lightnings_sharded_checkpoint_is_read_like_one_in_one_file(tmp_path: Path) -> None:
     folder = save_distributed(tmp_path / "a.ckpt", {"model": {"w": torch.arange(3.0)}, "optimizer_0": {"x": 1}})
     torch.save({"pytorch-lightning_version": "2.5", "global_step": 9}, folder / "meta.pt")

@@ -81,7 +81,8 @@ class ChunkedTensor:
     def read(self, start: int, out: Tensor) -> None:
         """Fill ``out`` with the coordinates from ``start`` on."""
         shape = (*self.shape, 2) if self.dtype.is_complex else self.shape or (1,)
-        dims, stride = [], 1
+        dims: list[tuple[int, int]] = []
+        stride = 1
         for size in reversed(shape):
             dims.insert(0, (size, stride))
             stride *= size
