@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoi
 from lightning_glassy.checkpoints.one_pass import plan, spread, sum_pairs
 from lightning_glassy.checkpoints.pairs import Pairs, choose_pairs
 from lightning_glassy.checkpoints.steps import Dated, find_steps
+from lightning_glassy.checkpoints.stored import Stored
+from lightning_glassy.checkpoints.strided import overlapping
 from lightning_glassy.checkpoints.unfinished import Unfinished
 from lightning_glassy.checkpoints.weights import NOT_FLOATING, Agreed, Weights, agree, choose, same_weights
 from lightning_glassy.measure.layout import TrackedParameters
@@ -224,6 +226,8 @@ class Checkpoints:
                 "displacement needs at least two"
             )
         agreed = agree(weights, options.include, options.exclude, options.keep_constant)
+        for one, tensors in zip(weights, agreed.tensors, strict=True):
+            _check_overlap(one.path, tensors)
         parameters = plan(agreed.tensors[0], agreed.aliases, groups=options.groups, sample=options.sample)
         n = parameters.n_parameters["all"]
         if weights[0].n_not_floating > n:
@@ -282,6 +286,15 @@ class Checkpoints:
                 raise ValueError(f"{a} and {b} are both of step {one.step}: leave one out, or give steps=[...]")
             log.warning("%s is a copy of %s and counts once", b, a)
         return kept
+
+
+def _check_overlap(path: Path, tensors: Mapping[str, Stored]) -> None:
+    overlap = overlapping(tensors.items())
+    if overlap is not None:
+        raise ValueError(
+            f"{path}: the parameters {overlap[0]!r} and {overlap[1]!r} share a part of their memory, which would be "
+            f"counted twice: leave one out with exclude={overlap[1]!r}"
+        )
 
 
 def _meta(
