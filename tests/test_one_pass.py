@@ -297,6 +297,20 @@ def test_the_memory_is_a_quarter_of_the_free_memory_and_at_most_half_a_gibibyte(
     assert memory_needed(plan({"w": InMemory(torch.ones(1000))}), [(0, 1)], 2) < 200_000
 
 
+def test_sums_that_do_not_fit_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_pass, "free_memory", lambda _: 20 << 20)
+    parameters = plan({f"{k}.weight": InMemory(torch.ones(1)) for k in range(1000)}, groups="layer")
+    with pytest.raises(MemoryError, match=r"the sums of 499,500 pairs of checkpoints in 1,001 groups take .* GiB"):
+        sum_pairs(parameters, [], list(combinations(range(1000), 2)))
+
+
+def test_the_smallest_precisions_are_widened() -> None:
+    files = [{"w": InMemory((torch.randn(9000) * 0.05).to(torch.float8_e5m2))} for _ in range(2)]
+    w, s = (file["w"]._flat.double().numpy() for file in (files[1], files[0]))
+    moments = sum_pairs(plan(files[0]), files, [(0, 1)], EPS).moments
+    assert np.allclose(moments[0, 0], exact(w, s), rtol=1e-6, atol=1e-4)
+
+
 class Broken(InMemory):
     """A tensor that cannot be read."""
 

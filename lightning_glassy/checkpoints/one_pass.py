@@ -25,7 +25,7 @@ from torch import Tensor
 from lightning_glassy.checkpoints.stored import Stored, n_coordinates, real_dtype
 from lightning_glassy.checkpoints.unfinished import State, Unfinished
 from lightning_glassy.measure.layout import Piece, Tile, TrackedParameters
-from lightning_glassy.measure.memory import free_memory
+from lightning_glassy.measure.memory import free_memory, human_bytes
 from lightning_glassy.measure.moments.eager import in_columns, own_sums, pair_sums
 from lightning_glassy.measure.select import Groups, Selected, choose_names
 from lightning_glassy.record import MOMENTS
@@ -171,8 +171,16 @@ def sum_pairs(
         unfinished: a file that keeps the sums of an interrupted run. An interrupted run goes on from there.
 
     Raises:
-        ValueError: a file has changed or is damaged.
+        ValueError: a file has changed or is damaged, or something else is at the path of ``unfinished``.
+        MemoryError: the sums of so many pairs and groups do not fit in the free memory.
     """
+    needed, free = memory_needed(parameters, pairs, len(thresholds), memory), free_memory(torch.device("cpu"))
+    if needed > free:
+        raise MemoryError(
+            f"the sums of {len(pairs):,} pairs of checkpoints in {len(parameters.groups):,} groups take "
+            f"{human_bytes(needed)}, more than the {human_bytes(free)} of free memory: choose groups='all', or fewer "
+            "pairs with pairs='log'"
+        )
     work = _Work(parameters, checkpoints, pairs, thresholds)
     n_tensor = sum(len(bucket.pieces) for bucket in parameters.buckets)
     cells = len(parameters.buckets), parameters.n_cells

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.measure.layout import TrackedParameters
-from lightning_glassy.record.atomic import write_atomically
+from lightning_glassy.record.atomic import remove_left, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +222,7 @@ class Unfinished:
             self.path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s cannot be removed (%s). It is of no use any more", self.path, error)
+        remove_left(self.path.parent, re.escape(self.path.name[:40]))
 
 
 def _digest(value: object) -> str:
