@@ -349,7 +349,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", b"\x80\x02}.")
-        archive.writestr("x/constants.pkl", b"\x80\x02).")
+        archive.writestr("x/constants.pkl", b"\x80\x02).", zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match=r"is a program .TorchScript., which is not run"):
         read(path)
     rezipped(saved(path, {"w": torch.ones(2)}), lambda name, data: b"big" if name.endswith("byteorder") else data)
@@ -359,7 +359,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
         tar.add(__file__, "storages")
     with pytest.raises(ValueError, match=r"a.pt is a tar archive"):
         read(path)
-    np.savez(tmp_path / "b.npz", a=np.ones(3))
+    np.savez_compressed(tmp_path / "b.npz", a=np.ones(3))
     for content, message in (
         (b"", "it is empty"),
         (b"hello", "save model.state_dict"),

@@ -16,10 +16,6 @@ _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 
 
-class Compressed(ValueError):
-    """The archive was compressed after it was written."""
-
-
 class Archive:
     """The records of a zip archive by name, each stored as it is.
 
@@ -30,15 +26,18 @@ class Archive:
         start: where the archive begins in it.
         length: number of bytes of the archive. Default: until the end of the file.
 
+    Attributes:
+        compressed: whether a record is compressed, so that it cannot be read.
+
     Raises:
-        Compressed: a record is compressed.
-        Damaged: the archive is damaged.
+        Damaged: the archive is damaged, or has no ``data.pkl``.
     """
 
     def __init__(self, file: File, start: int = 0, length: int | None = None) -> None:
         self._file, self._start = file, start
         self._length = file.size - start if length is None else length
         directory, n, self._end = self._directory()
+        self.compressed = False
         found: dict[str, tuple[int, int, int]] = {}
         at = 0
         for _ in range(n):
@@ -53,11 +52,10 @@ class Archive:
             extra = directory[at + n_name : at + n_name + n_extra]
             at += n_name + n_extra + n_comment
             size, packed, offset = _wide(extra, size, packed, offset)
-            if method or flags & 1 or packed != size:
-                raise Compressed(f"its record {name!r} is compressed or encrypted")
+            self.compressed |= bool(method or flags & 1 or packed != size)
             if name in found:
                 raise Damaged(f"it has two records {name!r}")
-            found[name] = offset, size, n_name
+            found[name] = offset, packed, n_name
         self._records: dict[str, Memory] = {}
         last, before = 0, ""
         for name, (offset, size, n_name) in sorted(found.items(), key=lambda item: item[1]):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_glassy.checkpoints.archive import Archive, Compressed
+from lightning_glassy.checkpoints.archive import Archive
 from lightning_glassy.checkpoints.handles import File
 from lightning_glassy.checkpoints.strided import Memory, StridedTensor, Unreadable
 from lightning_glassy.checkpoints.unpickle import Damaged, Function, Later, Opaque, Short, Unpickler, check_tree, is_key
@@ -108,17 +108,11 @@ def read_object(file: File, start: int, length: int | None) -> Any:
                 raise _refuse(file, "is a tar archive, which is not read: save model.state_dict() with torch.save")
             else:
                 content = _read_before_1_6(file, start, length, names)
-        except (Damaged, Compressed):
+        except Damaged:
             _refuse_code(file, names)
             raise
         _refuse_code(file, names)
         check_tree(content)
-    except Compressed:
-        name = file.path.name
-        raise ValueError(
-            f"{file.path} is a compressed archive, which cannot be read block by block. Write it anew: "
-            f"torch.save(torch.load({name!r}), {name!r})"
-        ) from None
     except Damaged as error:
         raise ValueError(
             f"{file.path} is not a readable checkpoint: {error}. Leave it out, or save model.state_dict() with "
@@ -134,6 +128,13 @@ def _refuse(file: File, why: str) -> ValueError:
 def _read_archive(file: File, archive: Archive, names: dict[str, None]) -> Any:
     if archive.record("constants.pkl") is not None:
         raise _refuse(file, "is a program (TorchScript), which is not run: save model.state_dict() with torch.save")
+    if archive.compressed:
+        name = file.path.name
+        raise _refuse(
+            file,
+            "is a compressed archive, which cannot be read block by block. Write it anew: "
+            f"torch.save(torch.load({name!r}), {name!r})",
+        )
     if archive.read("byteorder") not in (None, b"little"):
         raise _refuse(file, "has its bytes in big-endian order: save it again on a machine of today")
     data = archive.read("data.pkl")
