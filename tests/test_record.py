@@ -749,6 +749,13 @@ def test_seeds_on_both_sides_of_any_edge_share_a_default_threshold_and_become_re
             assert np.array_equal(merged.msd()[k], run.msd(), equal_nan=True)
 
 
+def test_default_thresholds_are_about_a_hundredth_and_a_tenth_of_the_spread() -> None:
+    for spread in np.geomspace(1e-6, 1e6, 97):
+        small, large = default_overlap_thresholds(spread)
+        assert abs(np.log10(small / spread * 100)) < 0.501
+        assert large == pytest.approx(10 * small, rel=1e-15)
+
+
 @pytest.mark.parametrize("spread", [0.0, np.nan, np.inf, 1e-300, 1e-17, 1e17, 1e300])
 def test_default_thresholds_are_always_possible(spread: float) -> None:
     assert len(AgingRecord({"all": 1}, overlap_thresholds=default_overlap_thresholds(spread)).overlap_thresholds) == 2
