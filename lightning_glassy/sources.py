@@ -35,8 +35,8 @@ class Source:
 def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Read the records at some paths. A directory gives all records below it.
 
-    The event files in one directory are of one run. If a file holds the record of the same run, the record in the event
-    files is left out. Damaged event files and missing parts are named on stderr.
+    The event files in one directory are of one run. If a file holds the record of the same run, or of a run that goes
+    on from it, the record in the event files is left out. Damaged event files and missing parts are named on stderr.
 
     Raises:
         FileNotFoundError: as in :func:`find_records`, or there is no record in an event file or a directory.
@@ -53,13 +53,21 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     fruitful: set[Path] = set()
     for first, *others in runs.values():
         names: list[str] = []
-        for monitor, record, note in records_in([first, *others]):
+        try:
+            found = records_in([first, *others])
+        except OSError as error:
+            damaged[first.parent] = f"{first.parent}: an event file cannot be read: {error.strerror}"
+            continue
+        for monitor, record, note in found:
             if note is not None:
                 damaged[first.parent] = f"{first}: {note}"
             if record is None:
                 continue
             fruitful.add(first.parent)
-            if any(_is_same_run(record, source.record) for source in sources):
+            same = next((source for source in sources if _holds(source.record, record)), None)
+            if same is not None:
+                if record.last_step > same.record.last_step:
+                    _say(f"{same.path} is used, and ends before {first}: name the event file to use that")
                 continue
             # The name of a monitor in an event file can be anything. It becomes the name of a directory.
             plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in monitor)[:50]
@@ -80,11 +88,12 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     return sources
 
 
-def _is_same_run(a: AgingRecord, b: AgingRecord) -> bool:
-    """Return whether two records are of one run, also if one of them is shorter."""
-    if a.goes_on_from(b) or b.goes_on_from(a):
+def _holds(record: AgingRecord, other: AgingRecord) -> bool:
+    """Return whether a record is of the same run as another one, or of a run that goes on from it."""
+    if record.goes_on_from(other):
         return True
-    return len(a) > 0 < len(b) and (a.is_part_of(b) or b.is_part_of(a))
+    has_rows = len(record) > 0 < len(other)
+    return has_rows and "id" not in record.meta and (other.is_part_of(record) or record.is_part_of(other))
 
 
 def find_records(paths: Sequence[Path]) -> list[Path]:
@@ -94,7 +103,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a directory has no such file. The message names the missing file.
-        ValueError: a directory has more than a thousand records.
+        ValueError: a directory has more than a thousand records, or an event file is a device or a pipe.
     """
     found: list[Path] = []
     for path in paths:
@@ -110,6 +119,8 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
                 raise ValueError(f"{path} holds {n_records} records, more than {_MANY}: name a directory with fewer")
             found += inside
         elif path.exists():
+            if is_event_file(path.name) and not path.is_file():
+                raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
             found.append(path)
         else:
             raise FileNotFoundError(f"{path}: there is no such file or directory")

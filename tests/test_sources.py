@@ -146,7 +146,7 @@ def test_the_report_of_an_event_file_is_beside_it(tmp_path: Path, capsys: pytest
     assert (tmp_path / "version_0" / "report-______x" / "report.txt").exists()
 
 
-def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path) -> None:
+def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path, capsys) -> None:
     for i in range(2):
         record = record_of(i)
         write_events(tmp_path / f"version_{i}", record.before(50), record)
@@ -155,6 +155,47 @@ def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path) -> None:
     found = read_sources([tmp_path])
     assert [len(source.record) for source in found] == [len(record_of().before(100))] * 2 + [len(record_of())]
     assert [source.path.suffix == ".npz" for source in found] == [True, True, False]
+    # The event files go on to a later step, as after a kill. This is told.
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("is used, and ends before" in line for line in lines)
+
+
+def test_the_event_file_of_a_resumed_run_stands_beside_the_file_of_its_beginning(tmp_path: Path, capsys) -> None:
+    record = record_of()
+    saved(tmp_path / "version_0", record.before(50))
+    resumed = record_of()
+    resumed.start_branch(step=50)
+    write_events(tmp_path / "version_1", resumed)
+    assert len(read_sources([tmp_path])) == 2
+    code, out, err = report(capsys, tmp_path, "--no-files", "--json")
+    assert (code, "is an earlier part of another record here" in err) == (0, True)
+    assert json.loads(out)["n_replica"] == 1
+    assert len(json.loads(out)["records"]) == 1
+
+
+def test_event_files_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch, capsys) -> None:
+    saved(tmp_path / "a", record_of())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "events.out.tfevents.1").touch()
+
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sources, "records_in", refuse)
+    assert len(read_sources([tmp_path])) == 1
+    assert "b: an event file cannot be read: Permission denied" in capsys.readouterr().err
+    with pytest.raises(RecordError, match="an event file cannot be read"):
+        read_sources([tmp_path / "b"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_with_the_name_of_an_event_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.out.tfevents.1")
+    with pytest.raises(RecordError, match="a device or a pipe"):
+        read_sources([tmp_path / "events.out.tfevents.1"])
+    with pytest.raises(FileNotFoundError, match=r"no aging_record\.npz"):
+        read_sources([tmp_path])
 
 
 def test_a_record_without_identity_is_known_by_its_rows(tmp_path: Path) -> None:
