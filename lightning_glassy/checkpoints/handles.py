@@ -76,7 +76,7 @@ class Handles:
                 )
             self._open.move_to_end(file)
             handle.users += 1
-            idle = [other for other, its in self._open.items() if not its.users][: len(self._open) - self._most]
+            idle = [other for other, its in self._open.items() if not its.users][: max(len(self._open) - self._most, 0)]
             for other in idle:
                 os.close(self._open.pop(other).number)
             return handle
