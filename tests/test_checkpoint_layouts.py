@@ -236,6 +236,14 @@ def test_each_branch_in_the_cache_of_the_hub_is_a_checkpoint(tmp_path: Path) -> 
     assert [found.labels for found in find_checkpoints([tmp_path])] == labels
 
 
+def test_two_numbered_branches_with_the_same_file_are_two_steps_and_main_is_none_of_its_own(tmp_path: Path) -> None:
+    repo = hub(tmp_path, {"step1": "aa1", "step2": "bb2", "main": "cc3"})
+    for commit in ("aa1", "cc3"):
+        (repo / "snapshots" / commit / "pytorch_model.bin").unlink()
+        (repo / "snapshots" / commit / "pytorch_model.bin").symlink_to(repo / "blobs" / "2bb")
+    assert [one.labels for one in find_checkpoints([repo])] == [("step1", "main"), ("step2",)]
+
+
 # ---------------------------------------------------------------------- the same file twice
 
 

@@ -94,6 +94,13 @@ def find_checkpoints(paths: object) -> list[Found]:
     """
     if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
         raise TypeError(f"paths={paths!r} is not a list of files")
+    try:
+        return _find(paths)
+    except PermissionError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find(paths: Iterable[Any]) -> list[Found]:
     given = []
     for i, path in enumerate(paths):
         if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
