@@ -211,6 +211,16 @@ def test_a_run_of_sharded_checkpoints_is_found_by_folder_glob_and_name(tmp_path:
     assert found(*sorted(tmp_path.glob("step*"))) == steps
 
 
+def test_a_glob_of_all_files_of_trainers_finds_the_weights(tmp_path: Path) -> None:
+    for step in (5, 10):
+        for name in ("pytorch_model.bin", "optimizer.pt", "rng_state.pth", "training_args.bin", "config.json"):
+            put(tmp_path / f"checkpoint-{step}" / name, None if name.endswith("json") else tensors(step))
+    assert found(*tmp_path.glob("checkpoint-5/*"), *tmp_path.glob("checkpoint-10/*")) == [
+        "checkpoint-5/pytorch_model.bin",
+        "checkpoint-10/pytorch_model.bin",
+    ]
+
+
 def hub(root: Path, branches: dict[str, str]) -> Path:
     """A repository in the cache of the Hugging Face hub, with links to blobs as on Linux."""
     repo = root / "models--owner--name"
