@@ -219,7 +219,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _without_neighbours(files: list[Path]) -> list[Path]:
-    """Leave out what a pattern such as ``checkpoint-*/*`` names beside the weights: optimisers, settings, tokenizers."""
+    """Leave out what a pattern such as ``checkpoint-*/*`` names beside the weights, such as optimisers."""
     of_weights = {file.parent for file in files if _is_main(file.name)}
     return [
         file
