@@ -163,7 +163,7 @@ def test_distributed_checkpoints_are_directories(tmp_path: Path) -> None:
     ("files", "expected"),
     [
         (["step0/model.pt", "step10/model.pt", "step2/model.pt", "README.md"], ["step0", "step2", "step10"]),
-        (["step=2.pt", "step=10.pt", "optimizer.pt"], ["step=2.pt", "step=10.pt"]),
+        (["step=2.pt", "step=10.pt", "optimizer.pt", "optimizer_step2.pt"], ["step=2.pt", "step=10.pt"]),
         (
             ["checkpoints/a-step=2.ckpt", "checkpoints/a-step=10.ckpt", "hparams.yaml", "metrics.txt"],
             ["checkpoints/a-step=2.ckpt", "checkpoints/a-step=10.ckpt"],
@@ -387,6 +387,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("step1.pt/x.pt", FileNotFoundError, "x.pt: there is no such file"),
         ("broken", FileNotFoundError, "broken: there is no such file"),
         ("loop", ValueError, "loop cannot be read: "),
+        ("\0.pt", ValueError, "is not the name of a file"),
     ):
         with pytest.raises(error, match=message):
             find_checkpoints([tmp_path / name, other])

@@ -41,7 +41,7 @@ _MAIN = (
 )
 # Files and directories beside the weights.
 _NO_WEIGHTS = re.compile(
-    r"(?!model)(.*[_-])?(optim(izer)?|(lr_)?scheduler|scaler|sampler|rng|random_states)([_.-]?(\d+|states?))*(\.|$)"
+    r"(?!model)(.*[_-])?(optim(izer)?s?|(lr_)?schedulers?|scaler|sampler|rng|random_states)([_.\-\d]|$)"
     r"|train(er)?(\.|$)|(common|meta)\.pt$|.*_optim_states"
     r"|training_args|training_state|trainer_state|custom_checkpoint|dataloader|tokenizer|spiece|loss_scale|last_checkpoint"
     r"|.*\.(json|txt|ya?ml|md|py|log|csv|index|model|msgpack|h5|onnx|ot|gguf|npz|npy)$",
@@ -211,6 +211,8 @@ def _is_folder(path: Path) -> bool:
         if error.errno == errno.ENOTDIR:
             raise FileNotFoundError(f"{path}: there is no such file") from None
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{str(path)!r} is not the name of a file") from None
     if stat.S_ISDIR(mode):
         return True
     if not stat.S_ISREG(mode):
