@@ -548,7 +548,7 @@ def test_records_that_share_bytes_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
-def test_two_hundred_thousand_names_are_read_without_much_memory(tmp_path: Path) -> None:
+def test_very_many_names_are_read_without_much_memory(tmp_path: Path) -> None:
     storage = Key("storage", torch.FloatStorage, "0", "cpu", 20000)
     rebuild, hooks = torch._utils._rebuild_tensor_v2, OrderedDict()
     content = {f"layer.{i}": Evil(rebuild, storage, i, (1,), (1,), False, hooks) for i in range(20000)}
