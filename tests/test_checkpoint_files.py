@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lightning_glassy.checkpoints.distributed import Chunk, ChunkedTensor, read_distributed
-from lightning_glassy.checkpoints.handles import Handles
+from lightning_glassy.checkpoints.handles import File, Handles
 from lightning_glassy.checkpoints.pickled import read_object, read_torch
 from lightning_glassy.checkpoints.safetensor_files import read_safetensors
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
@@ -103,6 +103,27 @@ def test_blocks_of_random_views_are_those_of_torch(tmp_path: Path) -> None:
             assert np.array_equal(values(stored, block), truth(views[name])), views[name].stride()
 
 
+def test_a_block_of_a_big_view_reads_little_more_than_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = torch.randn(400, 600)
+    views = {"transposed": base.t(), "columns": base[:, 7:9], "thin": base[::50, ::50], "whole": base}
+    path, n_bytes = saved(tmp_path / "a.pt", views), Counter[str]()
+    read_pieces = File.read_pieces
+
+    def counted(self: File, pieces: Any) -> None:
+        n_bytes["read"] += sum(len(out) for _, out in pieces)
+        read_pieces(self, pieces)
+
+    monkeypatch.setattr(File, "read_pieces", counted)
+    for name, stored in read(path).items():
+        out = torch.empty(min(50, n_coordinates(stored)))
+        n_bytes.clear()
+        stored.read(3, out[:40])
+        assert np.array_equal(out[:40].double().numpy(), truth(views[name])[3:43])
+        assert n_bytes["read"] < 4 * 4 * 40 + 100, name
+
+
 def test_what_lies_beside_the_weights_becomes_plain_values(tmp_path: Path) -> None:
     beside = {
         "step": np.int64(7),
@@ -167,6 +188,8 @@ def test_tensors_in_one_memory_have_one_place_and_parts_of_it_overlap(tmp_path: 
         (torch.randn(3, dtype=torch.complex64).conj().imag, "is a view of other numbers"),
         (torch.ones(1, 3).expand(4, 3), "is an expanded tensor"),
         (torch.ones(8).unfold(0, 4, 1), "is an expanded tensor"),
+        (torch.arange(9.0).as_strided((2, 2), (0, 3)), "is an expanded tensor"),
+        (torch.arange(9.0).as_strided((2, 2, 2), (1, 1, 5)), "is an expanded tensor"),
     ],
 )
 def test_a_tensor_without_numbers_of_its_own_is_described_and_says_why(
@@ -525,7 +548,7 @@ def test_records_that_share_bytes_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
-def test_two_hundred_thousand_names_are_read_without_much_memory(tmp_path: Path) -> None:
+def test_very_many_names_are_read_without_much_memory(tmp_path: Path) -> None:
     storage = Key("storage", torch.FloatStorage, "0", "cpu", 20000)
     rebuild, hooks = torch._utils._rebuild_tensor_v2, OrderedDict()
     content = {f"layer.{i}": Evil(rebuild, storage, i, (1,), (1,), False, hooks) for i in range(20000)}
@@ -607,6 +630,13 @@ def test_chunks_are_put_together_however_they_cut_the_tensor(
                 ChunkedTensor(tmp_path, "w", (5, 7), dtype, wrong)
 
 
+def test_chunks_that_share_numbers_are_refused(tmp_path: Path) -> None:
+    for offsets in ((0, 0), (1, 0), (0, 1)):
+        chunks = [Chunk((0, 0), (2, 4), lambda: None), Chunk(offsets, (2, 4), lambda: None)]
+        with pytest.raises(ValueError, match="do not cover it once"):
+            ChunkedTensor(tmp_path, "w", (4, 4), torch.float32, chunks)
+
+
 def test_a_tensor_in_many_files_is_read_from_all_of_them(tmp_path: Path) -> None:
     from torch.distributed.checkpoint import metadata as form
     from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -660,3 +690,14 @@ def test_the_metadata_of_a_distributed_checkpoint_runs_nothing_and_damage_is_nam
     (folder / "__0_0.distcp").unlink()
     with Handles() as handles, pytest.raises(FileNotFoundError, match=r"d is incomplete: there is no '__0_0.distcp'"):
         read_distributed(folder, handles)
+
+
+def test_the_same_bytes_read_as_another_dtype_are_no_tied_tensor(tmp_path: Path) -> None:
+    storage, rebuild = Key("storage", torch.UntypedStorage, "0", "cpu", 12), torch._utils._rebuild_tensor_v3
+    content = {
+        str(dtype): Evil(rebuild, storage, 0, (6,), (1,), False, OrderedDict(), dtype)
+        for dtype in (torch.float16, torch.bfloat16)
+    }
+    half, other = read(crafted(tmp_path / "a.pt", dumped(content), {"0": bytes(12)})).items()
+    assert half[1].place != other[1].place
+    assert overlapping([half, other]) == ("torch.float16", "torch.bfloat16")

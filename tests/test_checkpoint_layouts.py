@@ -163,7 +163,7 @@ def test_distributed_checkpoints_are_directories(tmp_path: Path) -> None:
     ("files", "expected"),
     [
         (["step0/model.pt", "step10/model.pt", "step2/model.pt", "README.md"], ["step0", "step2", "step10"]),
-        (["step=2.pt", "step=10.pt", "optimizer.pt"], ["step=2.pt", "step=10.pt"]),
+        (["step=2.pt", "step=10.pt", "optimizer.pt", "optimizer_step2.pt"], ["step=2.pt", "step=10.pt"]),
         (
             ["checkpoints/a-step=2.ckpt", "checkpoints/a-step=10.ckpt", "hparams.yaml", "metrics.txt"],
             ["checkpoints/a-step=2.ckpt", "checkpoints/a-step=10.ckpt"],
@@ -211,6 +211,16 @@ def test_a_run_of_sharded_checkpoints_is_found_by_folder_glob_and_name(tmp_path:
     assert found(*sorted(tmp_path.glob("step*"))) == steps
 
 
+def test_a_glob_of_all_files_of_trainers_finds_the_weights(tmp_path: Path) -> None:
+    for step in (5, 10):
+        for name in ("pytorch_model.bin", "optimizer.pt", "rng_state.pth", "training_args.bin", "config.json"):
+            put(tmp_path / f"checkpoint-{step}" / name, None if name.endswith("json") else tensors(step))
+    assert found(*tmp_path.glob("checkpoint-5/*"), *tmp_path.glob("checkpoint-10/*")) == [
+        "checkpoint-5/pytorch_model.bin",
+        "checkpoint-10/pytorch_model.bin",
+    ]
+
+
 def hub(root: Path, branches: dict[str, str]) -> Path:
     """A repository in the cache of the Hugging Face hub, with links to blobs as on Linux."""
     repo = root / "models--owner--name"
@@ -234,6 +244,14 @@ def test_each_branch_in_the_cache_of_the_hub_is_a_checkpoint(tmp_path: Path) -> 
     one, other = find_checkpoints([repo / "snapshots" / "bb2", repo / "snapshots" / "cc3" / "pytorch_model.bin"])
     assert (one.labels, other.labels) == (("step2",), ("refs-pr/1",))
     assert [found.labels for found in find_checkpoints([tmp_path])] == labels
+
+
+def test_two_numbered_branches_with_the_same_file_are_two_steps_and_main_is_none_of_its_own(tmp_path: Path) -> None:
+    repo = hub(tmp_path, {"step1": "aa1", "step2": "bb2", "main": "cc3"})
+    for commit in ("aa1", "cc3"):
+        (repo / "snapshots" / commit / "pytorch_model.bin").unlink()
+        (repo / "snapshots" / commit / "pytorch_model.bin").symlink_to(repo / "blobs" / "2bb")
+    assert [one.labels for one in find_checkpoints([repo])] == [("step1", "main"), ("step2",)]
 
 
 # ---------------------------------------------------------------------- the same file twice
@@ -369,6 +387,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("step1.pt/x.pt", FileNotFoundError, "x.pt: there is no such file"),
         ("broken", FileNotFoundError, "broken: there is no such file"),
         ("loop", ValueError, "loop cannot be read: "),
+        ("\0.pt", ValueError, "is not the name of a file"),
     ):
         with pytest.raises(error, match=message):
             find_checkpoints([tmp_path / name, other])

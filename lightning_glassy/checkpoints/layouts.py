@@ -41,7 +41,7 @@ _MAIN = (
 )
 # Files and directories beside the weights.
 _NO_WEIGHTS = re.compile(
-    r"(?!model)(.*[_-])?(optim(izer)?|(lr_)?scheduler|scaler|sampler|rng|random_states)([_.-]?(\d+|states?))*(\.|$)"
+    r"(?!model)(.*[_-])?(optim(izer)?s?|(lr_)?schedulers?|scaler|sampler|rng|random_states)([_.\-\d]|$)"
     r"|train(er)?(\.|$)|(common|meta)\.pt$|.*_optim_states"
     r"|training_args|training_state|trainer_state|custom_checkpoint|dataloader|tokenizer|spiece|loss_scale|last_checkpoint"
     r"|.*\.(json|txt|ya?ml|md|py|log|csv|index|model|msgpack|h5|onnx|ot|gguf|npz|npy)$",
@@ -94,19 +94,27 @@ def find_checkpoints(paths: object) -> list[Found]:
     """
     if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
         raise TypeError(f"paths={paths!r} is not a list of files")
+    try:
+        return _find(paths)
+    except PermissionError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find(paths: Iterable[Any]) -> list[Found]:
     given = []
     for i, path in enumerate(paths):
         if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
             raise TypeError(f"paths[{i}]={path!r} is not the name of a file")
         given.append(Path(path))
-    files = [path for path in given if not _is_folder(path)]
+    named = [path for path in given if not _is_folder(path)]
+    files = _without_neighbours(named)
     units = {file: unit for unit in _units(files) for file in unit.files}
     units |= {unit.path: unit for unit in units.values()}  # an index stands for its shards
     found = []
     for path in given:
         if path in units:
             found.append(units[path])
-        elif path not in files:
+        elif path not in named:
             inside = _in_folder(path, ())
             if not inside:
                 raise ValueError(
@@ -116,8 +124,7 @@ def find_checkpoints(paths: object) -> list[Found]:
             found += inside
     found = _once([_with_branches(checkpoint) for checkpoint in found])
     if len(found) < 2:
-        named = [str(path) for path in given]
-        raise ValueError(f"paths={named}: a displacement needs at least two checkpoints")
+        raise ValueError(f"paths={[str(path) for path in given]}: a displacement needs at least two checkpoints")
     return found
 
 
@@ -204,11 +211,23 @@ def _is_folder(path: Path) -> bool:
         if error.errno == errno.ENOTDIR:
             raise FileNotFoundError(f"{path}: there is no such file") from None
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{str(path)!r} is not the name of a file") from None
     if stat.S_ISDIR(mode):
         return True
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a file but a device or a pipe, which may never end")
     return False
+
+
+def _without_neighbours(files: list[Path]) -> list[Path]:
+    """Leave out what a pattern such as ``checkpoint-*/*`` names beside the weights, such as optimisers."""
+    of_weights = {file.parent for file in files if _is_main(file.name)}
+    return [
+        file
+        for file in files
+        if file.parent not in of_weights or file.name.endswith(_INDEX) or _may_be_weights(file.name)
+    ]
 
 
 def _units(files: Sequence[Path]) -> list[Found]:
@@ -217,7 +236,7 @@ def _units(files: Sequence[Path]) -> list[Found]:
     units = [_indexed(index) for index in given]
     taken = {file for unit in units for file in unit.files}
     for folder in dict.fromkeys(file.parent for file in files):
-        for index in (folder / name for name in _names(folder) if name.endswith(_INDEX)):
+        for index in (folder / name for name in _neighbours(folder) if name.endswith(_INDEX)):
             shards = [] if index in given else _shards_of(index)
             here = [file for file in shards if file in there]
             if len(shards) > 1 and here and not {*here} <= taken:
@@ -318,7 +337,7 @@ def _refuse_part(file: Path) -> None:
                 re.escape(named.name[: match.start(3)]) + r"(\d+)" + _any_numbers(named.name[match.end(3) :])
             )
             numbers = {int(match[3])}
-            for sibling in _names(others):
+            for sibling in _neighbours(others):
                 other = template.fullmatch(sibling)
                 if other and (named is file or (others / sibling / file.name).is_file()):
                     numbers.add(int(other[1]))
@@ -345,6 +364,14 @@ def _names(folder: Path) -> list[str]:
         return sorted(os.listdir(folder), key=_natural)  # noqa: PTH208  # names, of thousands of files
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def _neighbours(folder: Path) -> list[str]:
+    """Return the names in the directory of a file, or none if it cannot be listed."""
+    try:
+        return _names(folder)
+    except ValueError:
+        return []
 
 
 def _natural(path: Path | str) -> list[tuple[int, int | str]]:

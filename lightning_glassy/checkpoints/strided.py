@@ -74,19 +74,16 @@ class StridedTensor:
         last = sum([(size - 1) * stride for size, stride in zip(shape, strides, strict=True)])
         if (offset + last + 1) * dtype.itemsize > memory.size and 0 not in self.shape:
             raise ValueError(f"a tensor reaches beyond its memory, the record {memory.key!r}")
+        dims = _merged([*zip(shape, strides, strict=True)])
+        simple = not dims or (len(dims) == 1 and dims[0][1] > 0) or 0 in self.shape
+        if problem is None and not simple and not each_apart(self._place().steps):
+            problem = "is an expanded tensor, in which several elements share one number of the file"
         self.problem = problem
-        if (
-            problem is None
-            and last + 1 != math.prod(shape)
-            and 0 not in self.shape
-            and not each_apart(self._place().steps)
-        ):
-            self.problem = "is an expanded tensor, in which several elements share one number of the file"
 
     @property
     def place(self) -> Hashable:
-        """The bytes of the file that it covers."""
-        return self._place()
+        """The bytes of the file that it covers, and how they are read."""
+        return real_dtype(self.dtype), self._place()
 
     def _place(self) -> Place:
         dims, width, offset = self._real()
@@ -186,11 +183,11 @@ def overlapping(named: Iterable[tuple[str, Stored]]) -> tuple[str, str] | None:
 
     Tensors with equal places are one tensor, which does not overlap itself. Only the first of them is looked at.
     """
-    first: dict[Place, str] = {}
+    first: dict[Hashable, tuple[str, Place]] = {}
     for name, stored in named:
-        if isinstance(stored.place, Place) and stored.problem is None and 0 not in stored.shape:
-            first.setdefault(stored.place, name)
-    return overlap_of_places((name, place) for place, name in first.items())
+        if isinstance(stored, StridedTensor) and stored.problem is None and 0 not in stored.shape:
+            first.setdefault(stored.place, (name, stored._place()))
+    return overlap_of_places(first.values())
 
 
 def gather_near(stored: Stored, positions: Tensor, out: Tensor) -> None:
