@@ -235,6 +235,19 @@ def test_safetensors_are_read_lazily(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- handles
 
 
+def test_files_stay_open_as_long_as_few_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    really = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(str(path)) or really(path, flags))
+    with Handles(most=8) as handles:
+        for _ in range(3):
+            for k in range(7):
+                path = tmp_path / str(k)
+                path.write_bytes(b"12345") if not path.exists() else None
+                assert handles.file(path).read(1, 2) == b"23"
+    assert len(opened) == 7
+
+
 def test_few_files_are_open_at_once_and_none_afterwards(tmp_path: Path) -> None:
     opened = Counter[str]()
     with Handles(most=3) as handles:

@@ -265,7 +265,7 @@ def test_the_step_inside_goes_before_the_name(everything: dict[str, Any], step: 
 
 
 def test_the_step_of_a_file_beside_is_one_inside() -> None:
-    assert inside({}, beside={"global_step": 7}) == (7, "global_step in the file")
+    assert inside({}, beside={"global_step": 7}) == (7, "global_step in trainer_state.json")
     beside = {"trainer_state.json": {"global_step": 7, "max_steps": 99}}
     assert inside({}, beside=beside) == (7, "trainer_state.json: global_step in the file")
     assert inside({"global_step": 6}, beside=beside)[0] == 6

@@ -219,8 +219,8 @@ def _inside(content: Content) -> _Number | None:
     """Return the step among the values of a checkpoint."""
     places = list(_places(content))
     for name in _TOTALS:
-        for place, values in places:
-            number = _number(content.path, place + name, values.get(name))
+        for place, values, file in places:
+            number = _number(content.path, place + name, values.get(name), file)
             if number is not None:
                 return number
     state = content.everything.get("state")
@@ -231,7 +231,11 @@ def _inside(content: Content) -> _Number | None:
         number = _number(content.path, "state.timestamp.batch", batch)
         if number is not None:
             return number
-    found = [_number(content.path, place + name, values.get(name)) for name in _COUNTS for place, values in places]
+    found = [
+        _number(content.path, place + name, values.get(name), file)
+        for name in _COUNTS
+        for place, values, file in places
+    ]
     numbers = [number for number in found if number is not None]
     if len({number.value for number in numbers}) > 1:
         said = ", ".join(f"{number.value} ({number.source})" for number in numbers)
@@ -239,28 +243,29 @@ def _inside(content: Content) -> _Number | None:
     return numbers[0] if numbers else None
 
 
-def _places(content: Content) -> Iterator[tuple[str, dict[str, Any]]]:
-    yield "", content.everything
+def _places(content: Content) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield the dicts that may hold the step: the words before its name, the values, and the file."""
+    yield "", content.everything, "the file"
     for holder in _HOLDERS:
         if isinstance(content.everything.get(holder), dict):
-            yield f"{holder}.", content.everything[holder]
+            yield f"{holder}.", content.everything[holder], "the file"
     history = content.everything.get("optimizer_history")
     if isinstance(history, (list, tuple)) and history and isinstance(history[-1], dict):  # fairseq
-        yield "optimizer_history[-1].", history[-1]
-    yield "", content.beside
+        yield "optimizer_history[-1].", history[-1], "the file"
+    yield "", content.beside, "trainer_state.json"
     for name, values in content.beside.items():
         if isinstance(values, dict):
-            yield f"{name}: ", values
+            yield f"{name}: ", values, "the file"
 
 
-def _number(path: Path, what: str, value: object) -> _Number | None:
+def _number(path: Path, what: str, value: object, file: str = "the file") -> _Number | None:
     """Return the number in a value, or ``None`` if the value is something else."""
     value = _plain(value)
     if isinstance(value, (bool, float)) and not (isinstance(value, float) and value.is_integer()):
         raise ValueError(f"{what}={value!r} of {path} is not an integer number of steps: give steps=[...]")
     if not isinstance(value, (int, float)):
         return None
-    return _Number(_checked(path, what, int(value)), f"{what} in the file")
+    return _Number(_checked(path, what, int(value)), f"{what} in {file}")
 
 
 def _plain(value: object) -> object:
@@ -280,7 +285,7 @@ def _epoch(content: Content) -> float | None:
     """Return the epoch that a checkpoint says."""
     extra = content.everything.get("extra_state")
     iterator = extra.get("train_iterator") if isinstance(extra, dict) else None
-    places = [values for _, values in _places(content)] + ([iterator] if isinstance(iterator, dict) else [])
+    places = [values for _, values, _ in _places(content)] + ([iterator] if isinstance(iterator, dict) else [])
     for name in _EPOCHS:
         for values in places:
             epoch = _plain(values.get(name))
