@@ -1,4 +1,4 @@
-"""What one checkpoint holds, when all its files are opened and no tensor is read."""
+"""One checkpoint whose files are opened, and of which no tensor is read."""
 
 from __future__ import annotations
 
