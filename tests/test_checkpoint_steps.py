@@ -128,6 +128,13 @@ UNKNOWN = "is neither in it nor in its name: give steps="
         ("alias-gpt2-small-x21/checkpoint-400/model.safetensors", 400),
         ("model.step.500.pt", 500),
         ("e3s500.pt", 500),
+        # numbers with a word before or after them that is none for a step
+        ("step1000_100M_tokens.pt", 1000),
+        ("num_train_steps_5000_step_100.pt", 100),
+        ("save_steps_500_step_100.pt", 100),
+        ("eval_steps=50-step=100.pt", 100),
+        ("400_12_hours.pt", 400),
+        ("step1000-samples64.pt", 1000),
     ],
 )
 def test_the_step_is_in_the_name(name: str, step: int) -> None:
@@ -149,6 +156,9 @@ def test_the_step_is_in_the_name(name: str, step: int) -> None:
         *("d41d8cd98f00b204e9800998ecf8427e.pt", "1700000000.pt", "epoch=3-batch=70.ckpt", "step_1000_of_5000.pt"),
         *("1000/model.pt", "run_1/model.pt", "exp2/last.ckpt", "epoch=3-step=abc.ckpt", "v1.5.ckpt", "300ep.pth"),
         *("step_1_000_000.pt", "step=1,000.pt", "1_000_steps.pt", "step_1e5.pt", "step_1_500.pt"),
+        *("1000000_tokens.pt", "100M-tokens.pt", "5000samples.pt", "300_seconds.pt", "200_episodes.pt", "40 rounds.pt"),
+        *("layer_3.pt", "expert_3.pt", "client3.pt", "round_3.pt", "episode-300.pt", "kimg000200.pt"),
+        *("checkpoint.3-500.pt", "inner_steps_5.pt", "ddim_steps_50.pt"),
     ],
 )
 def test_a_step_that_is_not_in_the_name_is_asked_for(name: str) -> None:

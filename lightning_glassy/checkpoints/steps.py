@@ -305,8 +305,11 @@ _METRICS = "loss|acc|accuracy|error|err|score|metric|ppl|perplexity|auc|bleu|wer
 _OTHERS = (
     "seed|rng|run|fold|split|trial|exp|experiment|id|idx|replica|copy|worker|gpus?|nodes?|job|task|stage|phase|rank|"
     "shard|part|version|lr|bs|bsz|batch_?size|mbs|wd|dim|hidden|width|depth|dropout|tokens?|samples?|size|imgsz|fp|bf|"
-    f"int|seq|len|length|ctx|alpha|beta|gamma|sigma|tau|top|max|min|total|warmup|{_METRICS}"
+    "int|seq|len|length|ctx|alpha|beta|gamma|sigma|tau|top|max|min|total|warmup|layer|expert|client|round|generation|"
+    f"episode|cycle|kimg|minute|hour|{_METRICS}"
 )
+# Words after numbers that are no steps.
+_OTHER_COUNTS = "tokens?|samples?|episodes?|games?|frames?|rounds?|kimg|seconds?|secs?|minutes?|mins?|hours?|days?"
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _REAL = r"[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
 # At one place in a name, the first of these that fits is cut out.
@@ -317,6 +320,7 @@ _NO_STEP = re.compile(
             rf"(?<![a-z])(?:max|total|warmup|accum(?:ulation)?|decay|time|diffusion|sampling|inference|lr|num|n)[_-]?"
             rf"steps?[=_-]?{_REAL}[km]?",
             rf"(?<![a-z])(?:max|total|warmup)[_-]?(?:{_COUNTED})[=_-]?{_REAL}[km]?",
+            rf"(?<![a-z])(?:num_train(?:ing)?|save|eval|log(?:ging)?|inner|rollout|ddim)[_-]?steps[=_-]?{_REAL}[km]?",
             rf"(?<![a-z])(?:{_METRICS})_(?:{_COUNTED})[=_-]?-?{_REAL}",
             # a hash: hexadecimal digits with a letter among them. Composer's ba100000 looks like one.
             r"(?<![0-9a-z])(?!ba[0-9]+(?![0-9a-z]))(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{7,}(?![0-9a-z])",
@@ -341,6 +345,8 @@ _NO_STEP = re.compile(
             r"(?<![a-z])ep[=_. -]?[0-9]+",
             r"(?<![0-9a-z])e=?[0-9]+(?![0-9a-z])",
             r"[0-9]+(?:e|ep|epochs?|[-_]epochs)(?![0-9a-z])",
+            # 4B-tokens, but not the 1000 of step1000-tokens4B
+            rf"{_REAL}[kmbt]?[-_ ]?(?:{_OTHER_COUNTS})(?![a-z]|[=_.-]*[0-9])",
             # the value of anything that is no step
             rf"(?<![0-9a-z])(?![a-z0-9_]*(?:{_COUNTED}|batch|ba|it|checkpoint|ckpt)=)[a-z][a-z0-9_]*=-?{_REAL}",
             rf"(?<![a-z])(?:{_OTHERS})[=_.-]?-?{_REAL}(?![a-z])",
@@ -368,7 +374,7 @@ def _label_in(name: str) -> tuple[int, str] | None:
     for label, words in _LABELS.items():
         numbers = _after(text, words) or (_before(text) if label == "step" else set())
         if label == "checkpoint":
-            epoch_and_update = re.search(rf"(?<![a-z])(?:{words})[-_]?([0-9]+)[-_]([0-9]+)(?![0-9a-z])", text, re.I)
+            epoch_and_update = re.search(rf"(?<![a-z])(?:{words})[-_.]?([0-9]+)[-_]([0-9]+)(?![0-9a-z])", text, re.I)
             if epoch_and_update:  # only fairseq is known to write checkpoint_<epoch>_<update>
                 known = re.fullmatch(r"checkpoint_[0-9]+_[0-9]+(?:[-_.]\0)?", text)
                 epoch, update = map(int, epoch_and_update.groups())
