@@ -265,6 +265,7 @@ def number(value: Any) -> InMemory:
         ({"step": 7, "iteration": 7}, 7),
         ({"step": "many", "iter": [1, 2], "iteration": 7}, 7),
         ({"step": 2**53}, 2**53),
+        ({"step": 7, "train_steps": 9000}, 7),
         ({"step": number([1, 2]), "update": number(1j), "iter": 7}, 7),
     ],
 )
@@ -279,6 +280,28 @@ def test_the_step_of_a_file_beside_is_one_inside() -> None:
     beside = {"trainer_state.json": {"global_step": 7, "max_steps": 99}}
     assert inside({}, beside=beside) == (7, "trainer_state.json: global_step in the file")
     assert inside({"global_step": 6}, beside=beside)[0] == 6
+
+
+def test_a_count_that_may_be_a_planned_number_counts_if_it_differs_between_the_files() -> None:
+    def found(name: str, *everything: dict[str, Any]) -> list[int]:
+        return [dated.step for dated in find_steps([content(name.format(i), e) for i, e in enumerate(everything)])]
+
+    saved = [{"steps": 9000, "train_step": number(10)}, {"steps": 9000, "train_step": number(20)}]
+    assert found("ckpt_{}.pt", *saved) == [10, 20]
+    assert found("step={}.pt", *saved) == [0, 1]
+    assert found("ckpt_{}.pt", saved[0], saved[0]) == [0, 1]
+    assert found("ckpt_{}.pt", saved[0], {}) == [0, 1]
+    assert found("ckpt_{}.pt", {"steps": 0.5}, {"steps": "many"}) == [0, 1]
+
+
+def test_the_metadata_of_safetensors_tell_the_step_as_text() -> None:
+    for metadata in ({"step": "7", "format": "pt"}, {"ss_steps": "7", "ss_epoch": "2", "ss_max_train_steps": "99"}):
+        step, source = inside({}, "lora-000002.safetensors", beside={"__metadata__": metadata})
+        assert step == 7
+        assert source.startswith("__metadata__: ")
+    with pytest.raises(ValueError, match=r"lora-000002.safetensors is not known: 2 in its name is the epoch"):
+        inside({}, "lora-000002.safetensors", beside={"__metadata__": {"ss_epoch": "2"}})
+    assert inside({}, "step=3.safetensors", beside={"__metadata__": {"step": "many", "iter": "1.5"}})[0] == 3
 
 
 @pytest.mark.parametrize(

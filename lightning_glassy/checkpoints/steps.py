@@ -76,6 +76,8 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
         return [Dated(step, "given") for step in steps]
     inside = [_inside(content) for content in contents]
     bare = _bare(contents)
+    if not any(inside) and all(name is None or name.weak for name in labelled):
+        inside = _maybe_inside(contents)
     _check_names(contents, inside, labelled, bare)
     found = [a or b for a, b in zip(inside, labelled, strict=True)]
     bare_counts = not any(found)
@@ -196,6 +198,7 @@ _TOTALS = (
     "global_iter",
     "global_iteration",
     "batch_idx_train",
+    "ss_steps",
 )
 # Names of counts that somebody may use for something else. They must agree with each other.
 _COUNTS = (
@@ -210,7 +213,23 @@ _COUNTS = (
     "current_step",
     "current_iter",
 )
-_EPOCHS = ("epoch", "current_epoch", "cur_epoch")
+# Names that may also mean a number of steps that was planned, which is the same in all files.
+_MAYBE_COUNTS = (
+    "steps",
+    "iters",
+    "iterations",
+    "train_step",
+    "train_steps",
+    "training_step",
+    "training_steps",
+    "train_iter",
+    "cur_step",
+    "cur_iter",
+    "current_iteration",
+    "num_iter",
+    "step_num",
+)
+_EPOCHS = ("epoch", "current_epoch", "cur_epoch", "ss_epoch")
 # Dicts of a checkpoint that hold such counts.
 _HOLDERS = ("extra_state", "meta", "train_state", "training_state", "trainer_state", "trainer", "progress")
 
@@ -239,6 +258,17 @@ def _inside(content: Content) -> _Number | None:
     return numbers[0] if numbers else None
 
 
+def _maybe_inside(contents: Sequence[Content]) -> list[_Number | None]:
+    """Return the numbers of a name that may mean the step, if all files have it and no two have the same number."""
+    places = [list(_places(content)) for content in contents]
+    for name in _MAYBE_COUNTS:
+        values = [[_plain(values[name]) for _, values in several if name in values] for several in places]
+        numbers = [several[0] for several in values if several and type(several[0]) is int]
+        if len({*numbers}) == len(contents):
+            return [_Number(number, f"{name} in the file") for number in numbers]
+    return [None] * len(contents)
+
+
 def _places(content: Content) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "", content.everything
     for holder in _HOLDERS:
@@ -250,7 +280,8 @@ def _places(content: Content) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "", content.beside
     for name, values in content.beside.items():
         if isinstance(values, dict):
-            yield f"{name}: ", values
+            # The metadata of a file .safetensors are texts.
+            yield f"{name}: ", {key: _integer(value) for key, value in values.items()}
 
 
 def _number(path: Path, what: str, value: object) -> _Number | None:
@@ -261,6 +292,11 @@ def _number(path: Path, what: str, value: object) -> _Number | None:
     if not isinstance(value, (int, float)):
         return None
     return _Number(_checked(path, what, int(value)), f"{what} in the file")
+
+
+def _integer(value: object) -> object:
+    """Return the integer that a text holds, else the value itself."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value) else value
 
 
 def _plain(value: object) -> object:
