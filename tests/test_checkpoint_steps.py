@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.steps import find_steps
+from lightning_glassy.checkpoints.steps import doubts_of_steps, find_steps
 from lightning_glassy.checkpoints.stored import InMemory
 
 
@@ -416,6 +416,30 @@ def test_the_source_is_said_in_words() -> None:
         "'step' in its name",
     ]
     assert find_steps([content("5.pt"), content("6.pt")])[0].source == "the number in its name"
+
+
+def doubts(*files: tuple[str, dict[str, Any]], **options: Any) -> list[str]:
+    return doubts_of_steps(find_steps([content(name, everything, **options) for name, everything in files]))
+
+
+def test_a_step_inside_that_contradicts_the_name_is_a_doubt() -> None:
+    vits = [(f"G_{n}.pth", {"iteration": epoch}) for epoch, n in enumerate((500, 1000, 1500), 1)]
+    (doubt,) = doubts(*vits)
+    assert doubt.startswith("the step inside the files is not the number in their names (1 and 500, 2 and 1000, 3 and")
+    assert len(doubts(("step=400.pt", {"step": 800}))) == 1
+    assert (
+        doubts(("step=399.pt", {"step": 400}), ("model_4.pt", {"step": 4000}), ("checkpoint-4.pt", {"step": 9})) == []
+    )
+
+
+def test_steps_that_count_one_by_one_may_count_checkpoints_and_are_a_doubt() -> None:
+    (doubt,) = doubts(*((f"checkpoint_{n}/model.safetensors", {}) for n in (3, 1, 2)))
+    assert doubt.startswith("the steps 1, 2, 3 are numbers in names, and count one by one: ")
+    assert len(doubts(("model_1.pt", {}), ("model_2.pt", {}))) == 1
+    branches = [Content(Path(f"{n}"), {}, (), labels=(f"ckpt_{n:03d}",)) for n in (0, 1)]
+    assert len(doubts_of_steps(find_steps(branches))) == 1
+    for names in (("step_0.pt", "step_1.pt"), ("checkpoint-1.pt", "checkpoint-3.pt"), ("checkpoint-1.pt",)):
+        assert doubts(*((name, {}) for name in names)) == []
 
 
 def test_hostile_names_end() -> None:

@@ -324,6 +324,12 @@ def test_the_step_in_a_checkpoint_goes_before_its_name_and_the_argument_before_b
     assert measure_checkpoints(files, steps=[30, 2, 4, 8], force_steps=True).waiting_times.tolist() == [2, 4, 8]
 
 
+def test_a_doubtful_step_is_in_the_record(tmp_path: Path) -> None:
+    for n in (1, 2):
+        torch.save(weights(n), tmp_path / f"model_{n}.pt")
+    assert "count one by one" in " ".join(measure_checkpoints([tmp_path]).doubts)
+
+
 @pytest.mark.parametrize("rate", [torch.ones(2), torch.tensor(1j), 10**400, None, "fast", [0.1]])
 def test_a_learning_rate_that_is_no_number_is_left_out(tmp_path: Path, rate: Any) -> None:
     groups = [{"params": [0], "lr": rate, "momentum": 0.9}, {"params": [1], "lr": torch.tensor(0.25)}]

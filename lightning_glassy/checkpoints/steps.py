@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lightning_glassy.checkpoints.content import Content
+from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
 from lightning_glassy.checkpoints.weights import is_stored
 
@@ -30,10 +31,14 @@ class Dated:
     Attributes:
         step: number of optimiser updates.
         source: where the step was found, in words.
+        weak: whether the step is a number in a name that may as well count epochs or checkpoints.
+        in_name: a number in the name that contradicts the step, if there is one.
     """
 
     step: int
     source: str
+    weak: bool = field(default=False, repr=False)
+    in_name: int | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -91,15 +96,44 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
                 f"the files as in 'step=400.pt' (an epoch is no step){hint}"
             )
     return [
-        Dated(_checked(content.path, "step", number.value), number.source + _other(number, name or alone))
+        _dated(content.path, number, name or alone)
         for content, number, name, alone in zip(contents, numbers, labelled, bare, strict=True)
         if number is not None
     ]
 
 
-def _other(number: _Number, name: _Number | None) -> str:
+def _dated(path: Path, number: _Number, name: _Number | None) -> Dated:
+    step = _checked(path, "step", number.value)
     # Steps can be counted from 0 in one place and from 1 in the other.
-    return "" if name is None or abs(name.value - number.value) <= 1 else f" (the number in its name is {name.value})"
+    if name is None or abs(name.value - step) <= 1:
+        return Dated(step, number.source, number.weak)
+    # The number in a name may be the epoch, which is smaller than the step.
+    against = name.value if name.value > step or not name.weak else None
+    return Dated(step, f"{number.source} (the number in its name is {name.value})", number.weak, against)
+
+
+def doubts_of_steps(dated: Sequence[Dated]) -> list[str]:
+    """Return the doubts about the steps of a record, one sentence each.
+
+    Example:
+        >>> (doubt,) = doubts_of_steps([Dated(1, "iteration in the file", in_name=500)])
+        >>> doubt.partition(":")[0]
+        'the step inside the files is not the number in their names (1 and 500)'
+    """
+    doubts = []
+    against = [f"{one.step} and {one.in_name}" for one in dated if one.in_name is not None]
+    if against:
+        doubts.append(
+            f"the step inside the files is not the number in their names ({listed(against, 4)}): if it counts "
+            "something else, such as epochs, measure again with the right steps"
+        )
+    weak = sorted({one.step for one in dated if one.weak})
+    if len(weak) > 1 and weak[-1] - weak[0] < len(weak):
+        doubts.append(
+            f"the steps {listed([str(step) for step in weak], 4)} are numbers in names, and count one by one: if they "
+            "count epochs or checkpoints, measure again with the right steps"
+        )
+    return doubts
 
 
 # ---------------------------------------------------------------------- checks
@@ -457,9 +491,10 @@ def _label_of(content: Content, path: Path, shared: Counter[Path]) -> _Number | 
     found = _label_in(content.path.name or path.name)
     if found is not None:
         return _signed(found, "in its name")
-    branches = {found[0]: label for label in content.labels if (found := _label_in(label)) is not None}
-    if len(branches) == 1:
-        return next(_Number(step, f"the branch {label}") for step, label in branches.items())
+    branches = {found: label for label in content.labels if (found := _label_in(label)) is not None}
+    if len({step for step, _ in branches}) == 1:
+        (step, word), label = next(iter(branches.items()))
+        return _Number(step, f"the branch {label}", weak=word == "checkpoint")
     for parent in path.parents[:2]:
         found = _label_in(parent.name) if shared[parent] == 1 else None
         if found is not None:
