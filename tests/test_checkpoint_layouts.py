@@ -249,6 +249,17 @@ def test_a_link_to_a_checkpoint_counts_once_and_a_copy_twice(tmp_path: Path) -> 
     assert len(find_checkpoints([tmp_path])) == 3
 
 
+def test_a_link_to_the_folder_of_a_checkpoint_counts_once_under_the_name_of_the_folder(tmp_path: Path) -> None:
+    for step in (1000, 2000):
+        put(tmp_path / f"step{step}-unsharded" / "model.pt", tensors(step))
+    (tmp_path / "latest-unsharded").symlink_to(tmp_path / "step2000-unsharded")
+    folders = ["step1000-unsharded", "step2000-unsharded"]
+    assert found(tmp_path) == folders
+    assert found(*sorted(tmp_path.glob("*/model.pt"))) == [f"{folder}/model.pt" for folder in folders]
+    (tmp_path / "all").symlink_to(tmp_path)
+    assert found(tmp_path / "all") == folders
+
+
 # ---------------------------------------------------------------------- what is refused
 
 

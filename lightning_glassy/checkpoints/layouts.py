@@ -474,11 +474,16 @@ def _once(found: list[Found]) -> list[Found]:
         kept[position] = checkpoint
         if twin is not None:
             both = {i: kept.pop(i) for i in (twin, position)}
-            best = min(both, key=lambda i: (not _numbered(both[i].labels), any(f.is_symlink() for f in both[i].files)))
+            best = min(both, key=lambda i: (not _numbered(both[i].labels), _n_links(both[i])))
             labels = dict.fromkeys(label for one in (both[best], *both.values()) for label in one.labels)
             kept[best] = replace(both[best], labels=tuple(labels))
             twins[:] = [i for i in twins if i in kept]
     return [kept[i] for i in sorted(kept)]
+
+
+def _n_links(found: Found) -> int:
+    """Return the number of links on the ways to the files of a checkpoint."""
+    return sum(part.is_symlink() for file in found.files for part in (file, *file.absolute().parents))
 
 
 def _both_numbered(a: Found, b: Found) -> bool:
