@@ -14,6 +14,7 @@ import torch
 
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
+from lightning_glassy.checkpoints.weights import choose
 from tests.test_checkpoint_files import save_distributed, values
 
 W = {"a.weight": np.arange(6.0).reshape(2, 3), "b.bias": np.arange(3.0)}
@@ -96,6 +97,13 @@ def test_the_weights_of_a_directory_are_found(tmp_path: Path, weights: str, othe
     for other in others:
         put(folder / other, tensors(50) if (folder / other).suffix in (".pt", ".pth", ".bin", ".pkl", "") else None)
     assert [file.relative_to(folder).as_posix() for file in check(folder).files] == [weights]
+
+
+def test_other_weights_in_the_directory_of_a_checkpoint_are_a_doubt(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "model_1.safetensors", "pytorch_model.bin", "optimizer.bin", "sampler.bin"):
+        put(tmp_path / "step_5" / name)
+    doubts = choose(check(tmp_path / "step_5")).doubts
+    assert doubts == ["the files 'model_1.safetensors' beside 'model.safetensors' are not measured"]
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])

@@ -72,12 +72,14 @@ class Found:
         files: its files, or the directory of a distributed checkpoint.
         labels: other names of it, such as the branches of a repository that lead to it.
         where: the file of each tensor by name, if an index says so.
+        passed: names of files in its directory that may hold other weights, and are passed over.
     """
 
     path: Path
     files: tuple[Path, ...]
     labels: tuple[str, ...] = ()
     where: dict[str, str] | None = field(default=None, compare=False)
+    passed: tuple[str, ...] = field(default=(), compare=False)
 
 
 def find_checkpoints(paths: object) -> list[Found]:
@@ -158,7 +160,7 @@ def _open(found: Found, handles: Handles) -> Content:
             raise ValueError(
                 f"{found.path}: the tensor {name!r} is not in {shard}, where the index has it: fetch it again"
             )
-    return Content(found.path, everything, found.files, beside, found.labels)
+    return Content(found.path, everything, found.files, beside, found.labels, found.passed)
 
 
 def _read_file(path: Path, handles: Handles) -> tuple[dict[str, Any], dict[str, str]]:
@@ -393,7 +395,9 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
     if main and len(numbered) < 2 and not any(_OF_CHECKPOINTS.fullmatch(unit.files[0].name) for unit in numbered):
         # The directory that a Trainer writes to has the last model, and a directory for each checkpoint.
         later = [path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)]
-        return [one for path in later for one in _in_folder(path, above)] or [replace(main[0], path=folder)]
+        passed = tuple(unit.path.name for unit in others)
+        whole = replace(main[0], path=folder, passed=passed)
+        return [one for path in later for one in _in_folder(path, above)] or [whole]
     for path in folders:
         units += _in_folder(path, above)
     return units

@@ -114,6 +114,9 @@ def choose(content: Content, key: str | None = None) -> Weights:
     beside = [repr(name) for name, entry in content.everything.items() if found and _has_weights({name: entry})]
     if beside and key is None:
         doubts.append(f"the tensors {_listed(beside)} beside {found!r} are not measured")
+    if content.passed:
+        main = content.files[0].name
+        doubts.append(f"the files {_listed(map(repr, content.passed))} beside {main!r} are not measured")
     weights: dict[str, Stored] = {}
     left_out: Counter[str] = Counter()
     n_not_floating = 0
