@@ -379,6 +379,27 @@ def test_a_directory_without_weights_says_what_was_looked_for(tmp_path: Path) ->
         find_checkpoints([tmp_path / "p"])
 
 
+def test_all_that_a_shell_finds_may_be_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (500, 1000):
+        put_shards(tmp_path / f"checkpoint-{step}", step)
+        put(tmp_path / f"checkpoint-{step}" / "config.json")
+        put(tmp_path / f"checkpoint-{step}" / "optimizer.pt")
+    for name in ("README.md", "training_args.bin", "runs/Jan31/events.txt"):
+        put(tmp_path / name)
+    steps = ["checkpoint-500", "checkpoint-1000"]
+    assert sorted(found(*sorted(tmp_path.glob("*")))) == sorted(steps)
+    assert "README.md" in caplog.text
+    assert "runs" in caplog.text
+    caplog.clear()
+    assert {Path(name).parts[0] for name in found(*sorted(tmp_path.glob("checkpoint-*/*")))} == {*steps}
+    assert "optimizer.pt" in caplog.text
+    (tmp_path / "checkpoint-1500").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint-1500 holds no checkpoint: .* Leave it out, or name the files"):
+        found(*sorted(tmp_path.glob("*")))
+    texts = [put(tmp_path / f"{n}.log", tensors(n)) for n in (1, 2)]
+    assert len(find_checkpoints(texts)) == 2
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = put(tmp_path / "step1.pt")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import stat
@@ -19,9 +20,12 @@ from typing import Any
 
 from lightning_glassy.checkpoints.content import Content
 from lightning_glassy.checkpoints.distributed import read_distributed
+from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.pickled import read_torch
 from lightning_glassy.checkpoints.safetensor_files import looks_like_safetensors, read_safetensors
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar")
 # Names of files that hold the weights in a directory of one checkpoint, the best first.
@@ -101,6 +105,7 @@ def find_checkpoints(paths: object) -> list[Found]:
         if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
             raise TypeError(f"paths[{i}]={path!r} is not the name of a file")
         given.append(Path(path))
+    given = _without_others(given)
     files = [path for path in given if not _is_folder(path)]
     units = {file: unit for unit in _units(files) for file in unit.files}
     units |= {unit.path: unit for unit in units.values()}  # an index stands for its shards
@@ -113,7 +118,7 @@ def find_checkpoints(paths: object) -> list[Found]:
             if not inside:
                 raise ValueError(
                     f"{path} holds no checkpoint: there is no file named *{', *'.join(_SUFFIXES)}, no *.index.json and "
-                    "no .metadata in it. Name the files"
+                    "no .metadata in it. Leave it out, or name the files"
                 )
             found += inside
     found = _once([_with_branches(checkpoint) for checkpoint in found])
@@ -211,6 +216,22 @@ def _is_folder(path: Path) -> bool:
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path} is not a file but a device or a pipe, which may never end")
     return False
+
+
+def _without_others(paths: list[Path]) -> list[Path]:
+    """Leave out paths without weights, if there are others. A shell puts such paths in the place of ``run/*``."""
+    others = [path for path in paths if _has_no_weights(path)]
+    if not others or len(others) == len(paths):
+        return paths
+    log.warning("paths without weights are left out: %s", listed([str(path) for path in others]))
+    return [path for path in paths if path not in others]
+
+
+def _has_no_weights(path: Path) -> bool:
+    """Return whether a file has the name of something else, or a directory that is no checkpoint has none inside."""
+    if _is_folder(path):
+        return not _OF_CHECKPOINTS.fullmatch(path.name) and not _in_folder(path, ())
+    return _NO_WEIGHTS.match(path.name) is not None and not path.name.endswith(_INDEX)
 
 
 def _units(files: Sequence[Path]) -> list[Found]:
