@@ -324,6 +324,23 @@ def test_the_step_in_a_checkpoint_goes_before_its_name_and_the_argument_before_b
     assert measure_checkpoints(files, steps=[30, 2, 4, 8], force_steps=True).waiting_times.tolist() == [2, 4, 8]
 
 
+@pytest.mark.parametrize("name", ["{}.pt", "step_{}.pt", "step_{}/model.pt"])
+def test_a_copy_without_a_number_has_the_step_of_the_file_with_the_same_bytes(tmp_path: Path, name: str) -> None:
+    for step in (10, 20, 30):
+        file = tmp_path / name.format(step)
+        file.parent.mkdir(exist_ok=True)
+        torch.save(weights(step), file)
+    for copy, step in (("best", 20), ("last", 30)):
+        other = tmp_path / name.replace("step_{}", "{}").format(copy)
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes((tmp_path / name.format(step)).read_bytes())
+    record = measure_checkpoints([tmp_path])
+    assert record.meta["steps"] == [10, 20, 30]
+    torch.save(weights(40), other)
+    with pytest.raises(ValueError, match="is neither in it nor in its name"):
+        measure_checkpoints([tmp_path])
+
+
 def test_a_doubtful_step_is_in_the_record(tmp_path: Path) -> None:
     for n in (1, 2):
         torch.save(weights(n), tmp_path / f"model_{n}.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import math
 import operator
@@ -9,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
                 _check_given(content, step, name)
         return [Dated(step, "given") for step in steps]
     inside = [_inside(content) for content in contents]
+    copies = _copies(contents, [a or b for a, b in zip(inside, labelled, strict=True)])
+    if copies:
+        rest = [i for i in range(len(contents)) if i not in copies]
+        dated = dict(zip(rest, find_steps([contents[i] for i in rest]), strict=True))
+        for copy, i in copies.items():
+            dated[copy] = replace(dated[i], source=f"a copy of {contents[i].path.name}")
+        return [dated[i] for i in range(len(contents))]
     bare = _bare(contents)
     if not any(inside) and all(name is None or name.weak for name in labelled):
         inside = _maybe_inside(contents)
@@ -100,6 +108,24 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
         for content, number, name, alone in zip(contents, numbers, labelled, bare, strict=True)
         if number is not None
     ]
+
+
+def _copies(contents: Sequence[Content], numbers: Sequence[_Number | None]) -> dict[int, int]:
+    """Return the places of checkpoints without any number, such as ``last.pt``, and of those with the same bytes."""
+    nameless = {i for i, number in enumerate(numbers) if not number and not re.search("[0-9]", contents[i].path.name)}
+    copies = {}
+    for i in nameless:
+        for j in range(len(contents)):
+            if j not in nameless and _same_bytes(contents[i].files, contents[j].files):
+                copies[i] = j
+                break
+    return copies
+
+
+def _same_bytes(a: Sequence[Path], b: Sequence[Path]) -> bool:
+    """Return whether files have the same bytes. Files of different sizes are not read."""
+    there = len(a) == len(b) and all(path.is_file() for path in (*a, *b))
+    return there and all(filecmp.cmp(*pair, shallow=False) for pair in zip(a, b, strict=True))
 
 
 def _dated(path: Path, number: _Number, name: _Number | None) -> Dated:
@@ -262,6 +288,8 @@ _MAYBE_COUNTS = (
     "current_iteration",
     "num_iter",
     "step_num",
+    "num_steps",
+    "total_steps",
 )
 _EPOCHS = ("epoch", "current_epoch", "cur_epoch", "ss_epoch")
 # Dicts of a checkpoint that hold such counts.
