@@ -418,8 +418,12 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for path in ("/dev/null", tmp_path / "s.pt"):
         with pytest.raises(ValueError, match="not a file but a device or a pipe"):
             find_checkpoints([path, other])
-    with pytest.raises(ValueError, match="a displacement needs at least two checkpoints"):
+    with pytest.raises(
+        ValueError, match=r"a displacement needs at least two checkpoints, and there is only .*step1.pt"
+    ):
         find_checkpoints([other])
+    with pytest.raises(ValueError, match="there is none"):
+        find_checkpoints([])
     with pytest.raises(TypeError, match="is not a list of files"):
         find_checkpoints(str(other))
     with pytest.raises(TypeError, match=r"paths\[0\]=3 is not the name of a file"):

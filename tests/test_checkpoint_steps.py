@@ -377,7 +377,9 @@ def test_the_best_and_the_last_checkpoint_may_be_of_one_step() -> None:
 def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
     assert steps("a.pt", "100.pt", given=[3, np.int64(4)]) == [3, 4]
     assert find_steps([content("a.pt")], [3])[0].source == "given"
-    with pytest.raises(ValueError, match=r"step=7.pt: the given step is 8, but it is 7 by 'step' .*--force-steps"):
+    with pytest.raises(
+        ValueError, match=r"step=7.pt: the given step is 8, but it is 7 by 'step' .*force_steps=True if"
+    ):
         steps("step=7.pt", given=[8])
     with pytest.raises(ValueError, match=r"the given step is 400, but it is 7 by global_step in the file"):
         find_steps([content("step=400.pt", {"global_step": 7})], [400])
@@ -392,7 +394,7 @@ def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
         ([0, -1], ValueError, r"steps\[1\]=-1 of b.pt must be a number of steps from 0"),
         ([0, 2.5], TypeError, r"steps\[1\]=2.5 of b.pt is not an integer"),
         ([0, True], TypeError, r"steps\[1\]=True"),
-        ([0], ValueError, r"steps=\[0\] are 1 for 2 files"),
+        ([0], ValueError, r"steps=\[0\] are 1 for 2 files: give one for each of a.pt, b.pt"),
         (3, TypeError, "steps=3 is not a list of integers"),
         ("12", TypeError, "steps='12' is not a list of integers"),
     ],

@@ -124,7 +124,8 @@ def find_checkpoints(paths: object) -> list[Found]:
     found = _once([_with_branches(checkpoint) for checkpoint in found])
     if len(found) < 2:
         named = [str(path) for path in given]
-        raise ValueError(f"paths={named}: a displacement needs at least two checkpoints")
+        only = f"only {found[0].path}" if found else "none"
+        raise ValueError(f"paths={named}: a displacement needs at least two checkpoints, and there is {only}")
     return found
 
 

@@ -170,7 +170,8 @@ def _given(given: object, contents: Sequence[Content]) -> list[int]:
         raise TypeError(f"steps={given!r} is not a list of integers, one per file")
     steps = list(given)
     if len(steps) != len(contents):
-        raise ValueError(f"steps={steps!r} are {len(steps)} for {len(contents)} files: give one per file")
+        names = listed([str(content.path) for content in contents])
+        raise ValueError(f"steps={steps!r} are {len(steps)} for {len(contents)} files: give one for each of {names}")
     return [_checked(c.path, f"steps[{i}]", step) for i, (step, c) in enumerate(zip(steps, contents, strict=True))]
 
 
@@ -198,7 +199,7 @@ def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
         return
     raise ValueError(
         f"{content.path}: the given step is {step}, but it is {number.value} by {number.source}: correct the steps, or "
-        "say force_steps=True (--force-steps) if you know better"
+        "say force_steps=True if you know better"
     )
 
 
@@ -220,7 +221,7 @@ def _check_names(
             if name_a < name_b and (a == b or (a > b and not weak)):
                 raise ValueError(
                     f"{path_a} and {path_b} say {a} and {b} inside, and {name_a} and {name_b} in their names: the step "
-                    "is doubtful. Give steps=[...] with force_steps=True (--steps and --force-steps)"
+                    "is doubtful. Give steps=[...] and force_steps=True"
                 )
 
 
