@@ -400,6 +400,17 @@ def test_all_that_a_shell_finds_may_be_named(tmp_path: Path, caplog: pytest.LogC
     assert len(find_checkpoints(texts)) == 2
 
 
+def test_a_link_to_nothing_in_a_directory_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        put(tmp_path / f"step{step}" / "model.pt")
+    (tmp_path / "step2" / "model.pt").unlink()
+    (tmp_path / "step2" / "model.pt").symlink_to("blob")
+    assert found(tmp_path) == ["step1", "step3"]
+    assert caplog.text.count("step2/model.pt is left out: the link leads to no file. Fetch") == 1
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = put(tmp_path / "step1.pt")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -105,8 +105,9 @@ def find_checkpoints(paths: object) -> list[Found]:
         if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
             raise TypeError(f"paths[{i}]={path!r} is not the name of a file")
         given.append(Path(path))
-    given = _without_others(given)
-    files = [path for path in given if not _is_folder(path)]
+    inside = {path: _in_folder(path, ()) for path in given if _is_folder(path)}
+    given = _without_others(given, inside)
+    files = [path for path in given if path not in inside]
     units = {file: unit for unit in _units(files) for file in unit.files}
     units |= {unit.path: unit for unit in units.values()}  # an index stands for its shards
     found = []
@@ -114,13 +115,12 @@ def find_checkpoints(paths: object) -> list[Found]:
         if path in units:
             found.append(units[path])
         elif path not in files:
-            inside = _in_folder(path, ())
-            if not inside:
+            if not inside[path]:
                 raise ValueError(
                     f"{path} holds no checkpoint: there is no file named *{', *'.join(_SUFFIXES)}, no *.index.json and "
                     "no .metadata in it. Leave it out, or name the files"
                 )
-            found += inside
+            found += inside[path]
     found = _once([_with_branches(checkpoint) for checkpoint in found])
     if len(found) < 2:
         named = [str(path) for path in given]
@@ -219,20 +219,15 @@ def _is_folder(path: Path) -> bool:
     return False
 
 
-def _without_others(paths: list[Path]) -> list[Path]:
+def _without_others(paths: list[Path], inside: Mapping[Path, Sequence[Found]]) -> list[Path]:
     """Leave out paths without weights, if there are others. A shell puts such paths in the place of ``run/*``."""
-    others = [path for path in paths if _has_no_weights(path)]
-    if not others or len(others) == len(paths):
+    others = [path for path, found in inside.items() if not found and not _OF_CHECKPOINTS.fullmatch(path.name)]
+    files = [path for path in paths if path not in inside and not path.name.endswith(_INDEX)]
+    others += [path for path in files if _NO_WEIGHTS.match(path.name)]
+    if not others or {*others} == {*paths}:
         return paths
     log.warning("paths without weights are left out: %s", listed([str(path) for path in others]))
     return [path for path in paths if path not in others]
-
-
-def _has_no_weights(path: Path) -> bool:
-    """Return whether a file has the name of something else, or a directory that is no checkpoint has none inside."""
-    if _is_folder(path):
-        return not _OF_CHECKPOINTS.fullmatch(path.name) and not _in_folder(path, ())
-    return _NO_WEIGHTS.match(path.name) is not None and not path.name.endswith(_INDEX)
 
 
 def _units(files: Sequence[Path]) -> list[Found]:
@@ -408,6 +403,8 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
                 folders.append(path)
         elif _may_be_weights(name) and path.is_file():
             files.append(path)
+        elif _may_be_weights(name) and path.is_symlink():
+            log.warning("%s is left out: the link leads to no file. Fetch the file again", path)
     if not files and any(name.endswith(_INDEX) for name in names):
         _indexed(next(folder / name for name in names if name.endswith(_INDEX)))  # refuses: the shards are missing
     units = _units(files)
