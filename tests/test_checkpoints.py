@@ -341,6 +341,15 @@ def test_a_copy_without_a_number_has_the_step_of_the_file_with_the_same_bytes(tm
         measure_checkpoints([tmp_path])
 
 
+def test_checkpoints_of_several_seeds_are_a_doubt(tmp_path: Path) -> None:
+    for seed, step in ((0, 20), (1, 40)):
+        torch.save(weights(step), tmp_path / f"seed_{seed}-step_{step}k.pt")
+    assert "several seeds (0, 1)" in " ".join(measure_checkpoints([tmp_path]).doubts)
+    for file in tmp_path.glob("*.pt"):
+        file.rename(tmp_path / f"data_seed_7-seed_0-{file.name.partition('-')[2]}")
+    assert measure_checkpoints([tmp_path]).doubts == []
+
+
 def test_a_doubtful_step_is_in_the_record(tmp_path: Path) -> None:
     for n in (1, 2):
         torch.save(weights(n), tmp_path / f"model_{n}.pt")

@@ -264,7 +264,8 @@ class Checkpoints:
             places = sorted({i for several in sums.not_finite.values() for i in several})
             where = listed([f"{steps[i]:,}" for i in places])
             record.add_doubt(f"values of {names} are not finite at step {where}")
-        for doubt in (*doubts_of_steps(dated), *agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
+        paths = [content.path for content in contents]
+        for doubt in (*doubts_of_steps(dated, paths), *agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
             record.add_doubt(doubt)
         for doubt in record.doubts:
             log.warning("%s", doubt)

@@ -138,8 +138,8 @@ def _dated(path: Path, number: _Number, name: _Number | None) -> Dated:
     return Dated(step, f"{number.source} (the number in its name is {name.value})", number.weak, against)
 
 
-def doubts_of_steps(dated: Sequence[Dated]) -> list[str]:
-    """Return the doubts about the steps of a record, one sentence each.
+def doubts_of_steps(dated: Sequence[Dated], paths: Sequence[Path] = ()) -> list[str]:
+    """Return the doubts about the steps of a record, and about its paths, one sentence each.
 
     Example:
         >>> (doubt,) = doubts_of_steps([Dated(1, "iteration in the file", in_name=500)])
@@ -158,6 +158,13 @@ def doubts_of_steps(dated: Sequence[Dated]) -> list[str]:
         doubts.append(
             f"the steps {listed([str(step) for step in weak], 4)} are numbers in names, and count one by one: if they "
             "count epochs or checkpoints, measure again with the right steps"
+        )
+    seeds = {" and ".join(_SEED.findall("/".join(path.parts[-3:]))): None for path in paths}
+    seeds.pop("", None)
+    if len(seeds) > 1:
+        doubts.append(
+            f"the names of the checkpoints have several seeds ({listed([*seeds], 4)}): a displacement between two "
+            "trainings is no motion. Measure each training alone"
         )
     return doubts
 
@@ -455,6 +462,7 @@ _NO_STEP = re.compile(
 )
 _COUNT = r"([0-9]+(?:\.[0-9]+(?=[km]))?)([km]?)"
 _END = r"(?![0-9a-z]|[_,][0-9]{3}(?![0-9])|,[0-9])"  # 1_000 and 1,000 may be one number
+_SEED = re.compile(r"(?<![a-z])(?:seed|replica|fold)[=_-]?([0-9]+)(?![0-9])", re.IGNORECASE)
 _BATCH = r"(?<![a-z])batch([=_-]?)([0-9]+)(?![0-9a-z])"
 _GAP = "\0"  # stands for the part that was cut out
 
