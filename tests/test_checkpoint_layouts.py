@@ -400,6 +400,16 @@ def test_all_that_a_shell_finds_may_be_named(tmp_path: Path, caplog: pytest.LogC
     assert len(find_checkpoints(texts)) == 2
 
 
+def test_the_last_model_beside_the_checkpoints_of_a_trainer_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("checkpoint-1/model.pt", "checkpoint-2/model.pt", "model.pt"):
+        put(tmp_path / name)
+    assert found(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert "model.pt is left out. If its step is later than those of checkpoint-*, name it too" in caplog.text
+    assert found(tmp_path, tmp_path / "model.pt") == ["checkpoint-1", "checkpoint-2", "model.pt"]
+
+
 def test_a_link_to_nothing_in_a_directory_is_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

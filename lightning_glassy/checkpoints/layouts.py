@@ -414,9 +414,11 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
     if main and len(numbered) < 2 and not any(_OF_CHECKPOINTS.fullmatch(unit.files[0].name) for unit in numbered):
         # The directory that a Trainer writes to has the last model, and a directory for each checkpoint.
         later = [path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)]
+        checkpoints = [one for path in later for one in _in_folder(path, above)]
+        if checkpoints:
+            log.warning("%s is left out. If its step is later than those of checkpoint-*, name it too", main[0].path)
         passed = tuple(unit.path.name for unit in others)
-        whole = replace(main[0], path=folder, passed=passed)
-        return [one for path in later for one in _in_folder(path, above)] or [whole]
+        return checkpoints or [replace(main[0], path=folder, passed=passed)]
     for path in folders:
         units += _in_folder(path, above)
     return units
