@@ -14,6 +14,7 @@ import torch
 
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
+from lightning_glassy.checkpoints.weights import choose
 from tests.test_checkpoint_files import save_distributed, values
 
 W = {"a.weight": np.arange(6.0).reshape(2, 3), "b.bias": np.arange(3.0)}
@@ -96,6 +97,13 @@ def test_the_weights_of_a_directory_are_found(tmp_path: Path, weights: str, othe
     for other in others:
         put(folder / other, tensors(50) if (folder / other).suffix in (".pt", ".pth", ".bin", ".pkl", "") else None)
     assert [file.relative_to(folder).as_posix() for file in check(folder).files] == [weights]
+
+
+def test_other_weights_in_the_directory_of_a_checkpoint_are_a_doubt(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "model_1.safetensors", "pytorch_model.bin", "optimizer.bin", "sampler.bin"):
+        put(tmp_path / "step_5" / name)
+    doubts = choose(check(tmp_path / "step_5")).doubts
+    assert doubts == ["the files 'model_1.safetensors' beside 'model.safetensors' are not measured"]
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
@@ -267,6 +275,17 @@ def test_a_link_to_a_checkpoint_counts_once_and_a_copy_twice(tmp_path: Path) -> 
     assert len(find_checkpoints([tmp_path])) == 3
 
 
+def test_a_link_to_the_folder_of_a_checkpoint_counts_once_under_the_name_of_the_folder(tmp_path: Path) -> None:
+    for step in (1000, 2000):
+        put(tmp_path / f"step{step}-unsharded" / "model.pt", tensors(step))
+    (tmp_path / "latest-unsharded").symlink_to(tmp_path / "step2000-unsharded")
+    folders = ["step1000-unsharded", "step2000-unsharded"]
+    assert found(tmp_path) == folders
+    assert found(*sorted(tmp_path.glob("*/model.pt"))) == [f"{folder}/model.pt" for folder in folders]
+    (tmp_path / "all").symlink_to(tmp_path)
+    assert found(tmp_path / "all") == folders
+
+
 # ---------------------------------------------------------------------- what is refused
 
 
@@ -378,6 +397,48 @@ def test_a_directory_without_weights_says_what_was_looked_for(tmp_path: Path) ->
         find_checkpoints([tmp_path / "p"])
 
 
+def test_all_that_a_shell_finds_may_be_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (500, 1000):
+        put_shards(tmp_path / f"checkpoint-{step}", step)
+        put(tmp_path / f"checkpoint-{step}" / "config.json")
+        put(tmp_path / f"checkpoint-{step}" / "optimizer.pt")
+    for name in ("README.md", "training_args.bin", "runs/Jan31/events.txt"):
+        put(tmp_path / name)
+    steps = ["checkpoint-500", "checkpoint-1000"]
+    assert sorted(found(*sorted(tmp_path.glob("*")))) == sorted(steps)
+    assert "README.md" in caplog.text
+    assert "runs" in caplog.text
+    caplog.clear()
+    assert {Path(name).parts[0] for name in found(*sorted(tmp_path.glob("checkpoint-*/*")))} == {*steps}
+    assert "optimizer.pt" in caplog.text
+    (tmp_path / "checkpoint-1500").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint-1500 holds no checkpoint: .* Leave it out, or name the files"):
+        found(*sorted(tmp_path.glob("*")))
+    texts = [put(tmp_path / f"{n}.log", tensors(n)) for n in (1, 2)]
+    assert len(find_checkpoints(texts)) == 2
+
+
+def test_the_last_model_beside_the_checkpoints_of_a_trainer_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("checkpoint-1/model.pt", "checkpoint-2/model.pt", "model.pt"):
+        put(tmp_path / name)
+    assert found(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    assert "model.pt is left out. If its step is later than those of checkpoint-*, name it too" in caplog.text
+    assert found(tmp_path, tmp_path / "model.pt") == ["checkpoint-1", "checkpoint-2", "model.pt"]
+
+
+def test_a_link_to_nothing_in_a_directory_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        put(tmp_path / f"step{step}" / "model.pt")
+    (tmp_path / "step2" / "model.pt").unlink()
+    (tmp_path / "step2" / "model.pt").symlink_to("blob")
+    assert found(tmp_path) == ["step1", "step3"]
+    assert caplog.text.count("step2/model.pt is left out: the link leads to no file. Fetch") == 1
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = put(tmp_path / "step1.pt")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -397,8 +458,12 @@ def test_what_is_no_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for path in ("/dev/null", tmp_path / "s.pt"):
         with pytest.raises(ValueError, match="not a file but a device or a pipe"):
             find_checkpoints([path, other])
-    with pytest.raises(ValueError, match="a displacement needs at least two checkpoints"):
+    with pytest.raises(
+        ValueError, match=r"a displacement needs at least two checkpoints, and there is only .*step1.pt"
+    ):
         find_checkpoints([other])
+    with pytest.raises(ValueError, match="there is none"):
+        find_checkpoints([])
     with pytest.raises(TypeError, match="is not a list of files"):
         find_checkpoints(str(other))
     with pytest.raises(TypeError, match=r"paths\[0\]=3 is not the name of a file"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.steps import find_steps
+from lightning_glassy.checkpoints.steps import doubts_of_steps, find_steps
 from lightning_glassy.checkpoints.stored import InMemory
 
 
@@ -128,6 +128,13 @@ UNKNOWN = "is neither in it nor in its name: give steps="
         ("alias-gpt2-small-x21/checkpoint-400/model.safetensors", 400),
         ("model.step.500.pt", 500),
         ("e3s500.pt", 500),
+        # numbers with a word before or after them that is none for a step
+        ("step1000_100M_tokens.pt", 1000),
+        ("num_train_steps_5000_step_100.pt", 100),
+        ("save_steps_500_step_100.pt", 100),
+        ("eval_steps=50-step=100.pt", 100),
+        ("400_12_hours.pt", 400),
+        ("step1000-samples64.pt", 1000),
     ],
 )
 def test_the_step_is_in_the_name(name: str, step: int) -> None:
@@ -149,6 +156,9 @@ def test_the_step_is_in_the_name(name: str, step: int) -> None:
         *("d41d8cd98f00b204e9800998ecf8427e.pt", "1700000000.pt", "epoch=3-batch=70.ckpt", "step_1000_of_5000.pt"),
         *("1000/model.pt", "run_1/model.pt", "exp2/last.ckpt", "epoch=3-step=abc.ckpt", "v1.5.ckpt", "300ep.pth"),
         *("step_1_000_000.pt", "step=1,000.pt", "1_000_steps.pt", "step_1e5.pt", "step_1_500.pt"),
+        *("1000000_tokens.pt", "100M-tokens.pt", "5000samples.pt", "300_seconds.pt", "200_episodes.pt", "40 rounds.pt"),
+        *("layer_3.pt", "expert_3.pt", "client3.pt", "round_3.pt", "episode-300.pt", "kimg000200.pt"),
+        *("checkpoint.3-500.pt", "inner_steps_5.pt", "ddim_steps_50.pt"),
     ],
 )
 def test_a_step_that_is_not_in_the_name_is_asked_for(name: str) -> None:
@@ -255,6 +265,7 @@ def number(value: Any) -> InMemory:
         ({"step": 7, "iteration": 7}, 7),
         ({"step": "many", "iter": [1, 2], "iteration": 7}, 7),
         ({"step": 2**53}, 2**53),
+        ({"step": 7, "train_steps": 9000}, 7),
         ({"step": number([1, 2]), "update": number(1j), "iter": 7}, 7),
     ],
 )
@@ -269,6 +280,28 @@ def test_the_step_of_a_file_beside_is_one_inside() -> None:
     beside = {"trainer_state.json": {"global_step": 7, "max_steps": 99}}
     assert inside({}, beside=beside) == (7, "trainer_state.json: global_step in the file")
     assert inside({"global_step": 6}, beside=beside)[0] == 6
+
+
+def test_a_count_that_may_be_a_planned_number_counts_if_it_differs_between_the_files() -> None:
+    def found(name: str, *everything: dict[str, Any]) -> list[int]:
+        return [dated.step for dated in find_steps([content(name.format(i), e) for i, e in enumerate(everything)])]
+
+    saved = [{"steps": 9000, "train_step": number(10)}, {"steps": 9000, "train_step": number(20)}]
+    assert found("ckpt_{}.pt", *saved) == [10, 20]
+    assert found("step={}.pt", *saved) == [0, 1]
+    assert found("ckpt_{}.pt", saved[0], saved[0]) == [0, 1]
+    assert found("ckpt_{}.pt", saved[0], {}) == [0, 1]
+    assert found("ckpt_{}.pt", {"steps": 0.5}, {"steps": "many"}) == [0, 1]
+
+
+def test_the_metadata_of_safetensors_tell_the_step_as_text() -> None:
+    for metadata in ({"step": "7", "format": "pt"}, {"ss_steps": "7", "ss_epoch": "2", "ss_max_train_steps": "99"}):
+        step, source = inside({}, "lora-000002.safetensors", beside={"__metadata__": metadata})
+        assert step == 7
+        assert source.startswith("__metadata__: ")
+    with pytest.raises(ValueError, match=r"lora-000002.safetensors is not known: 2 in its name is the epoch"):
+        inside({}, "lora-000002.safetensors", beside={"__metadata__": {"ss_epoch": "2"}})
+    assert inside({}, "step=3.safetensors", beside={"__metadata__": {"step": "many", "iter": "1.5"}})[0] == 3
 
 
 @pytest.mark.parametrize(
@@ -344,7 +377,9 @@ def test_the_best_and_the_last_checkpoint_may_be_of_one_step() -> None:
 def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
     assert steps("a.pt", "100.pt", given=[3, np.int64(4)]) == [3, 4]
     assert find_steps([content("a.pt")], [3])[0].source == "given"
-    with pytest.raises(ValueError, match=r"step=7.pt: the given step is 8, but it is 7 by 'step' .*--force-steps"):
+    with pytest.raises(
+        ValueError, match=r"step=7.pt: the given step is 8, but it is 7 by 'step' .*force_steps=True if"
+    ):
         steps("step=7.pt", given=[8])
     with pytest.raises(ValueError, match=r"the given step is 400, but it is 7 by global_step in the file"):
         find_steps([content("step=400.pt", {"global_step": 7})], [400])
@@ -359,7 +394,7 @@ def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
         ([0, -1], ValueError, r"steps\[1\]=-1 of b.pt must be a number of steps from 0"),
         ([0, 2.5], TypeError, r"steps\[1\]=2.5 of b.pt is not an integer"),
         ([0, True], TypeError, r"steps\[1\]=True"),
-        ([0], ValueError, r"steps=\[0\] are 1 for 2 files"),
+        ([0], ValueError, r"steps=\[0\] are 1 for 2 files: give one for each of a.pt, b.pt"),
         (3, TypeError, "steps=3 is not a list of integers"),
         ("12", TypeError, "steps='12' is not a list of integers"),
     ],
@@ -383,6 +418,30 @@ def test_the_source_is_said_in_words() -> None:
         "'step' in its name",
     ]
     assert find_steps([content("5.pt"), content("6.pt")])[0].source == "the number in its name"
+
+
+def doubts(*files: tuple[str, dict[str, Any]], **options: Any) -> list[str]:
+    return doubts_of_steps(find_steps([content(name, everything, **options) for name, everything in files]))
+
+
+def test_a_step_inside_that_contradicts_the_name_is_a_doubt() -> None:
+    vits = [(f"G_{n}.pth", {"iteration": epoch}) for epoch, n in enumerate((500, 1000, 1500), 1)]
+    (doubt,) = doubts(*vits)
+    assert doubt.startswith("the step inside the files is not the number in their names (1 and 500, 2 and 1000, 3 and")
+    assert len(doubts(("step=400.pt", {"step": 800}))) == 1
+    assert (
+        doubts(("step=399.pt", {"step": 400}), ("model_4.pt", {"step": 4000}), ("checkpoint-4.pt", {"step": 9})) == []
+    )
+
+
+def test_steps_that_count_one_by_one_may_count_checkpoints_and_are_a_doubt() -> None:
+    (doubt,) = doubts(*((f"checkpoint_{n}/model.safetensors", {}) for n in (3, 1, 2)))
+    assert doubt.startswith("the steps 1, 2, 3 are numbers in names, and count one by one: ")
+    assert len(doubts(("model_1.pt", {}), ("model_2.pt", {}))) == 1
+    branches = [Content(Path(f"{n}"), {}, (), labels=(f"ckpt_{n:03d}",)) for n in (0, 1)]
+    assert len(doubts_of_steps(find_steps(branches))) == 1
+    for names in (("step_0.pt", "step_1.pt"), ("checkpoint-1.pt", "checkpoint-3.pt"), ("checkpoint-1.pt",)):
+        assert doubts(*((name, {}) for name in names)) == []
 
 
 def test_hostile_names_end() -> None:

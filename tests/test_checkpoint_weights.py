@@ -98,6 +98,8 @@ ADAM = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "pa
         ({"model": net(1), "metrics": {"loss": torch.tensor(0.5)}, "scaler": {"scale": torch.ones(1)}}, "model"),
         ({"module": net(1), "buffer_names": ["a"], "optimizer": None, "global_steps": 3}, "module"),
         ({"model": net(1), "extra_state": {"ema": net(2)}}, "model"),
+        ({"pytorch-lightning_version": "2.5", "state_dict": None, "module": net(1), "global_step": 3}, "module"),
+        ({"pytorch-lightning_version": "2.5", "module": net(1), "optimizer": None}, "module"),
         (
             {"pytorch-lightning_version": "2.5", "state_dict": net(1) | {"m.values": [torch.ones(2)]}, "ema": net(9)},
             "state_dict",
@@ -136,6 +138,8 @@ def test_a_tree_of_modules_is_one_state_dict_if_the_key_names_it() -> None:
         choose(content(everything))
     names = ["language_model.embed.words.weight", "language_model.encoder.0.weight"]
     assert list(choose(content(everything), "model").tensors) == names
+    megatron = choose(content(everything | {"checkpoint_version": 3.0}))
+    assert (megatron.key, list(megatron.tensors)) == ("model", names)
 
 
 def test_tensors_at_several_depths_are_one_state_dict() -> None:

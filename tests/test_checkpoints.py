@@ -324,6 +324,38 @@ def test_the_step_in_a_checkpoint_goes_before_its_name_and_the_argument_before_b
     assert measure_checkpoints(files, steps=[30, 2, 4, 8], force_steps=True).waiting_times.tolist() == [2, 4, 8]
 
 
+@pytest.mark.parametrize("name", ["{}.pt", "step_{}.pt", "step_{}/model.pt"])
+def test_a_copy_without_a_number_has_the_step_of_the_file_with_the_same_bytes(tmp_path: Path, name: str) -> None:
+    for step in (10, 20, 30):
+        file = tmp_path / name.format(step)
+        file.parent.mkdir(exist_ok=True)
+        torch.save(weights(step), file)
+    for copy, step in (("best", 20), ("last", 30)):
+        other = tmp_path / name.replace("step_{}", "{}").format(copy)
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes((tmp_path / name.format(step)).read_bytes())
+    record = measure_checkpoints([tmp_path])
+    assert record.meta["steps"] == [10, 20, 30]
+    torch.save(weights(40), other)
+    with pytest.raises(ValueError, match="is neither in it nor in its name"):
+        measure_checkpoints([tmp_path])
+
+
+def test_checkpoints_of_several_seeds_are_a_doubt(tmp_path: Path) -> None:
+    for seed, step in ((0, 20), (1, 40)):
+        torch.save(weights(step), tmp_path / f"seed_{seed}-step_{step}k.pt")
+    assert "several seeds (0, 1)" in " ".join(measure_checkpoints([tmp_path]).doubts)
+    for file in tmp_path.glob("*.pt"):
+        file.rename(tmp_path / f"data_seed_7-seed_0-{file.name.partition('-')[2]}")
+    assert measure_checkpoints([tmp_path]).doubts == []
+
+
+def test_a_doubtful_step_is_in_the_record(tmp_path: Path) -> None:
+    for n in (1, 2):
+        torch.save(weights(n), tmp_path / f"model_{n}.pt")
+    assert "count one by one" in " ".join(measure_checkpoints([tmp_path]).doubts)
+
+
 @pytest.mark.parametrize("rate", [torch.ones(2), torch.tensor(1j), 10**400, None, "fast", [0.1]])
 def test_a_learning_rate_that_is_no_number_is_left_out(tmp_path: Path, rate: Any) -> None:
     groups = [{"params": [0], "lr": rate, "momentum": 0.9}, {"params": [1], "lr": torch.tensor(0.25)}]

@@ -18,6 +18,7 @@ class Content:
         files: all files that hold tensors of this checkpoint, for messages and to see whether they change.
         beside: plain values of files beside it, such as those of ``trainer_state.json``.
         labels: other names of the checkpoint, such as the branches of a repository that lead to it.
+        passed: names of files in its directory that may hold other weights, and are passed over.
     """
 
     path: Path
@@ -25,3 +26,4 @@ class Content:
     files: tuple[Path, ...]
     beside: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()

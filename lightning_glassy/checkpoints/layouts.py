@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lightning_glassy.checkpoints.content import Content
 from lightning_glassy.checkpoints.distributed import read_distributed
+from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.pickled import read_torch
 from lightning_glassy.checkpoints.safetensor_files import looks_like_safetensors, read_safetensors
+
+log = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar")
 # Names of files that hold the weights in a directory of one checkpoint, the best first.
@@ -72,12 +76,14 @@ class Found:
         files: its files, or the directory of a distributed checkpoint.
         labels: other names of it, such as the branches of a repository that lead to it.
         where: the file of each tensor by name, if an index says so.
+        passed: names of files in its directory that may hold other weights, and are passed over.
     """
 
     path: Path
     files: tuple[Path, ...]
     labels: tuple[str, ...] = ()
     where: dict[str, str] | None = field(default=None, compare=False)
+    passed: tuple[str, ...] = field(default=(), compare=False)
 
 
 def find_checkpoints(paths: object) -> list[Found]:
@@ -106,25 +112,27 @@ def _find(paths: Iterable[Any]) -> list[Found]:
         if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
             raise TypeError(f"paths[{i}]={path!r} is not the name of a file")
         given.append(Path(path))
-    named = [path for path in given if not _is_folder(path)]
-    files = _without_neighbours(named)
+    inside = {path: _in_folder(path, ()) for path in given if _is_folder(path)}
+    given = _without_others(given, inside)
+    files = [path for path in given if path not in inside]
     units = {file: unit for unit in _units(files) for file in unit.files}
     units |= {unit.path: unit for unit in units.values()}  # an index stands for its shards
     found = []
     for path in given:
         if path in units:
             found.append(units[path])
-        elif path not in named:
-            inside = _in_folder(path, ())
-            if not inside:
+        elif path not in files:
+            if not inside[path]:
                 raise ValueError(
                     f"{path} holds no checkpoint: there is no file named *{', *'.join(_SUFFIXES)}, no *.index.json and "
-                    "no .metadata in it. Name the files"
+                    "no .metadata in it. Leave it out, or name the files"
                 )
-            found += inside
+            found += inside[path]
     found = _once([_with_branches(checkpoint) for checkpoint in found])
     if len(found) < 2:
-        raise ValueError(f"paths={[str(path) for path in given]}: a displacement needs at least two checkpoints")
+        named = [str(path) for path in given]
+        only = f"only {found[0].path}" if found else "none"
+        raise ValueError(f"paths={named}: a displacement needs at least two checkpoints, and there is {only}")
     return found
 
 
@@ -165,7 +173,7 @@ def _open(found: Found, handles: Handles) -> Content:
             raise ValueError(
                 f"{found.path}: the tensor {name!r} is not in {shard}, where the index has it: fetch it again"
             )
-    return Content(found.path, everything, found.files, beside, found.labels)
+    return Content(found.path, everything, found.files, beside, found.labels, found.passed)
 
 
 def _read_file(path: Path, handles: Handles) -> tuple[dict[str, Any], dict[str, str]]:
@@ -220,14 +228,15 @@ def _is_folder(path: Path) -> bool:
     return False
 
 
-def _without_neighbours(files: list[Path]) -> list[Path]:
-    """Leave out what a pattern such as ``checkpoint-*/*`` names beside the weights, such as optimisers."""
-    of_weights = {file.parent for file in files if _is_main(file.name)}
-    return [
-        file
-        for file in files
-        if file.parent not in of_weights or file.name.endswith(_INDEX) or _may_be_weights(file.name)
-    ]
+def _without_others(paths: list[Path], inside: Mapping[Path, Sequence[Found]]) -> list[Path]:
+    """Leave out paths without weights, if there are others. A shell puts such paths in the place of ``run/*``."""
+    others = [path for path, found in inside.items() if not found and not _OF_CHECKPOINTS.fullmatch(path.name)]
+    files = [path for path in paths if path not in inside and not path.name.endswith(_INDEX)]
+    others += [path for path in files if _NO_WEIGHTS.match(path.name)]
+    if not others or {*others} == {*paths}:
+        return paths
+    log.warning("paths without weights are left out: %s", listed([str(path) for path in others]))
+    return [path for path in paths if path not in others]
 
 
 def _units(files: Sequence[Path]) -> list[Found]:
@@ -411,6 +420,8 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
                 folders.append(path)
         elif _may_be_weights(name) and path.is_file():
             files.append(path)
+        elif _may_be_weights(name) and path.is_symlink():
+            log.warning("%s is left out: the link leads to no file. Fetch the file again", path)
     if not files and any(name.endswith(_INDEX) for name in names):
         _indexed(next(folder / name for name in names if name.endswith(_INDEX)))  # refuses: the shards are missing
     units = _units(files)
@@ -420,7 +431,11 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
     if main and len(numbered) < 2 and not any(_OF_CHECKPOINTS.fullmatch(unit.files[0].name) for unit in numbered):
         # The directory that a Trainer writes to has the last model, and a directory for each checkpoint.
         later = [path for path in folders if re.fullmatch(r"checkpoint-\d+", path.name)]
-        return [one for path in later for one in _in_folder(path, above)] or [replace(main[0], path=folder)]
+        checkpoints = [one for path in later for one in _in_folder(path, above)]
+        if checkpoints:
+            log.warning("%s is left out. If its step is later than those of checkpoint-*, name it too", main[0].path)
+        passed = tuple(unit.path.name for unit in others)
+        return checkpoints or [replace(main[0], path=folder, passed=passed)]
     for path in folders:
         units += _in_folder(path, above)
     return units
@@ -501,11 +516,16 @@ def _once(found: list[Found]) -> list[Found]:
         kept[position] = checkpoint
         if twin is not None:
             both = {i: kept.pop(i) for i in (twin, position)}
-            best = min(both, key=lambda i: (not _numbered(both[i].labels), any(f.is_symlink() for f in both[i].files)))
+            best = min(both, key=lambda i: (not _numbered(both[i].labels), _n_links(both[i])))
             labels = dict.fromkeys(label for one in (both[best], *both.values()) for label in one.labels)
             kept[best] = replace(both[best], labels=tuple(labels))
             twins[:] = [i for i in twins if i in kept]
     return [kept[i] for i in sorted(kept)]
+
+
+def _n_links(found: Found) -> int:
+    """Return the number of links on the ways to the files of a checkpoint."""
+    return sum(part.is_symlink() for file in found.files for part in (file, *file.absolute().parents))
 
 
 def _both_numbered(a: Found, b: Found) -> bool:

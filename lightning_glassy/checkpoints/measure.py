@@ -15,7 +15,7 @@ from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
 from lightning_glassy.checkpoints.one_pass import plan, spread, sum_pairs
 from lightning_glassy.checkpoints.pairs import Pairs, choose_pairs
-from lightning_glassy.checkpoints.steps import Dated, find_steps
+from lightning_glassy.checkpoints.steps import Dated, doubts_of_steps, find_steps
 from lightning_glassy.checkpoints.stored import Stored
 from lightning_glassy.checkpoints.strided import overlapping
 from lightning_glassy.checkpoints.unfinished import Unfinished
@@ -264,7 +264,8 @@ class Checkpoints:
             places = sorted({i for several in sums.not_finite.values() for i in several})
             where = listed([f"{steps[i]:,}" for i in places])
             record.add_doubt(f"values of {names} are not finite at step {where}")
-        for doubt in (*agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
+        paths = [content.path for content in contents]
+        for doubt in (*doubts_of_steps(dated, paths), *agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
             record.add_doubt(doubt)
         for doubt in record.doubts:
             log.warning("%s", doubt)

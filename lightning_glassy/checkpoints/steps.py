@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import math
 import operator
@@ -9,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from lightning_glassy.checkpoints.content import Content
+from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
 from lightning_glassy.checkpoints.weights import is_stored
 
@@ -30,10 +32,14 @@ class Dated:
     Attributes:
         step: number of optimiser updates.
         source: where the step was found, in words.
+        weak: whether the step is a number in a name that may as well count epochs or checkpoints.
+        in_name: a number in the name that contradicts the step, if there is one.
     """
 
     step: int
     source: str
+    weak: bool = field(default=False, repr=False)
+    in_name: int | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,16 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
                 _check_given(content, step, name)
         return [Dated(step, "given") for step in steps]
     inside = [_inside(content) for content in contents]
+    copies = _copies(contents, [a or b for a, b in zip(inside, labelled, strict=True)])
+    if copies:
+        rest = [i for i in range(len(contents)) if i not in copies]
+        dated = dict(zip(rest, find_steps([contents[i] for i in rest]), strict=True))
+        for copy, i in copies.items():
+            dated[copy] = replace(dated[i], source=f"a copy of {contents[i].path.name}")
+        return [dated[i] for i in range(len(contents))]
     bare = _bare(contents)
+    if not any(inside) and all(name is None or name.weak for name in labelled):
+        inside = _maybe_inside(contents)
     _check_names(contents, inside, labelled, bare)
     found = [a or b for a, b in zip(inside, labelled, strict=True)]
     bare_counts = not any(found)
@@ -89,15 +104,69 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
                 f"the files as in 'step=400.pt' (an epoch is no step){hint}"
             )
     return [
-        Dated(_checked(content.path, "step", number.value), number.source + _other(number, name or alone))
+        _dated(content.path, number, name or alone)
         for content, number, name, alone in zip(contents, numbers, labelled, bare, strict=True)
         if number is not None
     ]
 
 
-def _other(number: _Number, name: _Number | None) -> str:
+def _copies(contents: Sequence[Content], numbers: Sequence[_Number | None]) -> dict[int, int]:
+    """Return the places of checkpoints without any number, such as ``last.pt``, and of those with the same bytes."""
+    nameless = {i for i, number in enumerate(numbers) if not number and not re.search("[0-9]", contents[i].path.name)}
+    copies = {}
+    for i in nameless:
+        for j in range(len(contents)):
+            if j not in nameless and _same_bytes(contents[i].files, contents[j].files):
+                copies[i] = j
+                break
+    return copies
+
+
+def _same_bytes(a: Sequence[Path], b: Sequence[Path]) -> bool:
+    """Return whether files have the same bytes. Files of different sizes are not read."""
+    there = len(a) == len(b) and all(path.is_file() for path in (*a, *b))
+    return there and all(filecmp.cmp(*pair, shallow=False) for pair in zip(a, b, strict=True))
+
+
+def _dated(path: Path, number: _Number, name: _Number | None) -> Dated:
+    step = _checked(path, "step", number.value)
     # Steps can be counted from 0 in one place and from 1 in the other.
-    return "" if name is None or abs(name.value - number.value) <= 1 else f" (the number in its name is {name.value})"
+    if name is None or abs(name.value - step) <= 1:
+        return Dated(step, number.source, number.weak)
+    # The number in a name may be the epoch, which is smaller than the step.
+    against = name.value if name.value > step or not name.weak else None
+    return Dated(step, f"{number.source} (the number in its name is {name.value})", number.weak, against)
+
+
+def doubts_of_steps(dated: Sequence[Dated], paths: Sequence[Path] = ()) -> list[str]:
+    """Return the doubts about the steps of a record, and about its paths, one sentence each.
+
+    Example:
+        >>> (doubt,) = doubts_of_steps([Dated(1, "iteration in the file", in_name=500)])
+        >>> doubt.partition(":")[0]
+        'the step inside the files is not the number in their names (1 and 500)'
+    """
+    doubts = []
+    against = [f"{one.step} and {one.in_name}" for one in dated if one.in_name is not None]
+    if against:
+        doubts.append(
+            f"the step inside the files is not the number in their names ({listed(against, 4)}): if it counts "
+            "something else, such as epochs, measure again with the right steps"
+        )
+    weak = sorted({one.step for one in dated if one.weak})
+    if len(weak) > 1 and weak[-1] - weak[0] < len(weak):
+        doubts.append(
+            f"the steps {listed([str(step) for step in weak], 4)} are numbers in names, and count one by one: if they "
+            "count epochs or checkpoints, measure again with the right steps"
+        )
+    seeds = {" and ".join(_SEED.findall("/".join(path.parts[-3:]))): None for path in paths}
+    seeds.pop("", None)
+    if len(seeds) > 1:
+        doubts.append(
+            f"the names of the checkpoints have several seeds ({listed([*seeds], 4)}): a displacement between two "
+            "trainings is no motion. Measure each training alone"
+        )
+    return doubts
 
 
 # ---------------------------------------------------------------------- checks
@@ -108,7 +177,8 @@ def _given(given: object, contents: Sequence[Content]) -> list[int]:
         raise TypeError(f"steps={given!r} is not a list of integers, one per file")
     steps = list(given)
     if len(steps) != len(contents):
-        raise ValueError(f"steps={steps!r} are {len(steps)} for {len(contents)} files: give one per file")
+        names = listed([str(content.path) for content in contents])
+        raise ValueError(f"steps={steps!r} are {len(steps)} for {len(contents)} files: give one for each of {names}")
     return [_checked(c.path, f"steps[{i}]", step) for i, (step, c) in enumerate(zip(steps, contents, strict=True))]
 
 
@@ -136,7 +206,7 @@ def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
         return
     raise ValueError(
         f"{content.path}: the given step is {step}, but it is {number.value} by {number.source}: correct the steps, or "
-        "say force_steps=True (--force-steps) if you know better"
+        "say force_steps=True if you know better"
     )
 
 
@@ -158,7 +228,7 @@ def _check_names(
             if name_a < name_b and (a == b or (a > b and not weak)):
                 raise ValueError(
                     f"{path_a} and {path_b} say {a} and {b} inside, and {name_a} and {name_b} in their names: the step "
-                    "is doubtful. Give steps=[...] with force_steps=True (--steps and --force-steps)"
+                    "is doubtful. Give steps=[...] and force_steps=True"
                 )
 
 
@@ -196,6 +266,7 @@ _TOTALS = (
     "global_iter",
     "global_iteration",
     "batch_idx_train",
+    "ss_steps",
 )
 # Names of counts that somebody may use for something else. They must agree with each other.
 _COUNTS = (
@@ -210,7 +281,25 @@ _COUNTS = (
     "current_step",
     "current_iter",
 )
-_EPOCHS = ("epoch", "current_epoch", "cur_epoch")
+# Names that may also mean a number of steps that was planned, which is the same in all files.
+_MAYBE_COUNTS = (
+    "steps",
+    "iters",
+    "iterations",
+    "train_step",
+    "train_steps",
+    "training_step",
+    "training_steps",
+    "train_iter",
+    "cur_step",
+    "cur_iter",
+    "current_iteration",
+    "num_iter",
+    "step_num",
+    "num_steps",
+    "total_steps",
+)
+_EPOCHS = ("epoch", "current_epoch", "cur_epoch", "ss_epoch")
 # Dicts of a checkpoint that hold such counts.
 _HOLDERS = ("extra_state", "meta", "train_state", "training_state", "trainer_state", "trainer", "progress")
 
@@ -243,6 +332,22 @@ def _inside(content: Content) -> _Number | None:
     return numbers[0] if numbers else None
 
 
+def _maybe_inside(contents: Sequence[Content]) -> list[_Number | None]:
+    """Return the numbers of a name that may mean the step, if all files have it and no two have the same number."""
+    places = [list(_places(content)) for content in contents]
+    for name in _MAYBE_COUNTS:
+        found = [[(_plain(values[name]), file) for _, values, file in several if name in values] for several in places]
+        numbers = [
+            (number, file)
+            for several in found
+            for number, file in several[:1]
+            if isinstance(number, int) and not isinstance(number, bool)
+        ]
+        if len({number for number, _ in numbers}) == len(contents):
+            return [_Number(number, f"{name} in {file}") for number, file in numbers]
+    return [None] * len(contents)
+
+
 def _places(content: Content) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield the dicts that may hold the step: the words before its name, the values, and the file."""
     yield "", content.everything, "the file"
@@ -255,7 +360,8 @@ def _places(content: Content) -> Iterator[tuple[str, dict[str, Any], str]]:
     yield "", content.beside, "trainer_state.json"
     for name, values in content.beside.items():
         if isinstance(values, dict):
-            yield f"{name}: ", values, "the file"
+            # The metadata of a file .safetensors are texts.
+            yield f"{name}: ", {key: _integer(value) for key, value in values.items()}, "the file"
 
 
 def _number(path: Path, what: str, value: object, file: str = "the file") -> _Number | None:
@@ -266,6 +372,11 @@ def _number(path: Path, what: str, value: object, file: str = "the file") -> _Nu
     if not isinstance(value, (int, float)):
         return None
     return _Number(_checked(path, what, int(value)), f"{what} in {file}")
+
+
+def _integer(value: object) -> object:
+    """Return the integer that a text holds, else the value itself."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value) else value
 
 
 def _plain(value: object) -> object:
@@ -310,8 +421,11 @@ _METRICS = "loss|acc|accuracy|error|err|score|metric|ppl|perplexity|auc|bleu|wer
 _OTHERS = (
     "seed|rng|run|fold|split|trial|exp|experiment|id|idx|replica|copy|worker|gpus?|nodes?|job|task|stage|phase|rank|"
     "shard|part|version|lr|bs|bsz|batch_?size|mbs|wd|dim|hidden|width|depth|dropout|tokens?|samples?|size|imgsz|fp|bf|"
-    f"int|seq|len|length|ctx|alpha|beta|gamma|sigma|tau|top|max|min|total|warmup|{_METRICS}"
+    "int|seq|len|length|ctx|alpha|beta|gamma|sigma|tau|top|max|min|total|warmup|layer|expert|client|round|generation|"
+    f"episode|cycle|kimg|minute|hour|{_METRICS}"
 )
+# Words after numbers that are no steps.
+_OTHER_COUNTS = "tokens?|samples?|episodes?|games?|frames?|rounds?|kimg|seconds?|secs?|minutes?|mins?|hours?|days?"
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _REAL = r"[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
 # At one place in a name, the first of these that fits is cut out.
@@ -322,6 +436,7 @@ _NO_STEP = re.compile(
             rf"(?<![a-z])(?:max|total|warmup|accum(?:ulation)?|decay|time|diffusion|sampling|inference|lr|num|n)[_-]?"
             rf"steps?[=_-]?{_REAL}[km]?",
             rf"(?<![a-z])(?:max|total|warmup)[_-]?(?:{_COUNTED})[=_-]?{_REAL}[km]?",
+            rf"(?<![a-z])(?:num_train(?:ing)?|save|eval|log(?:ging)?|inner|rollout|ddim)[_-]?steps[=_-]?{_REAL}[km]?",
             rf"(?<![a-z])(?:{_METRICS})_(?:{_COUNTED})[=_-]?-?{_REAL}",
             # a hash: hexadecimal digits with a letter among them. Composer's ba100000 looks like one.
             r"(?<![0-9a-z])(?!ba[0-9]+(?![0-9a-z]))(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{7,}(?![0-9a-z])",
@@ -346,6 +461,8 @@ _NO_STEP = re.compile(
             r"(?<![a-z])ep[=_. -]?[0-9]+",
             r"(?<![0-9a-z])e=?[0-9]+(?![0-9a-z])",
             r"[0-9]+(?:e|ep|epochs?|[-_]epochs)(?![0-9a-z])",
+            # 4B-tokens, but not the 1000 of step1000-tokens4B
+            rf"{_REAL}[kmbt]?[-_ ]?(?:{_OTHER_COUNTS})(?![a-z]|[=_.-]*[0-9])",
             # the value of anything that is no step
             rf"(?<![0-9a-z])(?![a-z0-9_]*(?:{_COUNTED}|batch|ba|it|checkpoint|ckpt)=)[a-z][a-z0-9_]*=-?{_REAL}",
             rf"(?<![a-z])(?:{_OTHERS})[=_.-]?-?{_REAL}(?![a-z])",
@@ -355,6 +472,7 @@ _NO_STEP = re.compile(
 )
 _COUNT = r"([0-9]+(?:\.[0-9]+(?=[km]))?)([km]?)"
 _END = r"(?![0-9a-z]|[_,][0-9]{3}(?![0-9])|,[0-9])"  # 1_000 and 1,000 may be one number
+_SEED = re.compile(r"(?<![a-z])(?:seed|replica|fold)[=_-]?([0-9]+)(?![0-9])", re.IGNORECASE)
 _BATCH = r"(?<![a-z])batch([=_-]?)([0-9]+)(?![0-9a-z])"
 _GAP = "\0"  # stands for the part that was cut out
 
@@ -373,7 +491,7 @@ def _label_in(name: str) -> tuple[int, str] | None:
     for label, words in _LABELS.items():
         numbers = _after(text, words) or (_before(text) if label == "step" else set())
         if label == "checkpoint":
-            epoch_and_update = re.search(rf"(?<![a-z])(?:{words})[-_]?([0-9]+)[-_]([0-9]+)(?![0-9a-z])", text, re.I)
+            epoch_and_update = re.search(rf"(?<![a-z])(?:{words})[-_.]?([0-9]+)[-_]([0-9]+)(?![0-9a-z])", text, re.I)
             if epoch_and_update:  # only fairseq is known to write checkpoint_<epoch>_<update>
                 known = re.fullmatch(r"checkpoint_[0-9]+_[0-9]+(?:[-_.]\0)?", text)
                 epoch, update = map(int, epoch_and_update.groups())
@@ -420,9 +538,10 @@ def _label_of(content: Content, path: Path, shared: Counter[Path]) -> _Number | 
     found = _label_in(content.path.name or path.name)
     if found is not None:
         return _signed(found, "in its name")
-    branches = {found[0]: label for label in content.labels if (found := _label_in(label)) is not None}
-    if len(branches) == 1:
-        return next(_Number(step, f"the branch {label}") for step, label in branches.items())
+    branches = {found: label for label in content.labels if (found := _label_in(label)) is not None}
+    if len({step for step, _ in branches}) == 1:
+        (step, word), label = next(iter(branches.items()))
+        return _Number(step, f"the branch {label}", weak=word == "checkpoint")
     for parent in path.parents[:2]:
         found = _label_in(parent.name) if shared[parent] == 1 else None
         if found is not None:

@@ -114,6 +114,9 @@ def choose(content: Content, key: str | None = None) -> Weights:
     beside = [repr(name) for name, entry in content.everything.items() if found and _has_weights({name: entry})]
     if beside and key is None:
         doubts.append(f"the tensors {_listed(beside)} beside {found!r} are not measured")
+    if content.passed:
+        main = content.files[0].name
+        doubts.append(f"the files {_listed(map(repr, content.passed))} beside {main!r} are not measured")
     weights: dict[str, Stored] = {}
     left_out: Counter[str] = Counter()
     n_not_floating = 0
@@ -173,7 +176,8 @@ def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any],
         # Lightning's WeightAveraging writes the averages to `state_dict`. Other state_dicts belong to callbacks.
         if _has_weights(everything.get("current_model_state")):
             return "current_model_state", everything["current_model_state"], ["state_dict"]
-        key = "state_dict"
+        by_deepspeed = everything.get("state_dict") is None and "module" in everything
+        key = "module" if by_deepspeed else "state_dict"
     if key is not None:
         return key, _state_dict_at(content, key), []
     if _is_state_dict(everything):
@@ -193,7 +197,10 @@ def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any],
     if nested.keys() == {"state_dict", "ema_state_dict"} and "mmengine_version" in _dict(everything.get("meta")):
         # mmengine exchanges the values, so that a plain reader of `state_dict` gets the averages.
         return "ema_state_dict", nested["ema_state_dict"], ["state_dict"]
-    wholes = [name for name in dict.fromkeys(key.partition(".")[0] for key in nested) if name not in nested]
+    tops = dict.fromkeys(key.partition(".")[0] for key in nested)
+    if [*tops] == ["model"] and "checkpoint_version" in everything:  # Megatron saves a tree of modules
+        return "model", _state_dict_at(content, "model"), []
+    wholes = [name for name in tops if name not in nested]
     listed = _listed(map(repr, [*wholes, *nested]))
     raise ValueError(f"{path} has several state_dicts: choose with key=..., one of {listed}")
 
