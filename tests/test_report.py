@@ -15,6 +15,7 @@ import torch
 
 from lightning_glassy import AgingRecord, LogTimeSchedule, cli, plotting
 from lightning_glassy.analysis import aging_exponent, collapse, diffusion, relaxation_curves
+from lightning_glassy.checkpoints import measure_checkpoints
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.report import page as page_module
@@ -156,6 +157,15 @@ def test_records_without_physics_are_reported_without_an_exception(value: float,
     assert json.dumps(found.to_dict(), allow_nan=False)
     for figure in found.figures().values():
         figure.canvas.draw()
+
+
+def test_two_checkpoints_from_step_0_on_have_a_report_without_an_exponent(tmp_path: Path) -> None:
+    """The only waiting time is 0, so that a clock has no origin but step 0."""
+    files = [tmp_path / f"step={step}.pt" for step in (0, 10)]
+    for i, file in enumerate(files):
+        torch.save({"weight": torch.arange(9.0) + i}, file)
+    found = report(measure_checkpoints(files))
+    assert "0 waiting times from 1 to 0 have curves, 3 are needed; the record has 0" in str(found)
 
 
 def test_pictures_draw_on_given_axes() -> None:
