@@ -157,12 +157,15 @@ def _files_below(top: Path) -> Iterator[Path]:
             continue
         for entry in entries:
             path = directory / entry.name
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(path)
-            elif entry.is_symlink() and path.is_dir():
-                links.append(path)
-            elif (fnmatch(entry.name, "aging_record*.npz") or is_event_file(entry.name)) and path.is_file():
-                yield path
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(path)
+                elif entry.is_symlink() and path.is_dir():
+                    links.append(path)
+                elif (fnmatch(entry.name, "aging_record*.npz") or is_event_file(entry.name)) and path.is_file():
+                    yield path
+            except OSError as error:  # a link into a directory that the user may not read
+                _say(f"{path} cannot be read: left out ({error.strerror})")
 
 
 def _leads_too_far(link: Path, top: Path) -> str | None:

@@ -71,6 +71,23 @@ def test_a_link_that_leads_to_everything_is_not_followed(
     assert len(find_records([tmp_path / "disk" / "runs"])) == 2
 
 
+def test_a_link_that_may_not_be_followed_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = saved(tmp_path, record_of(0))
+    (tmp_path / "of_others").symlink_to(tmp_path / "private")
+    is_dir = Path.is_dir
+
+    def refuse(path: Path, **options: bool) -> bool:  # the superuser may follow every link
+        if path.name == "of_others":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path, **options)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert find_records([tmp_path]) == [own]
+    assert capsys.readouterr().err == f"{tmp_path / 'of_others'} cannot be read: left out (Permission denied)\n"
+
+
 def test_the_search_behind_a_link_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
