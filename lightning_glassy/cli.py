@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
 from lightning_glassy.record import AgingRecord, without_replaced
-from lightning_glassy.record.text import plain
+from lightning_glassy.record.text import plain, quoted
 from lightning_glassy.record.text import print_lines as _print
 from lightning_glassy.sources import Source, read_sources
 
@@ -347,7 +347,7 @@ def _as_replicas(sources: list[Source], *, common: bool) -> AgingRecord:
     for source in sources:
         lost = [eps for eps in source.record.overlap_thresholds if eps not in joined.overlap_thresholds]
         if lost:
-            _print(f"{source.path}: not all runs have the thresholds {lost}: left out", file=sys.stderr)
+            _print(f"{source.path}: not all runs have the thresholds {quoted(lost)}: left out", file=sys.stderr)
         if len(source.record) > len(joined):
             key = len(source.record) - len(joined), len(source.record)
             runs.setdefault(key, []).append(str(source.path))

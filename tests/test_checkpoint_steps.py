@@ -344,7 +344,7 @@ def test_the_best_and_the_last_checkpoint_may_be_of_one_step() -> None:
 def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
     assert steps("a.pt", "100.pt", given=[3, np.int64(4)]) == [3, 4]
     assert find_steps([content("a.pt")], [3])[0].source == "given"
-    with pytest.raises(ValueError, match=r"step=7.pt: the given step is 8, but it is 7 by 'step' .*--force-steps"):
+    with pytest.raises(ValueError, match=r"step=7.pt: the given step is 8, but it is 7 by 'step' .*force_steps=True"):
         steps("step=7.pt", given=[8])
     with pytest.raises(ValueError, match=r"the given step is 400, but it is 7 by global_step in the file"):
         find_steps([content("step=400.pt", {"global_step": 7})], [400])

@@ -98,7 +98,7 @@ def test_nothing_that_moved_and_nothing_finite_give_nan_not_numbers() -> None:
 
 
 def test_questions_without_an_answer_name_what_there_is(record: AgingRecord) -> None:
-    with pytest.raises(KeyError, match=r"no group 'tail'; there are \['all', 'head'\]"):
+    with pytest.raises(KeyError, match=r"no group 'tail'; there are 'all', 'head'"):
         record.msd("tail")
     with pytest.raises(KeyError, match="no one-time series 'loss'; there are"):
         record.one_time("loss")
@@ -512,7 +512,7 @@ def test_runs_of_other_settings_and_one_run_twice_are_no_replicas() -> None:
         return AgingRecord.from_trajectory(rng.normal(size=(8, 5)), schedule, overlap_thresholds=[0.1], meta=meta)
 
     first = run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.1}]}])
-    with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in optimizers: .*0.2.*0.1"):
+    with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in optimizers.*: .*0.2.*0.1"):
         AgingRecord.concat([first, run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.2}]}])])
     with pytest.raises(ValueError, match=r"records\[2\] and records\[0\] hold the same run to the bit"):
         AgingRecord.concat([first, run(), first])
@@ -563,7 +563,7 @@ def test_functions_at_pairs_of_times_are_kept_sorted_and_saved(record: AgingReco
         (10, 1),
     ]
     assert again.before(11).profile_names == ()
-    with pytest.raises(KeyError, match="there are \\['displacement', 'loss_path'\\]"):
+    with pytest.raises(KeyError, match="there are 'displacement', 'loss_path'"):
         record.profile("weights")
 
 

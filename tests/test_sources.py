@@ -285,4 +285,4 @@ def test_thresholds_that_not_all_runs_have_are_named(tmp_path: Path, capsys: pyt
         saved(tmp_path / str(i), AgingRecord.from_trajectory(walk, SCHEDULE, overlap_thresholds=thresholds))
     code, _, err = report(capsys, tmp_path, "--no-files")
     assert code == 0
-    assert "aging_record.npz: not all runs have the thresholds [2.0]: left out" in err
+    assert "aging_record.npz: not all runs have the thresholds 2.0: left out" in err

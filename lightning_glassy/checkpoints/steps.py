@@ -136,7 +136,7 @@ def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
         return
     raise ValueError(
         f"{content.path}: the given step is {step}, but it is {number.value} by {number.source}: correct the steps, or "
-        "say force_steps=True (--force-steps) if you know better"
+        "give force_steps=True if you know better"
     )
 
 
@@ -158,7 +158,7 @@ def _check_names(
             if name_a < name_b and (a == b or (a > b and not weak)):
                 raise ValueError(
                     f"{path_a} and {path_b} say {a} and {b} inside, and {name_a} and {name_b} in their names: the step "
-                    "is doubtful. Give steps=[...] with force_steps=True (--steps and --force-steps)"
+                    "is doubtful. Give steps=[...] with force_steps=True"
                 )
 
 

@@ -30,6 +30,7 @@ from lightning_glassy.record.tables import (
     check_grid,
     key_of,
 )
+from lightning_glassy.record.text import quoted
 
 R = TypeVar("R", bound="RecordContent")
 
@@ -253,7 +254,7 @@ class RecordContent:
     def _known(self, kind: str, name: str, what: str) -> Table:
         table = self._tables.get(TableName(kind, name))
         if table is None:
-            raise KeyError(f"{what} {name!r}; there are {list(self._names(kind))}")
+            raise KeyError(f"{what} {name!r}; there are {quoted(self._names(kind))}")
         return table
 
     @property
@@ -308,7 +309,7 @@ class RecordContent:
 
     def _group_index(self, group: str) -> int:
         if group not in self._places:
-            raise KeyError(f"no group {group!r}; there are {list(self._n_parameters)}")
+            raise KeyError(f"no group {group!r}; there are {quoted(self._n_parameters)}")
         return self._places[group]
 
     # ------------------------------------------------------------------ as a value
