@@ -492,6 +492,15 @@ def test_trajectories_that_are_none_are_refused() -> None:
         AgingRecord.from_trajectory(np.zeros((3, 2)), schedule, groups={"all": [0]})
 
 
+@pytest.mark.parametrize(
+    "members",
+    [[2], [-3], [True], [True, False, True], [[0], [1]], [0, 0], [], 0, "a", np.ma.array([0, 1], mask=[1, 0])],
+)
+def test_a_group_of_no_coordinates_of_the_trajectory_is_refused(members: object) -> None:
+    with pytest.raises(ValueError, match=r"groups\['odd'\]"):
+        AgingRecord.from_trajectory(np.zeros((3, 2)), groups={"odd": members})
+
+
 def test_reading_a_record_imports_neither_torch_nor_lightning(record: AgingRecord, tmp_path: Path) -> None:
     path = record.save(tmp_path / "aging.npz")
     code = (

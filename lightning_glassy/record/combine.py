@@ -244,7 +244,9 @@ def frame_times(times: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.i
     if times is None:
         return np.arange(n)
     found = np.asarray(times)
-    if _is_masked(times) or (found.dtype.kind not in "iu" and found.size):
+    if _is_masked(times):
+        raise TypeError("times are a masked array, and every frame has a step: leave out the masked frames")
+    if found.dtype.kind not in "iu" and found.size:
         raise TypeError(f"times of dtype {found.dtype} are not integers: give the step of each frame")
     if found.shape != (n,):
         raise ValueError(
@@ -294,16 +296,21 @@ def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.
     """Return the coordinates of each group, ``"all"`` first.
 
     Raises:
-        ValueError: a group is empty, is called ``"all"``, or has a coordinate twice.
+        ValueError: a group is empty, is called ``"all"``, has a coordinate twice, or has one that does not exist.
     """
     if "all" in groups:
         raise ValueError("groups: 'all' is always there and means every coordinate: choose another name")
     members = {"all": np.arange(n)}
     for group, member in groups.items():
         indices = np.asarray(member)
-        if indices.size == 0 or indices.dtype.kind not in "iub":
+        if indices.size == 0 or indices.ndim != 1 or indices.dtype.kind not in "iub" or _is_masked(member):
             raise ValueError(f"groups[{group!r}] must be a non-empty list of indices, or a mask")
-        members[group] = found = np.arange(n)[indices]
+        try:
+            members[group] = found = np.arange(n)[indices]
+        except IndexError:
+            raise ValueError(
+                f"groups[{group!r}] does not fit the {n} coordinates: give indices, or a mask of {n}"
+            ) from None
         if len(found) == 0 or len(np.unique(found)) < len(found):
             raise ValueError(f"groups[{group!r}] is empty, or names a coordinate twice")
     return members
