@@ -44,7 +44,7 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
         OSError: a file cannot be read.
     """
     files = find_records(paths)
-    sources = [Source(path, path.stem, AgingRecord.load(path)) for path in files if not is_event_file(path.name)]
+    sources = [Source(path, path.stem, _load(path)) for path in files if not is_event_file(path.name)]
     runs: dict[Path, list[Path]] = {}
     for path in files:
         if is_event_file(path.name):
@@ -78,6 +78,17 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     for sentence in damaged.values():
         _say(sentence)
     return sources
+
+
+def _load(path: Path) -> AgingRecord:
+    try:
+        return AgingRecord.load(path)
+    except RecordError:
+        if path.suffix == ".npz":
+            raise
+        raise RecordError(
+            f"{path} is not a record; 'lightning-glassy measure' makes a record from two or more checkpoints"
+        ) from None
 
 
 def _is_same_run(a: AgingRecord, b: AgingRecord) -> bool:

@@ -283,7 +283,10 @@ class Checkpoints:
                 continue
             a, b = self._contents[kept[-1]].path, self._contents[i].path
             if not same_weights(weights[kept[-1]], weights[i]):
-                raise ValueError(f"{a} and {b} are both of step {one.step}: leave one out, or give steps=[...]")
+                raise ValueError(
+                    f"{a} and {b} are both of step {one.step}: leave one out, or give steps=[...]. If they are of two "
+                    "trainings, measure each training alone"
+                )
             log.warning("%s is a copy of %s and counts once", b, a)
         return kept
 
