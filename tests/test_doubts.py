@@ -137,8 +137,8 @@ def test_identical_weights_at_different_steps_name_the_steps() -> None:
     record = of_pairs({(0, 100): (1.0, 10.0), (100, 100): still, (100, 200): still, (200, 100): still, (500, 7): still})
     (doubt,) = doubts_of_pairs(record, {"all": 0.045 * 2.0**-46})
     assert "at different steps, 100 = 200 = 300, 500 = 507, so that d^2 is exactly 0 in 4 pairs" in doubt
-    # An identical pair is not also counted as within rounding.
-    assert len(doubts_of_pairs(record, {"all": BFLOAT16})) == 1
+    # Weights of 16 bits may have moved by less than their rounding.
+    assert doubts_of_pairs(record, {"all": BFLOAT16})[1].startswith("in 4 of 5 pairs the mean squared displacement")
     many = of_pairs({(10 * k, 1): still for k in range(20)})
     assert "10 = 11" in (doubt := doubts_of_pairs(many, {"all": BFLOAT16})[0])
     assert "70 = 71 and 12 more" in doubt
