@@ -36,7 +36,8 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Read the records at some paths. A directory gives all records below it.
 
     The event files in one directory are of one run. If a file holds the record of the same run, the record in the event
-    files is left out. Damaged event files and missing parts are named on stderr.
+    files is left out. Damaged event files, missing parts, and event files that hold more than the file are named on
+    stderr.
 
     Raises:
         FileNotFoundError: as in :func:`find_records`, or there is no record in an event file or a directory.
@@ -59,7 +60,11 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
             if record is None:
                 continue
             fruitful.add(first.parent)
-            if any(_is_same_run(record, source.record) for source in sources):
+            same = [source for source in sources if _is_same_run(record, source.record)]
+            if same:
+                more = len(record) - max(len(source.record) for source in same)
+                if more > 0:
+                    _say(f"{first} has {more:,} pairs of times that {same[0].path} lacks: name it alone to use them")
                 continue
             # The name of a monitor in an event file can be anything. It becomes the name of a directory.
             plain = "".join(c if c.isalnum() or c in "-_" else "_" for c in monitor)[:50]

@@ -163,7 +163,7 @@ def test_the_report_of_an_event_file_is_beside_it(tmp_path: Path, capsys: pytest
     assert (tmp_path / "version_0" / "report-______x" / "report.txt").exists()
 
 
-def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path) -> None:
+def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         record = record_of(i)
         write_events(tmp_path / f"version_{i}", record.before(50), record)
@@ -172,6 +172,12 @@ def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path) -> None:
     found = read_sources([tmp_path])
     assert [len(source.record) for source in found] == [len(record_of().before(100))] * 2 + [len(record_of())]
     assert [source.path.suffix == ".npz" for source in found] == [True, True, False]
+    lines = capsys.readouterr().err.splitlines()
+    more = len(record_of()) - len(record_of().before(100))
+    assert [f"has {more} pairs of times that" in line and "name it alone to use them" in line for line in lines] == [
+        True,
+        True,
+    ]
 
 
 def test_a_record_without_identity_is_known_by_its_rows(tmp_path: Path) -> None:
