@@ -111,6 +111,16 @@ def test_doubts_that_are_no_list_of_sentences_are_ignored(tmp_path: Path, capsys
     assert "  ! two lines\\x1b[2J\n" in capsys.readouterr().out
 
 
+def test_doubts_of_anybody_do_not_flood_a_terminal_or_a_page(tmp_path: Path, capsys) -> None:
+    record = record_of(*(f"doubt {i}" for i in range(500)))
+    assert record.doubts == [*(f"doubt {i}" for i in range(100)), "there are 400 more doubts in the metadata"]
+    assert len(record.meta["doubts"]) == 500
+    record.meta["doubts"] = ["x " * 10**6]
+    assert record.doubts == ["x " * 1000 + "..."]
+    assert cli.main(["show", str(record.save(tmp_path / "record.npz"))]) == 0
+    assert len(capsys.readouterr().out) < 5000
+
+
 # ---------------------------------------------------------------------- doubts about pairs
 
 
