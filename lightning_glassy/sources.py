@@ -110,7 +110,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a directory has no such file. The message names the missing file.
-        ValueError: a directory has more than a thousand records.
+        ValueError: a directory has more than a thousand records, or a path is a device or a pipe.
     """
     found: list[Path] = []
     for path in paths:
@@ -125,8 +125,10 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
             if n_records > _MANY:
                 raise ValueError(f"{path} holds {n_records} records, more than {_MANY}: name a directory with fewer")
             found += inside
-        elif path.exists():
+        elif path.is_file():
             found.append(path)
+        elif path.exists():
+            raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
         else:
             raise FileNotFoundError(f"{path}: there is no such file or directory")
     unique: dict[str, Path] = {}

@@ -197,6 +197,15 @@ def test_the_event_files_of_a_resumed_run_and_of_two_monitors_are_told_apart(tmp
     assert [(source.name, source.record) for source in found] == [("glassy", record), ("slow", record_of(1))]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_an_event_file_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.out.tfevents.1")
+    (tmp_path / "events.out.tfevents.2").symlink_to("/dev/zero")
+    for path in tmp_path.iterdir():
+        with pytest.raises(RecordError, match="not a file but a device or a pipe"):
+            read_sources([path])
+
+
 def test_event_files_without_a_record_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_events(tmp_path / "events")
     saved(tmp_path / "file", record_of())
