@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -264,7 +265,11 @@ class Checkpoints:
             places = sorted({i for several in sums.not_finite.values() for i in several})
             where = listed([f"{steps[i]:,}" for i in places])
             record.add_doubt(f"values of {names} are not finite at step {where}")
-        for doubt in (*agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
+        for doubt in (
+            *_alternating(dated, contents),
+            *agreed.doubts,
+            *doubts_of_pairs(record, parameters.resolution),
+        ):
             record.add_doubt(doubt)
         for doubt in record.doubts:
             log.warning("%s", doubt)
@@ -289,6 +294,25 @@ class Checkpoints:
                 )
             log.warning("%s is a copy of %s and counts once", b, a)
         return kept
+
+
+def _alternating(dated: Sequence[Dated], contents: Sequence[Content]) -> list[str]:
+    """Return the doubt about two directories whose steps alternate.
+
+    The steps of a run that was resumed in another directory follow those before.
+    """
+    steps: dict[Path, list[int]] = {}
+    for one, content in zip(dated, contents, strict=True):
+        steps.setdefault(content.path.absolute().parent, []).append(one.step)
+    spans = sorted((inside[0], inside[-1], folder) for folder, inside in steps.items() if len(inside) > 1)
+    for (_, end, a), (start, _, b) in itertools.pairwise(spans):
+        if start < end:
+            names = " and ".join(_short_names([a, b]))
+            return [
+                f"the steps of the checkpoints in {names} alternate: if they are of two trainings, measure each alone, "
+                "because a distance between two trainings is no displacement"
+            ]
+    return []
 
 
 def _check_overlap(path: Path, tensors: Mapping[str, Stored]) -> None:
