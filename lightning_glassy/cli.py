@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(f"lightning-glassy: error: {say(str(text))}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"lightning-glassy: error: out of memory: {error}", file=sys.stderr)
+        _print(f"lightning-glassy: error: out of memory: {say(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lightning-glassy: interrupted", file=sys.stderr)

@@ -546,6 +546,13 @@ def test_a_directory_that_cannot_be_written_is_refused_before_anything_is_measur
     assert err == f"lightning-glassy: error: {tmp_path} cannot be written to: name another directory with --out\n"
 
 
+def test_sums_beyond_the_memory_are_refused_in_options(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("lightning_glassy.checkpoints.one_pass.free_memory", lambda device: 10)
+    code, _, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))
+    assert code == 2
+    assert err.endswith("of free memory: choose --groups 'all', or fewer pairs with --pairs 'log'\n")
+
+
 def test_a_line_of_progress_fits_a_narrow_terminal(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

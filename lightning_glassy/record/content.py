@@ -365,7 +365,7 @@ class RecordContent:
         return found if more <= 0 else [*found[:_MOST_DOUBTS], f"there are {more:,} more doubts in the metadata"]
 
     def add_doubt(self, doubt: str) -> None:
-        """Add a sentence to :attr:`doubts`, unless it is there. Report, tab and tables show it with the numbers."""
+        """Add a sentence to :attr:`doubts`, unless it is there. Report, page and tab show it with the numbers."""
         if doubt not in self.doubts:
             self.meta["doubts"] = [*_listed(self.meta, "doubts"), doubt]
 
