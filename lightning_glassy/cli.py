@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
 from lightning_glassy.record import AgingRecord, without_replaced
-from lightning_glassy.record.text import plain
+from lightning_glassy.record.text import plain, quoted
 from lightning_glassy.record.text import print_lines as _print
 from lightning_glassy.sources import Source, read_sources
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(f"lightning-glassy: error: {say(str(text))}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"lightning-glassy: error: out of memory: {error}", file=sys.stderr)
+        _print(f"lightning-glassy: error: out of memory: {say(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lightning-glassy: interrupted", file=sys.stderr)
@@ -70,6 +72,8 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one warning."""
         text = record.getMessage().removeprefix("lightning_glassy: ")
+        if sys.stderr.isatty():
+            print("\r", end="", file=sys.stderr)  # go back to the start of a line of progress
         _print(f"lightning-glassy: {record.levelname.lower()}: {self._say(text)}", file=sys.stderr)
 
 
@@ -347,7 +351,7 @@ def _as_replicas(sources: list[Source], *, common: bool) -> AgingRecord:
     for source in sources:
         lost = [eps for eps in source.record.overlap_thresholds if eps not in joined.overlap_thresholds]
         if lost:
-            _print(f"{source.path}: not all runs have the thresholds {lost}: left out", file=sys.stderr)
+            _print(f"{source.path}: not all runs have the thresholds {quoted(lost)}: left out", file=sys.stderr)
         if len(source.record) > len(joined):
             key = len(source.record) - len(joined), len(source.record)
             runs.setdefault(key, []).append(str(source.path))
@@ -477,6 +481,8 @@ def _measure(options: argparse.Namespace) -> None:
     if options.out.is_dir():
         raise _WrongInputError(f"{options.out} is a directory: name the file of the record")
     options.out.parent.mkdir(parents=True, exist_ok=True)  # a wrong directory costs no time
+    if not os.access(options.out.parent, os.W_OK):
+        raise _WrongInputError(f"{options.out.parent} cannot be written to: name another directory with --out")
     from lightning_glassy.checkpoints.measure import Checkpoints, Options
     from lightning_glassy.checkpoints.progress import Progress
 
@@ -493,21 +499,16 @@ def _measure(options: argparse.Namespace) -> None:
     lines = Progress()
 
     def progress(done: int, total: int) -> None:
-        print(f"\r{lines.line(done, total):<60}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+        width = min(60, shutil.get_terminal_size().columns - 1)  # a line that wraps is not overwritten by the next
+        line = f"{lines.line(done, total):<{width}.{width}}"
+        print(f"\r{line}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
 
     unfinished = options.out.with_name(f"{options.out.name}.unfinished")
     with Checkpoints(options.checkpoints, steps=options.steps, force_steps=options.force_steps) as checkpoints:
         _print(checkpoints)
-        try:
-            record = checkpoints.measure(
-                chosen, unfinished=unfinished, progress=progress if sys.stderr.isatty() else None
-            )
-        except KeyboardInterrupt:
-            if unfinished.exists():
-                _print(f"\nthe sums so far are in {unfinished}: the same command goes on from there", file=sys.stderr)
-            raise
+        record = checkpoints.measure(chosen, unfinished=unfinished, progress=progress if sys.stderr.isatty() else None)
     record.save(options.out)
-    _print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {options.out}")
+    _print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {shlex.quote(str(options.out))}")
 
 
 def _groups(options: argparse.Namespace) -> Any:

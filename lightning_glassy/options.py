@@ -30,8 +30,8 @@ _END = r"(?=[\s,;:)]|\.(?:\s|$)|$)"
 def in_options(text: str, command: argparse.ArgumentParser, paths: Iterable[Path] = ()) -> str:
     """Return a message with the options of a command in place of arguments of Python.
 
-    An argument is a whole word before ``=``, or a whole word with an underscore. Quoted names and paths stay as they
-    are.
+    An argument is a whole word before ``=``, a whole word with an underscore, or a whole message or sentence before a
+    colon. Quoted names and paths stay as they are.
 
     Args:
         text: the message.
@@ -50,20 +50,23 @@ def in_options(text: str, command: argparse.ArgumentParser, paths: Iterable[Path
     names = "|".join(map(re.escape, sorted({*actions, *aliases}, key=len, reverse=True)))
     known = "|".join(re.escape(path) for path in sorted(map(str, paths), key=len, reverse=True) if path != ".")
     kept = [
+        *([rf"(?<![\w./\\-])(?:{known})\S*"] if known else []),  # first, because these paths may have spaces
         rf"(?<!\w)(?:{_QUOTED})(?!\w)",
         r"(?<!\S)[^\s=]*[/\\]\S*",
-        *([rf"(?<![\w./\\-])(?:{known})\S*"] if known else []),
     ]
     found = re.compile(
         rf"(?P<kept>{'|'.join(kept)})"
         rf"|(?<![\w./\\-])(?P<name>{names})(?:\[\d+\])?=(?P<value>{_VALUE}){_END}"
+        rf"|(?:^|(?<=: ))(?P<label>{names})(?:\[(?P<entry>{_QUOTED})\])?(?=: )"
         rf"|(?<![\w./\\-])(?P<word>{names})(?:\[\d+\])?{_END}"
     )
 
     def said(match: re.Match[str]) -> str:
-        name, word = match["name"], match["word"]
+        name, label, word = match["name"], match["label"], match["word"]
         if name is not None:
             return _option(name, match["value"], actions, aliases)
+        if label is not None:
+            return " ".join(filter(None, (_words(label, actions, aliases), match["entry"])))
         return _words(word, actions, aliases) if word is not None and "_" in word else match[0]
 
     return found.sub(said, text)

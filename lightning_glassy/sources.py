@@ -44,7 +44,7 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
         OSError: a file cannot be read.
     """
     files = find_records(paths)
-    sources = [Source(path, path.stem, AgingRecord.load(path)) for path in files if not is_event_file(path.name)]
+    sources = [Source(path, path.stem, _load(path)) for path in files if not is_event_file(path.name)]
     runs: dict[Path, list[Path]] = {}
     for path in files:
         if is_event_file(path.name):
@@ -88,6 +88,17 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
     return sources
 
 
+def _load(path: Path) -> AgingRecord:
+    try:
+        return AgingRecord.load(path)
+    except RecordError:
+        if path.suffix == ".npz":
+            raise
+        raise RecordError(
+            f"{path} is not a record; 'lightning-glassy measure' makes a record from two or more checkpoints"
+        ) from None
+
+
 def _holds(record: AgingRecord, other: AgingRecord) -> bool:
     """Return whether a record is of the same run as another one, or of a run that goes on from it."""
     if record.goes_on_from(other):
@@ -103,7 +114,7 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a directory has no such file. The message names the missing file.
-        ValueError: a directory has more than a thousand records, or an event file is a device or a pipe.
+        ValueError: a directory has more than a thousand records, or a path is a device or a pipe.
     """
     found: list[Path] = []
     for path in paths:
@@ -118,10 +129,10 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
             if n_records > _MANY:
                 raise ValueError(f"{path} holds {n_records} records, more than {_MANY}: name a directory with fewer")
             found += inside
-        elif path.exists():
-            if is_event_file(path.name) and not path.is_file():
-                raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
+        elif path.is_file():
             found.append(path)
+        elif path.exists():
+            raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
         else:
             raise FileNotFoundError(f"{path}: there is no such file or directory")
     unique: dict[str, Path] = {}
@@ -168,12 +179,15 @@ def _files_below(top: Path) -> Iterator[Path]:
             continue
         for entry in entries:
             path = directory / entry.name
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(path)
-            elif entry.is_symlink() and path.is_dir():
-                links.append(path)
-            elif (fnmatch(entry.name, "aging_record*.npz") or is_event_file(entry.name)) and path.is_file():
-                yield path
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(path)
+                elif entry.is_symlink() and path.is_dir():
+                    links.append(path)
+                elif (fnmatch(entry.name, "aging_record*.npz") or is_event_file(entry.name)) and path.is_file():
+                    yield path
+            except OSError as error:  # a link into a directory that the user may not read
+                _say(f"{path} cannot be read: left out ({error.strerror})")
 
 
 def _leads_too_far(link: Path, top: Path) -> str | None:

@@ -368,6 +368,15 @@ def test_a_learning_rate_that_is_no_number_is_left_out(tmp_path: Path, rate: Any
     assert record.meta["optimizers"][0]["parameter_groups"][0]["momentum"] == 0.9
 
 
+def test_two_trainings_whose_steps_alternate_are_a_doubt_and_a_resumed_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = save(tmp_path / "a", steps=(0, 10, 20))
+    (doubt,) = measure_checkpoints([*first, *save(tmp_path / "b", steps=(5, 15))]).doubts
+    assert doubt.startswith("the steps of the checkpoints in a and b alternate: if they are of two trainings")
+    assert measure_checkpoints([*first, *save(tmp_path / "b", steps=(20, 30, 40))]).doubts == []
+
+
 def test_the_order_of_the_files_does_not_matter(tmp_path: Path) -> None:
     files = save(tmp_path)
     record, reverse = measure_checkpoints(files), measure_checkpoints(map(str, reversed(files)))

@@ -427,7 +427,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bits(
         assert calls[-1][0] == calls[-1][1]
     assert 4 < stopped < 12
     assert saved > 1
-    assert "record.unfinished holds the sums so far: the same call goes on from there" in caplog.text
+    assert "record.unfinished holds the sums so far: the same call or command goes on from there" in caplog.text
 
 
 def test_what_was_summed_is_not_read_again(tmp_path: Path) -> None:

@@ -53,12 +53,16 @@ def parser() -> argparse.ArgumentParser:
         ("runs/steps=400/model.pt: steps=[...]", "runs/steps=400/model.pt: --steps 0,10,..."),
         ("C:\\runs\\steps=400 and steps=4.pt", "C:\\runs\\steps=400 and steps=4.pt"),
         ("the weights' own, key='a', the files' step", "the weights' own, --key 'a', the files' step"),
+        ("exclude: the pattern 'a' fits nothing", "--exclude: the pattern 'a' fits nothing"),
+        ("a/b.pt: include['x']: no", "a/b.pt: --include 'x': no"),
+        ("correct the steps: they vary", "correct the steps: they vary"),
+        ("C:\\my steps=400 and key=3: no", "C:\\my steps=400 and key=3: no"),
         ("mykey='a', a-key='b' and x.key='c'", "mykey='a', a-key='b' and x.key='c'"),
         ("my steps=400 and key=3", "my steps=400 and --key 3"),
     ],
 )
 def test_arguments_are_said_as_options(parser: argparse.ArgumentParser, text: str, words: str) -> None:
-    assert in_options(text, parser, [Path("my steps=400"), Path()]) == words
+    assert in_options(text, parser, [Path("my steps=400"), Path("C:\\my steps=400 and key=3"), Path()]) == words
 
 
 def is_python(text: str) -> list[str]:
@@ -66,7 +70,7 @@ def is_python(text: str) -> list[str]:
     text = re.sub(
         r"(?<!\w)'[^'\n]*'(?!\w)|\S*/\S*|\bstate_dicts?\b|aging_record.npz|In Python, record.before\(\d+\)", "", text
     )
-    return re.findall(r"(?<![\w-])[a-z]\w*(?:\[\d*\])?=|\w+_\w+|\brecords\[\d+\]|\bNone\b|\bTrue\b|\w+\(", text)
+    return re.findall(r"(?<![\w-])[a-z]\w*(?:\[\d*\])?=|\w+_\w+|\w+\[|(?<!\w)[\[{]|\bNone\b|\bTrue\b|\w+\(", text)
 
 
 def errors_of_report(folder: Path) -> list[tuple[str, ...]]:
@@ -79,6 +83,7 @@ def errors_of_report(folder: Path) -> list[tuple[str, ...]]:
     names = [str(r.save(folder / f"{i}.npz")) for i, r in enumerate((one, other, third, fourth))]
     options = (
         "--group none",
+        "--observable overlap --eps 3 --t0 5",
         "--observable loss",
         "--observable chi4",
         "--observable normalised_msd",

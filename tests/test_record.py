@@ -98,7 +98,7 @@ def test_nothing_that_moved_and_nothing_finite_give_nan_not_numbers() -> None:
 
 
 def test_questions_without_an_answer_name_what_there_is(record: AgingRecord) -> None:
-    with pytest.raises(KeyError, match=r"no group 'tail'; there are \['all', 'head'\]"):
+    with pytest.raises(KeyError, match=r"no group 'tail'; there are 'all', 'head'"):
         record.msd("tail")
     with pytest.raises(KeyError, match="no one-time series 'loss'; there are"):
         record.one_time("loss")
@@ -492,6 +492,15 @@ def test_trajectories_that_are_none_are_refused() -> None:
         AgingRecord.from_trajectory(np.zeros((3, 2)), schedule, groups={"all": [0]})
 
 
+@pytest.mark.parametrize(
+    "members",
+    [[2], [-3], [True], [True, False, True], [[0], [1]], [0, 0], [], 0, "a", np.ma.array([0, 1], mask=[1, 0])],
+)
+def test_a_group_of_no_coordinates_of_the_trajectory_is_refused(members: object) -> None:
+    with pytest.raises(ValueError, match=r"groups\['odd'\]"):
+        AgingRecord.from_trajectory(np.zeros((3, 2)), groups={"odd": members})
+
+
 def test_reading_a_record_imports_neither_torch_nor_lightning(record: AgingRecord, tmp_path: Path) -> None:
     path = record.save(tmp_path / "aging.npz")
     code = (
@@ -512,7 +521,7 @@ def test_runs_of_other_settings_and_one_run_twice_are_no_replicas() -> None:
         return AgingRecord.from_trajectory(rng.normal(size=(8, 5)), schedule, overlap_thresholds=[0.1], meta=meta)
 
     first = run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.1}]}])
-    with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in optimizers: .*0.2.*0.1"):
+    with pytest.raises(ValueError, match=r"records\[1\] does not match records\[0\] in optimizers.*: .*0.2.*0.1"):
         AgingRecord.concat([first, run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.2}]}])])
     with pytest.raises(ValueError, match=r"records\[2\] and records\[0\] hold the same run to the bit"):
         AgingRecord.concat([first, run(), first])
@@ -563,7 +572,7 @@ def test_functions_at_pairs_of_times_are_kept_sorted_and_saved(record: AgingReco
         (10, 1),
     ]
     assert again.before(11).profile_names == ()
-    with pytest.raises(KeyError, match="there are \\['displacement', 'loss_path'\\]"):
+    with pytest.raises(KeyError, match="there are 'displacement', 'loss_path'"):
         record.profile("weights")
 
 

@@ -15,6 +15,7 @@ import torch
 
 from lightning_glassy import AgingRecord, LogTimeSchedule, cli, plotting
 from lightning_glassy.analysis import aging_exponent, collapse, diffusion, relaxation_curves
+from lightning_glassy.checkpoints import measure_checkpoints
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.report import page as page_module
@@ -156,6 +157,12 @@ def test_records_without_physics_are_reported_without_an_exception(value: float,
     assert json.dumps(found.to_dict(), allow_nan=False)
     for figure in found.figures().values():
         figure.canvas.draw()
+
+
+def test_two_checkpoints_from_step_0_on_have_a_report_without_an_exponent(tmp_path: Path) -> None:
+    """The only waiting time is 0, so that a clock has no origin but step 0."""
+    found = report(measure_checkpoints(pair(tmp_path)))
+    assert "0 waiting times from 1 to 0 have curves, 3 are needed; the record has 0" in str(found)
 
 
 def test_pictures_draw_on_given_axes() -> None:
@@ -463,8 +470,12 @@ def test_wrong_input_is_an_error_with_code_2(tmp_path: Path, capsys) -> None:
     good = saved(tmp_path / "good", record_of())
     foreign = tmp_path / "foreign.npz"
     foreign.write_bytes(b"not a record")
+    checkpoint = tmp_path / "step=1.pt"
+    torch.save({"weight": torch.ones(2)}, checkpoint)
     (tmp_path / "nothing").mkdir()
     for arguments, words in [
+        (("report", str(checkpoint)), "is not a record; 'lightning-glassy measure' makes a record from two or more"),
+        (("show", str(checkpoint)), "is not a record; 'lightning-glassy measure' makes a record from two or more"),
         (("report", str(tmp_path / "none")), "there is no such file or directory"),
         (("report", str(tmp_path / "nothing")), "no aging_record.npz in this directory"),
         (("report", str(foreign)), "not a lightning_glassy record"),
@@ -511,3 +522,41 @@ def test_measure_makes_a_record_that_report_reads(tmp_path: Path, capsys) -> Non
     code, _, err = run(capsys, "measure", files[0], "-o", str(tmp_path / "other.npz"))
     assert (code, "at least two checkpoints" in err) == (2, True)
     assert not (tmp_path / "other.npz").exists()
+
+
+def pair(folder: Path) -> list[str]:
+    files = [folder / f"step={step}.pt" for step in (0, 10)]
+    for i, file in enumerate(files):
+        torch.save({"weight": torch.arange(9.0) + i}, file)
+    return [str(file) for file in files]
+
+
+def test_the_next_command_can_be_copied_if_the_path_has_a_space(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "my record.npz"
+    code, told, _ = run(capsys, "measure", *pair(tmp_path), "-o", str(out))
+    assert (code, told.splitlines()[-1].partition("report ")[2]) == (0, f"'{out}'")
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write everywhere
+    code, told, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))
+    assert (code, told) == (2, "")
+    assert err == f"lightning-glassy: error: {tmp_path} cannot be written to: name another directory with --out\n"
+
+
+def test_sums_beyond_the_memory_are_refused_in_options(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("lightning_glassy.checkpoints.one_pass.free_memory", lambda device: 10)
+    code, _, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))
+    assert code == 2
+    assert err.endswith("of free memory: choose --groups 'all', or fewer pairs with --pairs 'log'\n")
+
+
+def test_a_line_of_progress_fits_a_narrow_terminal(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, _, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))
+    assert code == 0
+    assert "100 %" in err
+    assert max(map(len, re.split(r"[\r\n]", err))) == 19

@@ -71,6 +71,23 @@ def test_a_link_that_leads_to_everything_is_not_followed(
     assert len(find_records([tmp_path / "disk" / "runs"])) == 2
 
 
+def test_a_link_that_may_not_be_followed_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = saved(tmp_path, record_of(0))
+    (tmp_path / "of_others").symlink_to(tmp_path / "private")
+    is_dir = Path.is_dir
+
+    def refuse(path: Path, **options: bool) -> bool:  # the superuser may follow every link
+        if path.name == "of_others":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path, **options)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert find_records([tmp_path]) == [own]
+    assert capsys.readouterr().err == f"{tmp_path / 'of_others'} cannot be read: left out (Permission denied)\n"
+
+
 def test_the_search_behind_a_link_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +232,15 @@ def test_the_event_files_of_a_resumed_run_and_of_two_monitors_are_told_apart(tmp
     assert [(source.name, source.record) for source in found] == [("glassy", record), ("slow", record_of(1))]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_an_event_file_that_is_a_pipe_or_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.out.tfevents.1")
+    (tmp_path / "events.out.tfevents.2").symlink_to("/dev/zero")
+    for path in tmp_path.iterdir():
+        with pytest.raises(RecordError, match="not a file but a device or a pipe"):
+            read_sources([path])
+
+
 def test_event_files_without_a_record_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_events(tmp_path / "events")
     saved(tmp_path / "file", record_of())
@@ -309,4 +335,4 @@ def test_thresholds_that_not_all_runs_have_are_named(tmp_path: Path, capsys: pyt
         saved(tmp_path / str(i), AgingRecord.from_trajectory(walk, SCHEDULE, overlap_thresholds=thresholds))
     code, _, err = report(capsys, tmp_path, "--no-files")
     assert code == 0
-    assert "aging_record.npz: not all runs have the thresholds [2.0]: left out" in err
+    assert "aging_record.npz: not all runs have the thresholds 2.0: left out" in err

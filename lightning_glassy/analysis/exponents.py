@@ -305,8 +305,8 @@ def _check_origin(t0: float | str, last: int) -> None:
     if isinstance(t0, str) or not isinstance(t0, (int, float, np.number)):
         if t0 != "fit":
             raise ValueError(f"t0={t0!r} is neither a number of steps nor 'fit'")
-    elif not -last < t0 <= 1000 * max(last, 1):
-        raise ValueError(f"t0={t0} must be between -{last} and {1000 * last}: the last waiting time is {last}")
+    elif t0 != 0 and not -last < t0 <= 1000 * max(last, 1):
+        raise ValueError(f"t0={t0} must be between -{last} and {1000 * max(last, 1)}: the last waiting time is {last}")
 
 
 def _contradictory(slopes: list[float], scatter: float) -> bool:
@@ -337,7 +337,7 @@ def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> 
     if len(curves.waiting_times) < 3:
         raise NotEnoughDataError(
             f"{len(curves.waiting_times)} waiting times from {first_used} to {last_used} have curves, 3 are needed; "
-            f"the record has {few(whole.waiting_times.tolist(), 20)}"
+            f"the record has {', '.join(map(str, few(whole.waiting_times.tolist(), 20)))}"
         )
     return curves.thinned(*_FEW)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -265,7 +266,12 @@ class Checkpoints:
             where = listed([f"{steps[i]:,}" for i in places])
             record.add_doubt(f"values of {names} are not finite at step {where}")
         paths = [content.path for content in contents]
-        for doubt in (*doubts_of_steps(dated, paths), *agreed.doubts, *doubts_of_pairs(record, parameters.resolution)):
+        for doubt in (
+            *doubts_of_steps(dated, paths),
+            *_alternating(dated, contents),
+            *agreed.doubts,
+            *doubts_of_pairs(record, parameters.resolution),
+        ):
             record.add_doubt(doubt)
         for doubt in record.doubts:
             log.warning("%s", doubt)
@@ -284,9 +290,31 @@ class Checkpoints:
                 continue
             a, b = self._contents[kept[-1]].path, self._contents[i].path
             if not same_weights(weights[kept[-1]], weights[i]):
-                raise ValueError(f"{a} and {b} are both of step {one.step}: leave one out, or give steps=[...]")
+                raise ValueError(
+                    f"{a} and {b} are both of step {one.step}: leave one out, or give steps=[...]. If they are of two "
+                    "trainings, measure each training alone"
+                )
             log.warning("%s is a copy of %s and counts once", b, a)
         return kept
+
+
+def _alternating(dated: Sequence[Dated], contents: Sequence[Content]) -> list[str]:
+    """Return the doubt about two directories whose steps alternate.
+
+    The steps of a run that was resumed in another directory follow those before.
+    """
+    steps: dict[Path, list[int]] = {}
+    for one, content in zip(dated, contents, strict=True):
+        steps.setdefault(content.path.absolute().parent, []).append(one.step)
+    spans = sorted((inside[0], inside[-1], folder) for folder, inside in steps.items() if len(inside) > 1)
+    for (_, end, a), (start, _, b) in itertools.pairwise(spans):
+        if start < end:
+            names = " and ".join(_short_names([a, b]))
+            return [
+                f"the steps of the checkpoints in {names} alternate: if they are of two trainings, measure each alone, "
+                "because a distance between two trainings is no displacement"
+            ]
+    return []
 
 
 def _check_overlap(path: Path, tensors: Mapping[str, Stored]) -> None:

@@ -186,7 +186,7 @@ class Unfinished:
         """Save the state because the run stops, and log how to go on."""
         if state.done and state.whole and self._save(state):
             log.warning(
-                "stopped at %d %%. %s holds the sums so far: the same call goes on from there",
+                "stopped at %d %%. %s holds the sums so far: the same call or command goes on from there",
                 int(100 * share),
                 self.path,
             )

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
 from lightning_glassy.record.tables import LARGEST, MOMENTS, MOMENTS_TABLE, Table, TableName
+from lightning_glassy.record.text import quoted
 
 # Two replicas must agree in these entries of the metadata, if both have the entry.
 _SAME_IN_REPLICAS = (
@@ -48,13 +49,34 @@ def check_replicas(shapes: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[
                 if what == "overlap_thresholds":
                     remedy = ". No threshold is in all runs: measure all with the same overlap_thresholds=[...]"
                 raise ValueError(
-                    f"records[{i}] does not match records[0] in {what}: {value} and {shapes[0][what]}{remedy}"
+                    f"records[{i}] does not match records[0] in {what}{_difference(value, shapes[0][what])}{remedy}"
                 )
         for key in _SAME_IN_REPLICAS:
             if key in metas[0] and key in meta and metas[0][key] != meta[key]:
                 raise ValueError(
-                    f"records[{i}] does not match records[0] in {key}: {meta[key]!r} and {metas[0][key]!r}"
+                    f"records[{i}] does not match records[0] in {key}{_difference(meta[key], metas[0][key])}"
                 )
+
+
+def _difference(a: Any, b: Any, place: str = "") -> str:
+    """Return the first difference of two values of metadata, and its place in them.
+
+    Example:
+        >>> _difference([{"lr": 0.1, "betas": None}], [{"lr": 0.1, "betas": [0.9, 0.99]}])
+        ', 0.betas: none and 0.9, 0.99'
+    """
+    entries: list[tuple[Any, Any, Any]] = []
+    if isinstance(a, dict) and isinstance(b, dict):
+        entries = [(key, a.get(key), b.get(key)) for key in {**a, **b}]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        entries = [(i, *both) for i, both in enumerate(zip(a, b, strict=True))]
+    for key, x, y in entries:
+        if x != y:
+            return _difference(x, y, f"{place}.{key}")
+    words = (
+        quoted(x) if isinstance(x, (dict, list, tuple)) else "none" if x is None else f"{x!r:.200}" for x in (a, b)
+    )
+    return f"{', ' if place else ''}{place[1:]}: {' and '.join(words)}"
 
 
 def in_common(runs: Sequence[Tables]) -> list[dict[TableName, Table]]:
@@ -222,7 +244,9 @@ def frame_times(times: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.i
     if times is None:
         return np.arange(n)
     found = np.asarray(times)
-    if _is_masked(times) or (found.dtype.kind not in "iu" and found.size):
+    if _is_masked(times):
+        raise TypeError("times are a masked array, and every frame has a step: leave out the masked frames")
+    if found.dtype.kind not in "iu" and found.size:
         raise TypeError(f"times of dtype {found.dtype} are not integers: give the step of each frame")
     if found.shape != (n,):
         raise ValueError(
@@ -272,16 +296,21 @@ def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.
     """Return the coordinates of each group, ``"all"`` first.
 
     Raises:
-        ValueError: a group is empty, is called ``"all"``, or has a coordinate twice.
+        ValueError: a group is empty, is called ``"all"``, has a coordinate twice, or has one that does not exist.
     """
     if "all" in groups:
         raise ValueError("groups: 'all' is always there and means every coordinate: choose another name")
     members = {"all": np.arange(n)}
     for group, member in groups.items():
         indices = np.asarray(member)
-        if indices.size == 0 or indices.dtype.kind not in "iub":
+        if indices.size == 0 or indices.ndim != 1 or indices.dtype.kind not in "iub" or _is_masked(member):
             raise ValueError(f"groups[{group!r}] must be a non-empty list of indices, or a mask")
-        members[group] = found = np.arange(n)[indices]
+        try:
+            members[group] = found = np.arange(n)[indices]
+        except IndexError:
+            raise ValueError(
+                f"groups[{group!r}] does not fit the {n} coordinates: give indices, or a mask of {n}"
+            ) from None
         if len(found) == 0 or len(np.unique(found)) < len(found):
             raise ValueError(f"groups[{group!r}] is empty, or names a coordinate twice")
     return members

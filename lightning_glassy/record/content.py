@@ -30,8 +30,12 @@ from lightning_glassy.record.tables import (
     check_grid,
     key_of,
 )
+from lightning_glassy.record.text import quoted
 
 R = TypeVar("R", bound="RecordContent")
+
+_MOST_DOUBTS = 100
+_LONGEST_DOUBT = 2000  # characters
 
 
 class Profile(NamedTuple):
@@ -253,7 +257,7 @@ class RecordContent:
     def _known(self, kind: str, name: str, what: str) -> Table:
         table = self._tables.get(TableName(kind, name))
         if table is None:
-            raise KeyError(f"{what} {name!r}; there are {list(self._names(kind))}")
+            raise KeyError(f"{what} {name!r}; there are {quoted(self._names(kind))}")
         return table
 
     @property
@@ -308,7 +312,7 @@ class RecordContent:
 
     def _group_index(self, group: str) -> int:
         if group not in self._places:
-            raise KeyError(f"no group {group!r}; there are {list(self._n_parameters)}")
+            raise KeyError(f"no group {group!r}; there are {quoted(self._n_parameters)}")
         return self._places[group]
 
     # ------------------------------------------------------------------ as a value
@@ -349,14 +353,21 @@ class RecordContent:
 
     @property
     def doubts(self) -> list[str]:
-        """Reasons to doubt the numbers, in words: the sentences in ``meta["doubts"]``, each once."""
-        found = [" ".join(doubt.split()) for doubt in _listed(self.meta, "doubts") if isinstance(doubt, str)]
-        return list(dict.fromkeys(filter(None, found)))
+        """Reasons to doubt the numbers, in words: the sentences in ``meta["doubts"]``, each once.
+
+        The metadata of a file can be anything, and each choice of a page repeats the doubts. So a sentence beyond 2,000
+        characters is cut, and sentences beyond a hundred are counted.
+        """
+        texts = [doubt for doubt in _listed(self.meta, "doubts") if isinstance(doubt, str)]
+        cut = [text[:_LONGEST_DOUBT] + " ..." * (len(text) > _LONGEST_DOUBT) for text in texts]
+        found = list(dict.fromkeys(filter(None, (" ".join(text.split()) for text in cut))))
+        more = len(found) - _MOST_DOUBTS
+        return found if more <= 0 else [*found[:_MOST_DOUBTS], f"there are {more:,} more doubts in the metadata"]
 
     def add_doubt(self, doubt: str) -> None:
-        """Add a sentence to :attr:`doubts`, unless it is there. Report, tab and tables show it with the numbers."""
+        """Add a sentence to :attr:`doubts`, unless it is there. Report, page and tab show it with the numbers."""
         if doubt not in self.doubts:
-            self.meta["doubts"] = [*self.doubts, doubt]
+            self.meta["doubts"] = [*_listed(self.meta, "doubts"), doubt]
 
     @property
     def last_step(self) -> int:

@@ -17,6 +17,7 @@ from lightning_glassy.observables import NOT_SUMS, OBSERVABLES, Array, Correlati
 from lightning_glassy.record import combine, convert
 from lightning_glassy.record.content import RecordContent
 from lightning_glassy.record.tables import MOMENTS_TABLE, TableName
+from lightning_glassy.record.text import quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -113,7 +114,7 @@ class AgingRecord(RecordContent):
                 if found is not None:
                     return found
             elif name == "noise" and TableName("one_time", noise) not in self._tables:
-                return KeyError(f"no one-time series {noise!r}; there are {list(self.one_time_names)}")
+                return KeyError(f"no one-time series {noise!r}; there are {quoted(self.one_time_names)}")
             elif name == "count" and not self.overlap_thresholds:
                 return ValueError("no overlap thresholds were counted in this record")
             elif name not in (*NOT_SUMS, *self.sums):
@@ -155,7 +156,7 @@ class AgingRecord(RecordContent):
         for i, threshold in enumerate(self.overlap_thresholds):
             if math.isclose(eps, threshold, rel_tol=1e-9):
                 return i
-        raise ValueError(f"eps={eps} was not counted; this record has {list(self.overlap_thresholds)}")
+        raise ValueError(f"eps={eps} was not counted; this record has {quoted(self.overlap_thresholds)}")
 
     def _matrix(self, rows: Array) -> Array:
         """Arrange rows ``[n_row(, n_replica)]`` as ``[(n_replica,) n_tw, n_lag]``, NaN if not measured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO, TypeVar
 
 import numpy as np
@@ -57,6 +57,16 @@ def print_lines(*parts: object, file: TextIO | None = None) -> None:
     encoding = stream.encoding or "utf-8"
     for line in "\n".join(map(str, parts)).split("\n"):
         print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def quoted(values: Iterable[object]) -> str:
+    """Return values with commas, with quotes around texts.
+
+    Example:
+        >>> quoted(["all", "head"]), quoted([0.1, 1.0]), quoted([])
+        ("'all', 'head'", '0.1, 1.0', 'none')
+    """
+    return ", ".join(map(repr, values)) or "none"
 
 
 def few(values: Sequence[T], most: int) -> list[T]:

@@ -148,10 +148,10 @@ def report(
         title = f"{module}: N = {record.n_parameters['all']:,}{replicas}"
     exponent, why_not = None, None
     if find(observable).relaxation is None:
-        given = {"window": window is not None, "thresholds": thresholds is not None, "t0": t0 != 0}
-        if any(given.values()):
-            names = ", ".join(name for name, is_given in given.items() if is_given)
-            raise ValueError(f"{names}: observable={observable!r} has no aging exponent, because it does not relax")
+        given = {"window": window, "thresholds": thresholds, "t0": t0 or None}
+        wrong = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        if wrong:
+            raise ValueError(f"{wrong}: observable={observable!r} has no aging exponent, because it does not relax")
         record.observable(observable, group, eps=eps)  # raises if this record lacks data for the observable
         why_not = _no_exponent(observable)
         judged = verdict(record, group=group)
