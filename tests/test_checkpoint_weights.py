@@ -183,6 +183,12 @@ def test_no_weights_or_several_are_refused(everything: dict[str, Any], key: str 
     assert "step=1.pt" in str(caught.value)
 
 
+def test_tensors_with_numbers_as_names_are_weights() -> None:
+    weights = choose(content({0: torch.ones(3), "b": torch.ones(2), 10: torch.ones(4)}))
+    assert list(weights.tensors) == ["0", "b", "10"]
+    assert not weights.left_out
+
+
 def test_buffers_and_integers_are_left_out_and_counted() -> None:
     extra = {"bn.running_mean": torch.ones(2), "running_var": torch.ones(2), "bn.num_batches_tracked": torch.tensor(1)}
     weights = choose(content(net(1) | extra | {"mask": torch.ones(3, dtype=torch.bool), "_extra_state": None}))

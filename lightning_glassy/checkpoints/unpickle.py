@@ -311,7 +311,9 @@ class Unpickler:
 
 
 def is_key(value: object, depth: int = 3) -> bool:
-    """Return whether the hash of a value is quick to find. That of nested tuples can take for ever."""
+    """Return whether a value can be hashed and printed. The hash of nested tuples can take for ever."""
+    if isinstance(value, int) and value.bit_length() > 64:  # Python refuses to print integers of thousands of digits
+        return False
     if type(value) is tuple:
         return depth > 0 and len(value) < 100 and all(is_key(item, depth - 1) for item in value)
     return isinstance(value, (*_PLAIN, Opaque)) or type(value).__hash__ is object.__hash__

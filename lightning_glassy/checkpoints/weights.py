@@ -117,10 +117,11 @@ def choose(content: Content, key: str | None = None) -> Weights:
     weights: dict[str, Stored] = {}
     left_out: Counter[str] = Counter()
     n_not_floating = 0
-    for name, stored in state.items():
-        if not is_stored(stored) or not isinstance(name, str):
+    for key_of_tensor, stored in state.items():
+        if not is_stored(stored):
             left_out["not a tensor"] += 1
             continue
+        name = str(key_of_tensor)  # a list of parameters may have been saved as a dict with the keys 0, 1, ...
         buffer = next((pattern for pattern in _BUFFERS if fnmatchcase(f".{name}", pattern)), None)
         if buffer is not None:
             left_out[buffer] += 1
