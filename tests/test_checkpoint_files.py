@@ -28,7 +28,7 @@ from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.pickled import read_object, read_torch
 from lightning_glassy.checkpoints.safetensor_files import read_safetensors
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
-from lightning_glassy.checkpoints.strided import overlapping
+from lightning_glassy.checkpoints.strided import Memory, StridedTensor, overlapping
 
 FORMATS = [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}, {"pickle_protocol": 5}]
 
@@ -175,6 +175,17 @@ def test_a_tensor_without_numbers_of_its_own_is_described_and_says_why(
     found = read(saved(tmp_path / "a.pt", {"w": tensor}))["w"]
     assert problem in found.problem
     assert found.shape == tuple(tensor.shape)
+
+
+@pytest.mark.parametrize("name", ["qint8", "qint32", "quint4x2", "float4_e2m1fn_x2"])
+def test_a_dtype_without_arithmetic_is_a_problem_of_the_tensor(tmp_path: Path, name: str) -> None:
+    dtype = getattr(torch, name, None)
+    if dtype is None:
+        pytest.skip("this torch does not have it")
+    (tmp_path / "a").write_bytes(bytes(16))
+    with Handles() as handles:
+        tensor = StridedTensor(Memory(handles.file(tmp_path / "a"), "0", 16, 0), dtype, (1,), (1,))
+    assert tensor.problem == "is a quantised tensor"
 
 
 class Special(torch.Tensor):
@@ -476,6 +487,10 @@ def nested(depth: int, open_: bytes, close: bytes) -> bytes:
     return b"\x80\x02" + open_ * depth + close * depth + b"."
 
 
+REBUILD = b"ctorch._tensor\n_rebuild_from_type_v2\nctorch\nTensor\n"
+EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+
+
 @pytest.mark.parametrize(
     "pickled",
     [
@@ -498,6 +513,13 @@ def nested(depth: int, open_: bytes, close: bytes) -> bytes:
         b"\x80\x02}(K\x01u.",
         b"\x80\x02K\x01K\x01R.",
         b"\x80\x02c__builtin__\nbytearray\nM\xff\xff\x85R.",
+        b"\x80\x02" + b"ccopyreg\n__newobj__\n(" + b"ccopyreg\n__newobj__\n" * 5000 + b"tR.",  # calls in calls
+        b"\x80\x02" + REBUILD + (b"(" + REBUILD) * 3000 + b"t" + b"Nt" * 2998 + b"NtR.",
+        b"\x80\x02cnumpy\ndtype\nX\x04\x00\x00\x00f4,(\x85R.",
+        b"\x80\x02" + EMPTY_ARRAY + b"(K\x01K\x02\x85" + b"cnumpy\ndtype\nX\x02\x00\x00\x00S0\x85R\x89C\x00tb.",
+        b"\x80\x02"
+        + EMPTY_ARRAY
+        + b"(K\x01)cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R\x89X\x03\x00\x00\x00\xe2\x82\xactb.",
     ],
 )
 def test_crafted_pickles_cost_little_and_end_in_a_sentence(tmp_path: Path, pickled: bytes) -> None:

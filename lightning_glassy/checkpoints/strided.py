@@ -74,6 +74,8 @@ class StridedTensor:
         last = sum([(size - 1) * stride for size, stride in zip(shape, strides, strict=True)])
         if (offset + last + 1) * dtype.itemsize > memory.size and 0 not in self.shape:
             raise ValueError(f"a tensor reaches beyond its memory, the record {memory.key!r}")
+        if str(dtype).startswith(("torch.q", "torch.float4")):  # torch does no arithmetic with them
+            problem = "is a quantised tensor"
         self.problem = problem
         if (
             problem is None
