@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -235,6 +236,37 @@ def test_few_files_are_open_at_once_and_none_afterwards(tmp_path: Path) -> None:
                 opened["most"] = max(opened["most"], len(handles._open))
     assert opened["most"] == 3
     assert not handles._open
+
+
+def test_files_stay_open_up_to_the_limit_and_the_limit_is_that_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_glassy.checkpoints.handles._allowed", lambda: 40)
+    with Handles() as handles:
+        for i in range(30):
+            (tmp_path / f"{i}").write_bytes(bytes([i]))
+            handles.file(tmp_path / f"{i}")
+            assert len(handles._open) == min(i + 1, 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".metadata")
+    with Handles() as handles, pytest.raises(ValueError, match=r"\.metadata is not a file, but"):
+        read_distributed(tmp_path, handles)
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs reads at a position")
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a").write_bytes(b"some bytes")
+    with Handles() as handles:
+        file = handles.file(tmp_path / "a")
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(OSError, match=r"Input/output error: .*a'"):
+            file.read(0, 4)
 
 
 def test_threads_read_from_many_files_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
