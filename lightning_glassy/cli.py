@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
 from lightning_glassy.record import AgingRecord, without_replaced
+from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.record.text import plain
 from lightning_glassy.record.text import print_lines as _print
 from lightning_glassy.sources import Source, read_sources
@@ -47,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         text = error.args[0] if isinstance(error, KeyError) else error
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         _print(f"lightning-glassy: error: {say(str(text))}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"lightning-glassy: error: out of memory: {error}", file=sys.stderr)
+        _print(f"lightning-glassy: error: out of memory: {say(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lightning-glassy: interrupted", file=sys.stderr)
@@ -476,7 +480,10 @@ def _measure(options: argparse.Namespace) -> None:
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
     if options.out.is_dir():
         raise _WrongInputError(f"{options.out} is a directory: name the file of the record")
-    options.out.parent.mkdir(parents=True, exist_ok=True)  # a wrong directory costs no time
+    try:  # a place that cannot be written costs no time
+        write_atomically(options.out.with_name(f".{options.out.name[:40]}.trial"), lambda _: None).unlink()
+    except OSError as error:
+        raise _WrongInputError(f"{options.out} cannot be written ({error.strerror or error}): choose another") from None
     from lightning_glassy.checkpoints.measure import Checkpoints, Options
     from lightning_glassy.checkpoints.progress import Progress
 
@@ -506,7 +513,12 @@ def _measure(options: argparse.Namespace) -> None:
             if unfinished.exists():
                 _print(f"\nthe sums so far are in {unfinished}: the same command goes on from there", file=sys.stderr)
             raise
-    record.save(options.out)
+    try:
+        record.save(options.out)
+    except OSError as error:  # such as a full disk, after hours
+        rescued = record.save(Path(tempfile.mkdtemp()) / "record.npz")
+        why = error.strerror or error
+        raise _WrongInputError(f"{options.out} cannot be written ({why}): the record is in {rescued}") from None
     _print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {options.out}")
 
 

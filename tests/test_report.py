@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -511,3 +512,27 @@ def test_measure_makes_a_record_that_report_reads(tmp_path: Path, capsys) -> Non
     code, _, err = run(capsys, "measure", files[0], "-o", str(tmp_path / "other.npz"))
     assert (code, "at least two checkpoints" in err) == (2, True)
     assert not (tmp_path / "other.npz").exists()
+
+
+def test_a_record_that_cannot_be_written_costs_no_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (0, 1):
+        torch.save({"w": torch.full((3,), float(step))}, tmp_path / f"step={step}.pt")
+    code, told, err = run(capsys, "measure", str(tmp_path), "-o", str(tmp_path / "step=0.pt" / "record.npz"))
+    assert (code, told) == (2, "")
+    assert "record.npz cannot be written (" in err
+
+    save, rescued = AgingRecord.save, tmp_path / "rescued"
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda: str(rescued))
+
+    def full(record: AgingRecord, path: Path) -> Path:
+        if path.parent != rescued:
+            raise OSError(28, "No space left on device")
+        return save(record, path)
+
+    monkeypatch.setattr(AgingRecord, "save", full)
+    code, _, err = run(capsys, "measure", str(tmp_path), "-o", str(tmp_path / "record.npz"))
+    assert code == 2
+    assert f"(No space left on device): the record is in {rescued / 'record.npz'}" in err
+    assert AgingRecord.load(rescued / "record.npz").msd() == 1.0
