@@ -150,7 +150,7 @@ def test_a_warning_of_the_library_is_said_in_options_and_cannot_control_the_term
         logging.getLogger("lightning_glassy.checkpoints").warning("lightning_glassy: %s \x1b[2J", "exclude='w' is odd")
         raise ValueError("enough")
 
-    monkeypatch.setattr("lightning_glassy.checkpoints.measure_checkpoints", warn)
+    monkeypatch.setattr("lightning_glassy.checkpoints.measure.Checkpoints", warn)
     assert cli.main(["measure", "a.pt", "b.pt", "-o", str(tmp_path / "out.npz")]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "lightning-glassy: warning: --exclude 'w' is odd \\x1b[2J",
