@@ -429,10 +429,10 @@ class TrackedParameters:
         n_member = len(memberships)
         self.n_cells = n_member * (self.n_replica or 1)
         """Number of cells: one for each distinct set of groups, times the number of replicas."""
-        self.cells_of = {
-            group: [c for c, member in enumerate(memberships) if group == "all" or group in member]
-            for group in self.groups
-        }
+        self.cells_of: dict[str, list[int]] = {group: [] for group in self.groups}
+        for cell, member in enumerate(memberships):
+            for group in dict.fromkeys(("all", *member)):
+                self.cells_of[group].append(cell)
         total = sum(parameter.numel for parameter in selected)
         chosen = _sample_coordinates(total, sample) if sample is not None and sample < total else None
 
@@ -466,11 +466,11 @@ class TrackedParameters:
 
         # Rounding to a mantissa m of spacing eps moves a weight by a mean square of eps^2/12 <m^-2> w^2. This is
         # 0.045 eps^2 w^2 if the logarithms of the weights are spread evenly (2.7e-6 w^2 for bfloat16).
-        self.resolution = {
-            group: sum(p.numel * 0.045 * torch.finfo(p.dtype).eps ** 2 for p in selected if group in ("all", *p.groups))
-            / self.n_parameters[group]
-            for group in self.groups
-        }
+        rounded = dict.fromkeys(self.groups, 0.0)
+        for parameter in selected:
+            for group in dict.fromkeys(("all", *parameter.groups)):
+                rounded[group] += parameter.numel * 0.045 * torch.finfo(parameter.dtype).eps ** 2
+        self.resolution = {group: rounded[group] / self.n_parameters[group] for group in self.groups}
         """For each group, the MSD over the mean squared weight, below which rounding to the dtype hides motion."""
 
         self.buckets: list[Bucket] = []
