@@ -330,7 +330,16 @@ def test_a_callback_that_may_average_is_a_doubt() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SCHEMA_1.pt", "cinema_1.pt", "gemma-it_1.pt", "avg_loss=0.3.ckpt", "run_ema_0.9/1.pt"]
+    "name",
+    [
+        "SCHEMA_1.pt",
+        "cinema_1.pt",
+        "gemma-it_1.pt",
+        "avg_loss=0.3.ckpt",
+        "run_ema_0.9/1.pt",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "v1-5-no-ema.ckpt",
+    ],
 )
 def test_names_that_only_look_like_averages_are_none(name: str) -> None:
     assert not choose(content(net(1), name)).averages

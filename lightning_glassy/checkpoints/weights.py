@@ -155,11 +155,13 @@ def choose(content: Content, key: str | None = None) -> Weights:
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|callbacks|loops|rng|^opt$|hyper_parameters|^args$|config", re.IGNORECASE)
 _OPTIMIZER_STATE = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 _AVERAGE = re.compile(
-    r"(?<![a-z])(?:ema|avg|averaged?|swa|polyak|shadow)(?![a-z])|moving_?average|(?-i:(?<![A-Z])EMA(?![A-Z]))",
+    r"(?<![a-z])(?<!non[_-])(?<!no[_-])(?:ema|avg|averaged?|swa|polyak|shadow)(?![a-z])|moving_?average|(?-i:(?<![A-Z])EMA(?![A-Z]))",
     re.IGNORECASE,
 )
 _AVERAGE_FILE = re.compile(
-    r"(?<![a-z])(?:ema|averaged|swa|avg(?=_?[0-9.]))(?![a-z])|(?-i:(?<![A-Z])EMA(?![A-Z]))", re.IGNORECASE
+    r"(?<![a-z])(?<!non[_-])(?<!no[_-])"
+    r"(?:ema|averaged|swa|avg(?=_?[0-9.]))(?![a-z])|(?-i:(?<![A-Z])EMA(?![A-Z]))",
+    re.IGNORECASE,
 )
 _AVERAGE_FOLDER = "(?:(?:unet|transformer|model|net)_)?ema(?:_model)?"
 _AVERAGE_MODULE = re.compile(r"(?:\w+_)?ema(?:_\w+)?|(?:avg|averaged?|swa)_model", re.IGNORECASE)
