@@ -579,6 +579,17 @@ def test_records_that_share_bytes_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_damaged_header_does_not_shift_the_numbers(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"w": torch.randn(300), "v": torch.randn(300)})
+    data = path.read_bytes()
+    at = data.index(b"a/data/0") - 4  # the lengths of the name and of the extra field
+    for i in range(at, at + 4):
+        for bit in range(8):
+            path.write_bytes(data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1 :])
+            with pytest.raises(ValueError, match="'a/data/0' is not as long as it should be"), Handles() as handles:
+                values(read_torch(handles.file(path))["w"])
+
+
 def test_two_hundred_thousand_names_are_read_without_much_memory(tmp_path: Path) -> None:
     storage = Key("storage", torch.FloatStorage, "0", "cpu", 20000)
     rebuild, hooks = torch._utils._rebuild_tensor_v2, OrderedDict()
