@@ -417,6 +417,24 @@ def test_a_prefix_and_a_tied_name_that_is_missing_are_found_together() -> None:
     assert same(result.tensors[1], net(1))
 
 
+def test_prefixes_are_dropped_though_a_head_has_none() -> None:
+    def with_head(i: int) -> dict[str, Tensor]:
+        state = {f"model.{name}": w for name, w in net(i).items()}
+        return state | {"out.weight": state["model.head.weight"].clone()}
+
+    result = agreed(net(0), with_head(1))
+    assert result.aliases == {"head.weight": ("out.weight",)}
+    assert same(result.tensors[1], net(1))
+    untied = with_head(1) | {"loss.scale": torch.ones(1)}
+    assert same(agreed(net(0), untied, exclude="loss.*").tensors[1], net(1))
+
+
+def test_a_prefix_of_all_files_stays_though_a_head_is_missing_in_some() -> None:
+    files = [{f"model.{name}": w for name, w in net(i).items()} for i in (0, 1)]
+    files[0]["out.weight"] = files[0]["model.head.weight"].clone()
+    assert list(agreed(*files).tensors[0]) == list(files[1])
+
+
 def test_wrappers_in_the_middle_of_a_name_are_dropped() -> None:
     result = agreed(net(0), {name.replace(".", "._orig_mod."): w for name, w in net(1).items()})
     assert same(result.tensors[1], net(1))
