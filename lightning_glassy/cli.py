@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
 from lightning_glassy.record import AgingRecord, without_replaced
+from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.record.text import plain, quoted
 from lightning_glassy.record.text import print_lines as _print
 from lightning_glassy.sources import Source, read_sources
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         text = error.args[0] if isinstance(error, KeyError) else error
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         _print(f"lightning-glassy: error: {say(str(text))}", file=sys.stderr)
         return 2
     except MemoryError as error:
@@ -480,9 +484,10 @@ def _measure(options: argparse.Namespace) -> None:
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
     if options.out.is_dir():
         raise _WrongInputError(f"{options.out} is a directory: name the file of the record")
-    options.out.parent.mkdir(parents=True, exist_ok=True)  # a wrong directory costs no time
-    if not os.access(options.out.parent, os.W_OK):
-        raise _WrongInputError(f"{options.out.parent} cannot be written to: name another directory with --out")
+    try:  # a place that cannot be written costs no time
+        write_atomically(options.out.with_name(f".{options.out.name[:40]}.trial"), lambda _: None).unlink()
+    except OSError as error:
+        raise _WrongInputError(f"{options.out} cannot be written ({error.strerror or error}): choose another") from None
     from lightning_glassy.checkpoints.measure import Checkpoints, Options
     from lightning_glassy.checkpoints.progress import Progress
 
@@ -507,7 +512,12 @@ def _measure(options: argparse.Namespace) -> None:
     with Checkpoints(options.checkpoints, steps=options.steps, force_steps=options.force_steps) as checkpoints:
         _print(checkpoints)
         record = checkpoints.measure(chosen, unfinished=unfinished, progress=progress if sys.stderr.isatty() else None)
-    record.save(options.out)
+    try:
+        record.save(options.out)
+    except OSError as error:  # such as a full disk, after hours
+        rescued = record.save(Path(tempfile.mkdtemp()) / "record.npz")
+        why = error.strerror or error
+        raise _WrongInputError(f"{options.out} cannot be written ({why}): the record is in {rescued}") from None
     _print(f"{record}\nwritten to {options.out}; next: lightning-glassy report {shlex.quote(str(options.out))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -28,7 +29,7 @@ from lightning_glassy.checkpoints.handles import File, Handles
 from lightning_glassy.checkpoints.pickled import read_object, read_torch
 from lightning_glassy.checkpoints.safetensor_files import read_safetensors
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
-from lightning_glassy.checkpoints.strided import overlapping
+from lightning_glassy.checkpoints.strided import Memory, StridedTensor, overlapping
 
 FORMATS = [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}, {"pickle_protocol": 5}]
 
@@ -200,6 +201,17 @@ def test_a_tensor_without_numbers_of_its_own_is_described_and_says_why(
     assert found.shape == tuple(tensor.shape)
 
 
+@pytest.mark.parametrize("name", ["qint8", "qint32", "quint4x2", "float4_e2m1fn_x2"])
+def test_a_dtype_without_arithmetic_is_a_problem_of_the_tensor(tmp_path: Path, name: str) -> None:
+    dtype = getattr(torch, name, None)
+    if dtype is None:
+        pytest.skip("this torch does not have it")
+    (tmp_path / "a").write_bytes(bytes(16))
+    with Handles() as handles:
+        tensor = StridedTensor(Memory(handles.file(tmp_path / "a"), "0", 16, 0), dtype, (1,), (1,))
+    assert tensor.problem == "is a quantised tensor"
+
+
 class Special(torch.Tensor):
     pass
 
@@ -260,6 +272,37 @@ def test_few_files_are_open_at_once_and_none_afterwards(tmp_path: Path) -> None:
                 opened["most"] = max(opened["most"], len(handles._open))
     assert opened["most"] == 3
     assert not handles._open
+
+
+def test_files_stay_open_up_to_the_limit_and_the_limit_is_that_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_glassy.checkpoints.handles._allowed", lambda: 40)
+    with Handles() as handles:
+        for i in range(30):
+            (tmp_path / f"{i}").write_bytes(bytes([i]))
+            handles.file(tmp_path / f"{i}")
+            assert len(handles._open) == min(i + 1, 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".metadata")
+    with Handles() as handles, pytest.raises(ValueError, match=r"\.metadata is not a file, but"):
+        read_distributed(tmp_path, handles)
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs reads at a position")
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "a").write_bytes(b"some bytes")
+    with Handles() as handles:
+        file = handles.file(tmp_path / "a")
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(OSError, match=r"Input/output error: .*a'"):
+            file.read(0, 4)
 
 
 def test_threads_read_from_many_files_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,6 +555,10 @@ def nested(depth: int, open_: bytes, close: bytes) -> bytes:
     return b"\x80\x02" + open_ * depth + close * depth + b"."
 
 
+REBUILD = b"ctorch._tensor\n_rebuild_from_type_v2\nctorch\nTensor\n"
+EMPTY_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+
+
 @pytest.mark.parametrize(
     "pickled",
     [
@@ -534,6 +581,13 @@ def nested(depth: int, open_: bytes, close: bytes) -> bytes:
         b"\x80\x02}(K\x01u.",
         b"\x80\x02K\x01K\x01R.",
         b"\x80\x02c__builtin__\nbytearray\nM\xff\xff\x85R.",
+        b"\x80\x02" + b"ccopyreg\n__newobj__\n(" + b"ccopyreg\n__newobj__\n" * 5000 + b"tR.",  # calls in calls
+        b"\x80\x02" + REBUILD + (b"(" + REBUILD) * 3000 + b"t" + b"Nt" * 2998 + b"NtR.",
+        b"\x80\x02cnumpy\ndtype\nX\x04\x00\x00\x00f4,(\x85R.",
+        b"\x80\x02" + EMPTY_ARRAY + b"(K\x01K\x02\x85" + b"cnumpy\ndtype\nX\x02\x00\x00\x00S0\x85R\x89C\x00tb.",
+        b"\x80\x02"
+        + EMPTY_ARRAY
+        + b"(K\x01)cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R\x89X\x03\x00\x00\x00\xe2\x82\xactb.",
     ],
 )
 def test_crafted_pickles_cost_little_and_end_in_a_sentence(tmp_path: Path, pickled: bytes) -> None:
@@ -559,6 +613,17 @@ def test_records_that_share_bytes_are_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match="share bytes"):
         read(path)
+
+
+def test_a_damaged_header_does_not_shift_the_numbers(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"w": torch.randn(300), "v": torch.randn(300)})
+    data = path.read_bytes()
+    at = data.index(b"a/data/0") - 4  # the lengths of the name and of the extra field
+    for i in range(at, at + 4):
+        for bit in range(8):
+            path.write_bytes(data[:i] + bytes([data[i] ^ 1 << bit]) + data[i + 1 :])
+            with pytest.raises(ValueError, match="'a/data/0' is not as long as it should be"), Handles() as handles:
+                values(read_torch(handles.file(path))["w"])
 
 
 def test_very_many_names_are_read_without_much_memory(tmp_path: Path) -> None:

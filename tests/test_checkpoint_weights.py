@@ -187,6 +187,12 @@ def test_no_weights_or_several_are_refused(everything: dict[str, Any], key: str 
     assert "step=1.pt" in str(caught.value)
 
 
+def test_tensors_with_numbers_as_names_are_weights() -> None:
+    weights = choose(content({0: torch.ones(3), "b": torch.ones(2), 10: torch.ones(4)}))
+    assert list(weights.tensors) == ["0", "b", "10"]
+    assert not weights.left_out
+
+
 def test_buffers_and_integers_are_left_out_and_counted() -> None:
     extra = {"bn.running_mean": torch.ones(2), "running_var": torch.ones(2), "bn.num_batches_tracked": torch.tensor(1)}
     weights = choose(content(net(1) | extra | {"mask": torch.ones(3, dtype=torch.bool), "_extra_state": None}))
@@ -328,7 +334,16 @@ def test_a_callback_that_may_average_is_a_doubt() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SCHEMA_1.pt", "cinema_1.pt", "gemma-it_1.pt", "avg_loss=0.3.ckpt", "run_ema_0.9/1.pt"]
+    "name",
+    [
+        "SCHEMA_1.pt",
+        "cinema_1.pt",
+        "gemma-it_1.pt",
+        "avg_loss=0.3.ckpt",
+        "run_ema_0.9/1.pt",
+        "unet/diffusion_pytorch_model.non_ema.safetensors",
+        "v1-5-no-ema.ckpt",
+    ],
 )
 def test_names_that_only_look_like_averages_are_none(name: str) -> None:
     assert not choose(content(net(1), name)).averages
@@ -404,6 +419,24 @@ def test_a_prefix_and_a_tied_name_that_is_missing_are_found_together() -> None:
     result = agreed(a | {"out.weight": a["head.weight"].clone()}, b)
     assert result.aliases == {"head.weight": ("out.weight",)}
     assert same(result.tensors[1], net(1))
+
+
+def test_prefixes_are_dropped_though_a_head_has_none() -> None:
+    def with_head(i: int) -> dict[str, Tensor]:
+        state = {f"model.{name}": w for name, w in net(i).items()}
+        return state | {"out.weight": state["model.head.weight"].clone()}
+
+    result = agreed(net(0), with_head(1))
+    assert result.aliases == {"head.weight": ("out.weight",)}
+    assert same(result.tensors[1], net(1))
+    untied = with_head(1) | {"loss.scale": torch.ones(1)}
+    assert same(agreed(net(0), untied, exclude="loss.*").tensors[1], net(1))
+
+
+def test_a_prefix_of_all_files_stays_though_a_head_is_missing_in_some() -> None:
+    files = [{f"model.{name}": w for name, w in net(i).items()} for i in (0, 1)]
+    files[0]["out.weight"] = files[0]["model.head.weight"].clone()
+    assert list(agreed(*files).tensors[0]) == list(files[1])
 
 
 def test_wrappers_in_the_middle_of_a_name_are_dropped() -> None:

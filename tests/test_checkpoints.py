@@ -197,6 +197,28 @@ def test_several_state_dicts_are_a_question_that_key_answers(tmp_path: Path) -> 
         measure_checkpoints(save(tmp_path), key="net")
 
 
+def test_a_measurement_of_another_key_does_not_go_on_from_an_interrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def both(step: int) -> dict[str, Any]:
+        return {name: {"w": scale * step * torch.linspace(1, 2, 50_000)} for name, scale in (("a", 1), ("b", 9))}
+
+    def interrupt(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_glassy.checkpoints.one_pass._PROGRESS_EVERY", 0)
+    monkeypatch.setattr("lightning_glassy.checkpoints.one_pass._ROWS_OF_UNIT", 3)
+    files = save(tmp_path, both, steps=(0, 1))
+    unfinished, eps = tmp_path / "unfinished", [0.1]
+    with pytest.raises(KeyboardInterrupt):
+        measure_checkpoints(files, key="a", overlap_thresholds=eps, unfinished=unfinished, progress=interrupt)
+    assert unfinished.exists()
+    found = measure_checkpoints(files, key="b", overlap_thresholds=eps, unfinished=unfinished).msd()
+    assert found == measure_checkpoints(files, key="b", overlap_thresholds=eps).msd()
+    assert "is of a measurement with other keys" in caplog.text
+
+
 def test_tied_tensors_count_once_even_if_a_later_file_has_them_apart(tmp_path: Path) -> None:
     def tied(step: int) -> dict[str, torch.Tensor]:
         embed = weights(step)["head.weight"]

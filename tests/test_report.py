@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -537,15 +538,6 @@ def test_the_next_command_can_be_copied_if_the_path_has_a_space(tmp_path: Path, 
     assert (code, told.splitlines()[-1].partition("report ")[2]) == (0, f"'{out}'")
 
 
-def test_a_directory_that_cannot_be_written_is_refused_before_anything_is_measured(
-    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # the superuser may write everywhere
-    code, told, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))
-    assert (code, told) == (2, "")
-    assert err == f"lightning-glassy: error: {tmp_path} cannot be written to: name another directory with --out\n"
-
-
 def test_sums_beyond_the_memory_are_refused_in_options(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("lightning_glassy.checkpoints.one_pass.free_memory", lambda device: 10)
     code, _, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))
@@ -560,3 +552,27 @@ def test_a_line_of_progress_fits_a_narrow_terminal(tmp_path: Path, capsys, monke
     assert code == 0
     assert "100 %" in err
     assert max(map(len, re.split(r"[\r\n]", err))) == 19
+
+
+def test_a_record_that_cannot_be_written_costs_no_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (0, 1):
+        torch.save({"w": torch.full((3,), float(step))}, tmp_path / f"step={step}.pt")
+    code, told, err = run(capsys, "measure", str(tmp_path), "-o", str(tmp_path / "step=0.pt" / "record.npz"))
+    assert (code, told) == (2, "")
+    assert "record.npz cannot be written (" in err
+
+    save, rescued = AgingRecord.save, tmp_path / "rescued"
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda: str(rescued))
+
+    def full(record: AgingRecord, path: Path) -> Path:
+        if path.parent != rescued:
+            raise OSError(28, "No space left on device")
+        return save(record, path)
+
+    monkeypatch.setattr(AgingRecord, "save", full)
+    code, _, err = run(capsys, "measure", str(tmp_path), "-o", str(tmp_path / "record.npz"))
+    assert code == 2
+    assert f"(No space left on device): the record is in {rescued / 'record.npz'}" in err
+    assert AgingRecord.load(rescued / "record.npz").msd() == 1.0

@@ -14,6 +14,7 @@ _END_64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR_64 = struct.Struct("<4sIQI")
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
+_DESCRIBED = 8  # flag of a record that is followed by a description, as torch writes it
 
 
 class Archive:
@@ -38,7 +39,7 @@ class Archive:
         self._length = file.size - start if length is None else length
         directory, n, self._end = self._directory()
         self.compressed = False
-        found: dict[str, tuple[int, int, int]] = {}
+        found: dict[str, tuple[int, int, int, int]] = {}
         at = 0
         for _ in range(n):
             if at + _ENTRY.size > len(directory):
@@ -55,14 +56,16 @@ class Archive:
             self.compressed |= bool(method or flags & 1 or packed != size)
             if name in found:
                 raise Damaged(f"it has two records {name!r}")
-            found[name] = offset, packed, n_name
+            found[name] = offset, packed, n_name, flags
         self._records: dict[str, Memory] = {}
         last, before = 0, ""
-        for name, (offset, size, n_name) in sorted(found.items(), key=lambda item: item[1]):
+        ordered = sorted(found.items(), key=lambda item: item[1])
+        ends = [offset for _, (offset, *_) in ordered[1:]] + [self._end]
+        for (name, (offset, size, n_name, flags)), end in zip(ordered, ends, strict=True):
             if offset < last:
                 raise Damaged(f"its records {before!r} and {name!r} share bytes")
             last, before = offset + _LOCAL.size + n_name + size, name
-            self._records[name] = Memory(file, name, size, partial(self._find, name, offset, size))
+            self._records[name] = Memory(file, name, size, partial(self._find, name, offset, size, flags, end))
         if last > self._end:
             raise Damaged(f"its record {before!r} is cut short")
         roots = [name for name in found if name.rpartition("/")[2] == "data.pkl"]
@@ -97,15 +100,17 @@ class Archive:
             raise Damaged("its list of records is damaged")
         return self._file.read(self._start + offset, size), n, offset
 
-    def _find(self, name: str, offset: int, size: int) -> int:
-        """Return where the bytes of a record begin in the file."""
+    def _find(self, name: str, offset: int, size: int, flags: int, end: int) -> int:
+        """Return where the bytes of a record begin in the file. The next record begins at ``end``."""
         head = self._file.read(self._start + offset, _LOCAL.size)
         if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
             raise ValueError(f"{self._file.path} is damaged: its record {name!r} is not where it should be")
         n_name, n_extra = _LOCAL.unpack(head)[-2:]
         begin: int = offset + _LOCAL.size + n_name + n_extra
-        if begin + size > self._end:
-            raise ValueError(f"{self._file.path} is damaged: its record {name!r} is cut short")
+        # A wrong length of the name would shift all numbers.
+        after = self._start + begin + size
+        if size and (self._file.read(after, 4) != b"PK\7\10" if flags & _DESCRIBED else begin + size != end):
+            raise ValueError(f"{self._file.path} is damaged: its record {name!r} is not as long as it should be")
         return self._start + begin
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _LARGEST_READ = 2**30  # systems read at most 2 GiB at once
+# Without O_NONBLOCK, the opening of a pipe would wait for somebody to write to it.
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
 
 
 @dataclass
@@ -25,7 +28,7 @@ class Handles:
     that is cut short meanwhile would end it.
 
     Args:
-        most: the largest number of files that stay open.
+        most: the largest number of files that stay open. Default: 64, and at most a quarter of what the system allows.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -36,8 +39,8 @@ class Handles:
         b'bytes'
     """
 
-    def __init__(self, most: int = 64) -> None:
-        self._most = most
+    def __init__(self, most: int | None = None) -> None:
+        self._most = min(64, max(_allowed() // 4, 1)) if most is None else most
         self._open: OrderedDict[File, _Handle] = OrderedDict()
         self._files: dict[str, File] = {}
         self._lock = threading.Lock()
@@ -71,13 +74,11 @@ class Handles:
         with self._lock:
             handle = self._open.get(file)
             if handle is None:
-                handle = self._open[file] = _Handle(
-                    os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-                )
+                handle = self._open[file] = _Handle(os.open(file.path, _FLAGS))
             self._open.move_to_end(file)
             handle.users += 1
-            idle = [other for other, its in self._open.items() if not its.users][: max(len(self._open) - self._most, 0)]
-            for other in idle:
+            idle = [other for other, its in self._open.items() if not its.users]
+            for other in idle[: max(len(self._open) - self._most, 0)]:
                 os.close(self._open.pop(other).number)
             return handle
 
@@ -119,6 +120,8 @@ class File:
         handle = self._handles._take(self)
         try:
             found = os.fstat(handle.number)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{self.path} is not a file, but a directory, a device or a pipe: leave it out")
             if self.size < 0:
                 self.size, self._time = found.st_size, found.st_mtime_ns
             if (found.st_size, found.st_mtime_ns) != (self.size, self._time):
@@ -130,11 +133,23 @@ class File:
                     if n == 0:
                         raise self._changed()
                     done += n
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         finally:
             self._handles._give_back(handle)
 
     def _changed(self) -> ValueError:
         return ValueError(f"{self.path} has changed while it was measured: measure again when nothing writes to it")
+
+
+def _allowed() -> int:
+    """Return how many files the system allows to be open."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 512
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**20 if limit == resource.RLIM_INFINITY else limit
 
 
 def _read(handle: _Handle, start: int, out: memoryview) -> int:

@@ -246,7 +246,8 @@ class Checkpoints:
             thresholds = default_overlap_thresholds(spread(parameters, agreed.tensors[0]))
         left = None
         if unfinished is not None:
-            left = Unfinished(unfinished, [file for content in contents for file in content.files], steps)
+            files = [file for content in contents for file in content.files]
+            left = Unfinished(unfinished, files, steps, [one.key for one in weights])
         sums = sum_pairs(parameters, agreed.tensors, pairs, thresholds, progress=progress, unfinished=left)
 
         record = AgingRecord(

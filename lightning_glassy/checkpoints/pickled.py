@@ -7,6 +7,7 @@ refer to memory elsewhere in the file.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterable
 from typing import Any
@@ -366,7 +367,7 @@ def plain_pickle(data: bytes) -> Any:
 
 
 def _quantised(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
-    return _tensor(storage, offset, size, stride, problem="is a quantised tensor")
+    return _tensor(storage, offset, size, stride)
 
 
 def _sparse(layout: Any, data: Any) -> Unreadable:
@@ -454,7 +455,7 @@ class NumpyType(Later):
 
     def __init__(self, code: Any, *_: Any) -> None:
         self.dtype = None
-        if isinstance(code, str) and code[:1] in ("f", "i", "u", "b", "c", "S", "U", "M", "m", "V", "?"):
+        if isinstance(code, str) and re.fullmatch("[fiubcSUMmV?][0-9]*", code):
             self.dtype = np.dtype(code)
 
     def complete(self, state: Any) -> None:

@@ -59,7 +59,7 @@ def read_safetensors(file: File) -> tuple[dict[str, Stored], dict[str, str]]:
             metadata = dict(opened.metadata() or {})
         length = int.from_bytes(file.read(0, 8), "little")
         header = json.loads(file.read(8, length))
-    except (SafetensorError, ValueError, RecursionError, OSError) as error:
+    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         raise ValueError(f"{file.path} is not a readable safetensors file: {error}") from None
     return {
         name: _tensor(file, name, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"

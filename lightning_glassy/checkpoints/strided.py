@@ -76,6 +76,8 @@ class StridedTensor:
             raise ValueError(f"a tensor reaches beyond its memory, the record {memory.key!r}")
         dims = _merged([*zip(shape, strides, strict=True)])
         simple = not dims or (len(dims) == 1 and dims[0][1] > 0) or 0 in self.shape
+        if str(dtype).startswith(("torch.q", "torch.float4")):  # torch does no arithmetic with them
+            problem = "is a quantised tensor"
         if problem is None and not simple and not each_apart(self._place().steps):
             problem = "is an expanded tensor, in which several elements share one number of the file"
         self.problem = problem

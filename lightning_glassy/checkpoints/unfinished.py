@@ -97,14 +97,18 @@ class Unfinished:
         path: the file. It is there only between an interrupted run and the next run that ends.
         files: all files that are read. Another size or time of one of them makes the sums useless.
         steps: the step of each checkpoint.
+        keys: where the weights of each checkpoint are in its files, if these hold several sets of weights.
     """
 
-    def __init__(self, path: str | os.PathLike[str], files: Iterable[Path], steps: Sequence[int]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], files: Iterable[Path], steps: Sequence[int], keys: Sequence[str] = ()
+    ) -> None:
         self.path = Path(path)
         stats = [(str(file.absolute()), file.stat()) for file in files]
         self._of = {
             "files": _digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]),
             "steps": _digest(list(steps)),
+            "keys": _digest(list(keys)),
         }
         self._saved, self._wait = time.monotonic(), _SAVE_EVERY
 

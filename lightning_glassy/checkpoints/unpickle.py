@@ -61,6 +61,7 @@ class Later:
 
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "torch._tensor"}
 _RENAMED_BUILTINS = {"long": "int", "unicode": "str", "xrange": "range"}  # of Python 2
+_MAKERS = ("copyreg.__newobj__", "copyreg.__newobj_ex__", "copyreg._reconstructor")  # of objects of a class
 _PLAIN = (str, int, float, bool, bytes, complex, type(None))
 
 
@@ -135,6 +136,10 @@ class Unpickler:
             raise Damaged("its pickle is damaged") from None
         except KeyError:
             raise Damaged("its pickle has an opcode or a reference that is not known") from None
+        except Damaged:
+            raise
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            raise Damaged("it calls a function with arguments that do not fit, or sets such a state") from None
 
     # ------------------------------------------------------------------ bytes
 
@@ -275,23 +280,17 @@ class Unpickler:
         self._name(module, name)
 
     def _call(self, function: object, args: object) -> None:
+        if isinstance(function, Opaque) and function.name in _MAKERS and isinstance(args, tuple) and args:
+            function, args = args[0], args[1:]
         if not isinstance(function, Opaque) or function.called or not isinstance(args, tuple):
             raise Damaged("its pickle calls what is no function")
         self._count()
-        if function.name in ("copyreg.__newobj__", "copyreg.__newobj_ex__", "copyreg._reconstructor") and args:
-            self._call(args[0], args[1:])
-            return
         known = self._functions.get(function.name)
         self._stack.append(self._unknown(function.name, args) if known is None else known(*args))
 
     def _reduce(self) -> None:
         args, function = self._stack.pop(), self._stack.pop()
-        try:
-            self._call(function, args)
-        except Damaged:
-            raise
-        except (TypeError, ValueError, OverflowError):
-            raise Damaged(f"it calls {function!r} with arguments that do not fit") from None
+        self._call(function, args)
 
     def _new_with_names(self) -> None:
         self._stack.pop()
@@ -311,7 +310,9 @@ class Unpickler:
 
 
 def is_key(value: object, depth: int = 3) -> bool:
-    """Return whether the hash of a value is quick to find. That of nested tuples can take for ever."""
+    """Return whether a value can be hashed and printed. The hash of nested tuples can take for ever."""
+    if isinstance(value, int) and value.bit_length() > 64:  # Python refuses to print integers of thousands of digits
+        return False
     if type(value) is tuple:
         return depth > 0 and len(value) < 100 and all(is_key(item, depth - 1) for item in value)
     return isinstance(value, (*_PLAIN, Opaque)) or type(value).__hash__ is object.__hash__

@@ -120,10 +120,11 @@ def choose(content: Content, key: str | None = None) -> Weights:
     weights: dict[str, Stored] = {}
     left_out: Counter[str] = Counter()
     n_not_floating = 0
-    for name, stored in state.items():
-        if not is_stored(stored) or not isinstance(name, str):
+    for key_of_tensor, stored in state.items():
+        if not is_stored(stored):
             left_out["not a tensor"] += 1
             continue
+        name = str(key_of_tensor)  # a list of parameters may have been saved as a dict with the keys 0, 1, ...
         buffer = next((pattern for pattern in _BUFFERS if fnmatchcase(f".{name}", pattern)), None)
         if buffer is not None:
             left_out[buffer] += 1
@@ -157,11 +158,13 @@ def choose(content: Content, key: str | None = None) -> Weights:
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|callbacks|loops|rng|^opt$|hyper_parameters|^args$|config", re.IGNORECASE)
 _OPTIMIZER_STATE = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 _AVERAGE = re.compile(
-    r"(?<![a-z])(?:ema|avg|averaged?|swa|polyak|shadow)(?![a-z])|moving_?average|(?-i:(?<![A-Z])EMA(?![A-Z]))",
+    r"(?<![a-z])(?<!non[_-])(?<!no[_-])(?:ema|avg|averaged?|swa|polyak|shadow)(?![a-z])|moving_?average|(?-i:(?<![A-Z])EMA(?![A-Z]))",
     re.IGNORECASE,
 )
 _AVERAGE_FILE = re.compile(
-    r"(?<![a-z])(?:ema|averaged|swa|avg(?=_?[0-9.]))(?![a-z])|(?-i:(?<![A-Z])EMA(?![A-Z]))", re.IGNORECASE
+    r"(?<![a-z])(?<!non[_-])(?<!no[_-])"
+    r"(?:ema|averaged|swa|avg(?=_?[0-9.]))(?![a-z])|(?-i:(?<![A-Z])EMA(?![A-Z]))",
+    re.IGNORECASE,
 )
 _AVERAGE_FOLDER = "(?:(?:unet|transformer|model|net)_)?ema(?:_model)?"
 _AVERAGE_MODULE = re.compile(r"(?:\w+_)?ema(?:_\w+)?|(?:avg|averaged?|swa)_model", re.IGNORECASE)
@@ -501,37 +504,41 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "_forward_module.")
 
 
 def _without_prefixes(states: Sequence[dict[str, Stored]]) -> list[dict[str, Stored]]:
-    """Drop prefixes that all names of a state_dict have, if the names of several state_dicts agree better then."""
+    """Drop prefixes that most names of a state_dict have, if the names of several state_dicts agree better then."""
     if all(state.keys() == states[0].keys() for state in states):
         return list(states)
     # Most files have the names of one of the others, so each set of names is looked at once.
-    kinds = {frozenset(state): _stripped(list(state)) for state in states}
+    kinds = {frozenset(state): _prefixes(list(state)) for state in states}
     firsts = next(iter(kinds.values()))
 
-    def best(reference: set[str], lengths: list[int], names: frozenset[str]) -> tuple[int, int]:
-        """Return how many names agree with the reference, and the length of the prefix to drop."""
-        return max((sum(name[n:] in reference for name in names), n) for n in lengths)
+    def best(reference: set[str], prefixes: list[str], names: frozenset[str]) -> tuple[int, str]:
+        """Return how many names agree with the reference, and the prefix to drop."""
+        return max(
+            ((sum(name.removeprefix(p) in reference for name in names), p) for p in prefixes),
+            key=lambda one: (one[0], len(one[1])),
+        )
 
-    first_names = list(states[0])
-    totals = []
-    for n in firsts:
-        reference = {name[n:] for name in first_names}
-        totals.append((sum(best(reference, lengths, names)[0] for names, lengths in kinds.items()), n))
-    reference = {name[max(totals)[1] :] for name in first_names}
-    cut = {names: best(reference, lengths, names)[1] for names, lengths in kinds.items()}
-    lengths = [cut[frozenset(state)] for state in states]
-    return [{name[n:]: stored for name, stored in state.items()} for state, n in zip(states, lengths, strict=True)]
+    totals: list[tuple[int, str]] = []
+    for prefix in firsts:
+        reference = {name.removeprefix(prefix) for name in states[0]}
+        totals.append((sum(best(reference, prefixes, names)[0] for names, prefixes in kinds.items()), prefix))
+    most, dropped = max(totals, key=lambda one: (one[0], len(one[1])))
+    if most == sum(len(names & states[0].keys()) for names in kinds):
+        return list(states)
+    reference = {name.removeprefix(dropped) for name in states[0]}
+    cut = {names: best(reference, prefixes, names)[1] for names, prefixes in kinds.items()}
+    return [{name.removeprefix(cut[frozenset(state)]): stored for name, stored in state.items()} for state in states]
 
 
-def _stripped(names: list[str]) -> list[int]:
-    """Return the lengths of the prefixes that can be dropped from all names, 0 included."""
-    lengths = [0]
+def _prefixes(names: list[str]) -> list[str]:
+    """Return the prefixes that can be dropped: those of most names, which differ without them. The first is empty."""
+    found = [""]
     while True:
-        n = lengths[-1]
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p, n) for name in names)), None)
-        if prefix is None:
-            return lengths
-        lengths.append(n + len(prefix))
+        longer = [found[-1] + prefix for prefix in _PREFIXES]
+        prefix = next((p for p in longer if 2 * sum(name.startswith(p) for name in names) > len(names)), None)
+        if prefix is None or len({name.removeprefix(prefix) for name in names}) < len(names):
+            return found
+        found.append(prefix)
 
 
 def _in_all(

@@ -431,7 +431,7 @@ class TrackedParameters:
         """Number of cells: one for each distinct set of groups, times the number of replicas."""
         self.cells_of: dict[str, list[int]] = {group: [] for group in self.groups}
         for cell, member in enumerate(memberships):
-            for group in ("all", *member):
+            for group in dict.fromkeys(("all", *member)):
                 self.cells_of[group].append(cell)
         total = sum(parameter.numel for parameter in selected)
         chosen = _sample_coordinates(total, sample) if sample is not None and sample < total else None
@@ -466,12 +466,11 @@ class TrackedParameters:
 
         # Rounding to a mantissa m of spacing eps moves a weight by a mean square of eps^2/12 <m^-2> w^2. This is
         # 0.045 eps^2 w^2 if the logarithms of the weights are spread evenly (2.7e-6 w^2 for bfloat16).
-        rounding = dict.fromkeys(self.groups, 0.0)
+        rounded = dict.fromkeys(self.groups, 0.0)
         for parameter in selected:
-            of_parameter = parameter.numel * 0.045 * torch.finfo(parameter.dtype).eps ** 2
-            for group in ("all", *parameter.groups):
-                rounding[group] += of_parameter
-        self.resolution = {group: total / self.n_parameters[group] for group, total in rounding.items()}
+            for group in dict.fromkeys(("all", *parameter.groups)):
+                rounded[group] += parameter.numel * 0.045 * torch.finfo(parameter.dtype).eps ** 2
+        self.resolution = {group: rounded[group] / self.n_parameters[group] for group in self.groups}
         """For each group, the MSD over the mean squared weight, below which rounding to the dtype hides motion."""
 
         self.buckets: list[Bucket] = []
