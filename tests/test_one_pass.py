@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_glassy.checkpoints import one_pass, unfinished
+from lightning_glassy.checkpoints import fused, one_pass, unfinished
 from lightning_glassy.checkpoints.one_pass import Sums, memory_needed, plan, spread, sum_pairs, usable_memory
 from lightning_glassy.checkpoints.pairs import choose_pairs
 from lightning_glassy.checkpoints.progress import Progress
@@ -77,9 +77,19 @@ def exact(w: np.ndarray, s: np.ndarray) -> np.ndarray:
     )
 
 
+@pytest.fixture(params=["torch", "numba"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Sum any number of coordinates in one way."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    monkeypatch.setattr(one_pass, "_FEWEST_FUSED", 0 if request.param == "numba" else 1 << 60)
+    return str(request.param)
+
+
 # ---------------------------------------------------------------------- sums
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("files", [FILES, MIXED], ids=["float32", "mixed"])
 def test_all_pairs_agree_with_float64(files: list[dict[str, InMemory]]) -> None:
     parameters = plan(files[0], groups={"a": "a.*", "rest": ["b.*", "half", "double", "complex"][: len(files[0]) - 4]})
@@ -97,6 +107,7 @@ def test_all_pairs_agree_with_float64(files: list[dict[str, InMemory]]) -> None:
             assert (abs(row[7:] - reference[7:]) <= 2).all()  # |d| may round to eps itself
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("groups", ["all", "layer"])
 @pytest.mark.parametrize("files", [FILES, MIXED], ids=["float32", "mixed"])
 def test_a_pair_has_the_bits_that_it_has_alone(files: list[dict[str, InMemory]], groups: Any) -> None:
@@ -106,6 +117,7 @@ def test_a_pair_has_the_bits_that_it_has_alone(files: list[dict[str, InMemory]],
         assert np.array_equal(sum_pairs(parameters, [files[i], files[j]], [(0, 1)], EPS).moments[0], moments)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("memory", [0, 2 << 20, None])
 @pytest.mark.parametrize("rows", [2, 3, 64])
@@ -119,6 +131,32 @@ def test_bits_depend_on_neither_memory_nor_threads_nor_the_order_of_pairs(
     some = [(2, 4), (0, 1), (0, 4), (0, 2)]
     moments = sum_pairs(parameters, MIXED, some, EPS, memory=memory).moments
     assert np.array_equal(moments, usual[[PAIRS.index(pair) for pair in some]])
+
+
+@pytest.mark.parametrize("thresholds", [(), (0.05,), (0.01, 0.05, 0.2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_compiled_loop_counts_any_number_of_thresholds(thresholds: tuple[float, ...], dtype: torch.dtype) -> None:
+    pytest.importorskip("numba")
+    rows = (torch.randn(5, 2, 2500) * 0.05).to(dtype).numpy()
+    earlier, later = (np.array([pair[end] for pair in PAIRS]) for end in (0, 1))
+    found = fused.pair_sums(rows, earlier, later, thresholds, 2.0**40)
+    d = rows[later].astype(np.float64) - rows[earlier]
+    assert found.shape == (len(PAIRS), 2, 2 + len(thresholds))
+    assert np.allclose(found[..., 0], (d**2).sum(-1), rtol=3e-7, atol=0)
+    assert np.allclose(found[..., 1], 2.0**40 * (d**4).sum(-1), rtol=3e-7, atol=0)
+    for k, eps in enumerate(thresholds):
+        assert np.abs(found[..., 2 + k] - (np.abs(d) <= eps).sum(-1)).max() <= 1
+    rows[1, 0, 3] = np.nan
+    again = fused.pair_sums(rows, earlier, later, thresholds, 2.0**40)
+    touched = (earlier == 1) | (later == 1)
+    assert np.isnan(again[touched, 0, 0]).all()
+    assert np.array_equal(again[~touched], found[~touched])
+
+
+def test_many_coordinates_are_summed_by_a_compiled_loop_and_few_as_the_monitor_sums_them() -> None:
+    pytest.importorskip("numba")
+    few, many = ([stored(weights(k, {"w": (n,)})) for k in range(2)] for n in (1000, 1 << 18))
+    assert [one_pass._Work(plan(files[0]), files, [(0, 1)], ()).is_fused for files in (few, many)] == [False, True]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 31, 1024, 1025, 5000, 8192])
@@ -184,6 +222,7 @@ def test_other_names_of_a_tensor_can_match() -> None:
     assert choose_names([["a", "b"], ["c"]], exclude="b") == [(1, ())]
 
 
+@pytest.mark.usefixtures("way")
 def test_a_value_that_is_not_finite_is_named_with_its_tensor_and_its_checkpoint() -> None:
     files = []
     for k in range(4):
@@ -267,10 +306,14 @@ def _peak(memory: int, queue: Any) -> None:
     files = [{"w": Made()} for _ in range(30)]
     parameters, pairs = plan(files[0]), [(0, k) for k in range(1, 30)]
     sum_pairs(plan({"w": InMemory(torch.ones(9))}), [{"w": InMemory(torch.ones(9))}] * 2, [(0, 1)])  # imports
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if fused.available():
+        fused.pair_sums(np.zeros((2, 1, 9), dtype=np.float32), np.array([0]), np.array([1]), (), 1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sum_pairs(parameters, files, pairs, memory=memory)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    queue.put((grown, memory_needed(parameters, pairs, 0, memory)))
+    compiler = fused.MEMORY if fused.available() else 0
+    queue.put((grown, memory_needed(parameters, pairs, 0, memory) - compiler, 1024 * (before - start), compiler))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss")
@@ -280,10 +323,11 @@ def test_the_peak_of_memory_is_as_announced() -> None:
     queue = context.SimpleQueue()
     process = context.Process(target=_peak, args=(48 << 20, queue))
     process.start()
-    grown, needed = queue.get()
+    grown, needed, of_compiler, expected = queue.get()
     process.join()
     assert 40 << 20 < needed <= 49 << 20
     assert 0.5 * needed < grown < needed + (12 << 20)
+    assert of_compiler <= expected
 
 
 def test_the_memory_is_a_quarter_of_the_free_memory_and_at_most_half_a_gibibyte(
@@ -409,6 +453,7 @@ def expected() -> np.ndarray:
     return sum_pairs(plan(FILES[0], groups="layer"), FILES, PAIRS, EPS).moments
 
 
+@pytest.mark.usefixtures("way")
 def test_an_interrupted_run_goes_on_and_gives_the_same_bits(
     tmp_path: Path, expected: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,11 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_glassy.checkpoints import fused
 from lightning_glassy.checkpoints.stored import Stored, n_coordinates, real_dtype
 from lightning_glassy.checkpoints.unfinished import State, Unfinished
 from lightning_glassy.measure.layout import Piece, Tile, TrackedParameters
 from lightning_glassy.measure.memory import free_memory, human_bytes
-from lightning_glassy.measure.moments.eager import in_columns, own_sums, pair_sums
+from lightning_glassy.measure.moments.eager import D4_SCALE, in_columns, own_sums, pair_sums
 from lightning_glassy.measure.select import Groups, Selected, choose_names
 from lightning_glassy.record import MOMENTS
 
@@ -47,6 +48,10 @@ _ROWS_OF_UNIT = 512
 _BLOCK_BYTES = 4 << 20
 
 _MOST_MEMORY = 512 << 20
+
+# Compiling a loop takes a second. So many coordinates and more are summed by it. The number of pairs does not count,
+# because a pair must have the same bits alone.
+_FEWEST_FUSED = 1 << 18
 
 # Reads wait for the disk, so there may be more of them than processors.
 _READERS = 8
@@ -141,7 +146,13 @@ def memory_needed(
     waiting = 8 * (2 * sizes.threads + 1) * sizes.together * len(pairs) * (2 + n_threshold)
     # The columns of each bucket, their sum, the groups, and the result in the order of the pairs.
     columns = 8 * len(pairs) * n_moment * (n_cell * (len(parameters.buckets) + 2) + 3 * len(parameters.groups))
-    return sums + max(sizes.blocks + sizes.threads * sizes.scratch + waiting, columns)
+    compiler = fused.MEMORY if _is_fused(parameters) else 0
+    return compiler + sums + max(sizes.blocks + sizes.threads * sizes.scratch + waiting, columns)
+
+
+def _is_fused(parameters: TrackedParameters) -> bool:
+    """Return whether a compiled loop sums the coordinates."""
+    return fused.available() and sum(bucket.numel for bucket in parameters.buckets) >= _FEWEST_FUSED
 
 
 def sum_pairs(
@@ -156,7 +167,8 @@ def sum_pairs(
 ) -> Sums:
     """Sum all pairs in one pass over the checkpoints.
 
-    The formulas are those of :class:`~lightning_glassy.measure.moments.EagerMoments`. The result of a pair does not
+    The formulas are those of :class:`~lightning_glassy.measure.moments.EagerMoments`. Many coordinates are summed in a
+    loop that numba compiles, if it is installed. The result of a pair does not
     depend on the other pairs, the memory, the number of threads (``torch.get_num_threads()``), or an interruption.
 
     Args:
@@ -186,7 +198,7 @@ def sum_pairs(
     cells = len(parameters.buckets), parameters.n_cells
     state = State.empty(cells, len(work.rows), len(pairs), len(thresholds), n_tensor)
     if unfinished is not None:
-        unfinished.expect(parameters, pairs, thresholds, _TILE)
+        unfinished.expect(parameters, pairs, thresholds, (_TILE, work.is_fused))
         unfinished.load(state, lambda: sum(1 for _ in _tiles(parameters)))
     if pairs:
         _run(work, state, _Sizes(parameters, pairs, memory), progress, unfinished)
@@ -376,6 +388,7 @@ class _Work:
             self._batches.append(_Batch(ordered[start][0], later, stop - start, start))
             start = stop
         self._height = max((batch.n for batch in self._batches), default=1)
+        self.is_fused = _is_fused(parameters)
         self.numbers: dict[str, int] = {}
         for bucket in parameters.buckets:
             for piece in bucket.pieces:
@@ -398,6 +411,10 @@ class _Work:
             rows = wide.view(rows.shape).copy_(rows)
         rows = rows.unflatten(-1, (len(unit), -1))
         own = torch.cat([own_sums(some, x[: some.numel()].view(some.shape)) for some in rows.split(self._height)])
+        if self.is_fused:
+            ends = np.array(self._earlier), np.array(self._later)
+            of_pairs = fused.pair_sums(rows.numpy(), *ends, self.thresholds, D4_SCALE)
+            return _OfUnit(own.numpy(), of_pairs, self._find_not_finite(unit, rows.flatten(1), own))
         found = torch.empty(len(self._order), len(unit), 2 + len(self.thresholds), dtype=dtype)
         zero = torch.zeros((), dtype=dtype)
         for batch in self._batches:

@@ -113,9 +113,20 @@ class Unfinished:
         self._saved, self._wait = time.monotonic(), _SAVE_EVERY
 
     def expect(
-        self, parameters: TrackedParameters, pairs: Sequence[tuple[int, int]], thresholds: Sequence[float], tile: int
+        self,
+        parameters: TrackedParameters,
+        pairs: Sequence[tuple[int, int]],
+        thresholds: Sequence[float],
+        method: tuple[int, bool],
     ) -> None:
-        """Set the arguments of the run. A file that was written for others is not used."""
+        """Set the arguments of the run. A file that was written for others is not used.
+
+        Args:
+            parameters: the coordinates.
+            pairs: the pairs of checkpoints.
+            thresholds: the thresholds of the overlap.
+            method: what decides the last bits of a sum: the size of a tile, and whether a compiled loop sums it.
+        """
         layout = [
             [str(bucket.dtype), [[p.source.name, p.start, p.stop, cell] for p, cell in zip(*both, strict=True)]]
             for bucket in parameters.buckets
@@ -125,7 +136,7 @@ class Unfinished:
         self._of |= {
             "pairs": _digest(pairs),
             "overlap thresholds": _digest(list(thresholds)),
-            "tensors or groups": _digest([layout, shapes, parameters.cells_of, tile]),
+            "tensors or groups": _digest([layout, shapes, parameters.cells_of, method]),
         }
 
     def load(self, state: State, n_tile: Callable[[], int]) -> None:

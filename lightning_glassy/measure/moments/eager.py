@@ -23,7 +23,7 @@ _SCRATCH_BYTES = 3 << 20
 
 # d^4 is summed as (2^40 d^2) d^2. It leaves the range of float32 below |d| = 3e-13, and without the factor below 3e-10.
 # At the other end, the sum over a tile of |d| = 3e4 still fits. A power of two costs no rounding.
-_D4_SCALE = 2.0**40
+D4_SCALE = 2.0**40
 
 # Number of squares that are summed in float32 before they are added to a float64 sum.
 _ROW = 1024
@@ -158,7 +158,7 @@ def pair_sums(
     # Comparing d^2 with eps^2 saves a pass for |d|. Writing the result as floats is several times faster than writing
     # booleans. float32 counts up to 2^24, and a tile has fewer coordinates.
     counts = [torch.le(d2, eps**2, out=x).sum(-1) for eps in thresholds]
-    d4 = torch.addcmul(zero, d2, d2, value=_D4_SCALE, out=y)
+    d4 = torch.addcmul(zero, d2, d2, value=D4_SCALE, out=y)
     return [*sums, total(d4), *counts]
 
 
@@ -183,7 +183,7 @@ def in_columns(pair: Tensor, own_w: Tensor, own_s: Tensor, n_threshold: int) -> 
     result[..., 0], result[..., 4], result[..., 6] = d2, own_s[..., 0], own_s[..., 1]
     if pair.shape[-1] > 1:
         w2 = own_w[..., 0]
-        result[..., 1], result[..., 3], result[..., 5] = pair[..., 1] / _D4_SCALE, w2, own_w[..., 1]
+        result[..., 1], result[..., 3], result[..., 5] = pair[..., 1] / D4_SCALE, w2, own_w[..., 1]
         # ws = (w^2 + s^2 - d^2)/2 saves a pass and is safe. Its error is the error of the sums, a few 1e-8 of
         # (w^2 + s^2)/2, which bounds |ws|. Only the other direction, d^2 from ws, would suffer from cancellation.
         result[..., 2] = (w2 + own_s[..., 0] - d2) / 2
