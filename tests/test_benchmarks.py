@@ -122,6 +122,7 @@ def test_the_benchmark_of_checkpoints_compares_one_pass_with_the_limits(
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     monkeypatch.setattr(measure, "alone", measure.one_pass)  # without a process of its own
+    monkeypatch.setattr(measure.fused, "available", measure.fused.available)  # which the benchmark changes
     monkeypatch.setattr(measure, "memory_speed", lambda: 1e9)
     measure.main(["--files", "2", "4", "--parameters", "20000", "--timed", "2"])
     found = json.loads((tmp_path / "measure.json").read_text())["results"]

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 import tracemalloc
+import types
 import warnings
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
@@ -365,7 +366,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, options: dict[str, Any]) -> No
         Evil(eval, f"__import__('os').mkdir({str(mark)!r})"),
         Evil(getattr, "x", "upper"),
         Evil(exec, "x"),
-        argparse.Namespace(a=1),
+        Evil(argparse.ArgumentParser),
     ]
     for i, thing in enumerate(hostile):
         path = saved(tmp_path / f"{i}.pt", {"w": torch.ones(3), "x": [thing]}, **options)
@@ -377,6 +378,12 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, options: dict[str, Any]) -> No
     path.write_bytes(pickle.dumps({"w": hostile[0]}))
     with pytest.raises(ValueError, match=r"mkdir would have to be run. Nothing was executed"):
         read(path)
+
+
+@pytest.mark.parametrize("options", FORMATS)
+def test_the_arguments_of_a_program_beside_the_weights_are_left_out(tmp_path: Path, options: dict[str, Any]) -> None:
+    content = {"w": torch.ones(3), "args": argparse.Namespace(a=1, more=types.SimpleNamespace(b=[2]))}
+    assert set(read(saved(tmp_path / "a.pt", content, **options))) == {"w"}
 
 
 def test_what_a_user_has_allowed_is_left_out_and_not_made_either(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import warnings
@@ -122,7 +123,8 @@ def deepspeed(top: Path, step: int) -> None:
 def megatron(top: Path, step: int) -> None:
     folder = top / f"iter_{step:07d}" / "mp_rank_00"
     folder.mkdir(parents=True)
-    torch.save({"model": weights(step), "iteration": step}, folder / "model_optim_rng.pt")
+    content = {"model": weights(step), "iteration": step, "args": argparse.Namespace(lr=0.1, layers=[1, 2])}
+    torch.save(content, folder / "model_optim_rng.pt")
 
 
 def nano_gpt(top: Path, step: int) -> None:

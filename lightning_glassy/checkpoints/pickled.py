@@ -275,11 +275,16 @@ def _word(value: object) -> object:
 # ---------------------------------------------------------------------- names that need no code
 
 
+# Many programs keep their arguments beside the weights. Such an object is left out. A message lists it, because
+# `torch.load` refuses it.
+_SETTINGS = {"argparse.Namespace", "types.SimpleNamespace"}
+
+
 def _refuse_code(file: File, names: Iterable[str]) -> None:
     """Refuse a file with names that are neither known nor allowed by the user."""
     allowed = _allowed_by_user()
     unknown = sorted(name for name in names if not _is_known(name) and name not in allowed)
-    if unknown:
+    if not _SETTINGS.issuperset(unknown):
         shown = [name.removeprefix("builtins.") for name in unknown]
         listed = ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
         raise ValueError(
