@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -479,6 +480,9 @@ def _tensorboard(options: argparse.Namespace) -> None:
 # ---------------------------------------------------------------------- measure
 
 
+_LOG_EVERY = 60.0  # seconds between two lines of progress in a file
+
+
 def _measure(options: argparse.Namespace) -> None:
     if os.path.lexists(options.out) and not options.overwrite:  # also a link that leads nowhere
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
@@ -501,17 +505,22 @@ def _measure(options: argparse.Namespace) -> None:
         overlap_thresholds=options.overlap_thresholds,
         key=options.key,
     )
-    lines = Progress()
+    lines, shown = Progress(), time.monotonic()
 
     def progress(done: int, total: int) -> None:
-        width = min(60, shutil.get_terminal_size().columns - 1)  # a line that wraps is not overwritten by the next
-        line = f"{lines.line(done, total):<{width}.{width}}"
-        print(f"\r{line}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+        nonlocal shown
+        line = lines.line(done, total)
+        if sys.stderr.isatty():
+            width = min(60, shutil.get_terminal_size().columns - 1)  # a line that wraps is not overwritten by the next
+            print(f"\r{line:<{width}.{width}}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+        elif time.monotonic() - shown >= _LOG_EVERY:
+            print(line, file=sys.stderr, flush=True)
+            shown = time.monotonic()
 
     unfinished = options.out.with_name(f"{options.out.name}.unfinished")
     with Checkpoints(options.checkpoints, steps=options.steps, force_steps=options.force_steps) as checkpoints:
         _print(checkpoints)
-        record = checkpoints.measure(chosen, unfinished=unfinished, progress=progress if sys.stderr.isatty() else None)
+        record = checkpoints.measure(chosen, unfinished=unfinished, progress=progress)
     try:
         record.save(options.out)
     except OSError as error:  # such as a full disk, after hours

@@ -545,6 +545,15 @@ def test_sums_beyond_the_memory_are_refused_in_options(tmp_path: Path, capsys, m
     assert err.endswith("of free memory: choose --groups 'all', or fewer pairs with --pairs 'log'\n")
 
 
+def test_progress_in_a_file_is_a_line_now_and_then(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "record.npz"))[2] == ""
+    monkeypatch.setattr(cli, "_LOG_EVERY", 0.0)
+    code, _, err = run(capsys, "measure", *pair(tmp_path), "-o", str(tmp_path / "other.npz"))
+    assert code == 0
+    assert re.search(r"^ *0 % .*\n100 % .*$", err.strip(), re.MULTILINE)
+    assert "\r" not in err
+
+
 def test_a_line_of_progress_fits_a_narrow_terminal(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
