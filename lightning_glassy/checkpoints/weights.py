@@ -526,8 +526,11 @@ def _without_prefixes(states: Sequence[dict[str, Stored]]) -> list[dict[str, Sto
     if most == sum(len(names & states[0].keys()) for names in kinds):
         return list(states)
     reference = {name.removeprefix(dropped) for name in states[0]}
-    cut = {names: best(reference, prefixes, names)[1] for names, prefixes in kinds.items()}
-    return [{name.removeprefix(cut[frozenset(state)]): stored for name, stored in state.items()} for state in states]
+    to_cut = {names: best(reference, prefixes, names)[1] for names, prefixes in kinds.items()}
+    return [
+        {name.removeprefix(prefix): stored for name, stored in state.items()}
+        for state, prefix in ((state, to_cut[frozenset(state)]) for state in states)
+    ]
 
 
 def _prefixes(names: list[str]) -> list[str]:
