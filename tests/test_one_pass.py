@@ -156,7 +156,15 @@ def test_a_compiled_loop_counts_any_number_of_thresholds(thresholds: tuple[float
 def test_many_coordinates_are_summed_by_a_compiled_loop_and_few_as_the_monitor_sums_them() -> None:
     pytest.importorskip("numba")
     few, many = ([stored(weights(k, {"w": (n,)})) for k in range(2)] for n in (1000, 1 << 18))
+    fused.compiled.cache_clear()
     assert [one_pass._Work(plan(files[0]), files, [(0, 1)], ()).is_fused for files in (few, many)] == [False, True]
+    assert fused.compiled.cache_info().currsize == 1  # one loop for all threads
+
+
+def test_a_numba_that_does_not_fit_the_numpy_at_hand_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)  # its import raises ImportError
+    files = [stored(weights(k, {"w": (1 << 18,)})) for k in range(2)]
+    assert not one_pass._Work(plan(files[0]), files, [(0, 1)], ()).is_fused
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 31, 1024, 1025, 5000, 8192])

@@ -49,8 +49,8 @@ _BLOCK_BYTES = 4 << 20
 
 _MOST_MEMORY = 512 << 20
 
-# Compiling a loop takes a second. So many coordinates and more are summed by it. The number of pairs does not count,
-# because a pair must have the same bits alone.
+# To import numba and to compile a loop takes two seconds. The loop sums so many coordinates and more. The number of
+# pairs does not count, because a pair must have the same bits alone.
 _FEWEST_FUSED = 1 << 18
 
 # Reads wait for the disk, so there may be more of them than processors.
@@ -152,7 +152,7 @@ def memory_needed(
 
 def _is_fused(parameters: TrackedParameters) -> bool:
     """Return whether a compiled loop sums the coordinates."""
-    return fused.available() and sum(bucket.numel for bucket in parameters.buckets) >= _FEWEST_FUSED
+    return sum(bucket.numel for bucket in parameters.buckets) >= _FEWEST_FUSED and fused.available()
 
 
 def sum_pairs(
@@ -168,8 +168,8 @@ def sum_pairs(
     """Sum all pairs in one pass over the checkpoints.
 
     The formulas are those of :class:`~lightning_glassy.measure.moments.EagerMoments`. Many coordinates are summed in a
-    loop that numba compiles, if it is installed. The result of a pair does not
-    depend on the other pairs, the memory, the number of threads (``torch.get_num_threads()``), or an interruption.
+    loop that numba compiles, if it is installed. The result of a pair does not depend on the other pairs, the memory,
+    the number of threads (``torch.get_num_threads()``), or an interruption.
 
     Args:
         parameters: the coordinates, from :func:`plan`.
@@ -389,6 +389,8 @@ class _Work:
             start = stop
         self._height = max((batch.n for batch in self._batches), default=1)
         self.is_fused = _is_fused(parameters)
+        if self.is_fused:
+            fused.compiled()  # else each thread would make and compile a loop of its own
         self.numbers: dict[str, int] = {}
         for bucket in parameters.buckets:
             for piece in bucket.pieces:
