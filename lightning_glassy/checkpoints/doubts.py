@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from lightning_glassy.measure.layout import ROUNDING_MARGIN, within_rounding
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
-
-_MOST_NAMES = 8  # in one sentence
+from lightning_glassy.record.text import listed
 
 
 def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> list[str]:
@@ -77,14 +76,3 @@ def _identical(waiting_times: NDArray[np.int64], lags: NDArray[np.int64]) -> str
         f"the measured weights are equal to the last bit at different steps, {listed(names)}, so that d^2 is exactly 0 "
         f"in {len(lags):,} pairs: a checkpoint was copied, or the weights did not move by more than their rounding"
     )
-
-
-def listed(names: Sequence[str], most: int = _MOST_NAMES) -> str:
-    """Return names with commas. Names beyond ``most`` are counted.
-
-    Example:
-        >>> listed(["a", "b", "c", "d"], most=2)
-        'a, b and 2 more'
-    """
-    rest = len(names) - most
-    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest:,} more"

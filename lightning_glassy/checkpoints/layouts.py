@@ -20,10 +20,10 @@ from typing import Any
 
 from lightning_glassy.checkpoints.content import Content
 from lightning_glassy.checkpoints.distributed import read_distributed
-from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.pickled import read_torch
 from lightning_glassy.checkpoints.safetensor_files import looks_like_safetensors, read_safetensors
+from lightning_glassy.record.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -284,10 +284,9 @@ def _all_shards(shards: dict[int, Path], n: int) -> list[Path]:
 
 
 def _no_whole(file: Path, what: str, missing: list[str]) -> ValueError:
-    listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
     return ValueError(
-        f"{file} is {what}, and no whole checkpoint: {listed or 'another'} is not among the files. Name the directory "
-        f"{file.parent} if all shards are in it, or all shards together, or fetch the rest"
+        f"{file} is {what}, and no whole checkpoint: {listed(missing) or 'another'} is not among the files. Name the "
+        f"directory {file.parent} if all shards are in it, or all shards together, or fetch the rest"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.doubts import doubts_of_pairs, listed
+from lightning_glassy.checkpoints.doubts import doubts_of_pairs
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
 from lightning_glassy.checkpoints.one_pass import plan, spread, sum_pairs
@@ -26,6 +26,7 @@ from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.tracker import TrackerOptions, check_options
 from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ def measure_checkpoints(
     Raises:
         FileNotFoundError: a file does not exist.
         ImportError: there is a ``.safetensors`` file, but the package safetensors is missing.
+        MemoryError: the sums of so many pairs and groups do not fit in the free memory.
+        OSError: a file cannot be read.
         TypeError: an argument has the wrong type.
         ValueError: there are fewer than two checkpoints, or another argument is out of its range. A step is unknown,
             negative or there twice. A file is damaged, is a part of a checkpoint, is no checkpoint, or needs code to be
@@ -181,8 +184,6 @@ class Checkpoints:
         if not isinstance(force_steps, bool):
             raise TypeError(f"force_steps={force_steps!r} is not True or False")
         found = find_checkpoints(paths)
-        if len(found) < 2:
-            raise ValueError(f"paths={[str(one.path) for one in found]}: a displacement needs at least two checkpoints")
         self._handles = Handles()
         try:
             contents = [open_checkpoint(one, self._handles) for one in found]

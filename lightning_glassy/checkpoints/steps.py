@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
 from lightning_glassy.checkpoints.weights import is_stored
+from lightning_glassy.record.text import listed
 
 _LARGEST_STEP = 2**53
 
