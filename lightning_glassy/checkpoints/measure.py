@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_glassy.checkpoints.content import Content
+from lightning_glassy.checkpoints.content import Content, short_names
 from lightning_glassy.checkpoints.doubts import doubts_of_pairs
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
@@ -202,7 +201,7 @@ class Checkpoints:
 
     def __str__(self) -> str:
         """Return a table of the steps, the checkpoints, and where each step was found."""
-        names = _short_names([content.path for content in self._contents])
+        names = short_names([content.path for content in self._contents])
         width, longest = len(f"{self._dated[-1].step:,}"), max(map(len, names))
         lines = [
             f"  step {one.step:>{width},}   {name:<{longest}}   {one.source}"
@@ -270,7 +269,6 @@ class Checkpoints:
         paths = [content.path for content in contents]
         for doubt in (
             *doubts_of_steps(dated, paths),
-            *_alternating(dated, contents),
             *agreed.doubts,
             *doubts_of_pairs(record, parameters.resolution),
         ):
@@ -300,25 +298,6 @@ class Checkpoints:
         return kept
 
 
-def _alternating(dated: Sequence[Dated], contents: Sequence[Content]) -> list[str]:
-    """Return the doubt about two directories whose steps alternate.
-
-    The steps of a run that was resumed in another directory follow those before.
-    """
-    steps: dict[Path, list[int]] = {}
-    for one, content in zip(dated, contents, strict=True):
-        steps.setdefault(content.path.absolute().parent, []).append(one.step)
-    spans = sorted((inside[0], inside[-1], folder) for folder, inside in steps.items() if len(inside) > 1)
-    for (_, end, a), (start, _, b) in itertools.pairwise(spans):
-        if start < end:
-            names = " and ".join(_short_names([a, b]))
-            return [
-                f"the steps of the checkpoints in {names} alternate: if they are of two trainings, measure each alone, "
-                "because a distance between two trainings is no displacement"
-            ]
-    return []
-
-
 def _check_overlap(path: Path, tensors: Mapping[str, Stored]) -> None:
     overlap = overlapping(tensors.items())
     if overlap is not None:
@@ -337,7 +316,7 @@ def _meta(
 ) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "source": "checkpoints",
-        "files": _short_names([content.path for content in contents]),
+        "files": short_names([content.path for content in contents]),
         "steps": [one.step for one in dated],
         "steps_found": list(dict.fromkeys(one.source for one in dated)),
         "max_step": dated[-1].step,
@@ -354,13 +333,3 @@ def _meta(
     if first.optimizers:
         meta["optimizers"] = first.optimizers
     return meta
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the ends of paths, with as many directories as tell the paths apart."""
-    parts = [path.absolute().parts for path in paths]
-    for n in range(1, max(map(len, parts))):
-        names = [str(Path(*several[-n:])) for several in parts]
-        if len(set(names)) == len(set(parts)):
-            return names
-    return [str(path) for path in paths]
