@@ -316,10 +316,13 @@ def _indexed(index: Path) -> Found:
 
 
 def _one_format(units: list[Found]) -> list[Found]:
-    """Leave out shards of a directory that has the same weights in shards ``.safetensors``, and name the directory."""
-    sharded = [unit for unit in units if len(unit.files) > 1]
-    safe = {unit.files[0].parent for unit in sharded if unit.files[0].suffix == ".safetensors"}
-    twins = [one for one in sharded if one.files[0].parent in safe and one.files[0].suffix == ".bin"]
+    """Leave out the ``.bin`` of a model that is also there in ``.safetensors``, and name the directory of shards."""
+    whole = [unit for unit in units if len(unit.files) > 1 or _rank(unit) < len(_MAIN)]
+    best: dict[Path, Path] = {}
+    for unit in sorted(whole, key=_preference):
+        best.setdefault(unit.files[0].parent, unit.files[0])
+    safe = {folder for folder, file in best.items() if file.suffix == ".safetensors"}
+    twins = [one for one in whole if one.files[0].parent in safe and one.files[0].suffix == ".bin"]
     kept = [unit for unit in units if unit not in twins]
     n = Counter(unit.files[0].parent for unit in kept)
     for i, unit in enumerate(kept):
