@@ -16,7 +16,7 @@ from lightning_glassy.record.text import listed
 def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> list[str]:
     r"""Return the doubts about the pairs of a record, one sentence each.
 
-    There are three kinds of doubt. Weights are not finite. Weights at different steps are equal to the last bit, so
+    There are three kinds of doubt. Squares are not finite. Weights at different steps are equal to the last bit, so
     that :math:`d^2` is exactly 0. Displacements are so small that the rounding of the weights may explain them. A group
     is named only if the group ``"all"`` does not have the doubt.
 
@@ -46,7 +46,10 @@ def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> lis
 
     doubts = []
     if (not_finite := where(~finite)) is not None:
-        doubts.append(f"the weights are not finite {not_finite[1]}. They are recorded as they are")
+        doubts.append(
+            f"d^2 is not finite {not_finite[1]}: weights are not finite, or too large for their squares. They are "
+            "recorded as they are"
+        )
     whole = record.groups.index("all")
     if still[whole].any():
         doubts.append(_identical(waiting_times[still[whole]], lags[still[whole]]))
