@@ -265,7 +265,7 @@ def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_pa
     assert end.averages
     assert "averages over the training (Lightning's WeightAveraging puts them into the model when" in end.doubts[0]
     with pytest.raises(
-        ValueError, match=r"the weights in .*end.ckpt are averages over the training, and those in .*1.ckpt not"
+        ValueError, match=r"the weights in .*end.ckpt are averages over the training, and those in .*1.ckpt are not"
     ):
         agree([*weights, end])
     # A trainer that did not train saves the averages alone.

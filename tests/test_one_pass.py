@@ -221,10 +221,10 @@ def test_a_sample_has_the_coordinates_of_the_monitor(sample: int) -> None:
 
 def test_other_names_of_a_tensor_can_match() -> None:
     files = [{"embed": file["a.weight"], "bias": file["a.bias"]} for file in FILES]
-    parameters = plan(files[0], {"embed": ["head"]}, include="head", groups={"heads": "head*"})
-    assert parameters.n_parameters == {"all": 140 * 130, "heads": 140 * 130}
-    with pytest.raises(ValueError, match=r"exclude: the pattern 'tail' matches no .* names are embed, head, bias"):
-        plan(files[0], {"embed": ["head"]}, exclude="tail")
+    parameters = plan(files[0], {"embed": ["head"]}, groups={"heads": "head*"})
+    assert parameters.n_parameters == {"all": 140 * 130 + files[0]["bias"].shape[0], "heads": 140 * 130}
+    with pytest.raises(ValueError, match=r"'tail' matches no trainable parameter. The names are embed, head, bias"):
+        plan(files[0], {"embed": ["head"]}, groups={"a": "tail"})
     with pytest.raises(ValueError, match="there is no trainable parameter to track"):
         plan({"none": FILES[0]["none"]})
     assert choose_names([["a", "b"], ["c"]], exclude="b") == [(1, ())]
@@ -251,7 +251,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_tensor_and_its_checkpoint(
 def test_the_spread_is_the_standard_deviation() -> None:
     parameters = plan(MIXED[0])
     assert spread(parameters, MIXED[0]) == pytest.approx(flat(MIXED[0], list(MIXED[0])).std(), rel=1e-6)
-    assert spread(plan(FILES[0], include="b.scale"), FILES[0]) == 0
+    assert spread(plan({"x": FILES[0]["b.scale"]}), {"x": FILES[0]["b.scale"]}) == 0
     assert math.isnan(
         spread(plan({"x": InMemory(torch.tensor([torch.nan, 1]))}), {"x": InMemory(torch.tensor([torch.nan, 1]))})
     )

@@ -444,6 +444,7 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
 
 
 def _may_be_weights(name: str) -> bool:
+    """Return whether a name may be that of weights: by its suffix, or as step_1000, without a suffix."""
     if _NO_WEIGHTS.match(name):
         return False
     return name.lower().endswith(_SUFFIXES) or (_OF_CHECKPOINTS.fullmatch(name) is not None and "." not in name[-6:])

@@ -76,8 +76,6 @@ def plan(
     aliases: Mapping[str, Sequence[str]] | None = None,
     *,
     groups: Groups = "all",
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
     sample: int | None = None,
 ) -> TrackedParameters:
     """Lay out the coordinates of a checkpoint as the monitor lays out those of a module. Nothing is read.
@@ -86,12 +84,10 @@ def plan(
         stored: the tensors of a checkpoint. Each is counted, so give one name for tied tensors.
         aliases: other names of a tensor, which patterns may match too.
         groups: ``"all"``, ``"layer"``, or a mapping of group names to patterns.
-        include: measure only tensors that match one of these patterns.
-        exclude: do not measure tensors that match one of these patterns.
         sample: number of coordinates to draw. The monitor draws the same coordinates for the same number.
 
     Raises:
-        ValueError: there is nothing to measure, or a pattern matches nothing.
+        ValueError: there is nothing to measure, or a pattern of a group matches nothing.
 
     Example:
         >>> from lightning_glassy.checkpoints.stored import InMemory
@@ -101,7 +97,7 @@ def plan(
     """
     names = [name for name, tensor in stored.items() if n_coordinates(tensor)]
     others = aliases or {}
-    chosen = choose_names([(name, *others.get(name, ())) for name in names], groups, include, exclude)
+    chosen = choose_names([(name, *others.get(name, ())) for name in names], groups)
     selected = [Selected(names[i], _stand_in(stored[names[i]]), of_groups) for i, of_groups in chosen]
     return TrackedParameters(selected, sample)
 

@@ -494,8 +494,8 @@ def _check_averages(weights: Sequence[Weights]) -> None:
     trained = [w for w in weights if not w.averages]
     if averages and trained:
         raise ValueError(
-            f"the weights in {averages[0].path} are averages over the training, and those in {trained[0].path} not: "
-            "leave one kind out, or choose with key=..."
+            f"the weights in {averages[0].path} are averages over the training, and those in {trained[0].path} are "
+            "not: leave one kind out, or choose with key=..."
         )
 
 
