@@ -161,8 +161,12 @@ def test_many_coordinates_are_summed_by_a_compiled_loop_and_few_as_the_monitor_s
     assert fused.compiled.cache_info().currsize == 1  # one loop for all threads
 
 
-def test_a_numba_that_does_not_fit_the_numpy_at_hand_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numba", None)  # its import raises ImportError
+def test_a_numba_that_does_not_fit_the_numpy_at_hand_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')")
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
     files = [stored(weights(k, {"w": (1 << 18,)})) for k in range(2)]
     assert not one_pass._Work(plan(files[0]), files, [(0, 1)], ()).is_fused
 
