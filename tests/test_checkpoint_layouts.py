@@ -229,6 +229,17 @@ def test_a_glob_of_all_files_of_trainers_finds_the_weights(tmp_path: Path) -> No
     ]
 
 
+def test_of_a_glob_with_a_model_in_two_formats_the_safetensors_are_taken(tmp_path: Path) -> None:
+    for step in (5, 10):
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            put(tmp_path / f"checkpoint-{step}" / name, tensors(step))
+    files = sorted(tmp_path.glob("checkpoint-*/*"))
+    assert {*found(*files)} == {"checkpoint-5/model.safetensors", "checkpoint-10/model.safetensors"}
+    for file in files:  # an adapter is no model
+        file.rename(file.with_name(file.name.replace("model.s", "adapter_model.s")))
+    assert "checkpoint-5/pytorch_model.bin" in found(*sorted(tmp_path.glob("checkpoint-*/*")))
+
+
 def hub(root: Path, branches: dict[str, str]) -> Path:
     """A repository in the cache of the Hugging Face hub, with links to blobs as on Linux."""
     repo = root / "models--owner--name"

@@ -175,7 +175,7 @@ def test_tensors_at_several_depths_are_one_state_dict() -> None:
         ({}, None, r"has no state_dict, only nothing: save model.state_dict\(\)"),
         ({"epoch": 3, "optimizer": ADAM}, None, "has no state_dict, only 'epoch', 'optimizer'"),
         ({"w": torch.ones(3, dtype=torch.int8)}, None, "has no state_dict, only 'w'"),
-        ({f"k{i}": i for i in range(9)}, None, r"only 'k0', .*'k7', ... \(9 in all\)"),
+        ({f"k{i}": i for i in range(9)}, None, r"only 'k0', .*'k7' and 1 more"),
         ({"bn.running_mean": torch.ones(3)}, None, "there is no floating-point tensor"),
         ({"a": {"n": torch.tensor(3)}}, "a", "there is no floating-point tensor"),
         ({"a.w": torch.ones(3), "a._orig_mod.w": torch.ones(3)}, None, "two tensors are called 'a.w' without"),
@@ -265,7 +265,7 @@ def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_pa
     assert end.averages
     assert "averages over the training (Lightning's WeightAveraging puts them into the model when" in end.doubts[0]
     with pytest.raises(
-        ValueError, match=r"the weights in .*end.ckpt are averages over the training, and those in .*1.ckpt not"
+        ValueError, match=r"the weights in .*end.ckpt are averages over the training, and those in .*1.ckpt are not"
     ):
         agree([*weights, end])
     # A trainer that did not train saves the averages alone.
@@ -571,7 +571,7 @@ def test_tensors_that_no_file_changes_are_left_out_and_named() -> None:
     assert doubt.startswith(
         "10 tensors (25 coordinates) are bit for bit alike in every file and left out: h.0.attn.masked_bias, "
     )
-    assert doubt.endswith("h.7.attn.masked_bias, ... (10 in all)")
+    assert doubt.endswith("h.7.attn.masked_bias and 2 more")
     kept = agreed(*files, keep_constant=True)
     assert list(kept.tensors[0]) == list(files[0])
     assert not kept.constants

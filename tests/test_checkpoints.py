@@ -395,7 +395,7 @@ def test_two_trainings_whose_steps_alternate_are_a_doubt_and_a_resumed_one_is_no
     (tmp_path / "b").mkdir()
     first = save(tmp_path / "a", steps=(0, 10, 20))
     (doubt,) = measure_checkpoints([*first, *save(tmp_path / "b", steps=(5, 15))]).doubts
-    assert doubt.startswith("the steps of the checkpoints in a and b alternate: if they are of two trainings")
+    assert doubt.startswith("the steps of the checkpoints in a and b alternate: if they are of several trainings")
     assert measure_checkpoints([*first, *save(tmp_path / "b", steps=(20, 30, 40))]).doubts == []
 
 

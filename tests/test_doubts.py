@@ -158,7 +158,8 @@ def test_identical_weights_at_different_steps_name_the_steps() -> None:
 def test_pairs_with_weights_that_are_not_finite_are_counted() -> None:
     record = of_pairs({(0, 1): (np.nan, 1.0), (0, 2): (np.inf, 1.0), (1, 1): (1.0, 1.0)})
     assert doubts_of_pairs(record, {"all": BFLOAT16}) == [
-        "the weights are not finite in 2 of 3 pairs. They are recorded as they are"
+        "d^2 is not finite in 2 of 3 pairs: weights are not finite, or too large for their squares. They are recorded "
+        "as they are"
     ]
 
 

@@ -156,7 +156,19 @@ def test_a_compiled_loop_counts_any_number_of_thresholds(thresholds: tuple[float
 def test_many_coordinates_are_summed_by_a_compiled_loop_and_few_as_the_monitor_sums_them() -> None:
     pytest.importorskip("numba")
     few, many = ([stored(weights(k, {"w": (n,)})) for k in range(2)] for n in (1000, 1 << 18))
+    fused.compiled.cache_clear()
     assert [one_pass._Work(plan(files[0]), files, [(0, 1)], ()).is_fused for files in (few, many)] == [False, True]
+    assert fused.compiled.cache_info().currsize == 1  # one loop for all threads
+
+
+def test_a_numba_that_does_not_fit_the_numpy_at_hand_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.3 or less')")
+    monkeypatch.delitem(sys.modules, "numba", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    files = [stored(weights(k, {"w": (1 << 18,)})) for k in range(2)]
+    assert not one_pass._Work(plan(files[0]), files, [(0, 1)], ()).is_fused
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 31, 1024, 1025, 5000, 8192])
@@ -213,10 +225,10 @@ def test_a_sample_has_the_coordinates_of_the_monitor(sample: int) -> None:
 
 def test_other_names_of_a_tensor_can_match() -> None:
     files = [{"embed": file["a.weight"], "bias": file["a.bias"]} for file in FILES]
-    parameters = plan(files[0], {"embed": ["head"]}, include="head", groups={"heads": "head*"})
-    assert parameters.n_parameters == {"all": 140 * 130, "heads": 140 * 130}
-    with pytest.raises(ValueError, match=r"exclude: the pattern 'tail' matches no .* names are embed, head, bias"):
-        plan(files[0], {"embed": ["head"]}, exclude="tail")
+    parameters = plan(files[0], {"embed": ["head"]}, groups={"heads": "head*"})
+    assert parameters.n_parameters == {"all": 140 * 130 + files[0]["bias"].shape[0], "heads": 140 * 130}
+    with pytest.raises(ValueError, match=r"'tail' matches no trainable parameter. The names are embed, head, bias"):
+        plan(files[0], {"embed": ["head"]}, groups={"a": "tail"})
     with pytest.raises(ValueError, match="there is no trainable parameter to track"):
         plan({"none": FILES[0]["none"]})
     assert choose_names([["a", "b"], ["c"]], exclude="b") == [(1, ())]
@@ -243,7 +255,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_tensor_and_its_checkpoint(
 def test_the_spread_is_the_standard_deviation() -> None:
     parameters = plan(MIXED[0])
     assert spread(parameters, MIXED[0]) == pytest.approx(flat(MIXED[0], list(MIXED[0])).std(), rel=1e-6)
-    assert spread(plan(FILES[0], include="b.scale"), FILES[0]) == 0
+    assert spread(plan({"x": FILES[0]["b.scale"]}), {"x": FILES[0]["b.scale"]}) == 0
     assert math.isnan(
         spread(plan({"x": InMemory(torch.tensor([torch.nan, 1]))}), {"x": InMemory(torch.tensor([torch.nan, 1]))})
     )

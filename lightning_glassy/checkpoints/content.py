@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,3 +28,13 @@ class Content:
     beside: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the ends of paths, with as many directories as tell the paths apart."""
+    parts = [path.absolute().parts for path in paths]
+    for n in range(1, max(map(len, parts))):
+        names = [str(Path(*several[-n:])) for several in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    return [str(path) for path in paths]

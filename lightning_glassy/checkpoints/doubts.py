@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from lightning_glassy.measure.layout import ROUNDING_MARGIN, within_rounding
 from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord
-
-_MOST_NAMES = 8  # in one sentence
+from lightning_glassy.record.text import listed
 
 
 def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> list[str]:
     r"""Return the doubts about the pairs of a record, one sentence each.
 
-    There are three kinds of doubt. Weights are not finite. Weights at different steps are equal to the last bit, so
+    There are three kinds of doubt. Squares are not finite. Weights at different steps are equal to the last bit, so
     that :math:`d^2` is exactly 0. Displacements are so small that the rounding of the weights may explain them. A group
     is named only if the group ``"all"`` does not have the doubt.
 
@@ -47,7 +46,10 @@ def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> lis
 
     doubts = []
     if (not_finite := where(~finite)) is not None:
-        doubts.append(f"the weights are not finite {not_finite[1]}. They are recorded as they are")
+        doubts.append(
+            f"d^2 is not finite {not_finite[1]}: weights are not finite, or too large for their squares. They are "
+            "recorded as they are"
+        )
     whole = record.groups.index("all")
     if still[whole].any():
         doubts.append(_identical(waiting_times[still[whole]], lags[still[whole]]))
@@ -77,14 +79,3 @@ def _identical(waiting_times: NDArray[np.int64], lags: NDArray[np.int64]) -> str
         f"the measured weights are equal to the last bit at different steps, {listed(names)}, so that d^2 is exactly 0 "
         f"in {len(lags):,} pairs: a checkpoint was copied, or the weights did not move by more than their rounding"
     )
-
-
-def listed(names: Sequence[str], most: int = _MOST_NAMES) -> str:
-    """Return names with commas. Names beyond ``most`` are counted.
-
-    Example:
-        >>> listed(["a", "b", "c", "d"], most=2)
-        'a, b and 2 more'
-    """
-    rest = len(names) - most
-    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest:,} more"

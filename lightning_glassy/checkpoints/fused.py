@@ -5,7 +5,7 @@ Plain torch needs eight passes over a tile for two thresholds. The loop needs on
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -24,8 +24,12 @@ PairSums = Callable[..., None]
 
 
 def available() -> bool:
-    """Return whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+    """Return whether numba can be imported. It refuses a NumPy that is newer than itself."""
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)

@@ -20,10 +20,10 @@ from typing import Any
 
 from lightning_glassy.checkpoints.content import Content
 from lightning_glassy.checkpoints.distributed import read_distributed
-from lightning_glassy.checkpoints.doubts import listed
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.pickled import read_torch
 from lightning_glassy.checkpoints.safetensor_files import looks_like_safetensors, read_safetensors
+from lightning_glassy.record.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,8 @@ def _find(paths: Iterable[Any]) -> list[Found]:
                     "no .metadata in it. Leave it out, or name the files"
                 )
             found += inside[path]
-    found = _once([_with_branches(checkpoint) for checkpoint in found])
+    branches: dict[Path, dict[str, tuple[str, ...]]] = {}
+    found = _once([_with_branches(checkpoint, branches) for checkpoint in found])
     if len(found) < 2:
         named = [str(path) for path in given]
         only = f"only {found[0].path}" if found else "none"
@@ -256,6 +257,7 @@ def _units(files: Sequence[Path]) -> list[Found]:
                 taken |= {*shards}
 
     sets: dict[tuple[Path, str, int, str], dict[int, Path]] = defaultdict(dict)
+    parts: dict[Path, _Parts] = {}
     for file in files:
         if file in taken or file in given:
             continue
@@ -263,7 +265,7 @@ def _units(files: Sequence[Path]) -> list[Found]:
         if len(numbers) > 1 and any(int(n) > 1 for _, n in numbers):
             raise ValueError(f"{file} is a part of a model that was trained in parallel: write one whole model first")
         if not numbers or all(int(n) == 1 for _, n in numbers):
-            _refuse_part(file)
+            _refuse_part(file, parts)
             units.append(Found(file, (file,)))
         else:
             before, i, n, after = _SHARD.split(file.name)
@@ -284,10 +286,9 @@ def _all_shards(shards: dict[int, Path], n: int) -> list[Path]:
 
 
 def _no_whole(file: Path, what: str, missing: list[str]) -> ValueError:
-    listed = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
     return ValueError(
-        f"{file} is {what}, and no whole checkpoint: {listed or 'another'} is not among the files. Name the directory "
-        f"{file.parent} if all shards are in it, or all shards together, or fetch the rest"
+        f"{file} is {what}, and no whole checkpoint: {listed(missing) or 'another'} is not among the files. Name the "
+        f"directory {file.parent} if all shards are in it, or all shards together, or fetch the rest"
     )
 
 
@@ -317,10 +318,13 @@ def _indexed(index: Path) -> Found:
 
 
 def _one_format(units: list[Found]) -> list[Found]:
-    """Leave out shards of a directory that has the same weights in shards ``.safetensors``, and name the directory."""
-    sharded = [unit for unit in units if len(unit.files) > 1]
-    safe = {unit.files[0].parent for unit in sharded if unit.files[0].suffix == ".safetensors"}
-    twins = [one for one in sharded if one.files[0].parent in safe and one.files[0].suffix == ".bin"]
+    """Leave out the ``.bin`` of a model that is also there in ``.safetensors``, and name the directory of shards."""
+    whole = [unit for unit in units if len(unit.files) > 1 or _rank(unit) < len(_MAIN)]
+    best: dict[Path, Path] = {}
+    for unit in sorted(whole, key=_preference):
+        best.setdefault(unit.files[0].parent, unit.files[0])
+    safe = {folder for folder, file in best.items() if file.suffix == ".safetensors"}
+    twins = [one for one in whole if one.files[0].parent in safe and one.files[0].suffix == ".bin"]
     kept = [unit for unit in units if unit not in twins]
     n = Counter(unit.files[0].parent for unit in kept)
     for i, unit in enumerate(kept):
@@ -330,8 +334,16 @@ def _one_format(units: list[Found]) -> list[Found]:
     return kept
 
 
-def _refuse_part(file: Path) -> None:
-    """Refuse a file that holds a part of a model."""
+_Parts = dict[tuple[str, str], list[tuple[int, str]]]
+
+
+def _refuse_part(file: Path, known: dict[Path, _Parts]) -> None:
+    """Refuse a file that holds a part of a model.
+
+    Args:
+        file: the file.
+        known: the parts in each directory, so that it is searched once.
+    """
     if file.suffix == ".distcp":
         raise ValueError(f"{file} is a part of a distributed checkpoint: name its directory {file.parent}")
     for pattern, why in _NEVER_WHOLE:
@@ -342,14 +354,11 @@ def _refuse_part(file: Path) -> None:
             surely = _SURELY_PART.search(named.name) is not None
             if named is not file and not surely:
                 continue
-            template = re.compile(
-                re.escape(named.name[: match.start(3)]) + r"(\d+)" + _any_numbers(named.name[match.end(3) :])
-            )
-            numbers = {int(match[3])}
-            for sibling in _neighbours(others):
-                other = template.fullmatch(sibling)
-                if other and (named is file or (others / sibling / file.name).is_file()):
-                    numbers.add(int(other[1]))
+            if others not in known:
+                known[others] = _parts_among(_neighbours(others))
+            alike = known[others].get(_around(named.name, match), [])
+            numbers = {n for n, name in alike if named is file or (others / name / file.name).is_file()}
+            numbers.add(int(match[3]))
             low = min(numbers)
             if (len(numbers) > 1 and low < 2 and numbers == {*range(low, low + len(numbers))}) or (surely and low > 0):
                 raise ValueError(
@@ -358,13 +367,18 @@ def _refuse_part(file: Path) -> None:
                 )
 
 
-def _any_numbers(text: str) -> str:
-    """Return a pattern of a text in which the numbers of further parts may be any."""
-    pattern, last = "", 0
-    for match in _PART.finditer(text):
-        pattern += re.escape(text[last : match.start(3)]) + r"\d+"
-        last = match.end(3)
-    return pattern + re.escape(text[last:])
+def _parts_among(names: Iterable[str]) -> _Parts:
+    """Return number and name of each part among the names in a directory, by what is around the number."""
+    parts: _Parts = defaultdict(list)
+    for name in names:
+        for match in _PART.finditer(name):
+            parts[_around(name, match)].append((int(match[3]), name))
+    return parts
+
+
+def _around(name: str, part: re.Match[str]) -> tuple[str, str]:
+    """Return a name before and after the number of a part. The numbers of further parts in it may be any."""
+    return name[: part.start(3)], _PART.sub("\\1\\2\0", name[part.end(3) :])
 
 
 def _names(folder: Path) -> list[str]:
@@ -442,6 +456,7 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
 
 
 def _may_be_weights(name: str) -> bool:
+    """Return whether a name may be that of weights: by its suffix, or as step_1000, without a suffix."""
     if _NO_WEIGHTS.match(name):
         return False
     return name.lower().endswith(_SUFFIXES) or (_OF_CHECKPOINTS.fullmatch(name) is not None and "." not in name[-6:])
@@ -493,12 +508,20 @@ def _branches(folder: Path) -> dict[str, tuple[str, ...]]:
     return refs
 
 
-def _with_branches(found: Found) -> Found:
-    """Add the branches that lead to a snapshot in the cache of the hub."""
+def _with_branches(found: Found, known: dict[Path, dict[str, tuple[str, ...]]]) -> Found:
+    """Add the branches that lead to a snapshot in the cache of the hub.
+
+    Args:
+        found: the checkpoint.
+        known: the branches of each repository, so that they are read once.
+    """
     whole = Path(os.path.abspath(found.path))  # noqa: PTH100  # follows no links
     for folder in (whole, *whole.parents):
         if folder.parent.name == "snapshots":
-            return replace(found, labels=_branches(folder.parent.parent).get(folder.name, found.labels))
+            repository = folder.parent.parent
+            if repository not in known:
+                known[repository] = _branches(repository)
+            return replace(found, labels=known[repository].get(folder.name, found.labels))
     return found
 
 

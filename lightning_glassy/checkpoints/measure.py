@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.doubts import doubts_of_pairs, listed
+from lightning_glassy.checkpoints.content import Content, short_names
+from lightning_glassy.checkpoints.doubts import doubts_of_pairs
 from lightning_glassy.checkpoints.handles import Handles
 from lightning_glassy.checkpoints.layouts import find_checkpoints, open_checkpoint
 from lightning_glassy.checkpoints.one_pass import plan, spread, sum_pairs
@@ -26,6 +25,7 @@ from lightning_glassy.measure.select import Groups
 from lightning_glassy.measure.tracker import TrackerOptions, check_options
 from lightning_glassy.observables import default_overlap_thresholds
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,8 @@ def measure_checkpoints(
     Raises:
         FileNotFoundError: a file does not exist.
         ImportError: there is a ``.safetensors`` file, but the package safetensors is missing.
+        MemoryError: the sums of so many pairs and groups do not fit in the free memory.
+        OSError: a file cannot be read.
         TypeError: an argument has the wrong type.
         ValueError: there are fewer than two checkpoints, or another argument is out of its range. A step is unknown,
             negative or there twice. A file is damaged, is a part of a checkpoint, is no checkpoint, or needs code to be
@@ -181,8 +183,6 @@ class Checkpoints:
         if not isinstance(force_steps, bool):
             raise TypeError(f"force_steps={force_steps!r} is not True or False")
         found = find_checkpoints(paths)
-        if len(found) < 2:
-            raise ValueError(f"paths={[str(one.path) for one in found]}: a displacement needs at least two checkpoints")
         self._handles = Handles()
         try:
             contents = [open_checkpoint(one, self._handles) for one in found]
@@ -201,7 +201,7 @@ class Checkpoints:
 
     def __str__(self) -> str:
         """Return a table of the steps, the checkpoints, and where each step was found."""
-        names = _short_names([content.path for content in self._contents])
+        names = short_names([content.path for content in self._contents])
         width, longest = len(f"{self._dated[-1].step:,}"), max(map(len, names))
         lines = [
             f"  step {one.step:>{width},}   {name:<{longest}}   {one.source}"
@@ -269,7 +269,6 @@ class Checkpoints:
         paths = [content.path for content in contents]
         for doubt in (
             *doubts_of_steps(dated, paths),
-            *_alternating(dated, contents),
             *agreed.doubts,
             *doubts_of_pairs(record, parameters.resolution),
         ):
@@ -299,25 +298,6 @@ class Checkpoints:
         return kept
 
 
-def _alternating(dated: Sequence[Dated], contents: Sequence[Content]) -> list[str]:
-    """Return the doubt about two directories whose steps alternate.
-
-    The steps of a run that was resumed in another directory follow those before.
-    """
-    steps: dict[Path, list[int]] = {}
-    for one, content in zip(dated, contents, strict=True):
-        steps.setdefault(content.path.absolute().parent, []).append(one.step)
-    spans = sorted((inside[0], inside[-1], folder) for folder, inside in steps.items() if len(inside) > 1)
-    for (_, end, a), (start, _, b) in itertools.pairwise(spans):
-        if start < end:
-            names = " and ".join(_short_names([a, b]))
-            return [
-                f"the steps of the checkpoints in {names} alternate: if they are of two trainings, measure each alone, "
-                "because a distance between two trainings is no displacement"
-            ]
-    return []
-
-
 def _check_overlap(path: Path, tensors: Mapping[str, Stored]) -> None:
     overlap = overlapping(tensors.items())
     if overlap is not None:
@@ -336,7 +316,7 @@ def _meta(
 ) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "source": "checkpoints",
-        "files": _short_names([content.path for content in contents]),
+        "files": short_names([content.path for content in contents]),
         "steps": [one.step for one in dated],
         "steps_found": list(dict.fromkeys(one.source for one in dated)),
         "max_step": dated[-1].step,
@@ -353,13 +333,3 @@ def _meta(
     if first.optimizers:
         meta["optimizers"] = first.optimizers
     return meta
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the ends of paths, with as many directories as tell the paths apart."""
-    parts = [path.absolute().parts for path in paths]
-    for n in range(1, max(map(len, parts))):
-        names = [str(Path(*several[-n:])) for several in parts]
-        if len(set(names)) == len(set(parts)):
-            return names
-    return [str(path) for path in paths]

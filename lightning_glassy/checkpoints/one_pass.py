@@ -49,8 +49,8 @@ _BLOCK_BYTES = 4 << 20
 
 _MOST_MEMORY = 512 << 20
 
-# Compiling a loop takes a second. So many coordinates and more are summed by it. The number of pairs does not count,
-# because a pair must have the same bits alone.
+# To import numba and to compile a loop takes two seconds. The loop sums so many coordinates and more. The number of
+# pairs does not count, because a pair must have the same bits alone.
 _FEWEST_FUSED = 1 << 18
 
 # Reads wait for the disk, so there may be more of them than processors.
@@ -76,8 +76,6 @@ def plan(
     aliases: Mapping[str, Sequence[str]] | None = None,
     *,
     groups: Groups = "all",
-    include: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] | None = None,
     sample: int | None = None,
 ) -> TrackedParameters:
     """Lay out the coordinates of a checkpoint as the monitor lays out those of a module. Nothing is read.
@@ -86,12 +84,10 @@ def plan(
         stored: the tensors of a checkpoint. Each is counted, so give one name for tied tensors.
         aliases: other names of a tensor, which patterns may match too.
         groups: ``"all"``, ``"layer"``, or a mapping of group names to patterns.
-        include: measure only tensors that match one of these patterns.
-        exclude: do not measure tensors that match one of these patterns.
         sample: number of coordinates to draw. The monitor draws the same coordinates for the same number.
 
     Raises:
-        ValueError: there is nothing to measure, or a pattern matches nothing.
+        ValueError: there is nothing to measure, or a pattern of a group matches nothing.
 
     Example:
         >>> from lightning_glassy.checkpoints.stored import InMemory
@@ -101,7 +97,7 @@ def plan(
     """
     names = [name for name, tensor in stored.items() if n_coordinates(tensor)]
     others = aliases or {}
-    chosen = choose_names([(name, *others.get(name, ())) for name in names], groups, include, exclude)
+    chosen = choose_names([(name, *others.get(name, ())) for name in names], groups)
     selected = [Selected(names[i], _stand_in(stored[names[i]]), of_groups) for i, of_groups in chosen]
     return TrackedParameters(selected, sample)
 
@@ -152,7 +148,7 @@ def memory_needed(
 
 def _is_fused(parameters: TrackedParameters) -> bool:
     """Return whether a compiled loop sums the coordinates."""
-    return fused.available() and sum(bucket.numel for bucket in parameters.buckets) >= _FEWEST_FUSED
+    return sum(bucket.numel for bucket in parameters.buckets) >= _FEWEST_FUSED and fused.available()
 
 
 def sum_pairs(
@@ -168,8 +164,8 @@ def sum_pairs(
     """Sum all pairs in one pass over the checkpoints.
 
     The formulas are those of :class:`~lightning_glassy.measure.moments.EagerMoments`. Many coordinates are summed in a
-    loop that numba compiles, if it is installed. The result of a pair does not
-    depend on the other pairs, the memory, the number of threads (``torch.get_num_threads()``), or an interruption.
+    loop that numba compiles, if it is installed. The result of a pair does not depend on the other pairs, the memory,
+    the number of threads (``torch.get_num_threads()``), or an interruption.
 
     Args:
         parameters: the coordinates, from :func:`plan`.
@@ -389,6 +385,8 @@ class _Work:
             start = stop
         self._height = max((batch.n for batch in self._batches), default=1)
         self.is_fused = _is_fused(parameters)
+        if self.is_fused:
+            fused.compiled()  # else each thread would make and compile a loop of its own
         self.numbers: dict[str, int] = {}
         for bucket in parameters.buckets:
             for piece in bucket.pieces:

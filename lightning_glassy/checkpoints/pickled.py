@@ -19,6 +19,7 @@ from lightning_glassy.checkpoints.archive import Archive
 from lightning_glassy.checkpoints.handles import File
 from lightning_glassy.checkpoints.strided import Memory, StridedTensor, Unreadable
 from lightning_glassy.checkpoints.unpickle import Damaged, Function, Later, Opaque, Short, Unpickler, check_tree, is_key
+from lightning_glassy.record.text import listed
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch before 1.6
 _FIRST_WINDOW = 2**20
@@ -163,26 +164,16 @@ def _read_before_1_6(file: File, start: int, length: int | None, names: dict[str
     window = _FIRST_WINDOW
     while True:
         data = file.read(start, min(window, size))
-        memories: dict[str, tuple[Memory, torch.dtype, int]] = {}
-        used: list[str] = []
         names.clear()
         try:
-            return _read_row(file, start, data, size, memories, used, names)
+            return _read_row(file, start, data, size, names)
         except Short:
             if window >= size:
                 raise
         window *= 4
 
 
-def _read_row(
-    file: File,
-    start: int,
-    data: bytes,
-    size: int,
-    memories: dict[str, tuple[Memory, torch.dtype, int]],
-    used: list[str],
-    names: dict[str, None],
-) -> Any:
+def _read_row(file: File, start: int, data: bytes, size: int, names: dict[str, None]) -> Any:
     """Read the parts of a file before torch 1.6: magic number, version, machine, content, list of storages."""
     if data[:1] != b"\x80":
         raise _refuse(file, f"is not a checkpoint{_kind(data)}")
@@ -195,6 +186,7 @@ def _read_row(
         raise Damaged("it is of a version that is not known")
     if machine.get("little_endian") is not True:
         raise _refuse(file, "has its bytes in big-endian order: save it again on a machine of today")
+    memories: dict[str, tuple[Memory, torch.dtype, int]] = {}
     storages: dict[tuple[str, Any], Storage] = {}
 
     def storage_of(kind: str, key: str, n: int, view: Any = None) -> Storage:
@@ -286,11 +278,11 @@ def _refuse_code(file: File, names: Iterable[str]) -> None:
     unknown = sorted(name for name in names if not _is_known(name) and name not in allowed)
     if not _SETTINGS.issuperset(unknown):
         shown = [name.removeprefix("builtins.") for name in unknown]
-        listed = ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+        all_names = listed(shown, 20)
         raise ValueError(
-            f"{file.path} holds more than tensors and plain values: to read it, {listed} would have to be run. Nothing "
-            "was executed. Save model.state_dict() alone, or, if you trust the file, allow them in Python: "
-            f"torch.serialization.add_safe_globals([{listed}])"
+            f"{file.path} holds more than tensors and plain values: to read it, {all_names} would have to be run. "
+            "Nothing was executed. Save model.state_dict() alone, or, if you trust the file, allow them in Python: "
+            f"torch.serialization.add_safe_globals([{all_names}])"
         )
 
 

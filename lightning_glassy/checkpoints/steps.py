@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.doubts import listed
+from lightning_glassy.checkpoints.content import Content, short_names
 from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
 from lightning_glassy.checkpoints.weights import is_stored
+from lightning_glassy.record.text import listed
 
 _LARGEST_STEP = 2**53
 
@@ -159,14 +159,30 @@ def doubts_of_steps(dated: Sequence[Dated], paths: Sequence[Path] = ()) -> list[
             f"the steps {listed([str(step) for step in weak], 4)} are numbers in names, and count one by one: if they "
             "count epochs or checkpoints, measure again with the right steps"
         )
-    seeds = {" and ".join(_SEED.findall("/".join(path.parts[-3:]))): None for path in paths}
-    seeds.pop("", None)
-    if len(seeds) > 1:
+    why = _several_trainings(dated, paths)
+    if why is not None:
         doubts.append(
-            f"the names of the checkpoints have several seeds ({listed([*seeds], 4)}): a displacement between two "
-            "trainings is no motion. Measure each training alone"
+            f"{why}: if they are of several trainings, measure each training alone, because a distance between two "
+            "trainings is no displacement"
         )
     return doubts
+
+
+def _several_trainings(dated: Sequence[Dated], paths: Sequence[Path]) -> str | None:
+    """Return what tells that checkpoints may be of several trainings, or ``None``."""
+    seeds = dict.fromkeys(" and ".join(_SEED.findall("/".join(path.parts[-3:]))) for path in paths)
+    seeds.pop("", None)
+    if len(seeds) > 1:
+        return f"the names of the checkpoints have several seeds ({listed(seeds, 4)})"
+    steps: dict[Path, list[int]] = {}
+    for one, path in zip(dated, paths, strict=False):  # a caller may give no paths
+        steps.setdefault(path.absolute().parent, []).append(one.step)
+    # The steps of a run that was resumed in another directory follow the steps before. They do not alternate.
+    spans = sorted((min(inside), max(inside), folder) for folder, inside in steps.items() if len(inside) > 1)
+    for (_, end, a), (start, _, b) in itertools.pairwise(spans):
+        if start < end:
+            return f"the steps of the checkpoints in {' and '.join(short_names([a, b]))} alternate"
+    return None
 
 
 # ---------------------------------------------------------------------- checks

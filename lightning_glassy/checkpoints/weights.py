@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +19,7 @@ from lightning_glassy.checkpoints.content import Content
 from lightning_glassy.checkpoints.stored import Stored, n_coordinates, real_dtype
 from lightning_glassy.measure.optimizers import learning_rates, options_of
 from lightning_glassy.measure.select import matches, patterns_of, plain_name
+from lightning_glassy.record.text import listed
 
 # Names that torch gives to the running statistics of normalisation layers. They are state, but no parameters.
 _BUFFERS = ("*.running_mean", "*.running_var", "*.num_batches_tracked")
@@ -113,10 +114,10 @@ def choose(content: Content, key: str | None = None) -> Weights:
     averages, doubts = _averages(content, found, state, others)
     beside = [repr(name) for name, entry in content.everything.items() if found and _has_weights({name: entry})]
     if beside and key is None:
-        doubts.append(f"the tensors {_listed(beside)} beside {found!r} are not measured")
+        doubts.append(f"the tensors {listed(beside)} beside {found!r} are not measured")
     if content.passed:
         main = content.files[0].name
-        doubts.append(f"the files {_listed(map(repr, content.passed))} beside {main!r} are not measured")
+        doubts.append(f"the files {listed(map(repr, content.passed))} beside {main!r} are not measured")
     weights: dict[str, Stored] = {}
     left_out: Counter[str] = Counter()
     n_not_floating = 0
@@ -192,7 +193,7 @@ def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any],
     if len(nested) == 1:
         return (*next(iter(nested.items())), [])
     if not nested:
-        names = _listed(repr(name if isinstance(name, str) else str(name)) for name in everything)
+        names = listed(repr(name if isinstance(name, str) else str(name)) for name in everything)
         raise ValueError(f"{path} has no state_dict, only {names or 'nothing'}: save model.state_dict()")
     for trained, averages in (*((name, f"{name}_ema") for name in nested), ("model", "ema_model")):
         if nested.keys() == {trained, averages}:  # timm and others
@@ -204,8 +205,8 @@ def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any],
     if [*tops] == ["model"] and "checkpoint_version" in everything:  # Megatron saves a tree of modules
         return "model", _state_dict_at(content, "model"), []
     wholes = [name for name in tops if name not in nested]
-    listed = _listed(map(repr, [*wholes, *nested]))
-    raise ValueError(f"{path} has several state_dicts: choose with key=..., one of {listed}")
+    names = listed(map(repr, [*wholes, *nested]))
+    raise ValueError(f"{path} has several state_dicts: choose with key=..., one of {names}")
 
 
 def _state_dict_at(content: Content, key: str) -> dict[Any, Any]:
@@ -219,8 +220,8 @@ def _state_dict_at(content: Content, key: str) -> dict[Any, Any]:
             return next(iter(inner.values()))
         if inner and not any(_AVERAGE.search(name) for name in inner):
             return _flat(chosen)
-    listed = _listed(repr(name) for name, _ in _state_dicts(content.everything)) or "none"
-    raise ValueError(f"key={key!r} is no state_dict in {content.path}; there are {listed}")
+    names = listed(repr(name) for name, _ in _state_dicts(content.everything)) or "none"
+    raise ValueError(f"key={key!r} is no state_dict in {content.path}; there are {names}")
 
 
 def _dict(value: object) -> dict[Any, Any]:
@@ -297,8 +298,8 @@ def _averages(content: Content, key: str, state: dict[Any, Any], others: list[st
     if key == "current_model_state" and _is_swapped_for_good(content):
         return True, [_ARE_AVERAGES.format("Lightning's WeightAveraging puts them into the model when training ends")]
     if others:
-        listed = _listed(map(repr, others))
-        return False, [f"the trained weights ({key!r}) are measured, and their averages ({listed}) are not"]
+        names = listed(map(repr, others))
+        return False, [f"the trained weights ({key!r}) are measured, and their averages ({names}) are not"]
     # A key is the class of a callback, mostly with its options: EarlyStopping{'monitor': 'ema_loss'}.
     callbacks = [str(name).partition("{")[0][:80] for name in _dict(content.everything.get("callbacks"))]
     why = None
@@ -432,7 +433,7 @@ def agree(
     left_out = weights[0].left_out + Counter(averages.values())
     if averages:
         doubts.append(
-            f"the averages {_listed(sorted(set(averages.values())))} beside the trained weights are left out. Name "
+            f"the averages {listed(sorted(set(averages.values())))} beside the trained weights are left out. Name "
             "them in include=[...] (--include) to measure them"
         )
     if not moving and constants:
@@ -444,15 +445,15 @@ def agree(
         n = sum(n_coordinates(tensors[0][name]) for name in constants)
         doubts.append(
             f"{len(constants)} tensors ({n} coordinates) are bit for bit alike in every file and left out: "
-            f"{_listed(constants)}"
+            f"{listed(constants)}"
         )
         left_out[CONSTANT] = len(constants)
     gone = {*constants, *(alias for several in aliases.values() for alias in several)}
     kept = [name for name in kept if name not in gone]
     aliases = {name: aliases[name] for name in kept if name in aliases}
     if aliases:
-        listed = _listed([f"{alias} = {name}" for name, several in aliases.items() for alias in several])
-        doubts.append(f"tied tensors count once: {listed}")
+        ties = [f"{alias} = {name}" for name, several in aliases.items() for alias in several]
+        doubts.append(f"tied tensors count once: {listed(ties)}")
     return Agreed(
         [{name: state[name] for name in kept} for state in tensors], aliases, tuple(constants), dict(left_out), doubts
     )
@@ -477,7 +478,7 @@ def _check_patterns(path: Path, names: list[str], include: Patterns, exclude: Pa
             if not matches(names, [pattern]):
                 raise ValueError(
                     f"{path}: {argument}: the pattern {pattern!r} matches no trainable parameter. "
-                    f"The names are {_listed(names)}"
+                    f"The names are {listed(names)}"
                 )
 
 
@@ -493,8 +494,8 @@ def _check_averages(weights: Sequence[Weights]) -> None:
     trained = [w for w in weights if not w.averages]
     if averages and trained:
         raise ValueError(
-            f"the weights in {averages[0].path} are averages over the training, and those in {trained[0].path} not: "
-            "leave one kind out, or choose with key=..."
+            f"the weights in {averages[0].path} are averages over the training, and those in {trained[0].path} are "
+            "not: leave one kind out, or choose with key=..."
         )
 
 
@@ -526,8 +527,11 @@ def _without_prefixes(states: Sequence[dict[str, Stored]]) -> list[dict[str, Sto
     if most == sum(len(names & states[0].keys()) for names in kinds):
         return list(states)
     reference = {name.removeprefix(dropped) for name in states[0]}
-    cut = {names: best(reference, prefixes, names)[1] for names, prefixes in kinds.items()}
-    return [{name.removeprefix(cut[frozenset(state)]): stored for name, stored in state.items()} for state in states]
+    to_cut = {names: best(reference, prefixes, names)[1] for names, prefixes in kinds.items()}
+    return [
+        {name.removeprefix(prefix): stored for name, stored in state.items()}
+        for state, prefix in ((state, to_cut[frozenset(state)]) for state in states)
+    ]
 
 
 def _prefixes(names: list[str]) -> list[str]:
@@ -705,8 +709,3 @@ def _read(stored: Stored, start: int, length: int) -> Tensor:
     out = torch.empty(min(length, n_coordinates(stored) - start), dtype=real_dtype(stored.dtype))
     stored.read(start, out)
     return out.view(torch.uint8)
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    several = list(names)
-    return ", ".join(several[:most]) + (f", ... ({len(several)} in all)" if len(several) > most else "")

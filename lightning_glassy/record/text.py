@@ -69,6 +69,18 @@ def quoted(values: Iterable[object]) -> str:
     return ", ".join(map(repr, values)) or "none"
 
 
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Return names with commas. Names beyond ``most`` are counted.
+
+    Example:
+        >>> listed(["a", "b", "c", "d"], most=2)
+        'a, b and 2 more'
+    """
+    several = list(names)
+    rest = len(several) - most
+    return ", ".join(several) if rest <= 0 else f"{', '.join(several[:most])} and {rest:,} more"
+
+
 def few(values: Sequence[T], most: int) -> list[T]:
     """Return at most ``most`` of some values, spread evenly, with the first and the last.
 
