@@ -77,8 +77,13 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
     if given is not None:
         steps = _given(given, contents)
         if not force:
-            for content, step, name in zip(contents, steps, labelled, strict=True):
-                _check_given(content, step, name)
+            bare = _bare(contents)
+            values = [number.value for number in bare if number]
+            if values and max(values) - min(values) < len(values):  # they may number the files
+                bare = [None] * len(contents)
+            for content, step, name, alone in zip(contents, steps, labelled, bare, strict=True):
+                _check_given(content, step, name or alone)
+            _check_order(contents, steps)
         return [Dated(step, "given") for step in steps]
     inside = [_inside(content) for content in contents]
     copies = _copies(contents, [a or b for a, b in zip(inside, labelled, strict=True)])
@@ -196,9 +201,9 @@ def _checked(path: Path, what: str, step: object) -> int:
     return number
 
 
-def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
+def _check_given(content: Content, step: int, named: _Number | None) -> None:
     try:
-        number = _inside(content) or labelled
+        number = _inside(content) or named
     except ValueError:
         return  # nobody else knows the step
     epoch = _epoch(content)
@@ -208,6 +213,23 @@ def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
         f"{content.path}: the given step is {step}, but it is {number.value} by {number.source}: correct the steps, or "
         "say force_steps=True if you know better"
     )
+
+
+def _check_order(contents: Sequence[Content], steps: Sequence[int]) -> None:
+    """Refuse given steps in another order than the numbers in the names: a shell sorts 10 before 2."""
+    paths = [content.path for content in contents]
+    names = [re.sub(r"[0-9]+\.[0-9]+", _GAP, "/".join(path.parts[-3:])) for path in paths]  # metrics may fall
+    numbers = [tuple(map(int, re.findall("[0-9]+", name))) for name in names]
+    if len({re.sub("[0-9]+", "#", name) for name in names}) > 1:
+        return
+    if sum(len({*column}) > 1 for column in zip(*numbers, strict=True)) != 1:
+        return
+    for (_, step_a, a), (_, step_b, b) in itertools.pairwise(sorted(zip(numbers, steps, paths, strict=True))):
+        if step_a > step_b:
+            raise ValueError(
+                f"{a} and {b}: the given steps are {step_a} and {step_b}, but the numbers in the names increase: give "
+                "the steps in the order of the paths, or say force_steps=True if you know better"
+            )
 
 
 def _check_names(
