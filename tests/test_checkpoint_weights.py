@@ -241,8 +241,8 @@ class TrainedWeights(Callback):
         self.save(trainer, pl_module, f"{trainer.global_step}.ckpt")
 
 
-def loaded(path: Path) -> Weights:
-    return choose(content(torch.load(path, weights_only=True), str(path)))
+def loaded(path: Path, key: str | None = None) -> Weights:
+    return choose(content(torch.load(path, weights_only=True), str(path)), key)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -260,6 +260,10 @@ def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_pa
         assert ours.doubts == [
             "the trained weights ('current_model_state') are measured, and their averages ('state_dict') are not"
         ]
+    path = next(iter(saver.weights))
+    named, averages = (loaded(path, key) for key in ("current_model_state", "state_dict"))
+    assert (named.doubts, named.averages) == (weights[0].doubts, False)
+    assert averages.averages
     # After the training, Lightning puts the averages into the model.
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     end = loaded(tmp_path / "end.ckpt")

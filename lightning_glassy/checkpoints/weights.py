@@ -175,10 +175,12 @@ _DEPTH = 4
 def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any], list[str]]:
     """Return the key of the weights, the state_dict there, and the keys of averages that are left alone."""
     everything, path = content.everything, content.path
-    if key is None and "pytorch-lightning_version" in everything:
-        # Lightning's WeightAveraging writes the averages to `state_dict`. Other state_dicts belong to callbacks.
-        if _has_weights(everything.get("current_model_state")):
-            return "current_model_state", everything["current_model_state"], ["state_dict"]
+    by_lightning = "pytorch-lightning_version" in everything
+    trained = everything.get("current_model_state")
+    if key in (None, "current_model_state") and by_lightning and _has_weights(trained):
+        # Lightning's WeightAveraging writes the averages to `state_dict`.
+        return "current_model_state", _dict(trained), ["state_dict"]
+    if key is None and by_lightning:  # other state_dicts belong to callbacks
         by_deepspeed = everything.get("state_dict") is None and "module" in everything
         key = "module" if by_deepspeed else "state_dict"
     if key is not None:
