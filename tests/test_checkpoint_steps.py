@@ -388,6 +388,11 @@ def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
     assert steps("step=7.pt", given=[8], force=True) == [8]
 
 
+def test_a_step_may_be_a_text_inside() -> None:
+    contents = [content(f"ckpt_{i}.pt", {"iteration": f"{step}"}) for i, step in enumerate((1, 10))]
+    assert [dated.step for dated in find_steps(contents)] == [1, 10]
+
+
 def test_given_steps_must_not_contradict_bare_numbers() -> None:
     with pytest.raises(ValueError, match=r"m_200.pt: the given step is 300, but it is 200 by the number in its name"):
         steps("m_100.pt", "m_200.pt", given=[100, 300])

@@ -382,8 +382,7 @@ def _places(content: Content) -> Iterator[tuple[str, dict[str, Any], str]]:
     yield "", content.beside, "trainer_state.json"
     for name, values in content.beside.items():
         if isinstance(values, dict):
-            # The metadata of a file .safetensors are texts.
-            yield f"{name}: ", {key: _integer(value) for key, value in values.items()}, "the file"
+            yield f"{name}: ", values, "the file"
 
 
 def _number(path: Path, what: str, value: object, file: str = "the file") -> _Number | None:
@@ -396,13 +395,10 @@ def _number(path: Path, what: str, value: object, file: str = "the file") -> _Nu
     return _Number(_checked(path, what, int(value)), f"{what} in {file}")
 
 
-def _integer(value: object) -> object:
-    """Return the integer that a text holds, else the value itself."""
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value) else value
-
-
 def _plain(value: object) -> object:
-    """Return the number in a scalar of torch or NumPy."""
+    """Return the number in a scalar of torch or NumPy, or in a text, such as the metadata of ``.safetensors``."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value):
+        return int(value)
     if is_stored(value):
         if n_coordinates(value) != 1 or value.problem is not None or value.dtype.is_complex:
             return None
