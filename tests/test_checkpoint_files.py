@@ -394,6 +394,15 @@ def test_what_a_user_has_allowed_is_left_out_and_not_made_either(tmp_path: Path)
     assert not mark.exists()
 
 
+def test_records_of_numpy_beside_the_weights_do_not_matter(tmp_path: Path) -> None:
+    records = np.zeros(3, dtype=[("a", "<i4"), ("b", ">f8")])
+    nested = np.zeros(2, dtype=[("a", [("x", "f4"), ("y", "U3")]), ("b", "f8", (2, 2))])
+    content = {"w": torch.ones(3), "history": {"records": records, "one": records[0], "nested": nested}}
+    assert "w" in read(saved(tmp_path / "a.pt", content))
+    with pytest.raises(ValueError, match=r"array of NumPy with objects"):
+        read(saved(tmp_path / "b.pt", {"w": torch.ones(3), "a": np.zeros(2, dtype=[("a", "i4"), ("b", object)])}))
+
+
 def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a.pt is not a readable checkpoint: .*array of NumPy with objects"):
         read(saved(tmp_path / "a.pt", {"a": np.array([1, None])}))

@@ -388,6 +388,38 @@ def test_given_steps_must_not_contradict_the_files_unless_forced() -> None:
     assert steps("step=7.pt", given=[8], force=True) == [8]
 
 
+def test_a_step_may_be_a_text_inside() -> None:
+    contents = [content(f"ckpt_{i}.pt", {"iteration": f"{step}"}) for i, step in enumerate((1, 10))]
+    assert [dated.step for dated in find_steps(contents)] == [1, 10]
+
+
+def test_given_steps_must_not_contradict_bare_numbers() -> None:
+    with pytest.raises(ValueError, match=r"m_200.pt: the given step is 300, but it is 200 by the number in its name"):
+        steps("m_100.pt", "m_200.pt", given=[100, 300])
+    assert steps("m_100.pt", "m_200.pt", given=[100, 300], force=True) == [100, 300]
+    # Numbers that count one by one may number the files.
+    assert steps("m_0.pt", "m_1.pt", "m_2.pt", given=[0, 1, 10]) == [0, 1, 10]
+    epochs = [content(f"m_{n}.pt", {"epoch": n}) for n in (10, 20)]
+    assert [dated.step for dated in find_steps(epochs, [100, 200])] == [100, 200]
+
+
+@pytest.mark.parametrize("name", ["epoch_{}.pt", "run/epoch{}/model.pt", "v{}/seed_3/a.pt"])
+def test_given_steps_must_have_the_order_of_the_names(name: str) -> None:
+    """A shell lists ``m_1.pt m_10.pt m_2.pt``."""
+    as_listed = [name.format(n) for n in (1, 10, 2)]
+    with pytest.raises(ValueError, match=r"2.* and .*10.*: the given steps are 1000 and 200, but the numbers in the"):
+        steps(*as_listed, given=[100, 200, 1000])
+    assert steps(*as_listed, given=[100, 200, 1000], force=True) == [100, 200, 1000]
+    assert steps(*as_listed, given=[100, 1000, 200]) == [100, 1000, 200]
+    with pytest.raises(ValueError, match=r"m_9.pt and m_10.pt: the given steps are 300 and 100"):
+        steps("m_10.pt", "m_11.pt", "m_9.pt", given=[100, 200, 300])
+
+
+def test_numbers_that_fall_are_no_order() -> None:
+    assert steps("m-0.50.pt", "m-0.40.pt", given=[10, 20]) == [10, 20]
+    assert steps("a3.pt", "b2.pt", given=[10, 20]) == [10, 20]
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -240,8 +241,8 @@ class TrainedWeights(Callback):
         self.save(trainer, pl_module, f"{trainer.global_step}.ckpt")
 
 
-def loaded(path: Path) -> Weights:
-    return choose(content(torch.load(path, weights_only=True), str(path)))
+def loaded(path: Path, key: str | None = None) -> Weights:
+    return choose(content(torch.load(path, weights_only=True), str(path)), key)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -259,6 +260,10 @@ def test_under_the_averages_of_lightning_the_trained_weights_are_measured(tmp_pa
         assert ours.doubts == [
             "the trained weights ('current_model_state') are measured, and their averages ('state_dict') are not"
         ]
+    path = next(iter(saver.weights))
+    named, averages = (loaded(path, key) for key in ("current_model_state", "state_dict"))
+    assert (named.doubts, named.averages) == (weights[0].doubts, False)
+    assert averages.averages
     # After the training, Lightning puts the averages into the model.
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     end = loaded(tmp_path / "end.ckpt")
@@ -460,8 +465,8 @@ def test_wrappers_in_the_middle_of_a_name_are_dropped() -> None:
         (net(1) | {"net.bias": torch.ones(31)}, r"one precision, or leave it out with exclude='net.bias'"),
         (
             net(1) | {"tail.weight": torch.ones(5)},
-            r"the tensor 'tail.weight' is in step=1.pt and not in step=0.pt: measure checkpoints of one model, or name "
-            r"the common tensors with include=",
+            r"the tensor 'tail.weight' is in step=1.pt and not in step=0.pt: measure checkpoints of one model, or "
+            r"leave it out with exclude='tail.weight', or name the common tensors with include=",
         ),
         (
             {n: w for n, w in net(1).items() if n != "net.bias"},
@@ -558,6 +563,28 @@ def test_a_tied_name_that_is_missing_in_some_files_is_found_under_its_other_name
     first["lm_head.weight"] = first["lm_head.weight"] + 1
     with pytest.raises(ValueError, match=r"'lm_head.weight' is in step=0.pt and not in step=1.pt"):
         agreed(first, net(1))
+
+
+def test_a_tied_tensor_may_have_one_name_in_some_files_and_the_other_in_others() -> None:
+    def named(step: int, *names: str) -> dict[str, Tensor]:
+        return {"net.weight": net(step)["net.weight"]} | {name: net(step)["head.weight"].clone() for name in names}
+
+    both, head, lm_head = named(0, "head.weight", "lm_head.weight"), named(1, "head.weight"), named(2, "lm_head.weight")
+    for files in itertools.permutations((both, head, lm_head)):
+        result = agreed(*files)
+        (name,) = result.aliases
+        assert [*result.aliases[name], name] in (["lm_head.weight", "head.weight"], ["head.weight", "lm_head.weight"])
+        for state, file in zip(result.tensors, files, strict=True):
+            assert state.keys() == {"net.weight", name}
+            assert state[name].shape == (5, 30)
+            stored = torch.empty(150)
+            state[name].read(0, stored)
+            assert torch.equal(stored, file.get(name, file.get(*result.aliases[name])).flatten())
+    with pytest.raises(ValueError, match=r"head.weight' is in .* and not in"):
+        agreed(head, lm_head)
+    both["lm_head.weight"][0, 0] += 1
+    with pytest.raises(ValueError, match=r"head.weight' is in .* and not in"):
+        agreed(both, head, lm_head)
 
 
 def test_tensors_that_no_file_changes_are_left_out_and_named() -> None:

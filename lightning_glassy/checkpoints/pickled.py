@@ -457,9 +457,9 @@ class NumpyType(Later):
 
     def complete(self, state: Any) -> None:
         """Take the byte order."""
-        if self.dtype is None or not isinstance(state, tuple) or len(state) < 5 or state[3:5] != (None, None):
-            self.dtype = None  # an array of records
-        elif state[1] in ("<", ">"):
+        if self.dtype is None or not isinstance(state, tuple) or len(state) < 5:
+            self.dtype = None
+        elif state[1] in ("<", ">"):  # records have fields and no order, and stay bytes
             self.dtype = self.dtype.newbyteorder(state[1])
 
 
@@ -478,7 +478,7 @@ class NumpyArray(Later):
 
 
 def _array(shape: Any, dtype: Any, raw: Any, order: Any = "C") -> np.ndarray[Any, Any]:
-    if not isinstance(dtype, NumpyType) or dtype.dtype is None:
+    if not isinstance(dtype, NumpyType) or dtype.dtype is None or isinstance(raw, list):
         raise Damaged("it holds an array of NumPy with objects in it, which would have to be run")
     data = raw.encode("latin1") if isinstance(raw, str) else raw
     sizes = sizes_of(shape)

@@ -77,8 +77,13 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
     if given is not None:
         steps = _given(given, contents)
         if not force:
-            for content, step, name in zip(contents, steps, labelled, strict=True):
-                _check_given(content, step, name)
+            bare = _bare(contents)
+            values = [number.value for number in bare if number]
+            if values and max(values) - min(values) < len(values):  # they may number the files
+                bare = [None] * len(contents)
+            for content, step, name, alone in zip(contents, steps, labelled, bare, strict=True):
+                _check_given(content, step, name or alone)
+            _check_order(contents, steps)
         return [Dated(step, "given") for step in steps]
     inside = [_inside(content) for content in contents]
     copies = _copies(contents, [a or b for a, b in zip(inside, labelled, strict=True)])
@@ -212,9 +217,9 @@ def _checked(path: Path, what: str, step: object) -> int:
     return number
 
 
-def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
+def _check_given(content: Content, step: int, named: _Number | None) -> None:
     try:
-        number = _inside(content) or labelled
+        number = _inside(content) or named
     except ValueError:
         return  # nobody else knows the step
     epoch = _epoch(content)
@@ -224,6 +229,23 @@ def _check_given(content: Content, step: int, labelled: _Number | None) -> None:
         f"{content.path}: the given step is {step}, but it is {number.value} by {number.source}: correct the steps, or "
         "say force_steps=True if you know better"
     )
+
+
+def _check_order(contents: Sequence[Content], steps: Sequence[int]) -> None:
+    """Refuse given steps in another order than the numbers in the names: a shell sorts 10 before 2."""
+    paths = [content.path for content in contents]
+    names = [re.sub(r"[0-9]+\.[0-9]+", _GAP, "/".join(path.parts[-3:])) for path in paths]  # metrics may fall
+    numbers = [tuple(map(int, re.findall("[0-9]+", name))) for name in names]
+    if len({re.sub("[0-9]+", "#", name) for name in names}) > 1:
+        return
+    if sum(len({*column}) > 1 for column in zip(*numbers, strict=True)) != 1:
+        return
+    for (_, step_a, a), (_, step_b, b) in itertools.pairwise(sorted(zip(numbers, steps, paths, strict=True))):
+        if step_a > step_b:
+            raise ValueError(
+                f"{a} and {b}: the given steps are {step_a} and {step_b}, but the numbers in the names increase: give "
+                "the steps in the order of the paths, or say force_steps=True if you know better"
+            )
 
 
 def _check_names(
@@ -376,8 +398,7 @@ def _places(content: Content) -> Iterator[tuple[str, dict[str, Any], str]]:
     yield "", content.beside, "trainer_state.json"
     for name, values in content.beside.items():
         if isinstance(values, dict):
-            # The metadata of a file .safetensors are texts.
-            yield f"{name}: ", {key: _integer(value) for key, value in values.items()}, "the file"
+            yield f"{name}: ", values, "the file"
 
 
 def _number(path: Path, what: str, value: object, file: str = "the file") -> _Number | None:
@@ -390,13 +411,10 @@ def _number(path: Path, what: str, value: object, file: str = "the file") -> _Nu
     return _Number(_checked(path, what, int(value)), f"{what} in {file}")
 
 
-def _integer(value: object) -> object:
-    """Return the integer that a text holds, else the value itself."""
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value) else value
-
-
 def _plain(value: object) -> object:
-    """Return the number in a scalar of torch or NumPy."""
+    """Return the number in a scalar of torch or NumPy, or in a text, such as the metadata of ``.safetensors``."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value):
+        return int(value)
     if is_stored(value):
         if n_coordinates(value) != 1 or value.problem is not None or value.dtype.is_complex:
             return None

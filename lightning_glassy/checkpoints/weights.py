@@ -36,7 +36,7 @@ Patterns = str | Sequence[str] | None
 
 def is_stored(value: object) -> TypeGuard[Stored]:
     """Return whether a value of a checkpoint is a tensor."""
-    return hasattr(value, "gather") and hasattr(value, "place")
+    return hasattr(value, "gather") and hasattr(value, "read")  # to ask for the place takes time
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,12 @@ _DEPTH = 4
 def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any], list[str]]:
     """Return the key of the weights, the state_dict there, and the keys of averages that are left alone."""
     everything, path = content.everything, content.path
-    if key is None and "pytorch-lightning_version" in everything:
-        # Lightning's WeightAveraging writes the averages to `state_dict`. Other state_dicts belong to callbacks.
-        if _has_weights(everything.get("current_model_state")):
-            return "current_model_state", everything["current_model_state"], ["state_dict"]
+    by_lightning = "pytorch-lightning_version" in everything
+    trained = everything.get("current_model_state")
+    if key in (None, "current_model_state") and by_lightning and _has_weights(trained):
+        # Lightning's WeightAveraging writes the averages to `state_dict`.
+        return "current_model_state", _dict(trained), ["state_dict"]
+    if key is None and by_lightning:  # other state_dicts belong to callbacks
         by_deepspeed = everything.get("state_dict") is None and "module" in everything
         key = "module" if by_deepspeed else "state_dict"
     if key is not None:
@@ -424,6 +426,7 @@ def agree(
             n = sum(n_coordinates(state[name]) for name in kept if name in state)
             few = sum(n_coordinates(state[name]) for name in problems) <= 0.1 * n
             raise ValueError(what + (f". Or leave it out with exclude={problems[0]!r}" if few else ""))
+    tensors = _under_one_name(tensors, kept)
     kept = _in_all(weights, tensors, kept, aliases)
 
     constants = [] if len(tensors) < 2 else [name for name in kept if _alike([state[name] for state in tensors])]
@@ -566,9 +569,9 @@ def _in_all(
         same = next((n for n in candidates if _like_first(having, [n, name])), None)
         if same is None:
             j = next(j for j, state in enumerate(tensors) if name not in state)
-            leave = (
-                f"leave it out with exclude={name!r}" if name in first else "name the common tensors with include=[...]"
-            )
+            leave = f"leave it out with exclude={name!r}"
+            if name not in first:
+                leave += ", or name the common tensors with include=[...]"
             raise ValueError(
                 f"the tensor {name!r} is in {weights[i].path} and not in {weights[j].path}: measure checkpoints of one "
                 f"model{_advice(weights, tensors, kept, (i, j), leave)}"
@@ -625,6 +628,27 @@ def _same_place(tensors: Sequence[dict[str, Stored]]) -> dict[str, tuple[str, ..
         if count[stored.place] > 1 and all(name in state for state in tensors):
             names.setdefault(tuple(state[name].place for state in tensors), []).append(name)
     return {several[0]: tuple(several[1:]) for several in names.values() if len(several) > 1}
+
+
+def _under_one_name(tensors: Sequence[dict[str, Stored]], names: list[str]) -> list[dict[str, Stored]]:
+    """Add the name of a tied tensor to the state_dicts that have it under another name only.
+
+    That two names are of one tensor is known if a state_dict has both, and all that have both have them alike.
+    """
+    missing = {name: frozenset(i for i, state in enumerate(tensors) if name not in state) for name in names}
+    kinds = {kind for kind in missing.values() if kind}
+    joint = {a for a in kinds if any(not a & b and len(a | b) < len(tensors) for b in kinds)}
+    left = [name for name in names if missing[name] in joint]
+    filled = [dict(state) for state in tensors]
+    for state in tensors:
+        for several in _table(state, [name for name in left if name in state]).values():
+            for name, other in itertools.combinations(several[:4], 2):
+                both = [one for one in tensors if name in one and other in one]
+                if not missing[name] & missing[other] and _like_first(both, [name, other]):
+                    for i in missing[name]:
+                        filled[i][name] = tensors[i][other]
+                    missing[name] = frozenset()
+    return filled
 
 
 def _table(state: dict[str, Stored], names: list[str]) -> dict[Hashable, list[str]]:
