@@ -65,7 +65,11 @@ def found() -> Report:
     """A random walk in which everything has a hostile name, with a series and a profile of a user's own."""
     walk = np.cumsum(np.random.default_rng(1).normal(size=(2001, 100)), axis=0)
     record = AgingRecord.from_trajectory(
-        walk, LogTimeSchedule.logspaced(2000), groups={ODD: range(10)}, meta={"module": ODD}
+        walk,
+        LogTimeSchedule.logspaced(2000),
+        groups={ODD: range(10)},
+        overlap_thresholds=[0.01, 0.1],
+        meta={"module": ODD},
     )
     for step in (0, 1, 10, 100, 1000):
         record.append_one_time("weight_norm", step, 1.0 + step)

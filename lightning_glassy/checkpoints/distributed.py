@@ -111,7 +111,7 @@ class ChunkedTensor:
         wanted = stored.narrow(
             [a - begin for (a, _), begin in zip(common, offsets, strict=True)], [n for _, n in common]
         )
-        values = torch.empty(math.prod(wanted.shape), dtype=out.dtype)
+        values = torch.empty(math.prod(wanted.shape), dtype=out.dtype, device="cpu")
         wanted.read(0, values)
         at = tuple(slice(a - begin, a - begin + n) for (a, n), begin in zip(common, origin, strict=True))
         out[at] = values.view(wanted.shape)

@@ -105,14 +105,14 @@ def plan(
 def _stand_in(stored: Stored) -> Tensor:
     """Return a tensor of the same coordinates that has the memory of a single element."""
     shape = (*stored.shape, 2) if stored.dtype.is_complex else stored.shape
-    return torch.empty((), dtype=real_dtype(stored.dtype)).expand(shape)
+    return torch.empty((), dtype=real_dtype(stored.dtype), device="cpu").expand(shape)
 
 
 def spread(parameters: TrackedParameters, checkpoint: Checkpoint) -> float:
     """Return the standard deviation of the weights of one checkpoint, which is read once."""
     n, total, squares = 0, 0.0, 0.0
     for block in _blocks(parameters, 1 << 20):
-        values = torch.empty(block.stop - block.start, dtype=parameters.buckets[block.bucket].dtype)
+        values = torch.empty(block.stop - block.start, dtype=parameters.buckets[block.bucket].dtype, device="cpu")
         _fill(_parts(block), checkpoint, values)
         wide = values.double()
         n, total, squares = n + len(wide), total + float(wide.sum()), squares + float(wide.dot(wide))
@@ -380,7 +380,7 @@ class _Work:
                 stop += 1
             first, last = self._later[start], self._later[stop - 1]
             neighbours = last - first == stop - start - 1
-            later = slice(first, last + 1) if neighbours else torch.tensor(self._later[start:stop])
+            later = slice(first, last + 1) if neighbours else torch.tensor(self._later[start:stop], device="cpu")
             self._batches.append(_Batch(ordered[start][0], later, stop - start, start))
             start = stop
         self._height = max((batch.n for batch in self._batches), default=1)
@@ -413,8 +413,8 @@ class _Work:
             ends = np.array(self._earlier), np.array(self._later)
             of_pairs = fused.pair_sums(rows.numpy(), *ends, self.thresholds, D4_SCALE)
             return _OfUnit(own.numpy(), of_pairs, self._find_not_finite(unit, rows.flatten(1), own))
-        found = torch.empty(len(self._order), len(unit), 2 + len(self.thresholds), dtype=dtype)
-        zero = torch.zeros((), dtype=dtype)
+        found = torch.empty(len(self._order), len(unit), 2 + len(self.thresholds), dtype=dtype, device="cpu")
+        zero = torch.zeros((), dtype=dtype, device="cpu")
         for batch in self._batches:
             if stop.is_set():
                 return None
@@ -508,7 +508,7 @@ class _Threads:
         self._readers, self._summers = (
             ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) for n in (_READERS, sizes.threads)
         )
-        self._scratch = [torch.empty(sizes.scratch, dtype=torch.uint8) for _ in range(sizes.threads)]
+        self._scratch = [torch.empty(sizes.scratch, dtype=torch.uint8, device="cpu") for _ in range(sizes.threads)]
         self._free: list[Tensor] = []
 
     def __enter__(self) -> _Threads:
@@ -546,7 +546,9 @@ class _Threads:
         if block is None:
             return None
         n_row, n, dtype = self._sizes.n_row, block.stop - block.start, self._work.parameters.buckets[block.bucket].dtype
-        memory = self._free.pop() if self._free else torch.empty(self._sizes.bytes_of_block, dtype=torch.uint8)
+        memory = (
+            self._free.pop() if self._free else torch.empty(self._sizes.bytes_of_block, dtype=torch.uint8, device="cpu")
+        )
         rows = memory[: n_row * n * dtype.itemsize].view(dtype).view(n_row, n)
         parts = _parts(block)
         reads = [

@@ -418,7 +418,7 @@ def _plain(value: object) -> object:
     if is_stored(value):
         if n_coordinates(value) != 1 or value.problem is not None or value.dtype.is_complex:
             return None
-        out = torch.empty(1, dtype=real_dtype(value.dtype))
+        out = torch.empty(1, dtype=real_dtype(value.dtype), device="cpu")
         value.read(0, out)
         return out.item()
     if isinstance(value, (np.generic, np.ndarray)):

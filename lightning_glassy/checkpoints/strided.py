@@ -143,10 +143,10 @@ class StridedTensor:
                 break
             n_inner, run, count = n_inner + 1, wider, count * sizes[i]
         inner, outer = order[:n_inner], order[n_inner:][::-1]
-        starts = torch.zeros((), dtype=torch.int64)
+        starts = torch.zeros((), dtype=torch.int64, device="cpu")
         for i in outer:
-            starts = starts.unsqueeze(-1) + torch.arange(sizes[i]) * strides[i]
-        buffer = torch.empty(starts.numel() * run, dtype=real_dtype(self.dtype))
+            starts = starts.unsqueeze(-1) + torch.arange(sizes[i], device="cpu") * strides[i]
+        buffer = torch.empty(starts.numel() * run, dtype=real_dtype(self.dtype), device="cpu")
         view = _bytes_of(buffer)
         self.memory.file.read_pieces(
             [
@@ -203,7 +203,7 @@ def gather_near(stored: Stored, positions: Tensor, out: Tensor) -> None:
         while begin < end:
             low = int(positions[begin])
             stop = begin + int(torch.searchsorted(positions[begin:end], low + _PIECE))
-            block = torch.empty(int(positions[stop - 1]) - low + 1, dtype=out.dtype)
+            block = torch.empty(int(positions[stop - 1]) - low + 1, dtype=out.dtype, device="cpu")
             stored.read(low, block)
             torch.index_select(block, 0, positions[begin:stop] - low, out=out[begin:stop])
             begin = stop

@@ -363,7 +363,7 @@ def _optimizers(states: object) -> tuple[list[dict[str, Any]], dict[str, float]]
 def _scalar(value: object) -> object:
     if not is_stored(value) or n_coordinates(value) != 1 or value.problem is not None:
         return value
-    out = torch.empty(1, dtype=value.dtype)
+    out = torch.empty(1, dtype=value.dtype, device="cpu")
     value.read(0, out)
     return out
 
@@ -730,6 +730,6 @@ def _parts(stored: Stored) -> list[tuple[int, int]]:
 
 def _read(stored: Stored, start: int, length: int) -> Tensor:
     """Return some coordinates as bytes."""
-    out = torch.empty(min(length, n_coordinates(stored) - start), dtype=real_dtype(stored.dtype))
+    out = torch.empty(min(length, n_coordinates(stored) - start), dtype=real_dtype(stored.dtype), device="cpu")
     stored.read(start, out)
     return out.view(torch.uint8)
