@@ -596,7 +596,7 @@ def test_tensors_that_no_file_changes_are_left_out_and_named() -> None:
     assert result.left_out == {CONSTANT: 10}
     (doubt,) = result.doubts
     assert doubt.startswith(
-        "10 tensors (25 coordinates) are bit for bit alike in every file and left out: h.0.attn.masked_bias, "
+        "10 tensors (25 coordinates) have the same bits in every checkpoint and are left out: h.0.attn.masked_bias, "
     )
     assert doubt.endswith("h.7.attn.masked_bias and 2 more")
     kept = agreed(*files, keep_constant=True)

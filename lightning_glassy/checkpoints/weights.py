@@ -447,7 +447,7 @@ def agree(
     elif constants:
         n = sum(n_coordinates(tensors[0][name]) for name in constants)
         doubts.append(
-            f"{len(constants)} tensors ({n} coordinates) are bit for bit alike in every file and left out: "
+            f"{len(constants)} tensors ({n} coordinates) have the same bits in every checkpoint and are left out: "
             f"{listed(constants)}"
         )
         left_out[CONSTANT] = len(constants)
