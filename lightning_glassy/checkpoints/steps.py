@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lightning_glassy.checkpoints.content import Content, short_names
-from lightning_glassy.checkpoints.stored import n_coordinates, real_dtype
+from lightning_glassy.checkpoints.stored import read_scalar
 from lightning_glassy.checkpoints.weights import is_stored
 from lightning_glassy.record.text import listed
 
@@ -416,11 +415,8 @@ def _plain(value: object) -> object:
     if isinstance(value, str) and re.fullmatch("[0-9]{1,30}", value):
         return int(value)
     if is_stored(value):
-        if n_coordinates(value) != 1 or value.problem is not None or value.dtype.is_complex:
-            return None
-        out = torch.empty(1, dtype=real_dtype(value.dtype), device="cpu")
-        value.read(0, out)
-        return out.item()
+        scalar = read_scalar(value)
+        return None if scalar is None else scalar.item()
     if isinstance(value, (np.generic, np.ndarray)):
         return value.item() if value.size == 1 and value.dtype.kind in "biuf" else None
     return value

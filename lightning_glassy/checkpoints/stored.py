@@ -57,6 +57,15 @@ def n_coordinates(stored: Stored) -> int:
     return math.prod(stored.shape) * (2 if stored.dtype.is_complex else 1)
 
 
+def read_scalar(stored: Stored) -> Tensor | None:
+    """Return the value of a tensor with a single coordinate, ``[1]``, or ``None`` for any other tensor."""
+    if stored.problem is not None or n_coordinates(stored) != 1:
+        return None
+    out = torch.empty(1, dtype=stored.dtype, device="cpu")
+    stored.read(0, out)
+    return out
+
+
 class InMemory:
     """A tensor in memory, with the methods of one in a file."""
 

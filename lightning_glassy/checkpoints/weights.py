@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_glassy.checkpoints.content import Content
-from lightning_glassy.checkpoints.stored import Stored, n_coordinates, real_dtype
+from lightning_glassy.checkpoints.stored import Stored, n_coordinates, read_scalar, real_dtype
 from lightning_glassy.measure.optimizers import learning_rates, options_of
 from lightning_glassy.measure.select import matches, patterns_of, plain_name
 from lightning_glassy.record.text import listed
@@ -361,11 +361,7 @@ def _optimizers(states: object) -> tuple[list[dict[str, Any]], dict[str, float]]
 
 
 def _scalar(value: object) -> object:
-    if not is_stored(value) or n_coordinates(value) != 1 or value.problem is not None:
-        return value
-    out = torch.empty(1, dtype=value.dtype, device="cpu")
-    value.read(0, out)
-    return out
+    return read_scalar(value) if is_stored(value) else value
 
 
 def _is_modest(value: object) -> bool:
