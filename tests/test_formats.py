@@ -104,7 +104,7 @@ def test_without_a_sum_the_record_opens_and_gives_what_can_be_computed(
     assert not any("non_gaussian" in tag for tag, *_ in scalars(opened, [(0, 1)], "glassy"))
     assert "non_gaussian" not in dict(Figures("a test").draw(opened))
     assert not lost & set(answers.describe(opened)["observables"])
-    assert aging_exponent(opened).mu == aging_exponent(record).mu
+    assert aging_exponent(opened).estimate == aging_exponent(record).estimate
     path = opened.save(tmp_path / "fewer.npz")
     assert cli.main(["report", str(path), "-o", str(tmp_path / "report")]) == 0
     assert cli.main(["report", str(path), "--observable", "non_gaussian", "--no-files"]) == 2

@@ -87,7 +87,7 @@ def test_an_entry_is_all_that_a_new_observable_needs(
     page = PageAnswers(found.page())
     assert page.content["choice"]["observable"] == name
     assert page.ask("curves", observable=name, group="all") == answers.curves(record, name, "all", None)
-    assert page.ask("fits", observable=name, group="all")["aging_exponent"]["mu"] == found.exponent.mu
+    assert page.ask("fits", observable=name, group="all")["aging_exponent"]["estimate"] == found.exponent.estimate
     (told,) = (one for one in answers.observables() if one["name"] == name)
     assert page.observables[name] == told
     assert told == {
@@ -103,7 +103,7 @@ def test_an_entry_is_all_that_a_new_observable_needs(
     assert name in answers.describe(record)["observables"]
     curves = answers.curves(record, name, "all", None)
     assert curves["values"][i][curves["lags"][i].index(50)] == values[i, j]
-    assert answers.fit(found)["aging_exponent"]["mu"] == found.exponent.mu
+    assert answers.fit(found)["aging_exponent"]["estimate"] == found.exponent.estimate
     with pytest.raises(SystemExit):
         cli.main(["report", "--help"])
     assert name in capsys.readouterr().out

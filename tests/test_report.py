@@ -49,7 +49,7 @@ def saved(folder: Path, record: AgingRecord) -> str:
 @pytest.mark.needs("plotly")
 def test_a_report_says_and_writes_everything(tmp_path: Path) -> None:
     found = report(record_of(n_replica=8, module="Net"), n_bootstrap=50)
-    assert abs(found.exponent.mu - 0.5) < 0.02
+    assert abs(found.exponent.estimate - 0.5) < 0.02
     text = str(found)
     for words in ("Net: N = 100, 8 replicas", "verdict: aging throughout", "aging exponent mu = 0.", "motion (lags"):
         assert words in text
@@ -57,7 +57,7 @@ def test_a_report_says_and_writes_everything(tmp_path: Path) -> None:
     pictures = {"curves.png", "collapse.png", "threshold_lags.png", "local_exponent.png"}
     assert names == {"report.html", "report.txt", "report.json"} | pictures
     content = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert content["aging_exponent"]["mu"] == found.exponent.mu
+    assert content["aging_exponent"]["estimate"] == found.exponent.estimate
     assert content["aging_exponent"]["interval"] == list(found.exponent.interval)
     assert content["verdict"]["kind"] == "aging throughout"
     assert content["n_replica"] == 8
@@ -87,7 +87,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) ->
     curves = answers.ask("curves", observable="msd", group="<b>layer</b>")
     assert curves["values"][-1][0] == record.msd("<b>layer</b>")[-1, 0]
     fit = answers.ask("fits", observable="msd", group="<b>layer</b>")
-    assert fit["aging_exponent"]["mu"] == report(record, group="<b>layer</b>").exponent.mu
+    assert fit["aging_exponent"]["estimate"] == report(record, group="<b>layer</b>").exponent.estimate
 
 
 @pytest.mark.needs("plotly")
@@ -171,7 +171,7 @@ def test_pictures_draw_on_given_axes() -> None:
     curves, fit = relaxation_curves(record), aging_exponent(record, n_bootstrap=10)
     axes = plotting.new_figure(4).axes[:4]
     assert plotting.plot_curves(curves, ax=axes[0], colorbar=False) is axes[0]
-    assert plotting.plot_collapse(collapse(curves, fit.mu, fit.variable), ax=axes[1], colorbar=False) is axes[1]
+    assert plotting.plot_collapse(collapse(curves, fit.estimate, fit.variable), ax=axes[1], colorbar=False) is axes[1]
     assert plotting.plot_threshold_lags(fit, ax=axes[2]) is axes[2]
     assert plotting.plot_local_exponent(diffusion(record), ax=axes[3], colorbar=False) is axes[3]
     # Collapsed, the curves lie on each other: at the same abscissa they have the same ordinate.
@@ -283,7 +283,7 @@ def test_the_options_of_a_report_hold_for_every_choice_of_the_page() -> None:
             assert (exponent["window"], exponent["t0"], exponent["confidence"]) == ([10, 1000], 5.0, 0.5)
     # The scan has the quality of the collapse at the fitted exponent, with the origin of this clock.
     scan, fit = answers.ask("fits")["scan"], found.exponent
-    assert scan[fit.variable][scan["mus"].index(fit.mu)] == pytest.approx(fit.qualities[fit.method], rel=1e-12)
+    assert scan[fit.variable][scan["mus"].index(fit.estimate)] == pytest.approx(fit.qualities[fit.method], rel=1e-12)
 
 
 @pytest.mark.parametrize(("package", "lacking"), [("plotly", {".html"}), ("matplotlib", {".png"})])
@@ -519,7 +519,7 @@ def test_measure_makes_a_record_that_report_reads(tmp_path: Path, capsys) -> Non
     assert code == 0
     # No two waiting times share a lag; a random walk does not age all the same.
     assert content["verdict"]["kind"] in ("no aging", "cannot tell")
-    assert abs(content["aging_exponent"]["mu"]) < 0.15
+    assert abs(content["aging_exponent"]["estimate"]) < 0.15
     code, _, err = run(capsys, "measure", files[0], "-o", str(tmp_path / "other.npz"))
     assert (code, "at least two checkpoints" in err) == (2, True)
     assert not (tmp_path / "other.npz").exists()

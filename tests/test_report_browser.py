@@ -88,7 +88,7 @@ def test_the_file_shows_the_charts_and_the_findings(file: File, found: Report, p
     record = found.record
     file.drawn("lag,msd,1,over")
     assert_curves(file, record, record.msd())
-    assert file.fitted()[0].text.replace("\u2212", "-") == f"{found.exponent.mu:.3f}"
+    assert file.fitted()[0].text.replace("\u2212", "-") == f"{found.exponent.estimate:.3f}"
     assert file.find("h1").text == found.title
     cards = [card.text.split("\n") for card in file.browser.find_elements("css selector", ".answer")]
     assert cards == [list(one) for one in found.headline]

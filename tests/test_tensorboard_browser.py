@@ -160,7 +160,7 @@ def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
     tab.open(runs=json.dumps([name]))
     fitted = wait_for(lambda: [b for b in tab.browser.find_elements("css selector", ".fitted") if b.is_enabled()])
     wait_for(lambda: tab.browser.find_elements("css selector", ".use"))
-    assert tab.find(".use").text.replace("\u2212", "-") == f"{fit.mu:.3f}"
+    assert tab.find(".use").text.replace("\u2212", "-") == f"{fit.estimate:.3f}"
     assert len(tab.browser.find_elements("css selector", ".marks .mark")) == 1
 
     def places(mu: float) -> np.ndarray:
@@ -174,14 +174,14 @@ def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
 
     fitted[0].click()
     tab.drawn(f"{fit.variable},msd,1,over")
-    assert_curves(tab, record, shown(fit.mu), places(fit.mu))
+    assert_curves(tab, record, shown(fit.estimate), places(fit.estimate))
     quality = tab.find(".quality").text
 
     # By keyboard: the arrow keys move it, and the curves with it.
     slider = tab.find("#mu")
     slider.send_keys("\ue014" * 40)  # arrow right
     mu = float(slider.get_attribute("value"))
-    assert mu > fit.mu + 0.1
+    assert mu > fit.estimate + 0.1
     wait_for(lambda: f"p.glassy.mu={mu:g}" in tab.hash())
     wait_for(lambda: tab.lines()[-1]["x"][0] == pytest.approx(places(mu)[-1][0]))
     assert_curves(tab, record, shown(mu), places(mu))

@@ -550,7 +550,7 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
     fit, scan = found.exponent, fitted["scan"]
     (answer,) = page.ask("curves", **choice)["series"]
     assert answer["used"] == fit.waiting_times.tolist()
-    assert scan[fit.variable][scan["mus"].index(fit.mu)] == fit.qualities[fit.method]
+    assert scan[fit.variable][scan["mus"].index(fit.estimate)] == fit.qualities[fit.method]
     for variable in ("effective", "plain"):
         fallen = collapse(above_plateaus(relaxation_curves(record).between(*fit.window)), scan["mus"][40], variable)
         assert scan[variable][40] == fallen.quality
@@ -670,7 +670,7 @@ def test_what_one_run_lacks_is_said_of_this_run_alone(tmp_path: Path) -> None:
     assert ["error" in answer for answer in answers] == [False, True, True]
     assert "no one-time series 'gradient_noise'" in answers[1]["error"]
     fits = page.ask("fits", observable="msd", **choice)["series"]
-    assert fits[0]["aging_exponent"]["mu"]
+    assert fits[0]["aging_exponent"]["estimate"]
     assert (fits[2]["aging_exponent"], "3 are needed" in fits[2]["why_no_exponent"]) == (None, True)
     curves = page.ask("curves", observable="msd", **choice)["series"]
     assert curves[2]["used"] == [1]  # the curves after step 0, because there are too few for a fit

@@ -340,7 +340,7 @@ def analysed_glass(
     judged, mu, interval = verdict(largest), np.nan, None
     try:
         fit = aging_exponent(largest)
-        mu, interval, doubts = fit.mu, fit.interval, fit.warnings
+        mu, interval, doubts = fit.estimate, fit.interval, fit.warnings
     except NotEnoughDataError as error:
         doubts = [str(error)]
     late = exact.times >= glass.t_max / 3

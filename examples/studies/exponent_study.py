@@ -91,7 +91,7 @@ def main() -> None:
             mean, spread = values.mean(), values.std(ddof=1)
             error = spread / np.sqrt(trials)
             estimates.append((n_replica, method, truth, mean, error, (mean - truth) / error, spread))
-        mu = np.array([fit.mu for fit in fits])
+        mu = np.array([fit.estimate for fit in fits])
         stated = np.array([fit.standard_error for fit in fits], dtype=float)
         for level in (0.68, 0.95):
             inside = np.abs(mu - GLASS.mu) < student.ppf(0.5 + level / 2, n_replica - 1) * stated

@@ -9,7 +9,8 @@ from lightning_glassy.analysis.collapse import Collapse, CollapseQuality, collap
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
-from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
+from lightning_glassy.analysis.exponent_result import AgingExponent, NotEnoughDataError, ThresholdFit
+from lightning_glassy.analysis.exponents import aging_exponent
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
 from lightning_glassy.analysis.noise_clock import noise_clock
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict

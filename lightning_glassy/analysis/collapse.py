@@ -53,7 +53,7 @@ def scaled_lag(
     return np.asarray(t_w**power * np.expm1(power * np.log1p(t / t_w)) / power)
 
 
-def _lag_of(waiting_time: Array, scaled: Array, mu: float, variable: Variable, t0: float) -> Array:
+def lag_of(waiting_time: Array, scaled: Array, mu: float, variable: Variable, t0: float) -> Array:
     """Return the lag of a value of the scaling variable, inf if there is none: the inverse of :func:`scaled_lag`."""
     t_w = waiting_time + t0
     if variable == "plain":
@@ -77,7 +77,7 @@ class Collapse:
         waiting_times: steps, ``[n_tw]``.
         scaled_lags: ``[n_tw, n_lag]``.
         values: the curves, mean over replicas, ``[n_tw, n_lag]``.
-        quality: Houdayer-Hartmann S. A smaller value is better.
+        quality: Houdayer-Hartmann S with the errors of the replicas. A smaller value is better.
     """
 
     mu: float
@@ -107,7 +107,9 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
 
 
 @quiet()
-def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effective", *, t0: float = 0.0) -> Array:
+def collapse_quality(
+    curves: Curves, mus: ArrayLike, variable: Variable = "effective", *, t0: float = 0.0, scatter: float = 0.0
+) -> Array:
     """Return the Houdayer-Hartmann S of a collapse as a function of the exponent: see :class:`CollapseQuality`.
 
     Args:
@@ -115,20 +117,22 @@ def collapse_quality(curves: Curves, mus: ArrayLike, variable: Variable = "effec
         mus: exponents, ``[n_mu]``.
         variable: scaling variable.
         t0: origin of the clock, as in :func:`collapse`.
+        scatter: a further error of the logarithms, the same for all points. The :attr:`AgingExponent.scatter
+            <lightning_glassy.analysis.AgingExponent.scatter>` of a fit gives the S that the fit has minimised.
 
     Returns:
         S, ``[n_mu]``, infinite if too few points have neighbours on other curves.
     """
-    _, measure = _measure_of(curves, t0)
+    _, measure = _measure_of(curves, t0, scatter)
     return np.array([float(measure(mu, variable, t0)) for mu in np.atleast_1d(np.asarray(mus, dtype=np.float64))])
 
 
-def _measure_of(curves: Curves, t0: float) -> tuple[Curves, CollapseQuality]:
+def _measure_of(curves: Curves, t0: float, scatter: float = 0.0) -> tuple[Curves, CollapseQuality]:
     """Return the curves after the origin of the clock, and the quality of their collapse."""
     used = curves.after(-t0)
     if len(used.waiting_times) == 0:
         raise ValueError(f"no waiting time is after the origin of the clock, {-t0:g}")
-    return used, CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))
+    return used, CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values), scatter)
 
 
 class CollapseQuality:
@@ -199,7 +203,7 @@ class CollapseQuality:
         t_w, t, x = self._waiting_times, self._lags, places[points]
         other = np.arange(len(t_w))
         # Find the place of each point on every other curve. All curves have the same lags, so one search finds all.
-        lag = _lag_of(t_w[None, :], np.exp(x)[:, None], mu, variable, t0)  # [n_point, n_tw]
+        lag = lag_of(t_w[None, :], np.exp(x)[:, None], mu, variable, t0)  # [n_point, n_tw]
         right = np.searchsorted(t, lag)
         there = self._steps.ravel()[right + other * (len(t) + 1)] & (other != points[:, None] // len(t))
         counts = there.sum(axis=1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.analysis.exponents import NotEnoughDataError
+from lightning_glassy.analysis.exponent_result import NotEnoughDataError
 from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord

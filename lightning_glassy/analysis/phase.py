@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
-from lightning_glassy.analysis.exponents import AgingExponent
+from lightning_glassy.analysis.exponent_result import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet

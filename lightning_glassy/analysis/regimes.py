@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import f as fisher
 
-from lightning_glassy.analysis.exponents import NotEnoughDataError
+from lightning_glassy.analysis.exponent_result import NotEnoughDataError
 from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord

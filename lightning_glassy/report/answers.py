@@ -141,11 +141,11 @@ def fit(found: Findings) -> dict[str, Any]:
     """Return the findings of ``lightning-glassy report``: exponent, verdict and doubts, as values and as text.
 
     ``headline`` has the short answers, as pairs of a value and its name. ``scan`` has the quality S of the collapse as
-    a function of mu, in both scaling variables.
+    a function of mu, in both scaling variables, as the fit has minimised it.
     """
     exponent = found.exponent
     content = {
-        "aging_exponent": None if exponent is None else asdict(exponent),
+        "aging_exponent": None if exponent is None else exponent.to_dict(),
         "why_no_exponent": found.why_not,
         "verdict": asdict(found.verdict),
         "variable": None if exponent is None else exponent.variable,
@@ -158,6 +158,7 @@ def fit(found: Findings) -> dict[str, Any]:
 
 def _scan(found: Findings) -> dict[str, Any] | None:
     from lightning_glassy.analysis import collapse_quality, relaxation_curves
+    from lightning_glassy.analysis.exponent_result import COLLAPSES
     from lightning_glassy.analysis.exponents import windowed
     from lightning_glassy.analysis.plateaus import above_plateaus
 
@@ -166,11 +167,13 @@ def _scan(found: Findings) -> dict[str, Any] | None:
         return None
     curves = relaxation_curves(found.record, found.observable, group=found.group, eps=found.eps)
     used = above_plateaus(windowed(curves, fit.window, fit.t0))
-    mus = np.union1d(_MUS, fit.mu)  # include the fitted mu, so that page and text show the same S
-    content = {"mus": mus} | {
-        variable: collapse_quality(used, mus, variable, t0=fit.t0) for variable in ("effective", "plain")
+    mus = _MUS if np.isnan(fit.estimate) else np.union1d(_MUS, fit.estimate)  # the page marks the estimate
+    # This is the S that the fit has minimised, so that the minimum is where the page marks the exponent.
+    scans = {
+        variable: collapse_quality(used, mus, variable, t0=fit.t0, scatter=fit.scatter[method])
+        for method, variable in COLLAPSES.items()
     }
-    return content
+    return {"mus": mus} | scans
 
 
 def exponents(record: AgingRecord, group: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_glassy import plotting
 from lightning_glassy.analysis import collapse, relaxation_curves
 from lightning_glassy.analysis.exponents import windowed
@@ -29,13 +31,14 @@ def figures(found: Findings) -> dict[str, Figure]:
     record, group, fit = found.record, found.group, found.exponent
     drawn = {"curves": _curves(found)}
     title = plotting.title_of(record, group)
-    if fit is not None:
+    if fit is not None and np.isfinite(fit.estimate):
         whole = relaxation_curves(record, found.observable, group=group, eps=found.eps)
         used = windowed(whole, fit.window, fit.t0)
         drawn["collapse"] = plotting.new_figure(2)
         left, right = drawn["collapse"].axes
         plotting.plot_curves(used, ax=left).set_ylabel(used.label)
-        plotting.plot_collapse(collapse(used, fit.mu, fit.variable, t0=fit.t0), ax=right)
+        plotting.plot_collapse(collapse(used, fit.estimate, fit.variable, t0=fit.t0), ax=right)
+    if fit is not None:
         drawn["threshold_lags"] = plotting.new_figure(1)
         plotting.plot_threshold_lags(fit, ax=drawn["threshold_lags"].axes[0]).set_title(title, fontsize=10)
     drawn["local_exponent"] = plotting.new_figure(1)

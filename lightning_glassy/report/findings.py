@@ -46,7 +46,7 @@ class Findings:
         fit, judged = self.exponent, self.verdict
         verdict = judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else "")
         answers = [(verdict if judged.phase is None else f"{verdict}: {judged.phase}", "verdict")]
-        if fit is not None:
+        if fit is not None and fit.mu is not None:
             interval = "no interval"
             if fit.interval is not None:
                 interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
@@ -89,7 +89,7 @@ class Findings:
             "lags": self.record.lags,
             "doubts": self.record.doubts,
             "verdict": asdict(self.verdict),
-            "aging_exponent": None if self.exponent is None else asdict(self.exponent),
+            "aging_exponent": None if self.exponent is None else self.exponent.to_dict(),
             "why_no_exponent": self.why_not,
             "diffusion": asdict(self.diffusion),
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),

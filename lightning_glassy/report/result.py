@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_glassy.analysis import (
+    AgingExponent,
     NotEnoughDataError,
     aging_exponent,
     diffusion,
@@ -53,10 +54,15 @@ class Report(Findings):
             ImportError: plotly is missing. The message names the extra.
         """
         known: dict[tuple[str, float | None], Report] = {}
+        # One table of a group has the exponents of all its observables.
+        tables = {} if self.exponent is None else {self.group: self.exponent}
 
         def analyse(choice: Choice) -> Report:
             if find(choice.observable).relaxation is not None:
-                return report(self.record, **choice._asdict(), **self.options)
+                found = _report(self.record, **choice._asdict(), **self.options, table=tables.get(choice.group))
+                if found.exponent is not None:
+                    tables.setdefault(choice.group, found.exponent)
+                return found
             # Observables that do not relax differ only in the reason why there is no exponent.
             if (choice.group, choice.eps) not in known:
                 options = {key: value for key, value in self.options.items() if key not in ("window", "t0")}
@@ -137,6 +143,35 @@ def report(
         ValueError: the record is empty, an argument is out of range, or the record lacks data for the observable.
         KeyError: the record does not have the group, or no gradient noise of the group.
     """
+    return _report(
+        record,
+        observable=observable,
+        group=group,
+        eps=eps,
+        window=window,
+        thresholds=thresholds,
+        t0=t0,
+        confidence=confidence,
+        n_bootstrap=n_bootstrap,
+        title=title,
+    )
+
+
+def _report(
+    record: AgingRecord,
+    *,
+    observable: str,
+    group: str,
+    eps: float | None,
+    window: tuple[int, int] | None,
+    t0: float | Literal["fit"],
+    confidence: float,
+    n_bootstrap: int,
+    thresholds: list[float] | None = None,
+    title: str | None = None,
+    table: AgingExponent | None = None,
+) -> Report:
+    """Analyse a record, with the table of the exponents of this group if it is known."""
     if not len(record):
         raise ValueError("the record is empty: no pair of times was measured")
     if title is None:
@@ -158,17 +193,20 @@ def report(
     else:
         judged = verdict(record, group=group, observable=None if observable == "msd" else observable, eps=eps)
         try:
-            exponent = aging_exponent(
-                record,
-                observable,
-                group=group,
-                eps=eps,
-                window=window,
-                thresholds=thresholds,
-                t0=t0,
-                confidence=confidence,
-                n_bootstrap=n_bootstrap,
-            )
+            if table is not None:
+                exponent = table.about(observable, eps)
+            else:
+                exponent = aging_exponent(
+                    record,
+                    observable,
+                    group=group,
+                    eps=eps,
+                    window=window,
+                    thresholds=thresholds,
+                    t0=t0,
+                    confidence=confidence,
+                    n_bootstrap=n_bootstrap,
+                )
         except NotEnoughDataError as error:
             if window is not None:  # the caller has asked for this window
                 raise

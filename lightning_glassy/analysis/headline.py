@@ -1,0 +1,101 @@
+r"""The rules for a headline: when an aging exponent is stated, and the one sentence that is stated otherwise.
+
+A physicist signs an exponent if the curves of all waiting times fall on one, by every method, along the whole window,
+and if no other observable tells of another exponent. The rules are the same for one run and for replicas. The errors of
+replicas only make the last rules less strict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lightning_glassy.analysis.exponent_result import AgingExponent
+
+COLLAPSED = 0.05
+"""Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
+
+AGES = 0.1
+"""The smallest exponent that is called aging: the lag to relax grows by a quarter per decade of waiting time."""
+
+_DECADES = 1.6  # least span of the waiting times, about two decades
+_AGREE = 0.1  # a smaller difference of two exponents is no contradiction
+_ERRORS = 3.0  # nor is a difference of less than so many standard errors
+_FULL = 1.1  # an exponent above this, beyond its error, is not aging: the motion itself fades
+
+
+def why_no_headline(fit: AgingExponent, others: Sequence[AgingExponent] = ()) -> str | None:
+    """Return the first reason why the estimate of an exponent is no headline, in one sentence, or None.
+
+    Args:
+        fit: the fitted exponent.
+        others: the fitted exponents of other observables of the same record.
+    """
+    return _by_itself(fit) or next((words for other in others if (words := _contradicted(fit, other))), None)
+
+
+def _by_itself(fit: AgingExponent) -> str | None:
+    """Return the first rule that the fit of one observable breaks, in words."""
+    start, end = fit.window[0] + fit.t0, fit.window[1] + fit.t0
+    decades, curves = float(np.log10(end / start)), f"the curves of the {fit.label}"
+    if decades < _DECADES or len(fit.waiting_times) < 4:
+        return (
+            f"too short for an exponent: {len(fit.waiting_times)} waiting times span {decades:.1f} decades, and four "
+            "over about two decades are needed"
+        )
+    if np.isnan(fit.estimate):
+        return f"{curves} have their best collapse at the end of the range of exponents that was searched"
+    if fit.plateau > 0:
+        slow = "" if _slow_part(fit) else f", and for the slow one it would be {fit.stated()}"
+        return f"{curves} relax in two steps, a fast one up to {fit.plateau:.2g}: no exponent describes both{slow}"
+    return _slow_part(fit)
+
+
+def _slow_part(fit: AgingExponent) -> str | None:
+    """Return the first rule that the curves above their fast process break, in words."""
+    curves, error = f"the curves of the {fit.label}", fit.standard_error or 0.0
+    if fit.miss > COLLAPSED:
+        return f"{curves} do not collapse: they miss a common curve by {fit.miss:.0%}"
+    if fit.estimate < -AGES:
+        return f"{curves} relax faster the later the waiting time ({fit.stated()}): this is not aging"
+    if fit.estimate < AGES:
+        return f"{curves} coincide for all waiting times ({fit.stated()}): no aging"
+    if fit.estimate - _ERRORS * error > _FULL:
+        return (
+            f"the exponent of the {fit.label} is above 1 ({fit.stated()}): the motion itself fades, which is not aging"
+        )
+    if abs(fit.drift) > max(_AGREE, _ERRORS * np.nan_to_num(fit.drift_error)):
+        return (
+            f"the exponent of the {fit.label} drifts along the waiting times: it is {abs(fit.drift):.2f} "
+            f"{'larger' if fit.drift > 0 else 'smaller'} in the later half than in the earlier"
+        )
+    return _methods_disagree(fit)
+
+
+def _methods_disagree(fit: AgingExponent) -> str | None:
+    slope = fit.estimates["threshold"]
+    error = fit.standard_errors.get("threshold", 0.0)
+    if abs(slope - fit.expected_slope) > max(_AGREE, _ERRORS * error):
+        return (
+            f"the methods disagree: the thresholds of the {fit.label} have a slope of {slope:.2f}, and the collapse "
+            f"expects {fit.expected_slope:.2f}"
+        )
+    for name, mu in fit.estimates.items():
+        # A scaling variable in which the curves do not collapse says nothing.
+        if fit.scatter.get(name, np.inf) > COLLAPSED:
+            continue
+        if not abs(mu - fit.estimate) <= max(_AGREE, _ERRORS * fit.standard_errors.get(name, 0.0)):
+            return f"the methods disagree: the {name} of the {fit.label} gives {mu:.2f}, not {fit.estimate:.2f}"
+    return None
+
+
+def _contradicted(fit: AgingExponent, other: AgingExponent) -> str | None:
+    """Return in words that another observable has another exponent, if it has one that can be trusted by itself."""
+    both = float(np.hypot(fit.standard_error or 0.0, other.standard_error or 0.0))
+    if not abs(other.estimate - fit.estimate) > max(_AGREE, _ERRORS * both):
+        return None
+    # No aging is a result, too.
+    if _by_itself(other) is not None and not (other.miss <= COLLAPSED and abs(other.estimate) < AGES):
+        return None
+    return f"the observables disagree: the {fit.label} gives {fit.stated()}, and the {other.label} {other.stated()}"
