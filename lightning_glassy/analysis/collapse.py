@@ -232,6 +232,9 @@ class CollapseQuality:
 def log_errors(values: Array) -> Array:
     """Return the standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
 
+    The variance of a point is the average over the point and its neighbours in both directions. Few replicas know
+    their own scatter badly, and an error that is small by chance would give a point too much weight.
+
     The error of a single run is unknown. It is then 0.001 for all points, and only the place of the minimum of S has a
     meaning.
     """
@@ -239,7 +242,17 @@ def log_errors(values: Array) -> Array:
     if n_replica < 2:
         return np.full(values.shape[1:], _UNKNOWN)
     with np.errstate(invalid="ignore", divide="ignore"):
-        errors = values.std(axis=0, ddof=1) / np.sqrt(n_replica) / values.mean(axis=0)
-    # Few replicas can agree by chance. No point may have more than a hundred times the weight of a typical point.
-    typical = np.nanmedian(errors) if np.isfinite(errors).any() else 0.0
+        variances = values.var(axis=0, ddof=1) / n_replica / values.mean(axis=0) ** 2
+    known = np.isfinite(variances)
+    around = _around(np.where(known, variances, 0.0)) / np.maximum(_around(known.astype(np.float64)), 1)
+    errors = np.where(known, np.sqrt(around), np.nan)
+    # No point may have more than a hundred times the weight of a typical point.
+    typical = np.nanmedian(errors) if known.any() else 0.0
     return np.maximum(errors, 0.1 * typical) if typical > 0 else np.full(values.shape[1:], _UNKNOWN)
+
+
+def _around(values: Array) -> Array:
+    """Return the sum over each cell of a matrix and its eight neighbours."""
+    padded = np.pad(values, 1)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return np.asarray(rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:])

@@ -46,7 +46,7 @@ def _by_itself(fit: AgingExponent) -> str | None:
         )
     if np.isnan(fit.estimate):
         return f"{curves} have their best collapse at the end of the range of exponents that was searched"
-    if fit.plateau > 0:
+    if fit.plateau > 0 and fit.miss <= COLLAPSED:
         slow = "" if _slow_part(fit) else f", and for the slow one it would be {fit.stated()}"
         return f"{curves} relax in two steps, a fast one up to {fit.plateau:.2g}: no exponent describes both{slow}"
     return _slow_part(fit)
@@ -69,6 +69,11 @@ def _slow_part(fit: AgingExponent) -> str | None:
         return (
             f"the exponent of the {fit.label} drifts along the waiting times: it is {abs(fit.drift):.2f} "
             f"{'larger' if fit.drift > 0 else 'smaller'} in the later half than in the earlier"
+        )
+    if np.isnan(fit.drift) or np.isnan(fit.estimates["threshold"]):
+        return (
+            f"the methods cannot be compared: {curves} reach too few common values at the earlier and at the later "
+            "waiting times"
         )
     return _methods_disagree(fit)
 
