@@ -36,6 +36,15 @@ HIDDEN = (5, 5, 5)
 SAME_SIZE = (HIDDEN, (5,), (5,) * 6, (5, 10, 10), (4, 24, 24))
 """Networks of depth 1, 3 and 6, and wider networks, within 5 % of the number of parameters of the paper."""
 SIZES = (HIDDEN, (3,) * 3, (10,) * 3, (20,) * 3)
+NOTEBOOK = {
+    "lag_to_threshold": (519, 894, 1355, 2257, 3518, 5046, 8569, 13971, 10446, 17719),
+    "slope": 0.770,
+    "train_loss": 0.393,
+    "train_accuracy": 0.898,
+}
+"""One run of the network of the paper, images in the order of the file: lags to the threshold for its ten waiting times,
+slope of ln t* over ln t_w, loss and accuracy at step 100,000. Source: the notebook published with Herrera Segura et al.
+2022. It prints no mu. The slope is the least-squares slope of its lags."""
 STYLES = {"file order": ("tab:blue", "o"), "reshuffled": ("tab:orange", "s")}
 
 
@@ -120,11 +129,13 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"{result['steps']:,} steps each; {effort(result)}",
+            *subaging.grid_note(result),
             "**The lag t\\* at which the displacement reaches 10^-3**, of the authors' network, in steps:",
             table(
                 " | ".join(["waiting time = {:,}", *(f"{run['order']} = {{}}" for run in authors)]),
                 zip(authors[0]["waiting_times"], *lags, strict=True),
             ),
+            *_beside_the_notebook(result, authors[0]),
             "**The exponent**, by the threshold as in the paper, and by collapse in two scaling variables, with the "
             "errors of the replicas, and how far the curves miss a common one:",
             table(
@@ -143,6 +154,56 @@ def tables(result: dict[str, Any]) -> str:
             ),
         ]
     )
+
+
+def _beside_the_notebook(result: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """Return a table and a sentence that compare the authors' single run with a single run of ours.
+
+    The errors in the JSON are those of means over R replicas. Single runs scatter by sqrt(R) times as much.
+    """
+    if result["steps"] != STEPS or None in run["lag_to_threshold"]:
+        return []
+    ours, theirs = np.array(run["lag_to_threshold"]), np.array(NOTEBOOK["lag_to_threshold"])
+    spread = _spread_of_lags(run)
+    off = np.log(theirs / ours) / spread
+    times = run["waiting_times"]
+    root = run["n_replica"] ** 0.5
+    slope = float(np.polyfit(np.log(times), np.log(theirs), 1)[0])
+    single = run["mu_error"]["threshold"] * root
+    words = [
+        f"The {run['n_replica']} replicas of ours give {run['mu']['threshold']:.3f}, with a spread of {single:.3f}"
+    ]
+    for name, form in (("train_loss", ".3f"), ("train_accuracy", ".3f")):
+        series = run["series"][name]
+        at = series["steps"].index(times[-1])
+        value, error = series["values"][at], series["errors"][at] * root
+        words.append(
+            f"{name.replace('train_', '')} {NOTEBOOK[name]} (ours {value:{form}}, spread {error:{form}})",
+        )
+    return [
+        "**Beside the authors' own run.** The notebook published with the paper has one run, in the order of the file. "
+        "The spread is that of single runs of ours, one standard deviation: the error of the mean over "
+        f"{run['n_replica']} replicas, times {root:g}, over the local slope of the curve. A run in the file order is "
+        "compared with the file order:",
+        table(
+            "waiting time = {:,} | ours, mean curve = {:,.0f} | spread of single runs = {:.0%} | notebook = {:,} | "
+            "difference in spreads = {:+.1f}",
+            zip(times, ours, spread, theirs, off, strict=True),
+        ),
+        f"The notebook prints no mu. The least-squares slope of its ln t\\* over ln t_w is {slope:.3f}. {words[0]} of "
+        f"single runs about it. At step {times[-1]:,} the notebook has {' and '.join(words[1:])}.",
+    ]
+
+
+def _spread_of_lags(run: dict[str, Any]) -> Any:
+    """Return the standard deviation of ln t* between single runs, ``[n_tw]``, to first order in that of the curve."""
+    x, aims = np.log(run["lags"]), np.log(run["lag_to_threshold"])
+    found = []
+    for aim, msd, error in zip(aims, np.array(run["msd"]), np.array(run["msd_error"]), strict=True):
+        right = int(np.searchsorted(x, aim))
+        slope = np.log(msd[right] / msd[right - 1]) / (x[right] - x[right - 1])
+        found.append(np.interp(aim, x, error / msd) / slope)
+    return np.array(found) * run["n_replica"] ** 0.5
 
 
 def _chosen(runs: list[dict[str, Any]], hidden: Any, order: str) -> list[dict[str, Any]]:
