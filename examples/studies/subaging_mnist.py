@@ -42,7 +42,7 @@ NOTEBOOK = {
     "train_loss": 0.393,
     "train_accuracy": 0.898,
 }
-"""One run of the network of the paper, images in the order of the file: lags to the threshold for its ten waiting times,
+"""One run of the network of the paper, images in the order of the file: lags to the threshold for ten waiting times,
 slope of ln t* over ln t_w, loss and accuracy at step 100,000. Source: the notebook published with Herrera Segura et al.
 2022. It prints no mu. The slope is the least-squares slope of its lags."""
 STYLES = {"file order": ("tab:blue", "o"), "reshuffled": ("tab:orange", "s")}
@@ -157,10 +157,7 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def _beside_the_notebook(result: dict[str, Any], run: dict[str, Any]) -> list[str]:
-    """Return a table and a sentence that compare the authors' single run with a single run of ours.
-
-    The errors in the JSON are those of means over R replicas. Single runs scatter by sqrt(R) times as much.
-    """
+    """Compare the authors' single run with our single runs, whose spread is sqrt(R) times the error of the mean."""
     if result["steps"] != STEPS or None in run["lag_to_threshold"]:
         return []
     ours, theirs = np.array(run["lag_to_threshold"]), np.array(NOTEBOOK["lag_to_threshold"])
@@ -170,28 +167,25 @@ def _beside_the_notebook(result: dict[str, Any], run: dict[str, Any]) -> list[st
     root = run["n_replica"] ** 0.5
     slope = float(np.polyfit(np.log(times), np.log(theirs), 1)[0])
     single = run["mu_error"]["threshold"] * root
-    words = [
-        f"The {run['n_replica']} replicas of ours give {run['mu']['threshold']:.3f}, with a spread of {single:.3f}"
-    ]
-    for name, form in (("train_loss", ".3f"), ("train_accuracy", ".3f")):
+    at_end = []
+    for name in ("train_loss", "train_accuracy"):
         series = run["series"][name]
         at = series["steps"].index(times[-1])
-        value, error = series["values"][at], series["errors"][at] * root
-        words.append(
-            f"{name.replace('train_', '')} {NOTEBOOK[name]} (ours {value:{form}}, spread {error:{form}})",
-        )
+        value, spread_of_one = series["values"][at], series["errors"][at] * root
+        at_end.append(f"{name[6:]} {NOTEBOOK[name]} (ours {value:.3f}, spread {spread_of_one:.3f})")
     return [
         "**Beside the authors' own run.** The notebook published with the paper has one run, in the order of the file. "
-        "The spread is that of single runs of ours, one standard deviation: the error of the mean over "
-        f"{run['n_replica']} replicas, times {root:g}, over the local slope of the curve. A run in the file order is "
-        "compared with the file order:",
+        f"Beside it are our {run['n_replica']} replicas in this order. The spread is the standard deviation of ln t\\* "
+        "between single runs, to first order: the error of the mean curve, over its local slope, times the root of the "
+        "number of replicas.",
         table(
-            "waiting time = {:,} | ours, mean curve = {:,.0f} | spread of single runs = {:.0%} | notebook = {:,} | "
-            "difference in spreads = {:+.1f}",
+            "waiting time = {:,} | ours, mean curve = {:,.0f} | spread of single runs = {:.2f} | notebook = {:,} | "
+            "ln(notebook / ours), in spreads = {:+.1f}",
             zip(times, ours, spread, theirs, off, strict=True),
         ),
-        f"The notebook prints no mu. The least-squares slope of its ln t\\* over ln t_w is {slope:.3f}. {words[0]} of "
-        f"single runs about it. At step {times[-1]:,} the notebook has {' and '.join(words[1:])}.",
+        f"The notebook prints no mu. The least-squares slope of its ln t\\* over ln t_w is {slope:.3f}. Ours is "
+        f"{run['mu']['threshold']:.3f}, and single runs scatter about it by about {single:.3f}. At step {times[-1]:,} "
+        f"the notebook has {' and '.join(at_end)}. Our loss is without the L2 term.",
     ]
 
 
