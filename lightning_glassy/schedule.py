@@ -6,7 +6,6 @@ Aging shows on a logarithmic clock. A system that relaxes as :math:`t/t_w^\mu` n
 
 from __future__ import annotations
 
-import math
 import operator
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -223,30 +222,42 @@ class LogTimeSchedule:
         return cls(waiting, Steps._logspaced(lags_per_decade, first_lag, max_lag, False, names), max_step)
 
     @classmethod
-    def preset(cls, name: Preset, max_step: int) -> LogTimeSchedule:
-        """Return the protocol of one of the two papers, scaled to a run of ``max_step`` steps.
+    def preset(cls, name: Preset, max_step: int, *, longer: bool = False) -> LogTimeSchedule:
+        """Return the times of one of the two papers, scaled to a run of ``max_step`` steps T.
 
-        * ``"baity-jesi"``: 0 and 50 waiting times from 10, 100 lags from 1, log-spaced and deduplicated. The
-          authors stopped both at half of the run and wished for later waiting times with fewer lags (Baity-Jesi
-          et al. 2018, arXiv 1803.06969). Here both reach the end of the run.
-        * ``"subaging"``: 10 waiting times from T/200 to T/2 and 20 lags from T/20,000 (at least 1) to T/2. At
-          T = 200,000 these are 10^3 ... 10^5 and 10 ... 10^5, the MNIST protocol of Herrera Segura et al. 2022
-          (arXiv 2209.02517).
+        * ``"baity-jesi"``: 50 waiting times from 10 to T/2 and 100 lags from 1 to T/2, log-spaced, rounded and
+          deduplicated, and 0 as a waiting time and as a lag. Baity-Jesi et al. 2018 (arXiv 1803.06969) wished for
+          later waiting times with fewer lags: ``longer=True``. Their released runs (``corr.sh``) have learning rates
+          lr from 0.001 to 0.5, minibatches of B = 10, 100 and 1000, momentum 0.5, no weight decay, and
+          T = 10^6 / (lr B) steps.
+        * ``"subaging"``: 10 waiting times from T/200 to T/2, rounded, and 20 lags from T/20,000 (at least 1) to T/2,
+          rounded up, log-spaced and deduplicated. T = 200,000 gives the times of the MNIST example of Herrera Segura
+          et al. 2022 (arXiv 2209.02517).
 
         Args:
             name: ``"baity-jesi"`` or ``"subaging"``.
             max_step: last step T of the run.
+            longer: for ``"baity-jesi"``, the waiting times and lags reach the end of the run. A late waiting time has
+                fewer lags.
 
         Raises:
-            ValueError: the name is unknown, or the run is too short for the preset.
+            TypeError: ``max_step`` is not an integer, or ``longer`` is not a bool.
+            ValueError: the name is unknown, the run is too short for the preset, or ``longer`` is given for another
+                preset.
 
         Example:
             >>> schedule = LogTimeSchedule.preset("subaging", 200_000)
-            >>> schedule.waiting_times[0], schedule.waiting_times[-1], len(schedule.pairs)
-            (1000, 100000, 200)
+            >>> schedule.waiting_times
+            (1000, 1668, 2783, 4642, 7743, 12915, 21544, 35938, 59948, 100000)
+            >>> schedule.lags[:5], schedule.lags[-1], len(schedule.pairs)
+            ((10, 17, 27, 43, 70), 100000, 200)
         """
         if name not in get_args(Preset):
             raise ValueError(f"name={name!r} is not a preset; choose from {', '.join(map(repr, get_args(Preset)))}")
+        if not isinstance(longer, bool):
+            raise TypeError(f"longer={longer!r} is not True or False")
+        if longer and name != "baity-jesi":
+            raise ValueError(f"longer=True is for the preset 'baity-jesi'; leave it out for {name!r}")
         end = _positive("max_step", max_step)
         shortest = 20 if name == "baity-jesi" else 200
         if end < shortest:
@@ -254,10 +265,12 @@ class LogTimeSchedule:
                 f"max_step={end} is too short for the preset {name!r}, which needs at least {shortest} steps; "
                 "use LogTimeSchedule.logspaced(max_step)"
             )
-        if name == "baity-jesi":
-            return cls((0, *_geometric(10, end - 1, 50)), _geometric(1, end, 100), end)
         half = end // 2
-        return cls(_geometric(max(1, end // 200), half, 10), _geometric(max(1, end // 20_000), half, 20), end)
+        if name == "baity-jesi":
+            last_waiting_time, last_lag = (end - 1, end) if longer else (half, half)
+            return cls((0, *_geometric(10, last_waiting_time, 50)), (0, *_geometric(1, last_lag, 100)), end)
+        lags = _geometric(max(1, end // 20_000), half, 20, round_up=True)
+        return cls(_geometric(max(1, end // 200), half, 10), lags, end)
 
     def until(self, max_step: int) -> LogTimeSchedule:
         """Return the same schedule for a run that ends at ``max_step``, or at the earlier end of this schedule.
@@ -584,11 +597,26 @@ def _increasing(name: str, values: Sequence[int]) -> tuple[int, ...]:
     return numbers
 
 
-def _geometric(first: int, last: int, count: int) -> tuple[int, ...]:
-    """``count`` integers from ``first`` to ``last`` in geometric progression, rounded and deduplicated."""
-    # In float64 and rounded: a log-space cast to integers would truncate and miss its own end point.
-    step = (math.log(last) - math.log(first)) / (count - 1)
-    return tuple(sorted({min(last, round(first * math.exp(step * k))) for k in range(count - 1)} | {last}))
+def _geometric(first: int, last: int, count: int, *, round_up: bool = False) -> tuple[int, ...]:
+    """Return ``count`` integers in geometric progression from ``first`` to ``last``, rounded and deduplicated.
+
+    Halves are rounded up, or all fractions with ``round_up``.
+    """
+    # In integers, because a float of 10 * 10**(19 / 19 * 4) may lie above 100,000, and would be rounded up to 100,001.
+    n = count - 1
+    powers = [first ** (n - k) * last**k for k in range(count)]  # of the points, to the power n
+    if round_up:
+        return tuple(sorted({_root(power - 1, n) + 1 for power in powers}))
+    return tuple(sorted({(_root(2**n * power, n) + 1) // 2 for power in powers}))
+
+
+def _root(power: int, n: int) -> int:
+    """Return the largest integer whose n-th power is at most ``power``."""
+    low, high = 0, 1 << (power.bit_length() // n + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**n <= power else (low, middle)
+    return low
 
 
 def _span(points: Sequence[int]) -> str:

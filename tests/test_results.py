@@ -16,7 +16,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from examples.studies import common, landscape, subaging_mnist, subaging_teacher
+import lightning_glassy as lg
+from examples.studies import common, landscape, subaging, subaging_mnist, subaging_teacher
 from examples.studies.common import PAGE, RESULTS, as_json, load_record, marks, mnist, with_block
 from lightning_glassy import AgingRecord
 
@@ -211,3 +212,26 @@ def test_what_a_study_lacks_is_said_and_what_is_old_is_not_taken_for_new(
     monkeypatch.setattr("torchvision.datasets.MNIST", fails)
     with pytest.raises(SystemExit, match=r"MNIST is not in nowhere and cannot be downloaded \(no network\)"):
         mnist(Path("nowhere"))
+
+
+def test_the_authors_run_stands_beside_ours_with_the_spread_of_single_runs() -> None:
+    result = json.loads((RESULTS / "subaging_mnist.json").read_text())
+    run = result["runs"][0]
+    assert (run["layers"], run["order"]) == (subaging_mnist.AUTHORS, "file order")
+    theirs = subaging_mnist.NOTEBOOK
+    slope = np.polyfit(np.log(run["waiting_times"]), np.log(theirs["lag_to_threshold"]), 1)[0]
+    assert round(float(slope), 3) == theirs["slope"] == 0.770
+    # Curves that are power laws of one exponent, with one relative error, have this spread of ln t*.
+    lags = np.array([10.0, 100.0, 1000.0])
+    law = {"lags": lags, "msd": [1e-5 * lags**1.5], "msd_error": [1e-6 * lags**1.5], "n_replica": 16}
+    law["lag_to_threshold"] = [100.0 ** (2 / 1.5)]
+    assert np.allclose(subaging_mnist._spread_of_lags(law), 4 * 0.1 / 1.5)
+    # The table is left out where the protocol is another.
+    assert subaging_mnist._beside_the_notebook(result | {"steps": 4000}, run) == []
+
+
+def test_a_study_says_if_its_records_have_another_grid_than_the_preset() -> None:
+    preset = list(lg.LogTimeSchedule.preset("subaging", 200_000).lags)
+    assert subaging.grid_note({"steps": 200_000, "runs": [{"lags": preset}]}) == []
+    (words,) = subaging.grid_note({"steps": 200_000, "runs": [{"lags": [10, 16, *preset[2:]]}]})
+    assert words == "These records have the lags 16 where the authors, and the preset of today, have 17."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from decimal import ROUND_CEILING, Decimal, localcontext
 
 import numpy as np
 import pytest
 
 from lightning_glassy import LogTimeSchedule, Steps
-from lightning_glassy.schedule import schedule_growth
+from lightning_glassy.schedule import _geometric, schedule_growth
 
 
 def test_pairs_are_every_waiting_time_and_lag_that_fit() -> None:
@@ -89,20 +90,58 @@ def test_events_grow_as_the_square_of_the_logarithm_and_snapshots_as_the_logarit
     assert np.ptp(np.diff(events, n=2)) <= 15
 
 
-def test_presets_follow_the_papers() -> None:
-    subaging = LogTimeSchedule.preset("subaging", 200_000)
-    assert len(subaging.waiting_times) == 10
-    assert len(subaging.lags) == 20
-    assert (subaging.waiting_times[0], subaging.waiting_times[-1]) == (1000, 100_000)
-    assert (subaging.lags[0], subaging.lags[-1]) == (10, 100_000)
-    assert len(subaging.pairs) == 200
+def test_the_preset_of_subaging_is_the_grid_of_the_authors() -> None:
+    schedule = LogTimeSchedule.preset("subaging", 200_000)
+    assert schedule.waiting_times == (1000, 1668, 2783, 4642, 7743, 12915, 21544, 35938, 59948, 100_000)
+    assert schedule.lags == (
+        10, 17, 27, 43, 70, 113, 184, 298, 484, 785,
+        1275, 2070, 3360, 5456, 8859, 14385, 23358, 37927, 61585, 100_000,
+    )  # fmt: skip
+    assert len(schedule.pairs) == 200
 
-    comparing = LogTimeSchedule.preset("baity-jesi", 10**6)
-    assert comparing.waiting_times[:2] == (0, 10)
-    assert len(comparing.waiting_times) == 51
-    assert comparing.waiting_times[-1] == 10**6 - 1
-    assert comparing.lags[0] == 1
-    assert 85 <= len(comparing.lags) <= 100  # 100 log-spaced integers, fewer after deduplication
+
+@pytest.mark.parametrize("end", [200, 201, 399, 400, 1000, 19_999, 20_000, 123_457, 10**6, 10**9 + 7, 2**53])
+def test_the_preset_of_subaging_is_scaled_to_any_run(end: int) -> None:
+    schedule = LogTimeSchedule.preset("subaging", end)
+    times, lags = schedule.waiting_times, schedule.lags
+    assert (times[0], times[-1], lags[0], lags[-1]) == (end // 200, end // 2, max(1, end // 20_000), end // 2)
+    assert len(times) == 10
+    assert len(lags) == 20 or (end < 2000 and len(lags) >= 15)
+    assert set(schedule.pairs) == {(tw, lag) for tw in times for lag in lags}
+    with localcontext() as context:  # the points of the grid, rounded up
+        context.prec = 60
+        first, ratio = Decimal(lags[0]), Decimal(lags[-1]) / Decimal(lags[0])
+        exact = [first * ratio ** (Decimal(k) / 19) for k in range(1, 19)]
+        inner = [int(x.quantize(Decimal(1), ROUND_CEILING)) for x in exact]
+    assert lags == tuple(sorted({lags[0], *inner, lags[-1]}))
+
+
+def test_exact_powers_are_not_rounded_up_by_one() -> None:
+    # Every point of this grid is a power of ten, which floats of 10**(k / 4) * ... may miss by a part in 10**16.
+    assert _geometric(10, 100_000, 5, round_up=True) == (10, 100, 1000, 10_000, 100_000)
+    assert _geometric(10, 100_000, 5) == (10, 100, 1000, 10_000, 100_000)
+    assert _geometric(1, 3**19, 20, round_up=True) == tuple(3**k for k in range(20))
+    assert _geometric(7, 7, 20, round_up=True) == (7,)
+
+
+@pytest.mark.parametrize("end", [20, 21, 100, 1000, 10**6, 2**53])
+def test_the_preset_of_baity_jesi_is_their_grid_with_zero(end: int) -> None:
+    schedule = LogTimeSchedule.preset("baity-jesi", end)
+    half = end // 2
+    times = np.unique(np.rint(np.geomspace(10, half, 50))).astype(np.int64)
+    lags = np.unique(np.rint(np.geomspace(1, half, 100))).astype(np.int64)
+    if end < 2**53:  # floats are exact to a step here
+        assert schedule.waiting_times == (0, *times)
+        assert schedule.lags == (0, *lags)
+    assert (schedule.waiting_times[-1], schedule.lags[-1]) == (half, half)
+    assert set(schedule.pairs) == {(tw, lag) for tw in schedule.waiting_times for lag in schedule.lags}
+
+
+def test_longer_waiting_times_of_baity_jesi_reach_the_end_with_fewer_lags() -> None:
+    schedule = LogTimeSchedule.preset("baity-jesi", 10**6, longer=True)
+    assert (schedule.waiting_times[:2], schedule.waiting_times[-1]) == ((0, 10), 10**6 - 1)
+    assert (len(schedule.waiting_times), schedule.lags[:2], schedule.lags[-1]) == (51, (0, 1), 10**6)
+    assert [lag for tw, lag in schedule.pairs if tw == 10**6 - 1] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +172,10 @@ def test_presets_follow_the_papers() -> None:
         (lambda: Steps.logspaced(3, first=0), ValueError, "first=0"),
         (lambda: Steps.logspaced(3, first=5, last=2), ValueError, "last=2 is below first=5"),
         (lambda: LogTimeSchedule.preset("paper", 1000), ValueError, "name='paper' is not a preset"),
-        (lambda: LogTimeSchedule.preset("subaging", 50), ValueError, "max_step=50 is too short"),
+        (lambda: LogTimeSchedule.preset("subaging", 199), ValueError, "max_step=199 is too short"),
+        (lambda: LogTimeSchedule.preset("baity-jesi", 19), ValueError, "max_step=19 is too short"),
+        (lambda: LogTimeSchedule.preset("subaging", 400, longer=True), ValueError, "longer=True is for"),
+        (lambda: LogTimeSchedule.preset("baity-jesi", 400, longer=1), TypeError, "longer=1 is not True or False"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name_and_value(make, error, message) -> None:

@@ -2,10 +2,11 @@ r"""The same callback on networks and on a glass: the question of Baity-Jesi et 
 
 The first paper's kinds of networks, on MNIST and on scikit-learn's digits: "Toy" (one hidden layer of m units, sigmoid
 outputs, squared error) with m = 10 and m = 10,000, a fully connected net, and "Small Net" (two convolutions). Each is
-trained alone, by plain SGD at a constant learning rate. The callbacks of this package measure displacements, the loss
-in logarithmic time, the strength D of the gradient noise, flat directions and barriers. The spherical p = 3 model after
-a quench is trained beside them, with the same callback, and solved by its exact equations. Then each statement of the
-paper is compared with the measurements, by a rule that is written beside it.
+trained alone, by plain SGD at a constant learning rate. Unlike in the released runs of the paper, there is no momentum
+(``LogTimeSchedule.preset`` has their protocol, and ``RESULTS.md`` all differences). The callbacks of this package
+measure displacements, the loss in logarithmic time, the strength D of the gradient noise, flat directions and barriers.
+The spherical p = 3 model after a quench is trained beside them, with the same callback, and solved by its exact
+equations. Then each statement of the paper is compared with the measurements, by a rule that is written beside it.
 
 ``python -m examples.studies.comparing_dynamics`` takes about half an hour on two cores and writes the results that are
 committed. ``--quick`` takes a minute, and writes beside its records.

@@ -118,6 +118,17 @@ def results(
     return {"steps": steps, **spent, "runs": found}
 
 
+def grid_note(result: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if the records of the JSON have other lags than the preset of today, else nothing."""
+    preset = lg.LogTimeSchedule.preset("subaging", result["steps"]).lags
+    lags = result["runs"][0]["lags"]
+    if list(preset) == lags:
+        return []
+    missing = ", ".join(f"{lag:,}" for lag in preset if lag not in lags)
+    instead = ", ".join(f"{lag:,}" for lag in lags if lag not in preset)
+    return [f"These records have the lags {instead} where the authors, and the preset of today, have {missing}."]
+
+
 def collapses(fit: AgingExponent | None) -> dict[str, dict[str, float | None]]:
     """Return the exponents by collapse, their errors, and how far the curves miss a common curve."""
     found: Sequence[Mapping[str, float]] = (fit.estimates, fit.standard_errors, fit.scatter) if fit else ({},) * 3

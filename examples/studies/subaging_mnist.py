@@ -36,6 +36,15 @@ HIDDEN = (5, 5, 5)
 SAME_SIZE = (HIDDEN, (5,), (5,) * 6, (5, 10, 10), (4, 24, 24))
 """Networks of depth 1, 3 and 6, and wider networks, within 5 % of the number of parameters of the paper."""
 SIZES = (HIDDEN, (3,) * 3, (10,) * 3, (20,) * 3)
+NOTEBOOK = {
+    "lag_to_threshold": (519, 894, 1355, 2257, 3518, 5046, 8569, 13971, 10446, 17719),
+    "slope": 0.770,
+    "train_loss": 0.393,
+    "train_accuracy": 0.898,
+}
+"""One run of the network of the paper, images in the order of the file: lags to the threshold for ten waiting times,
+slope of ln t* over ln t_w, loss and accuracy at step 100,000. Source: the notebook published with Herrera Segura et al.
+2022. It prints no mu. The slope is the least-squares slope of its lags."""
 STYLES = {"file order": ("tab:blue", "o"), "reshuffled": ("tab:orange", "s")}
 
 
@@ -120,11 +129,13 @@ def tables(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             f"{result['steps']:,} steps each; {effort(result)}",
+            *subaging.grid_note(result),
             "**The lag t\\* at which the displacement reaches 10^-3**, of the authors' network, in steps:",
             table(
                 " | ".join(["waiting time = {:,}", *(f"{run['order']} = {{}}" for run in authors)]),
                 zip(authors[0]["waiting_times"], *lags, strict=True),
             ),
+            *_beside_the_notebook(result, authors[0]),
             "**The exponent**, by the threshold as in the paper, and by collapse in two scaling variables, with the "
             "errors of the replicas, and how far the curves miss a common one:",
             table(
@@ -143,6 +154,50 @@ def tables(result: dict[str, Any]) -> str:
             ),
         ]
     )
+
+
+def _beside_the_notebook(result: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """Compare the authors' single run with our single runs, whose spread is sqrt(R) times the error of the mean."""
+    if result["steps"] != STEPS or None in run["lag_to_threshold"]:
+        return []
+    ours, theirs = np.array(run["lag_to_threshold"]), np.array(NOTEBOOK["lag_to_threshold"])
+    spread = _spread_of_lags(run)
+    off = np.log(theirs / ours) / spread
+    times = run["waiting_times"]
+    root = run["n_replica"] ** 0.5
+    slope = float(np.polyfit(np.log(times), np.log(theirs), 1)[0])
+    single = run["mu_error"]["threshold"] * root
+    at_end = []
+    for name in ("train_loss", "train_accuracy"):
+        series = run["series"][name]
+        at = series["steps"].index(times[-1])
+        value, spread_of_one = series["values"][at], series["errors"][at] * root
+        at_end.append(f"{name[6:]} {NOTEBOOK[name]} (ours {value:.3f}, spread {spread_of_one:.3f})")
+    return [
+        "**Beside the authors' own run.** The notebook published with the paper has one run, in the order of the file. "
+        f"Beside it are our {run['n_replica']} replicas in this order. The spread is the standard deviation of ln t\\* "
+        "between single runs, to first order: the error of the mean curve, over its local slope, times the root of the "
+        "number of replicas.",
+        table(
+            "waiting time = {:,} | ours, mean curve = {:,.0f} | spread of single runs = {:.2f} | notebook = {:,} | "
+            "ln(notebook / ours), in spreads = {:+.1f}",
+            zip(times, ours, spread, theirs, off, strict=True),
+        ),
+        f"The notebook prints no mu. The least-squares slope of its ln t\\* over ln t_w is {slope:.3f}. Ours is "
+        f"{run['mu']['threshold']:.3f}, and single runs scatter about it by about {single:.3f}. At step {times[-1]:,} "
+        f"the notebook has {' and '.join(at_end)}. Our loss is without the L2 term.",
+    ]
+
+
+def _spread_of_lags(run: dict[str, Any]) -> Any:
+    """Return the standard deviation of ln t* between single runs, ``[n_tw]``, to first order in that of the curve."""
+    x, aims = np.log(run["lags"]), np.log(run["lag_to_threshold"])
+    found = []
+    for aim, msd, error in zip(aims, np.array(run["msd"]), np.array(run["msd_error"]), strict=True):
+        right = int(np.searchsorted(x, aim))
+        slope = np.log(msd[right] / msd[right - 1]) / (x[right] - x[right - 1])
+        found.append(np.interp(aim, x, error / msd) / slope)
+    return np.array(found) * run["n_replica"] ** 0.5
 
 
 def _chosen(runs: list[dict[str, Any]], hidden: Any, order: str) -> list[dict[str, Any]]:

@@ -151,6 +151,7 @@ def tables(result: dict[str, Any]) -> str:
         [
             f"{result['steps']:,} steps each; {effort(result)} All errors are standard errors over "
             f"{runs[0]['n_replica']} replicas.",
+            *subaging.grid_note(result),
             "**What was learnt**: loss, accuracy and error at the end; the first step, of those noted, at which 99.9 % "
             "of the training set were learnt; and the strength of the gradient noise at the end:",
             table(
