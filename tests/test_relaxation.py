@@ -2,10 +2,357 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy.special import expi
 
+from lightning_glassy import AgingRecord, LogTimeSchedule
+from lightning_glassy.analysis import relaxation_times
 from lightning_glassy.analysis.collapse import CollapseQuality
+from lightning_glassy.analysis.growth import compare_growth
+from lightning_glassy.glasses import SubagingClock
+from lightning_glassy.record import MOMENTS
+
+SCHEDULE = LogTimeSchedule.logspaced(
+    100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
+)
+CLOCK = SubagingClock(mu=0.6, kappa=0.3)
+EPS = 0.5
+
+
+def record_of(correlation: Callable, n_replica: int | None = None) -> AgingRecord:
+    """A record with a given correlation of waiting time and lag, of weights with the variance 1."""
+    record = AgingRecord({"all": 1000}, n_replica=n_replica)
+    for waiting_time, lag in SCHEDULE.pairs:
+        c = np.asarray(correlation(float(waiting_time), float(lag)))
+        moments = np.zeros((*c.shape, 1, len(MOMENTS)))
+        moments[..., 0, :5] = 1000 * np.stack([2 * (1 - c), 0 * c, c, 0 * c + 1, 0 * c + 1], axis=-1)
+        record.append(waiting_time, lag, moments)
+    return record
+
+
+def gaussian_record(paths: np.ndarray, steps: np.ndarray) -> AgingRecord:
+    """A record of replicas ``[n_replica, n, n_step]`` that were drawn at the steps of the schedule."""
+    place = {int(step): i for i, step in enumerate(steps)}
+    record = AgingRecord({"all": paths.shape[1]}, n_replica=len(paths), overlap_thresholds=[EPS])
+    for waiting_time, lag in SCHEDULE.pairs:
+        new, old = paths[..., place[waiting_time + lag]], paths[..., place[waiting_time]]
+        d = new - old
+        sums = [d**2, d**4, new * old, new**2, old**2, new, old, np.abs(d) <= EPS]
+        record.append(waiting_time, lag, np.stack([term.sum(axis=1) for term in sums], axis=-1)[:, None, :])
+    return record
+
+
+@functools.cache
+def clock_record(clock: Callable, seed: int, n: int = 300, n_replica: int = 16) -> AgingRecord:
+    """Replicas of N coordinates with C = exp(-h(t_w + t) + h(t_w)), drawn exactly at the steps of the schedule."""
+    rng, steps = np.random.default_rng(seed), np.array(sorted({event.step for event in SCHEDULE.events}))
+    paths = rng.normal(size=(n_replica, n, len(steps)))
+    factors = np.exp(-np.diff(clock(steps.astype(float))))
+    for i, a in enumerate(factors):
+        paths[..., i + 1] = a * paths[..., i] + np.sqrt(1 - a**2) * paths[..., i + 1]
+    return gaussian_record(paths, steps)
+
+
+def kohlrausch_record(beta: float, tau: float, n: int, n_replica: int, seed: int) -> AgingRecord:
+    """Replicas of a stationary Gaussian process with a stretched exponential as its correlation."""
+    steps = np.array(sorted({event.step for event in SCHEDULE.events}))
+    values, vectors = np.linalg.eigh(np.exp(-((np.abs(steps[:, None] - steps) / tau) ** beta)))
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    return gaussian_record(np.random.default_rng(seed).normal(size=(n_replica, n, len(steps))) @ root.T, steps)
+
+
+def steady(t: np.ndarray) -> np.ndarray:
+    """A clock of constant speed: tau = 30."""
+    return t / 30
+
+
+def fading(t: np.ndarray) -> np.ndarray:
+    """A clock that slows down exponentially: tau = 30 exp(t_w/20000) as long as tau is short."""
+    return 20_000 / 30 * -np.expm1(-t / 20_000)
+
+
+def logarithmic(t: np.ndarray) -> np.ndarray:
+    """A clock of the speed 1/(20 ln t): tau = 20 ln t_w as long as tau is short."""
+    return expi(np.log(np.maximum(t, 2))) / 20
+
+
+def turning(t: np.ndarray) -> np.ndarray:
+    """A clock that slows down as a power law until step 1000, and then no more."""
+    return np.where(
+        t < 1000, 0.3 * np.minimum(t, 1000) ** 0.4 / 0.4, 0.3 * 1000**0.4 / 0.4 + (t - 1000) * 0.3 / 1000**0.6
+    )
+
+
+# ---------------------------------------------------------------------- by threshold, 1/e and 90 %
+
+
+def test_the_times_to_1_over_e_and_to_90_percent_are_those_of_the_exact_clock() -> None:
+    found = relaxation_times(record_of(lambda t_w, t: CLOCK.covariance(t_w, t_w + t)))
+    for name, level in (("1/e", np.exp(-1)), ("90 %", 0.9)):
+        one = found.methods[name]
+        exact = CLOCK.lag_to_correlation(level, found.waiting_times)
+        measured = np.isfinite(one.times)
+        assert measured.sum() >= 12
+        # Between the first two lags, the interpolation knows less about the curve.
+        assert np.allclose(one.times[measured], exact[measured], rtol=2e-3)
+        # The censored times are outside of the measured lags.
+        assert (exact[one.early] < 1).all()
+        assert (exact[one.late] + found.waiting_times[one.late] > 100_000).all()
+        assert (measured | one.early | one.late).all()
+        assert [bool(words) for words in one.why_not] == (~measured).tolist()
+        assert one.errors is None
+
+
+def test_the_local_slopes_are_those_of_the_exact_clock_and_not_mu() -> None:
+    found = relaxation_times(record_of(lambda t_w, t: CLOCK.covariance(t_w, t_w + t)), window=(10, 100_000))
+    one = found.methods["1/e"]
+    power, length = 1 - CLOCK.mu, 1 / CLOCK.kappa
+    small = power * length / one.slope_at**power
+    exact = ((1 + small) ** (CLOCK.mu / power) - 1) / ((1 + small) ** (1 / power) - 1)
+    assert np.allclose(one.slopes, exact, atol=3e-3)
+    assert exact.min() < 0.56
+    assert 0.01 < one.drift < 0.1
+
+
+@pytest.mark.parametrize("name", ["1/e", "90 %", "stretched exponential"])
+def test_the_errors_of_the_times_are_those_of_the_trials(name: str) -> None:
+    z = []
+    for seed in range(6):
+        one = relaxation_times(clock_record(steady, seed)).methods[name]
+        exact = {"90 %": -30 * np.log(0.9)}.get(name, 30.0)
+        z.append(((one.times - exact) / one.errors)[np.isfinite(one.times)])
+    each = np.concatenate(z)
+    assert len(each) > 80
+    assert abs(each.mean()) < 3 / np.sqrt(len(each))
+    assert 0.8 < each.std() < 1.3
+
+
+def test_a_time_that_hangs_on_one_replica_is_not_reported() -> None:
+    # The mean falls to 0.15, but without the first replica it falls only to 0.2.
+    record = record_of(lambda t_w, t: np.array([0, 0.2, 0.2, 0.2]) + np.array([1, 0.8, 0.8, 0.8]) * np.exp(-t / 100), 4)
+    one = relaxation_times(record, thresholds=[0.82]).methods["threshold 0.82"]
+    assert not np.isfinite(one.times).any()
+    assert one.late.all()
+
+
+@pytest.mark.parametrize("observable", ["msd", "normalised_msd"])
+def test_a_displacement_has_thresholds_only(observable: str) -> None:
+    record = record_of(lambda t_w, t: CLOCK.covariance(t_w, t_w + t))
+    for step in SCHEDULE.waiting_times:
+        record.append_one_time("gradient_noise", int(step), 4.0)
+    found = relaxation_times(record, observable)
+    assert found.methods
+    assert all(name.startswith("threshold ") for name in found.methods)
+    scale = 1.0 if observable == "msd" else 4.0
+    one = relaxation_times(record, observable, thresholds=[0.5 / scale]).methods[f"threshold {0.5 / scale:.3g}"]
+    exact = CLOCK.lag_to_correlation(0.75, found.waiting_times)
+    measured = np.isfinite(one.times)
+    assert np.allclose(one.times[measured], exact[measured], rtol=1e-3)
+
+
+# ---------------------------------------------------------------------- stretched exponentials
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.8])
+def test_a_stretched_exponential_is_found_exactly(beta: float) -> None:
+    found = relaxation_times(record_of(lambda t_w, t: np.exp(-((t / t_w**0.7 / 5) ** beta))))
+    one = found.methods["stretched exponential"]
+    good = np.isfinite(one.times)
+    assert good.sum() > 8
+    assert np.allclose(one.times[good], 5 * found.waiting_times[good] ** 0.7, rtol=1e-6)
+    assert one.shape is not None
+    assert np.allclose(one.shape.betas[good], beta, rtol=1e-6)
+    assert (one.shape.amplitudes[good] == 1).all()
+    assert one.mu == pytest.approx(0.7, abs=1e-6)
+
+
+def test_a_fast_process_gives_the_stretched_exponential_an_amplitude() -> None:
+    found = relaxation_times(record_of(lambda t_w, t: 0.15 * np.exp(-t) + 0.85 * np.exp(-((t / 3000) ** 0.8))))
+    one = found.methods["stretched exponential"]
+    good = np.isfinite(one.times)
+    assert good.sum() > 8
+    assert one.shape is not None
+    # The fast process is part of the first points, so that the fit is not exact.
+    assert np.allclose(one.shape.amplitudes[good], 0.85, atol=0.015)
+    assert np.allclose(one.times[good], 3000, rtol=0.03)
+    assert np.allclose(one.shape.betas[good], 0.8, atol=0.03)
+
+
+def test_beta_of_a_gaussian_process_is_found_within_its_error() -> None:
+    z = []
+    for seed in range(4):
+        one = relaxation_times(kohlrausch_record(0.6, 200.0, 200, 12, seed)).methods["stretched exponential"]
+        assert one.shape is not None
+        assert one.shape.beta_errors is not None
+        good = np.isfinite(one.times)
+        z += [(one.shape.betas[good] - 0.6) / one.shape.beta_errors[good], (one.times[good] - 200) / one.errors[good]]
+    each = np.concatenate(z)
+    assert len(each) > 80
+    assert abs(each.mean()) < 3 * 1.2 / np.sqrt(len(each) / 3)  # neighbours share noise
+    assert 0.7 < each.std() < 1.4
+
+
+@pytest.mark.parametrize(
+    ("correlation", "words"),
+    [
+        pytest.param(lambda t_w, t: np.exp(-t / 1e6), "longer than the last lag", id="falls by a tenth"),
+        pytest.param(lambda t_w, t: 0.5 + 0.5 * np.exp(-t / 100), "", id="falls by a half, and stays there"),
+        pytest.param(lambda t_w, t: np.exp(-t / 1.5), "shorter than the first lag", id="has fallen at the first lag"),
+        pytest.param(lambda t_w, t: np.exp(-((t / 300) ** 6)), "at a bound", id="falls like a step"),
+        pytest.param(
+            lambda t_w, t: 0.5 * np.exp(-t / 3) + 0.5 * np.exp(-t / 2000), "misses the curve", id="falls in two steps"
+        ),
+        pytest.param(lambda t_w, t: np.nan, "fewer than 6 lags", id="is not finite"),
+    ],
+)
+def test_a_fit_that_the_curve_does_not_determine_is_refused(correlation: Callable, words: str) -> None:
+    one = relaxation_times(record_of(correlation)).methods["stretched exponential"]
+    assert not np.isfinite(one.times).any()
+    assert one.shape is not None
+    assert not np.isfinite(one.shape.betas).any()
+    assert all(one.why_not)
+    assert all(words in reason for reason, t_w in zip(one.why_not, SCHEDULE.waiting_times, strict=True) if t_w < 50_000)
+
+
+# ---------------------------------------------------------------------- growth
+
+
+@pytest.mark.parametrize(
+    ("clock", "law"),
+    [(CLOCK.clock, "power law"), (fading, "exponential"), (steady, "constant")],
+    ids=["subaging", "exponential", "no aging"],
+)
+@pytest.mark.parametrize("observable", ["decorrelation", "overlap"])
+def test_the_law_of_growth_of_exact_clocks_is_found(clock: Callable, law: str, observable: str) -> None:
+    for seed in range(3):
+        found = relaxation_times(clock_record(clock, seed), observable)
+        assert found.preferred == law, found
+        assert found.growth == found.main.growth
+        assert law in found.main.reason
+        assert found.growth[0].criterion <= found.growth[1].criterion
+
+
+def test_a_logarithmic_growth_is_found_with_small_errors_and_else_not_taken_for_a_power_law() -> None:
+    for seed in range(4):
+        found = relaxation_times(clock_record(logarithmic, seed))
+        assert all(one.preferred in (None, "logarithmic") for one in found.methods.values()), found
+    wide = relaxation_times(record_of(lambda t_w, t: exact_with_noise(t_w, t), 16), window=(10, 100_000))
+    assert wide.methods["90 %"].preferred == "logarithmic"
+
+
+def exact_with_noise(t_w: float, t: float) -> np.ndarray:
+    """The correlation of the logarithmic clock in 16 replicas whose speeds differ by half a percent."""
+    speeds = 1 + 0.005 * np.random.default_rng(int(t_w)).normal(size=16)
+    return np.exp(-speeds * (logarithmic(np.array(t_w + t)) - logarithmic(np.array(t_w))))
+
+
+def test_mu_and_its_error_are_those_of_the_trials() -> None:
+    z = []
+    for seed in range(8):
+        one = relaxation_times(clock_record(steady, seed)).methods["1/e"]
+        assert one.mu_error is not None
+        assert one.drift_error is not None
+        z += [one.mu / one.mu_error, one.drift / one.drift_error]
+    assert np.abs(z).max() < 4
+    assert 0.5 < np.std(z) < 1.6
+
+
+def test_a_clock_that_stops_aging_has_no_law_and_a_drifting_slope() -> None:
+    found = relaxation_times(clock_record(turning, 0), window=(10, 100_000))
+    one = found.methods["90 %"]
+    assert one.preferred is None
+    assert "no law fits" in one.reason
+    assert one.drift < -5 * one.drift_error
+
+
+def test_noise_shared_by_all_waiting_times_does_not_choose_a_law() -> None:
+    # Each replica has its own slope and curvature of ln(tau). The criterion alone would prefer a law.
+    rng, times = np.random.default_rng(3), np.geomspace(10, 1e4, 13)
+    x = np.linspace(-1, 1, 13)
+    curved = np.log(100) + 0.3 * x + 0.3 * rng.normal(size=(8, 1)) * x**2 + 0.2 * rng.normal(size=(8, 1)) * x
+    logs = np.concatenate([curved.mean(axis=0)[None], (curved.sum(axis=0) - curved) / 7])
+    choice = compare_growth(times, logs)
+    assert choice.preferred is None
+    assert "cannot tell" in choice.reason
+
+
+def test_a_single_run_prefers_a_law_only_if_it_is_plain() -> None:
+    exact = relaxation_times(record_of(lambda t_w, t: np.exp(-t / t_w**0.7)))
+    assert exact.preferred == "power law"
+    assert exact.main.mu == pytest.approx(0.7, abs=1e-3)
+    assert exact.main.mu_error is None
+    assert exact.main.drift == pytest.approx(0, abs=1e-3)
+    rng = np.random.default_rng(0)
+    noisy = relaxation_times(record_of(lambda t_w, t: np.exp(-t / t_w**0.7 * np.exp(0.1 * rng.normal()))))
+    assert noisy.preferred is None
+    assert "a single run has no errors" in noisy.main.reason
+
+
+def test_few_relaxation_times_prefer_no_law() -> None:
+    record = record_of(lambda t_w, t: np.exp(-t / t_w**0.7))
+    few = relaxation_times(record, window=(10, 30))
+    assert few.growth == []
+    assert "are needed for a fit" in few.main.reason
+    short = relaxation_times(record, window=(100, 600))
+    assert short.preferred is None
+    assert short.growth
+    assert "6 over a decade are needed" in short.main.reason
+
+
+@pytest.mark.parametrize(
+    ("law", "parameters"),
+    [
+        (lambda t: 7.0 + 0 * t, {"a": 7.0}),
+        (lambda t: 3 * t**0.4, {"a": 3.0, "mu": 0.4}),
+        (lambda t: 3 * np.log(t) - 6, {"a": -6.0, "b": 3.0}),
+        (lambda t: 20 * np.exp(-t / 4000), {"a": 20.0, "b": -1 / 4000}),
+    ],
+    ids=["constant", "power law", "logarithmic", "exponential"],
+)
+def test_every_law_has_the_parameters_that_made_it(law: Callable, parameters: dict, request) -> None:
+    times = np.geomspace(10, 10_000, 13)
+    choice = compare_growth(times, np.log(law(times))[None])
+    name = request.node.callspec.id
+    found = next(one for one in choice.growth if one.name == name)
+    assert found.parameters == pytest.approx(parameters, rel=1e-6)
+    assert found.misfit < 1e-9
+    assert np.allclose(found.line(times), law(times), rtol=1e-6)
+    assert choice.preferred == name
+
+
+# ---------------------------------------------------------------------- the table, and arguments
+
+
+def test_the_table_has_at_most_ten_lines_and_says_what_is_not_known() -> None:
+    for observable in ("decorrelation", "overlap", "msd"):
+        text = str(relaxation_times(clock_record(CLOCK.clock, 0), observable))
+        assert len(text.splitlines()) <= 10
+        assert "+-" in text
+        assert "power law" in text
+    text = str(relaxation_times(record_of(lambda t_w, t: np.exp(-t / 1e7))))
+    assert "1/e                    none: longer than the last lag" in text
+    assert "1 run, no errors" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"observable": "non_gaussian"}, ValueError, "does not relax"),
+        ({"thresholds": [0.1, -1.0]}, ValueError, r"thresholds\[1\]=-1.0 must be a positive number"),
+        ({"window": (100, 10)}, ValueError, "window="),
+        ({"t0": -1e9}, ValueError, "t0=-1000000000.0"),
+        ({"group": "x"}, KeyError, "no group 'x'"),
+        ({"eps": 0.1}, ValueError, "eps=0.1"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        relaxation_times(clock_record(CLOCK.clock, 0), **arguments)
+
 
 # ---------------------------------------------------------------------- residuals of a collapse
 

@@ -10,10 +10,12 @@ from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
+from lightning_glassy.analysis.growth import Growth
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
 from lightning_glassy.analysis.noise_clock import noise_clock
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
+from lightning_glassy.analysis.relaxation import RelaxationTime, RelaxationTimes, relaxation_times
 
 __all__ = [
     "AgingExponent",
@@ -23,10 +25,13 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "Growth",
     "Heterogeneity",
     "LossRegimes",
     "NotEnoughDataError",
     "Peak",
+    "RelaxationTime",
+    "RelaxationTimes",
     "ThresholdFit",
     "Verdict",
     "aging_exponent",
@@ -40,6 +45,7 @@ __all__ = [
     "overlap_distribution",
     "reconcile",
     "relaxation_curves",
+    "relaxation_times",
     "scaled_lag",
     "verdict",
 ]

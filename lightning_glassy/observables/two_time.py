@@ -224,7 +224,7 @@ register(
         formula=decorrelation,
         inputs=("d2", "w2", "s2"),
         log=True,
-        relaxation=Relaxation("decorrelation 1 - C", "1 - C"),
+        relaxation=Relaxation("decorrelation 1 - C", "1 - C", correlation=True),
         logged=True,
     )
 )
@@ -293,7 +293,7 @@ register(
         symbol=r"Q_\epsilon(t_w, t_w+t)",
         formula=overlap,
         inputs=("count", "d2", "n"),
-        relaxation=Relaxation("overlap 1 - Q", r"1 - Q_\epsilon", falls=True),
+        relaxation=Relaxation("overlap 1 - Q", r"1 - Q_\epsilon", falls=True, correlation=True),
         error=Error(overlap_standard_error, ("count", "d2", "n", "population")),
         logged=True,
         drawn=True,
