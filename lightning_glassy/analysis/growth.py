@@ -24,6 +24,7 @@ _EXACT = 0.01  # error of ln(tau) from the interpolation between lags, and of la
 _FITS = 4.0  # largest mean of (misfit/error)^2 of a law that fits
 _MARGIN, _LEVEL = 10.0, 0.99  # least difference of the criterion between laws, and level of its quantile
 _STRAIGHT = 0.05  # a drift of the local slope up to this size counts as none
+_LONG = 0.1  # a relaxation time above this part of the waiting time is long
 _FLAT = 0.1  # a growth slower than this power counts as none
 _SINGLE = (0.02, 0.1)  # a single run: largest misfit of the preferred law, and least misfit of every other law
 
@@ -193,7 +194,8 @@ def _choose(
         if not difference[0] > max(_MARGIN, quantile * error):
             doubtful.append(f"{best.name} and {other.name} differ by {difference[0]:.3g} +- {error:.2g} in AICc")
     uncertain = power.errors["mu"]
-    if abs(mu) + quantile * uncertain < _FLAT and mean_squares["constant"] <= _FITS and (doubtful or best is constant):
+    flat = abs(mu) + quantile * uncertain < _FLAT and abs(mu) <= max(quantile * uncertain, _FLAT / 5)
+    if flat and mean_squares["constant"] <= _FITS and (doubtful or best is constant):
         return "constant", f"constant: a power law has the exponent {mu:.3f} +- {uncertain:.2g}"
     if mean_squares[best.name] > _FITS:
         return None, f"cannot tell: no law fits; the best, {best.name}, misses by {best.misfit:.1%}"
@@ -201,7 +203,10 @@ def _choose(
         bends = drift(times, logs)
         error = float(jackknife_error(bends[1:]))
         if abs(bends[0]) > max(_STRAIGHT, quantile * error):
-            return None, f"cannot tell: no law fits; the local slope drifts by {bends[0]:.2f} +- {error:.2g}"
+            # The clock goes on slowing down during a long lag. The local slope then rises with the waiting time.
+            long = bends[0] > 0 and float(np.max(logs[0] - np.log(times))) > np.log(_LONG)
+            hint = ", as it does for lags that are not much shorter than the waiting time" if long else ""
+            return None, f"cannot tell: no law fits; the local slope drifts by {bends[0]:.2f} +- {error:.2g}{hint}"
     if doubtful or best is constant:
         return None, f"cannot tell: {doubtful[0]}" if doubtful else "cannot tell: the exponent is too uncertain"
     runner_up = growth[1]

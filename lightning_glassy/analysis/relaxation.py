@@ -17,7 +17,7 @@ from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_cur
 from lightning_glassy.analysis.exponents import _default_thresholds
 from lightning_glassy.analysis.growth import FEWEST_REPLICAS, Growth, compare_growth, drift, jackknife_error
 from lightning_glassy.analysis.plateaus import fast_levels
-from lightning_glassy.observables import Array, relaxation_of
+from lightning_glassy.observables import Array, find, relaxation_of, relaxing
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 
@@ -177,7 +177,7 @@ def _with_error(value: float, error: float | None) -> str:
 @quiet()
 def relaxation_times(
     record: AgingRecord,
-    observable: str = "decorrelation",
+    observable: str | None = None,
     *,
     group: str = "all",
     eps: float | None = None,
@@ -214,7 +214,7 @@ def relaxation_times(
       jackknife error of the difference, and
     * 6 waiting times over a decade have a relaxation time.
 
-    The constant is preferred if it fits and the exponent of the power law is within 0.1 of zero, with its error. The
+    The constant is preferred if it fits, and the exponent of the power law is zero within its error and below 0.1. The
     errors of a single run are unknown. It has a preferred law only if this law misses by at most 2 % and every other by
     at least 10 %.
 
@@ -222,7 +222,8 @@ def relaxation_times(
 
     Args:
         record: one run, or (for errors) at least 3 replicas.
-        observable: one of :func:`lightning_glassy.observables.relaxing`.
+        observable: one of :func:`lightning_glassy.observables.relaxing`. The default is the decorrelation, and for a
+            record of displacements alone the MSD.
         group: name of the group of parameters. The overlap of Winter and Janssen leaves out the output layer.
         eps: threshold of the overlap.
         thresholds: thresholds of the quantity that grows. The default is none for C and Q, and up to three for the
@@ -252,9 +253,12 @@ def relaxation_times(
             raise ValueError(f"thresholds[{i}]={threshold} must be a positive number")
     if window is not None and (len(window) != 2 or window[0] > window[1]):
         raise ValueError(f"window={window!r} must be the first and the last waiting time")
+    if observable is None:
+        there = [name for name in relaxing() if name in record.available(group)]
+        observable = next((name for name in there if relaxation_of(name).correlation), "msd")
     curves = relaxation_curves(record, observable, group=group, eps=eps).thinned(*MOST_CURVES)
     last = int(curves.waiting_times.max())
-    if not -last < t0 < np.inf:
+    if t0 != 0 and not -last < t0 < np.inf:
         raise ValueError(f"t0={t0} must be a number of steps above -{last}: the last waiting time is {last}")
     used = (
         (max(1, round(last / 100)), last) if window is None else (operator.index(window[0]), operator.index(window[1]))
@@ -277,7 +281,7 @@ def relaxation_times(
     return RelaxationTimes(
         observable,
         group,
-        (record.overlap_thresholds[0] if eps is None else eps) if observable == "overlap" else None,
+        (record.overlap_thresholds[0] if eps is None else eps) if find(observable).has_threshold else None,
         curves.waiting_times,
         used,
         t0,
