@@ -6,18 +6,23 @@ import functools
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expi
 
-from lightning_glassy import AgingRecord, LogTimeSchedule, plotting
-from lightning_glassy.analysis import relaxation_curves, relaxation_times
+from lightning_glassy import AgingMonitor, AgingRecord, DisplacementDistribution, LogTimeSchedule, plotting
+from lightning_glassy.analysis import overlap_at, relaxation_curves, relaxation_times
 from lightning_glassy.analysis.collapse import CollapseQuality, log_errors
 from lightning_glassy.analysis.growth import compare_growth
+from lightning_glassy.callbacks.distribution import DISPLACEMENT_EDGES
 from lightning_glassy.glasses import SubagingClock
+from lightning_glassy.observables import relative_overlap_thresholds
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.report import report
+from tests.helpers import SmallNet, data, quiet_trainer
 
 SCHEDULE = LogTimeSchedule.logspaced(
     100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
@@ -465,3 +470,93 @@ def test_the_report_has_relaxation_times_in_text_numbers_and_figures() -> None:
     assert overlap is not None
     assert (overlap.observable, overlap.eps) == ("overlap", EPS)
     assert report(clock_record(CLOCK.clock, 0), observable="non_gaussian").relaxation is None
+
+
+# ---------------------------------------------------------------------- the overlap at any threshold
+
+
+@functools.cache
+def walk_record() -> tuple[AgingRecord, np.ndarray]:
+    """A record with histograms, and overlaps at four thresholds, of weights that make three Gaussian steps."""
+    rng, times = np.random.default_rng(0), [0, 1, 3, 10]
+    path = np.cumsum(rng.normal(size=(4, 20_000)) * [[0.05], [1e-3], [3e-3], [1e-2]], axis=0)
+    path[:, :200] *= 5  # a few weights move more
+    eps = [1e-5, 1.3e-3, 4.4e-3, 0.03]
+    record = AgingRecord.from_trajectory(path, times=times, overlap_thresholds=eps)
+    for t_w, lag in zip(*record.pairs, strict=True):
+        d = path[times.index(t_w + lag)] - path[times.index(t_w)]
+        counts = np.histogram(d / np.sqrt((d**2).mean()), [-np.inf, *DISPLACEMENT_EDGES, np.inf])[0]
+        record.append_profile("displacement", int(t_w), int(lag), DISPLACEMENT_EDGES, counts)
+    return record, path
+
+
+def test_the_overlap_from_histograms_is_the_counted_one_within_its_bounds() -> None:
+    record, _ = walk_record()
+    for eps in record.overlap_thresholds:
+        found, exact = overlap_at(record, eps), record.overlap(eps)
+        assert found.waiting_times.tolist() == record.waiting_times.tolist()
+        assert found.lags.tolist() == record.lags.tolist()
+        there = np.isfinite(exact)
+        assert np.array_equal(np.isnan(found.values), ~there)
+        assert (found.low[there] <= exact[there]).all()
+        assert (exact[there] <= found.high[there]).all()
+        assert np.abs(found.values - exact)[there].max() < 2e-3
+        assert found.curves.values == pytest.approx(1 - found.values[None], nan_ok=True)
+
+
+def test_the_overlap_from_histograms_is_exact_at_the_edges_of_the_bins() -> None:
+    record, path = walk_record()
+    for edge in DISPLACEMENT_EDGES[[65, 85, 91, 95]]:
+        found = overlap_at(record, edge * np.sqrt(record.msd()[0, 0]))
+        assert found.low[0, 0] == found.values[0, 0] == found.high[0, 0]
+        assert found.values[0, 0] == (np.abs(path[1] - path[0]) <= found.eps).mean()
+
+
+def test_a_threshold_relative_to_the_weights_compares_networks_of_different_size() -> None:
+    record, path = walk_record()
+    found = overlap_at(record, factor=300)
+    assert found.eps == pytest.approx(path[0].std() / 300)
+    assert np.array_equal(found.values, overlap_at(record, found.eps).values, equal_nan=True)
+    assert relative_overlap_thresholds(path[0].std())[-1] == pytest.approx(found.eps)
+    assert [round(0.06 / eps) for eps in relative_overlap_thresholds(0.06)] == [6000, 1000, 500, 400, 300]
+    assert relative_overlap_thresholds(0.1, [100]) == (0.001,)
+    for arguments in ((0.0,), (np.nan,), (0.1, [100, -1]), (0.1, [100, 100])):
+        with pytest.raises(ValueError, match="must be a positive number"):
+            relative_overlap_thresholds(*arguments)
+
+
+def test_an_overlap_from_histograms_is_refused_or_not_a_number_without_data() -> None:
+    record, _ = walk_record()
+    for arguments in ({}, {"eps": 0.1, "factor": 100}):
+        with pytest.raises(ValueError, match="give one of them"):
+            overlap_at(record, **arguments)
+    for name in ("eps", "factor"):
+        with pytest.raises(ValueError, match=f"{name}=-1.0 must be a positive number"):
+            overlap_at(record, **{name: -1.0})
+    with pytest.raises(KeyError, match="DisplacementDistribution"):
+        overlap_at(AgingRecord({"all": 2}), 0.1)
+    with pytest.raises(ValueError, match="n_replica=16"):
+        overlap_at(clock_record(CLOCK.clock, 0), 0.1)
+    odd = AgingRecord({"all": 2})
+    for lag, moved in ((1, 0.0), (2, np.inf)):
+        odd.append(5, lag, [[moved, 0, 1, 1, 1, 0, 0]])
+    for lag in (1, 2, 3):
+        odd.append_profile("displacement", 5, lag, [-1.0, 1.0], [0, 2, 0])
+    # Nothing has moved, or the displacement is infinite, or it was not measured.
+    assert overlap_at(odd, 0.1).values[0] == pytest.approx([1.0, np.nan, np.nan], nan_ok=True)
+
+
+def test_the_histograms_of_a_training_give_the_overlaps_that_it_counted(tmp_path: Path) -> None:
+    eps = [1e-4, 1e-3, 1e-2]
+    monitor = AgingMonitor(overlap_thresholds=eps, save=False, summary=False)
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor, DisplacementDistribution(save=False, summary=False)])
+    torch.manual_seed(0)
+    trainer.fit(SmallNet(), data())
+    for threshold in eps:
+        found, exact = overlap_at(monitor.record, threshold), monitor.record.overlap(threshold)
+        rows = np.searchsorted(monitor.record.waiting_times, found.waiting_times)
+        counted = exact[np.ix_(rows, np.searchsorted(monitor.record.lags, found.lags))]
+        there = np.isfinite(found.values)
+        assert there.sum() > 5
+        assert (found.low - 1e-9 <= counted)[there].all()
+        assert (counted <= found.high + 1e-9)[there].all()

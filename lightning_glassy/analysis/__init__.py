@@ -13,6 +13,7 @@ from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataErro
 from lightning_glassy.analysis.growth import Growth
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
 from lightning_glassy.analysis.noise_clock import noise_clock
+from lightning_glassy.analysis.overlaps import OverlapAt, overlap_at
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
 from lightning_glassy.analysis.relaxation import RelaxationTime, RelaxationTimes, relaxation_times
@@ -29,6 +30,7 @@ __all__ = [
     "Heterogeneity",
     "LossRegimes",
     "NotEnoughDataError",
+    "OverlapAt",
     "Peak",
     "RelaxationTime",
     "RelaxationTimes",
@@ -42,6 +44,7 @@ __all__ = [
     "lag_to_threshold",
     "loss_regimes",
     "noise_clock",
+    "overlap_at",
     "overlap_distribution",
     "reconcile",
     "relaxation_curves",

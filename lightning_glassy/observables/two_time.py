@@ -269,7 +269,9 @@ def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
 
     It is NaN if the displacements are not finite, because a NaN is neither near nor far.
 
-    Source: WJ24, with the standard deviation of the weights over 100 ... 700 as :math:`\epsilon`.
+    Source: WJ24, with :math:`\epsilon` relative to the standard deviation of the weights
+    (:func:`~lightning_glassy.observables.relative_overlap_thresholds`). The overlap of WJ24 leaves out the output
+    layer. Here, it covers the group that is asked for.
     """
     near, d2, total = float64(count, sum_d2, n)
     return np.where(np.isfinite(d2), ratio(near, total), np.nan)
