@@ -55,6 +55,7 @@ def test_a_report_says_and_writes_everything(tmp_path: Path) -> None:
         assert words in text
     names = {path.name for path in found.write(tmp_path / "out")}
     pictures = {"curves.png", "collapse.png", "threshold_lags.png", "local_exponent.png"}
+    pictures |= {"collapse_residuals.png", "relaxation_times.png"}
     assert names == {"report.html", "report.txt", "report.json"} | pictures
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     assert content["aging_exponent"]["estimate"] == found.exponent.estimate
@@ -137,7 +138,11 @@ def test_short_and_odd_records_have_a_report_or_a_clear_error(tmp_path: Path) ->
     assert found.exponent is None
     assert "3 are needed" in str(found)
     found.write(tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "local_exponent.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "curves.png",
+        "local_exponent.png",
+        "relaxation_times.png",
+    }
     assert "no aging exponent" in (tmp_path / "report.html").read_text()
     with pytest.raises(ValueError, match="the record is empty"):
         report(AgingRecord({"all": 1}))

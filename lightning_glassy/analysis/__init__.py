@@ -11,10 +11,13 @@ from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponent_result import AgingExponent, NotEnoughDataError, ThresholdFit
 from lightning_glassy.analysis.exponents import aging_exponent
+from lightning_glassy.analysis.growth import Growth
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
 from lightning_glassy.analysis.noise_clock import noise_clock
+from lightning_glassy.analysis.overlaps import OverlapAt, overlap_at
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
+from lightning_glassy.analysis.relaxation import RelaxationTime, RelaxationTimes, relaxation_times
 
 __all__ = [
     "AgingExponent",
@@ -24,10 +27,14 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "Growth",
     "Heterogeneity",
     "LossRegimes",
     "NotEnoughDataError",
+    "OverlapAt",
     "Peak",
+    "RelaxationTime",
+    "RelaxationTimes",
     "ThresholdFit",
     "Verdict",
     "aging_exponent",
@@ -38,9 +45,11 @@ __all__ = [
     "lag_to_threshold",
     "loss_regimes",
     "noise_clock",
+    "overlap_at",
     "overlap_distribution",
     "reconcile",
     "relaxation_curves",
+    "relaxation_times",
     "scaled_lag",
     "verdict",
 ]

@@ -9,6 +9,7 @@ The two scaling variables differ if the lag is not much shorter than the waiting
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -180,18 +181,51 @@ class CollapseQuality:
 
         The neighbours and their weights are the same for all sets, so Y is a matrix times the curves.
         """
-        t_w, t = self._waiting_times, self._lags
-        places = np.log(scaled_lag(t_w[:, None], t[None, :], mu, variable, t0)).ravel()
-        n = max(_BLOCK // len(t_w), 1)
-        # Points are independent of each other. Blocks of them bound the memory, and stay in the cache.
-        blocks = [self._points[i : i + n] for i in range(0, max(len(self._points), 1), n)]
-        squares = np.concatenate([self._misfits(block, places, mu, variable, t0) for block in blocks])
+        squares = np.concatenate(
+            [misfit**2 / variance[:, None] for _, misfit, variance in self._terms(mu, variable, t0)]
+        )
         if len(squares) < 3:
             return np.full(self._shape, np.inf)
         return np.asarray(squares.mean(axis=0).reshape(self._shape))
 
-    def _misfits(self, points: NDArray[np.int64], places: Array, mu: float, variable: Variable, t0: float) -> Array:
-        """Return the terms of S at some points, ``[n, n_set]``, without the points that have too few neighbours.
+    def residuals(self, mu: float, variable: Variable = "effective", t0: float = 0.0) -> tuple[Array, Array]:
+        r"""Return the terms of S: the misfit of each point from the other curves, and the error of the misfit.
+
+        The misfit is y - Y, a difference of logarithms. Its error is :math:`\sqrt{dy^2 + dY^2}`. S is the mean of the
+        squares of misfit over error.
+
+        Args:
+            mu: exponent.
+            variable: scaling variable.
+            t0: origin of the clock, in steps before step 0. All waiting times must lie after it.
+
+        Returns:
+            The misfits ``[..., n_tw, n_lag]`` and the errors ``[n_tw, n_lag]``, which all sets share. Both are NaN at a
+            point with too few neighbours on other curves.
+
+        Raises:
+            ValueError: there is no such variable, or a waiting time is not after the origin of the clock.
+        """
+        n_cell, n_set = self._logs.shape
+        misfits, errors = np.full((n_cell, n_set), np.nan), np.full(n_cell, np.nan)
+        for points, misfit, variance in self._terms(mu, variable, t0):
+            misfits[points], errors[points] = misfit, np.sqrt(variance)
+        shape = (len(self._waiting_times), len(self._lags))
+        return misfits.T.reshape(*self._shape, *shape), errors.reshape(shape)
+
+    def _terms(self, mu: float, variable: Variable, t0: float) -> Iterator[tuple[NDArray[np.int64], Array, Array]]:
+        """Yield blocks of points with neighbours, their misfits ``[n, n_set]``, and the variances of these ``[n]``."""
+        t_w, t = self._waiting_times, self._lags
+        places = np.log(scaled_lag(t_w[:, None], t[None, :], mu, variable, t0)).ravel()
+        n = max(_BLOCK // len(t_w), 1)
+        # Points are independent of each other. Blocks of them bound the memory, and stay in the cache.
+        for i in range(0, max(len(self._points), 1), n):
+            yield self._misfits(self._points[i : i + n], places, mu, variable, t0)
+
+    def _misfits(
+        self, points: NDArray[np.int64], places: Array, mu: float, variable: Variable, t0: float
+    ) -> tuple[NDArray[np.int64], Array, Array]:
+        """Return misfits from the other curves, without the points that have too few neighbours: see :meth:`_terms`.
 
         Args:
             points: cells of the matrix of curves, ``[n_point]``.
@@ -225,7 +259,7 @@ class CollapseQuality:
         by_row = (np.stack([part[: len(left)], part[len(left) :]], axis=1).ravel() for part in (weights, cell))
         line = csr_array((*by_row, rows), shape=(len(x), len(places)))
         misfit = (self._logs[points] - line @ self._logs)[good]
-        return np.asarray(misfit**2 / variance[good, None])
+        return points[good], np.asarray(misfit), np.asarray(variance[good])
 
 
 @quiet()

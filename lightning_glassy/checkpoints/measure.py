@@ -78,7 +78,8 @@ def measure_checkpoints(
             published checkpoints hold constants such as masks, which hide the motion of the weights.
         sample: number of coordinates to draw, the same ones in each checkpoint. Default: all coordinates.
         overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` takes about a hundredth and
-            a tenth of the standard deviation of the weights in the earliest checkpoint.
+            a tenth of the standard deviation of the weights in the earliest checkpoint. The function
+            :func:`~lightning_glassy.observables.relative_overlap_thresholds` makes those of Winter and Janssen 2024.
         key: the key of the ``state_dict`` in each file, if a file has several. Dots lead to nested ones.
         unfinished: a file that keeps the sums if the measurement is interrupted. The next call with the same arguments
             goes on from there, to the bit, and removes the file at its end.

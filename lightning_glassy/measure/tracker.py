@@ -130,7 +130,8 @@ class TrackerOptions(TypedDict, total=False):
             the device of the parameters.
         max_memory: most bytes the snapshots may take. Default: the free memory of their device.
         overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` (default): about a
-            hundredth and a tenth of the standard deviation of the weights at the start.
+            hundredth and a tenth of the standard deviation of the weights at the start. The function
+            :func:`~lightning_glassy.observables.relative_overlap_thresholds` makes those of Winter and Janssen 2024.
         moments: ``"full"`` (default), or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
             No overlaps are counted then, whatever ``overlap_thresholds``.
     """

@@ -6,11 +6,13 @@ observable.
 
 from lightning_glassy.observables.arrays import Array, log_spaced
 from lightning_glassy.observables.distributions import (
+    WINTER_JANSSEN_FACTORS,
     barrier_height,
     default_overlap_thresholds,
     density,
     fold,
     gaussian_probabilities,
+    relative_overlap_thresholds,
 )
 from lightning_glassy.observables.registry import (
     NOT_SUMS,
@@ -49,6 +51,7 @@ from lightning_glassy.observables.two_time import (
 __all__ = [
     "NOT_SUMS",
     "OBSERVABLES",
+    "WINTER_JANSSEN_FACTORS",
     "Array",
     "CorrelationKind",
     "Error",
@@ -79,6 +82,7 @@ __all__ = [
     "overlap",
     "overlap_standard_error",
     "register",
+    "relative_overlap_thresholds",
     "relaxation_of",
     "relaxing",
     "replica_overlap",

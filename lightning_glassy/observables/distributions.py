@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,8 +17,9 @@ def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
     They are 5 times a power of ten, at most a factor of 3.2 away from a hundredth and a tenth. Rounding this coarse
     gives the same thresholds to the seeds of one model, whose spreads differ by a few percent. Every rounding has
     edges, here at a spread of 0.0158 times a power of ten. The two thresholds are a factor of ten apart, so that
-    networks on both sides of an edge share one of them, and their overlaps at this threshold can be joined. WJ24 uses
-    the standard deviation over 100 ... 700. If the spread is 0 (all weights start equal) or not finite, 1 replaces it.
+    networks on both sides of an edge share one of them, and their overlaps at this threshold can be joined. Take
+    :func:`relative_overlap_thresholds` for those of WJ24. If the spread is 0 (all weights start equal) or not finite, 1
+    replaces it.
 
     Example:
         >>> default_overlap_thresholds(0.058)
@@ -28,6 +30,45 @@ def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
     decade = min(max(round(math.log10(spread / 500)), -18), 16)
     # Parse a decimal text. The product 5 * 10**-5 prints as 5.000000000000001e-05.
     return (float(f"5e{decade}"), float(f"5e{decade + 1}"))
+
+
+WINTER_JANSSEN_FACTORS = (300.0, 400.0, 500.0, 1000.0, 6000.0)
+"""Standard deviation of the weights over the threshold of the overlap, in the released program of WJ24 for MNIST."""
+
+
+def relative_overlap_thresholds(
+    standard_deviation: float, factors: Sequence[float] = WINTER_JANSSEN_FACTORS
+) -> tuple[float, ...]:
+    r"""Return thresholds of the overlap relative to the spread of the weights, :math:`\epsilon = \sigma/\text{factor}`.
+
+    Networks with weights of different size can then be compared. Give the result as ``overlap_thresholds``. Use one
+    standard deviation for all seeds of a model, such as that of the initialisation, because the overlaps of several
+    runs can be joined only at equal thresholds.
+
+    Source: WJ24. The released program has factors from 150 to 6000: the default here for MNIST, and 100 by default. Its
+    overlap leaves out the output layer. The overlap of this package covers the group that is asked for, so compare
+    with a group of parameters without the output layer.
+
+    Args:
+        standard_deviation: standard deviation :math:`\sigma` of the weights, positive.
+        factors: positive numbers.
+
+    Returns:
+        The thresholds, increasing.
+
+    Raises:
+        ValueError: the standard deviation or a factor is not a positive number, or a factor is there twice.
+
+    Example:
+        >>> [f"{eps:.3g}" for eps in relative_overlap_thresholds(0.06)]
+        ['1e-05', '6e-05', '0.00012', '0.00015', '0.0002']
+    """
+    if not 0 < standard_deviation < math.inf:
+        raise ValueError(f"standard_deviation={standard_deviation} must be a positive number")
+    for i, factor in enumerate(factors):
+        if not 0 < factor < math.inf or factor in factors[:i]:
+            raise ValueError(f"factors[{i}]={factor} must be a positive number that is not there twice")
+    return tuple(standard_deviation / factor for factor in sorted(factors, reverse=True))
 
 
 def gaussian_probabilities(edges: ArrayLike, standard_deviation: float = 1.0) -> Array:

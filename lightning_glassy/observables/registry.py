@@ -34,11 +34,13 @@ class Relaxation(NamedTuple):
         symbol: symbol of the quantity in TeX.
         falls: True if the observable falls from 1. The quantity is then one minus the observable. Otherwise it is the
             observable itself.
+        correlation: whether the quantity is one minus a correlation or an overlap. It then has a lag to 1/e.
     """
 
     label: str
     symbol: str
     falls: bool = False
+    correlation: bool = False
 
     def of(self, values: Array) -> Array:
         """Compute it from the values of the observable."""

@@ -224,7 +224,7 @@ register(
         formula=decorrelation,
         inputs=("d2", "w2", "s2"),
         log=True,
-        relaxation=Relaxation("decorrelation 1 - C", "1 - C"),
+        relaxation=Relaxation("decorrelation 1 - C", "1 - C", correlation=True),
         logged=True,
     )
 )
@@ -269,7 +269,9 @@ def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
 
     It is NaN if the displacements are not finite, because a NaN is neither near nor far.
 
-    Source: WJ24, with the standard deviation of the weights over 100 ... 700 as :math:`\epsilon`.
+    Source: WJ24, with :math:`\epsilon` relative to the standard deviation of the weights
+    (:func:`~lightning_glassy.observables.relative_overlap_thresholds`). The overlap of WJ24 leaves out the output
+    layer. Here, it covers the group that is asked for.
     """
     near, d2, total = float64(count, sum_d2, n)
     return np.where(np.isfinite(d2), ratio(near, total), np.nan)
@@ -293,7 +295,7 @@ register(
         symbol=r"Q_\epsilon(t_w, t_w+t)",
         formula=overlap,
         inputs=("count", "d2", "n"),
-        relaxation=Relaxation("overlap 1 - Q", r"1 - Q_\epsilon", falls=True),
+        relaxation=Relaxation("overlap 1 - Q", r"1 - Q_\epsilon", falls=True, correlation=True),
         error=Error(overlap_standard_error, ("count", "d2", "n", "population")),
         logged=True,
         drawn=True,

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_glassy import plotting
 from lightning_glassy.analysis import collapse, relaxation_curves
 from lightning_glassy.analysis.exponents import windowed
+from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import find
 from lightning_glassy.plotting.panels import panels
 from lightning_glassy.report.findings import Findings
@@ -21,7 +22,8 @@ def figures(found: Findings) -> dict[str, Figure]:
     """Draw the figures of a report, by name, outside the global state of pyplot.
 
     Every report has ``curves`` of the observable, and ``local_exponent``. A report with an exponent has ``collapse``
-    (the curves beside the collapsed curves) and ``threshold_lags``. A report on replicas has ``chi4`` if overlaps were
+    (the curves beside the collapsed curves), ``collapse_residuals`` and ``threshold_lags``. A report with relaxation
+    times has ``relaxation_times``. A report on replicas has ``chi4`` if overlaps were
     counted, and ``replica_overlap`` if the replicas were trained together. The figures of
     :func:`~lightning_glassy.plotting.panels.panels` follow if the record has the data.
 
@@ -38,9 +40,18 @@ def figures(found: Findings) -> dict[str, Figure]:
         left, right = drawn["collapse"].axes
         plotting.plot_curves(used, ax=left).set_ylabel(used.label)
         plotting.plot_collapse(collapse(used, fit.estimate, fit.variable, t0=fit.t0), ax=right)
+        drawn["collapse_residuals"] = plotting.new_figure(2)
+        left, right = drawn["collapse_residuals"].axes
+        slow = above_plateaus(used)  # the part of the curves that determines the exponent
+        plotting.plot_collapse_residuals(slow, fit.estimate, fit.variable, t0=fit.t0, axes=(left, right))
     if fit is not None:
         drawn["threshold_lags"] = plotting.new_figure(1)
         plotting.plot_threshold_lags(fit, ax=drawn["threshold_lags"].axes[0]).set_title(title, fontsize=10)
+    if found.relaxation is not None:
+        drawn["relaxation_times"] = plotting.new_figure(2)
+        left, right = drawn["relaxation_times"].axes
+        plotting.plot_relaxation_times(found.relaxation, axes=(left, right))
+        left.set_title(title, fontsize=10)
     drawn["local_exponent"] = plotting.new_figure(1)
     plotting.plot_local_exponent(found.diffusion, ax=drawn["local_exponent"].axes[0]).set_title(title, fontsize=10)
     between = found.heterogeneity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_glassy.analysis import AgingExponent, Diffusion, Heterogeneity, LossRegimes, Verdict
+from lightning_glassy.analysis import AgingExponent, Diffusion, Heterogeneity, LossRegimes, RelaxationTimes, Verdict
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable
 
@@ -26,6 +26,8 @@ class Findings:
         diffusion: the kinds of motion.
         heterogeneity: the differences between replicas, None for a single run.
         regimes: the regimes of the training loss, None if the record has no training loss, or has it at too few steps.
+        relaxation: the relaxation times of the observable if it is a correlation or an overlap, otherwise those of the
+            decorrelation (or of the MSD, for a record of displacements alone). None if the observable does not relax.
     """
 
     title: str
@@ -39,6 +41,7 @@ class Findings:
     diffusion: Diffusion
     heterogeneity: Heterogeneity | None = None
     regimes: LossRegimes | None = None
+    relaxation: RelaxationTimes | None = None
 
     @property
     def headline(self) -> list[tuple[str, str]]:
@@ -73,7 +76,7 @@ class Findings:
             line for line in str(self.verdict).split("\n") if not any(line == f"  ! {doubt}" for doubt in doubts)
         )
         # Escape the names in a record, which are not trusted.
-        more = [str(part) for part in (self.heterogeneity, self.regimes) if part is not None]
+        more = [str(part) for part in (self.relaxation, self.heterogeneity, self.regimes) if part is not None]
         return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion), *more]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,6 +95,7 @@ class Findings:
             "aging_exponent": None if self.exponent is None else self.exponent.to_dict(),
             "why_no_exponent": self.why_not,
             "diffusion": asdict(self.diffusion),
+            "relaxation_times": None if self.relaxation is None else asdict(self.relaxation),
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
             "loss_regimes": None if self.regimes is None else asdict(self.regimes),
         }

@@ -18,9 +18,10 @@ from lightning_glassy.analysis import (
     heterogeneity,
     loss_regimes,
     reconcile,
+    relaxation_times,
     verdict,
 )
-from lightning_glassy.observables import find
+from lightning_glassy.observables import find, relaxation_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.report.figures import figures
@@ -219,6 +220,13 @@ def _report(
     if "train_loss" in record.one_time_names:
         with contextlib.suppress(NotEnoughDataError):
             regimes = loss_regimes(record)
+    timed = None
+    if find(observable).relaxation is not None:
+        chosen = {"observable": observable, "eps": eps} if relaxation_of(observable).correlation else {}
+        origin = exponent.t0 if exponent is not None else 0.0
+        timed = relaxation_times(record, group=group, window=window, t0=origin, **chosen)  # type: ignore[arg-type]
     moving = diffusion(record, group=group)
     options = {"window": window, "t0": t0, "confidence": confidence, "n_bootstrap": n_bootstrap}
-    return Report(title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes, options)
+    return Report(
+        title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes, timed, options
+    )
