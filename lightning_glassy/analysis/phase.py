@@ -34,6 +34,9 @@ _COINCIDE = 0.03  # curves coincide if no part of them has a stronger trend with
 _STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
 _LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve says little about its horizontal shift
 _FEWEST = 4  # fewest replicas for an error from their scatter
+_FEWEST_TIMES = 4  # fewest waiting times for a verdict
+_FAR_ENOUGH = 1 / 3  # waiting times must be comparable up to this part of the last one
+_LONGEST = 10  # curves are not compared if their shortest common lag is so many times the waiting time
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class AgingRate:
         low: lower end of the 95 % interval. It comes from the scatter of the replicas. With fewer than four replicas,
             it comes from the scatter from one waiting time to the next.
         high: upper end of the interval.
+        lag_ratio: typical lag of the comparison, over the waiting time.
     """
 
     first: int
@@ -58,6 +62,7 @@ class AgingRate:
     rate: float
     low: float
     high: float
+    lag_ratio: float = np.nan
 
     @property
     def ages(self) -> bool:
@@ -216,23 +221,36 @@ def _judge(curves: Curves) -> _Finding:
     name = curves.label
     shifts = _Shifts(curves)
     times = shifts.waiting_times
-    if len(times) < 4 or times[-1] < 10 * times[0]:
+    lost = shifts.lost()
+    if len(times) < _FEWEST_TIMES or times[-1] < 10 * times[0]:
         span = f"{len(times)} waiting times" + (f" from {times[0]:,} to {times[-1]:,}" if len(times) else "")
-        return _Finding("cannot tell", [], [f"{span} can be compared; 4 over a decade are needed"])
+        words = f"{span} can be compared; {_FEWEST_TIMES} over a decade are needed"
+        return _Finding("cannot tell", [], [words, *([lost] if lost else [])])
+    if times[-1] < _FAR_ENOUGH * shifts.last:
+        return _Finding("cannot tell", [], [str(lost)])
     end = len(times) - 1
-    late_start = min(int(np.searchsorted(times, times[-1] / 10.01)), end - 2)
+    late_start = min(int(np.searchsorted(times, shifts.last / 10.01)), end - 2)
     whole, late = shifts.rate(0, end), shifts.rate(late_start, end)
-    if late.ages:
-        return _Finding("aging throughout", [whole, late], [f"{name} still ages in the last decade: {late}"])
+    last = shifts.rate(min(int(np.searchsorted(times, shifts.last / 3.2)), end - 2), end)
+    when = "in the last decade" if times[late_start] >= shifts.last / 10.01 else "at the end"
+    if late.ages and last.ages:
+        words = [f"{name} still ages {when}: {late}"]
+        before = shifts.rate(0, late_start) if late_start >= 2 else None
+        if before is not None and before.flat:
+            words.append(f"before, its curves coincide: {before}")
+        return _Finding("aging throughout", [whole, late], words)
     if late.speeds_up:
         return _Finding("cannot tell", [whole, late], [f"{name} relaxes faster the later it is looked at: {late}"])
-    if not late.flat:
-        return _Finding("cannot tell", [whole, late], [f"{name}: the last decade is not decided: {late}"])
+    if not (last.flat if late.ages else late.flat):
+        open_ = f"{when} is not decided: {late}" + (f", but {last}" if late.ages else "")
+        return _Finding("cannot tell", [whole, late], [f"{name}: the aging {open_}"])
     # Find the earliest start with a flat rate from every later start to the end.
-    start = late_start
+    start = max(int(np.searchsorted(times, last.first)) if late.ages else late_start, 0)
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
-    rest = shifts.rate(start, end)
+    if times[start] > 3.2 * times[0]:
+        start = max(start, shifts.corner())
+    rest = shifts.rate(min(start, end - 2), end)
     odd = shifts.mismatch(start, end)
     if odd is not None:
         words = f"curves of the {name} coincide where they rise most ({rest}), but {odd}"
@@ -240,7 +258,7 @@ def _judge(curves: Curves) -> _Finding:
     if times[start] <= 3.2 * times[0]:
         return _Finding("no aging", [rest, late], [f"curves of the {name} coincide: {rest}"])
     early = shifts.rate(0, max(start, 2))
-    if early.ages:
+    if early.ages and rest.flat:
         words = f"{name} ages at first: {early}; then its curves coincide: {rest}"
         return _Finding("aging that stops", [whole, late, early, rest], [words], int(times[start]))
     words = f"curves of the {name} coincide at the end: {rest}; before, they shift without a trend: {early}"
@@ -248,7 +266,12 @@ def _judge(curves: Curves) -> _Finding:
 
 
 class _Shifts:
-    """The distance of the logarithm of each curve from the first curve, at comparable lags."""
+    """The distance of the logarithm of each curve from the first curve, at comparable lags.
+
+    Attributes:
+        waiting_times: the waiting times that can be compared, ``[n]``.
+        last: the last waiting time of the record.
+    """
 
     def __init__(self, curves: Curves) -> None:
         curves = curves.after(0)
@@ -257,33 +280,74 @@ class _Shifts:
         relaxing = np.isfinite(above_plateaus(curves).mean())
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(curves.values)
-        usable = np.isfinite(logs).all(axis=0) & np.isfinite(slopes)
+        usable = np.isfinite(logs).all(axis=0)
+        between = np.zeros(usable.shape) if curves.interpolation is None else np.nan_to_num(curves.interpolation)
         kept: list[int] = []
-        total, heights, exponents = np.zeros(curves.n_replica), [], []
+        heights, offsets, exponents, ratios = [], [], [], []
+        self._beyond = False
         for i, waiting_time in enumerate(curves.waiting_times):
-            if kept:
-                last = kept[-1]
-                both = usable[last] & usable[i] & (curves.lags <= waiting_time)
+            # Compare with the latest curve that has a lag in common.
+            for place in reversed(range(len(kept))):
+                last = kept[place]
+                both = usable[last] & usable[i] & (np.isfinite(slopes[last]) | np.isfinite(slopes[i]))
+                if not both.any():
+                    continue
+                # Lags up to the waiting time tell most. On few checkpoints, the shortest common lag may be longer.
+                shortest = curves.lags[both][0]
+                if shortest > _LONGEST * waiting_time:
+                    self._beyond = True
+                    continue
+                both &= curves.lags <= max(waiting_time, 1.5 * shortest)
                 # Keep the relevant part, if there is one. Saturated curves coincide even if they differed before. It is
                 # therefore more important that the curves still rise than that the lag is long.
                 slow = both & relaxing[last] & relaxing[i]
                 slow = slow if slow.any() else both
-                rise = np.minimum(slopes[last], slopes[i])
+                rise = np.fmin(slopes[last], slopes[i])
                 steep = rise >= min(_STEEP, 0.5 * rise[slow].max(initial=0))
                 for part in (slow, steep, curves.lags >= waiting_time / 30):
                     both = both & part if (both & part).sum() >= min(3, both.sum()) else both
-                if not both.any():
+                heights.append(heights[place] + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1))
+                offsets.append(offsets[place] + (between[i, both] + between[last, both]).mean())
+                exponents.append(float(np.nanmean([slopes[last, both], slopes[i, both]])))
+                ratios.append(float(np.log(curves.lags[both] / waiting_time).mean()))
+                break
+            else:
+                if kept:
                     continue
-                total = total + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1)
-                exponents.append(float(np.mean([slopes[last, both], slopes[i, both]])))
+                heights, offsets = [np.zeros(curves.n_replica)], [0.0]
             kept.append(i)
-            heights.append(total)
         self._lags, self._logs = curves.lags, np.where(usable, logs, np.nan)[:, kept]
+        self._between = between[kept]
         self.waiting_times = curves.waiting_times[kept]
+        self.last = int(curves.waiting_times[-1]) if len(curves.waiting_times) else 0
         self._x = np.log(self.waiting_times.astype(np.float64))
         self._heights = np.array(heights).reshape(len(kept), curves.n_replica)  # [n_tw, n_replica]
-        self._exponents = np.array(exponents)  # between neighbours
+        self._offsets = np.array(offsets)  # errors of the heights from the interpolation
+        self._exponents, self._ratios = np.array(exponents), np.array(ratios)  # of each curve but the first
         self._noise = _noise(self._x, self._heights.mean(axis=1))
+
+    def lost(self) -> str | None:
+        """Return the reason why the last waiting times cannot be compared, or None if they can be."""
+        end = int(self.waiting_times[-1]) if len(self.waiting_times) else 0
+        if end == self.last:
+            return None
+        why = f"only at lags more than {_LONGEST} times as long" if self._beyond else "they share no range of lags"
+        return (
+            f"waiting times after step {end:,} cannot be compared, because {why} with earlier ones: more lags in "
+            "common are needed, for example from checkpoints at ten steps per decade"
+        )
+
+    def corner(self) -> int:
+        """Return the waiting time, by its place, at which a straight trend of the heights turns into none.
+
+        It is the corner of the best such line, by least squares.
+        """
+        heights = self._heights.mean(axis=1)
+        squares = [
+            np.square(heights - np.polyval(np.polyfit(ramp, heights, 1), ramp)).sum()
+            for ramp in (np.minimum(self._x, x) for x in self._x[1:])
+        ]
+        return 1 + int(np.argmin(squares))
 
     def rate(self, first: int, last: int) -> AgingRate:
         """Return the aging rate over the waiting times of these indices, both included."""
@@ -301,10 +365,13 @@ class _Shifts:
             walk = np.sum(np.cumsum(centred[::-1])[:-1] ** 2)
             error = self._noise * np.sqrt(max(white, walk)) / white / scale
             freedom = max(len(self._x) - 2, 1)
-        half = float(student.ppf(0.5 + _CONFIDENCE / 2, freedom) * error)
+        # The error of the interpolation has the same sign for all curves of the same shape. It adds up.
+        offset = float(abs(centred @ self._offsets[first : last + 1]) / (centred @ centred) / scale)
+        half = float(student.ppf(0.5 + _CONFIDENCE / 2, freedom) * error) + offset
         rate = float(slopes.mean())
         times = self.waiting_times
-        return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half)
+        ratio = float(np.exp(self._ratios[first:last].mean()))
+        return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half, ratio)
 
     def mismatch(self, first: int, last: int) -> str | None:
         """Return the lags at which curves do not coincide, in words, or None if they coincide at all lags.
@@ -317,7 +384,8 @@ class _Shifts:
         bands = np.floor(2 * np.log10(self._lags) + 1e-9).astype(np.int64)
         for band in np.unique(bands):
             rows = self._logs[:, first : last + 1, bands == band]
-            rows = rows[..., np.isfinite(rows).all(axis=(0, 1))]
+            finite = np.isfinite(rows).all(axis=(0, 1))
+            rows = rows[..., finite]
             if rows.shape[-1] == 0:
                 continue
             heights = rows.mean(axis=-1).T  # [n_tw, n_replica]
@@ -328,7 +396,9 @@ class _Shifts:
             else:
                 error = _noise(x, heights.mean(axis=1)) / np.sqrt(centred @ centred)
             trend = float(trends.mean())
-            if abs(trend) > _COINCIDE and abs(trend) > 5 * error:
+            offsets = self._between[first : last + 1][:, bands == band][:, finite].mean(axis=-1)
+            offset = float(np.abs(centred) @ offsets / (centred @ centred))
+            if abs(trend) > _COINCIDE and abs(trend) > 5 * error + offset:
                 lags = self._lags[bands == band]
                 return f"at lags {lags[0]:,} ... {lags[-1]:,} they change as t_w^{trend:.2f}"
         return None
