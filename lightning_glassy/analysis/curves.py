@@ -29,7 +29,7 @@ class Curves:
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
         values: float64 ``[n_replica, n_tw, n_lag]``, NaN if not measured.
-        doubts: how many waiting times and lags were left out, in words. Empty if :meth:`thinned` left out none.
+        doubts: the replicas that have diverged, and how many waiting times and lags were left out, in words.
         interpolation: systematic error of the logarithm of each value from the interpolation between lags, the same for
             all replicas, ``[n_tw, n_lag]``. It is 0 for a measured value, and NaN if there is no value. None if no
             value is interpolated.
@@ -99,7 +99,7 @@ class Curves:
             waiting_times=self.waiting_times[rows],
             lags=self.lags[columns],
             values=self.values[(slice(None), *cells)],
-            doubts=(words,),
+            doubts=(*self.doubts, words),
             interpolation=None if self.interpolation is None else self.interpolation[cells],
         )
 
@@ -148,6 +148,9 @@ def relaxation_curves(
         raise ValueError(
             f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged; leave them out"
         )
+    if curves.diverged:
+        words = f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"
+        return replace(curves, doubts=(words,))
     return curves
 
 

@@ -17,6 +17,7 @@ from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_cur
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponents import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
+from lightning_glassy.analysis.regimes import rest
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -29,7 +30,6 @@ AGES = 0.1
 
 _CONFIDENCE = 0.95
 _FITTED, _NOT_FITTED = 0.999, 0.98  # all data are learnt above the first training accuracy, not below the second
-_AT_REST = 0.7  # a run is still learning if its loss has fallen below this part of the loss a decade before
 _COINCIDE = 0.03  # curves coincide if no part of them has a stronger trend with the waiting time
 _STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
 _LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve says little about its horizontal shift
@@ -161,8 +161,7 @@ def verdict(
     if observable is None and found.kind in ("aging throughout", "cannot tell") and has_noise:
         used, found = _over_the_noise(record, group, found)
     loss, accuracy = _last(record, "train_loss"), _last(record, "train_accuracy")
-    phase, words = _phase(found.kind, loss, accuracy, _earlier_loss(record))
-    diverged = [f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"]
+    phase, words = _phase(found.kind, loss, accuracy, *rest(record))
     if used == "msd" and found.kind == "aging throughout" and phase is None and not has_noise:
         words.append("the record has no gradient noise, whose fading would slow the motion without any glass")
     return Verdict(
@@ -175,22 +174,63 @@ def verdict(
         train_loss=loss,
         train_accuracy=accuracy,
         evidence=found.evidence + words,
-        warnings=(diverged if curves.diverged else []) + confounders(record) + list(curves.doubts),
+        warnings=[*curves.doubts, *confounders(record)],
     )
 
 
 def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
-    """Return the verdict, or "cannot tell" if the exponent contradicts it.
+    r"""Return the verdict, or "cannot tell" if the exponent of the same curves contradicts it.
+
+    The contradictions are:
+
+    * The verdict is "aging throughout", and the exponent is not above 0, or its interval ends below 0.1.
+    * The verdict is "no aging", or the aging stops before most of the fitted waiting times, and the exponent is not
+      between -0.1 and 0.1: its interval lies outside, or it has no interval and is larger than 0.3 in size.
+    * The verdict is "aging throughout", and the late aging rate misses the exponent by more than 0.2 beyond both
+      intervals. The rate of a slowing clock with exponent :math:`\mu` is :math:`[(1+r)^\mu - 1]/r` at lags of
+      :math:`r` waiting times. Without an interval of the exponent, the rate must miss it by more than 0.5. An exponent
+      without a collapse (``mu`` is None) is not compared with the rate.
 
     Args:
         judged: result of :func:`verdict`.
-        fit: the exponent of the same curves. Without an interval, it contradicts nothing.
+        fit: the exponent. If it is of another observable, its table is searched for the observable of the verdict.
     """
-    stopped = judged.kind == "no aging" or (judged.stops_at is not None and judged.stops_at <= 3.2 * fit.window[0])
-    if not stopped or fit.observable != judged.observable or fit.interval is None or fit.interval[0] <= AGES:
+    same = [
+        other
+        for other in getattr(fit, "table", [fit])
+        if (other.observable, other.group) == (judged.observable, judged.group)
+    ]
+    words = _contradiction(judged, same[0]) if same else None
+    if words is None:
         return judged
-    words = f"but their collapse has an exponent of {fit.interval[0]:.2f} ... {fit.interval[1]:.2f}: a contradiction"
     return replace(judged, kind="cannot tell", stops_at=None, phase=None, evidence=[*judged.evidence, words])
+
+
+def _contradiction(judged: Verdict, fit: AgingExponent) -> str | None:
+    """Return the contradiction between a verdict and an exponent in words, or None without one."""
+    mu = float(getattr(fit, "estimate", fit.mu))
+    if not np.isfinite(mu):
+        return None
+    low, high = (-np.inf, np.inf) if fit.interval is None else fit.interval
+    value = f"{mu:.2f}" + ("" if fit.interval is None else f" ({low:.2f} ... {high:.2f})")
+    words = f"but the fit of the same curves has the exponent {value}: a contradiction to "
+    if judged.kind == "aging throughout":
+        if mu <= 0 or high < AGES:
+            return words + "aging"
+        late, slack = judged.rates[-1], 0.5 if fit.interval is None else 0.2
+        ends = [_rate_of(end, late.lag_ratio) for end in ((mu, mu) if fit.interval is None else fit.interval)]
+        if fit.mu is not None and (late.low > ends[1] + slack or late.high < ends[0] - slack):
+            return words + f"the {late}"
+        return None
+    # An exponent describes the waiting times of its window. Aging that stops within the window changes the exponent.
+    stopped = judged.kind == "no aging" or (judged.stops_at is not None and judged.stops_at <= 3.2 * fit.window[0])
+    outside = abs(mu) > 3 * AGES if fit.interval is None else low > AGES or high < -AGES
+    return words + "curves that coincide" if stopped and outside else None
+
+
+def _rate_of(mu: float, ratio: float) -> float:
+    """Return the aging rate of a slowing clock with this exponent, at a lag of this many waiting times."""
+    return float(((1 + ratio) ** mu - 1) / ratio) if np.isfinite(ratio) else mu
 
 
 def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[str, _Finding]:
@@ -248,8 +288,9 @@ def _judge(curves: Curves) -> _Finding:
     start = max(int(np.searchsorted(times, last.first)) if late.ages else late_start, 0)
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
-    if times[start] > 3.2 * times[0]:
-        start = max(start, shifts.corner())
+    if times[start] > 3.2 * times[0]:  # the flat part can begin late by chance, or reach too far back
+        corner = shifts.corner()
+        start = corner if corner <= end - 2 and shifts.rate(corner, end).flat else max(start, corner)
     rest = shifts.rate(min(start, end - 2), end)
     odd = shifts.mismatch(start, end)
     if odd is not None:
@@ -422,20 +463,8 @@ def _last(record: AgingRecord, name: str) -> float | None:
     return float(values[-1]) if len(values) and np.isfinite(values[-1]) and steps[-1] >= end / 2 else None
 
 
-def _earlier_loss(record: AgingRecord) -> float | None:
-    """Return the training loss a decade (at least half a decade) before its last value."""
-    if "train_loss" not in record.one_time_names:
-        return None
-    steps, values = record.one_time("train_loss")
-    early = (steps > 0) & (steps <= steps[-1] / 3.2)
-    if not early.any():
-        return None
-    at = np.argmin(np.abs(np.log(steps[early] * 10 / steps[-1])))
-    return float(values[early][at])
-
-
 def _phase(
-    kind: Kind, loss: float | None, accuracy: float | None, before: float | None
+    kind: Kind, loss: float | None, accuracy: float | None, fall: float, at_rest: bool | None
 ) -> tuple[Phase | None, list[str]]:
     """Return the phase that the end of the training suggests, and words."""
     end = f"at the end the training loss is {loss:.3g}" if loss is not None else "at the end of training"
@@ -446,18 +475,26 @@ def _phase(
         return None, [f"{end}; the accuracy in the record, {accuracy:.4g}, is not a fraction"]
     fitted = accuracy >= _FITTED
     words = [f"{end}, {accuracy:.2%} of the training data are learnt"]
-    if kind == "aging throughout" and fitted:
-        words.append("it ages although all is learnt: flat directions or fading gradient noise, not a glass's barriers")
-    elif kind == "aging throughout" and accuracy > _NOT_FITTED:
-        words.append("so nearly all that the phase is not clear")
-    elif kind == "aging throughout" and (loss is None or before is None):
-        words.append("whether learning has come to an end is not in the record: a glass, or a short run")
-    elif kind == "aging throughout" and loss is not None and before is not None and loss < _AT_REST * before:
-        words.append(f"it is still learning (a decade before, the loss was {before:.3g}): a glass, or a short run")
-    elif kind == "aging throughout":
-        return "glassy", [*words, "it ages on without them, stuck above the bottom, as a glass does"]
-    if kind == "aging that stops" and fitted:
-        return "over-parametrised", [*words, "it has reached the bottom, and moves there without aging"]
+    falls = f"its loss falls by a factor of {fall:.2g} per decade" if np.isfinite(fall) else "its loss still falls"
+    if kind == "aging throughout":
+        if fitted:
+            words.append(
+                "it ages although all is learnt: flat directions or fading gradient noise, not a glass's barriers"
+            )
+        elif accuracy > _NOT_FITTED:
+            words.append("so nearly all that the phase is not clear")
+        elif loss is None or at_rest is None:
+            words.append("whether learning has come to an end is not in the record: a glass, or a short run")
+        elif not at_rest:
+            words.append(f"it is still learning ({falls}): a glass, or a short run")
+        else:
+            return "glassy", [*words, "it ages on without the rest, and its loss hardly falls any more, as in a glass"]
     if kind == "aging that stops":
-        words.append("it has come to rest without having learnt the training data")
+        if fitted:
+            words.append(
+                "it has learnt all, and moves on without aging" + ("" if at_rest is not False else f": {falls}")
+            )
+            return "over-parametrised", words
+        without = "it has stopped aging without having learnt the training data"
+        words.append(without if at_rest is not False else f"it has stopped aging, but is still learning ({falls})")
     return None, words
