@@ -17,6 +17,7 @@ MOST_CURVES = (40, 60)
 
 _MANY = (25, 100)  # waiting times and lags that are analysed without leaving any out
 _PER_DECADE = 10  # lags per decade of curves that share hardly any lags
+_BORROWED = 1.5  # factor on an error that comes from another curve
 _FEWEST_TIMES, _LEAST_DECADES = 4, 1.6  # an exponent needs so many waiting times over so many decades
 
 
@@ -114,9 +115,9 @@ def relaxation_curves(
     the decorrelation grow by themselves. For the overlap, the quantity is 1 - Q.
 
     A lag that a curve lacks between its first and its last lag is interpolated by a monotonic cubic in the logarithms.
-    :attr:`Curves.interpolation` is the error of this: the difference between the cubic and a straight line, or its
-    largest value between the same two measured lags times a parabola. A curve of two lags is a straight line there. Its
-    error comes from the bend of the curve with the nearest waiting time that has three lags. If the curves lack more
+    :attr:`Curves.interpolation` is the error of this: the difference between the cubic and a straight line, at the lag
+    or at its largest between neighbouring measured lags. A curve of two lags is a straight line there. Its error comes
+    from the bend of the curve of the nearest waiting time with three lags. If the curves lack more
     than half of the lags, as in a record of checkpoints, the result has ten lags per decade at most. Each of them is
     the lag in its tenth of a decade that the latest waiting time has.
 
@@ -219,13 +220,17 @@ def _filled(
         width, part = np.diff(x_own)[left], (at - x_own[left]) / np.diff(x_own)[left]
         parabola = 4 * part * (1 - part)
         if len(x_own) > 2:
-            bound = bends[i][1][left] * parabola
+            # A corner of the curve shows in the next interval as well as in its own.
+            widths, heights = (np.pad(part, 1) for part in bends[i])
+            near = left[:, None] + np.arange(3)
+            narrower = np.minimum(1, width[:, None] / np.where(widths[near] > 0, widths[near], np.inf)) ** 2
+            bound = (heights[near] * narrower).max(axis=1) * parabola
             off = np.abs(PchipInterpolator(x_own, y_own)(at) - np.interp(at, x_own, y_own))
             error[i, holes] = np.maximum(bound, off)
         else:
             widths, heights = bends[min(bent, key=lambda other: abs(other - i))]
             wide = widths >= min(width[0] / 2, widths.max())
-            error[i, holes] = (heights / widths**2)[wide].max() * width**2 * parabola
+            error[i, holes] = _BORROWED * (heights / widths**2)[wide].max() * width**2 * parabola
     return result, error
 
 
