@@ -94,14 +94,13 @@ class Curves:
             f"of {n_tw:,} waiting times and {n_lag:,} lags, {len(rows)} and {len(columns)} are analysed, evenly in "
             "their logarithms"
         )
-        cells = rows[:, None], columns
         return replace(
             self,
             waiting_times=self.waiting_times[rows],
             lags=self.lags[columns],
-            values=self.values[(slice(None), *cells)],
+            values=self.values[:, rows[:, None], columns],
             doubts=(*self.doubts, words),
-            interpolation=None if self.interpolation is None else self.interpolation[cells],
+            interpolation=None if self.interpolation is None else self.interpolation[rows[:, None], columns],
         )
 
 
@@ -198,40 +197,47 @@ def _filled(
     error = np.where(measured, 0.0, np.nan)[:, columns]
     bends = [_bends(x[own], row[own]) for own, row in zip(measured & np.isfinite(mean), mean, strict=True)]
     bent = [i for i, (widths, _) in enumerate(bends) if len(widths) > 1]
-    for i, own in enumerate(measured):
-        points = np.flatnonzero(own)
-        holes = np.flatnonzero(~own[columns] & (columns > points[0]) & (columns < points[-1])) if len(points) else []
-        if len(holes) == 0 or not bent:
-            continue
-        at, right = x[columns[holes]], np.searchsorted(points, columns[holes])
-        for replica in range(len(values)):
-            good = np.isfinite(logs[replica, i, points])
+    for i in np.flatnonzero(measured.any(axis=1)) if bent else []:
+        points = np.flatnonzero(measured[i])
+        holes = np.flatnonzero(~measured[i, columns] & (columns > points[0]) & (columns < points[-1]))
+        right = np.searchsorted(points, columns[holes])
+        for logs_of, filled in [*zip(logs[:, i], result[:, i], strict=True), (mean[i], None)]:
+            good = np.isfinite(logs_of[points])
             inside = good[right - 1] & good[right]  # never bridge a value that is not finite
-            if inside.any():
-                cubic = PchipInterpolator(x[points[good]], logs[replica, i, points[good]])
-                result[replica, i, holes[inside]] = np.exp(cubic(at[inside]))
-        good = np.isfinite(mean[i, points])
-        inside = good[right - 1] & good[right]
-        if not inside.any():
-            continue
-        holes, at = holes[inside], at[inside]
-        x_own, y_own = x[points[good]], mean[i, points[good]]
-        left = np.searchsorted(x_own, at) - 1
-        width, part = np.diff(x_own)[left], (at - x_own[left]) / np.diff(x_own)[left]
-        parabola = 4 * part * (1 - part)
-        if len(x_own) > 2:
-            # A corner of the curve shows in the next interval as well as in its own.
-            widths, heights = (np.pad(part, 1) for part in bends[i])
-            near = left[:, None] + np.arange(3)
-            narrower = np.minimum(1, width[:, None] / np.where(widths[near] > 0, widths[near], np.inf)) ** 2
-            bound = (heights[near] * narrower).max(axis=1) * parabola
-            off = np.abs(PchipInterpolator(x_own, y_own)(at) - np.interp(at, x_own, y_own))
-            error[i, holes] = np.maximum(bound, off)
-        else:
-            widths, heights = bends[min(bent, key=lambda other: abs(other - i))]
-            wide = widths >= min(width[0] / 2, widths.max())
-            error[i, holes] = _BORROWED * (heights / widths**2)[wide].max() * width**2 * parabola
+            if not inside.any():
+                continue
+            own, at = points[good], x[columns[holes[inside]]]
+            if filled is not None:
+                filled[holes[inside]] = np.exp(PchipInterpolator(x[own], logs_of[own])(at))
+            else:
+                other = bends[min(bent, key=lambda near: abs(near - i))]
+                error[i, holes[inside]] = _errors(at, x[own], mean[i, own], bends[i], other)
     return result, error
+
+
+def _errors(at: Array, x: Array, y: Array, bends: tuple[Array, Array], other: tuple[Array, Array]) -> Array:
+    """Return the error of the cubic through a curve, ``[n]``.
+
+    Args:
+        at: where the curve is interpolated, ``[n]``.
+        x: logarithms of its measured lags.
+        y: logarithms of its values.
+        bends: result of :func:`_bends` for this curve.
+        other: the same for another curve, in case that this curve has two points.
+    """
+    left = np.searchsorted(x, at) - 1
+    width = np.diff(x)[left]
+    part = (at - x[left]) / width
+    parabola = 4 * part * (1 - part)
+    if len(x) == 2:
+        widths, heights = other
+        wide = widths >= min(width[0] / 2, widths.max())
+        return np.asarray(_BORROWED * (heights / widths**2)[wide].max() * width**2 * parabola)
+    # A corner of the curve shows in the next interval as well as in its own.
+    widths, heights = (np.pad(part, 1, constant_values=end) for part, end in zip(bends, (np.inf, 0.0), strict=True))
+    near = left[:, None] + np.arange(3)
+    bound = (heights[near] * np.minimum(1, width[:, None] / widths[near]) ** 2).max(axis=1) * parabola
+    return np.asarray(np.maximum(bound, np.abs(PchipInterpolator(x, y)(at) - np.interp(at, x, y))))
 
 
 def _bends(x: Array, y: Array) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from lightning_glassy.analysis.confounders import confounders
@@ -44,15 +45,17 @@ class AgingRate:
     r"""How fast the relaxation slows down with the waiting time, over a range of waiting times.
 
     It is :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth
-    of the waiting time and the waiting time. This is the exponent :math:`\mu` if the lag is much shorter than the
-    waiting time. Otherwise it is a little smaller.
+    of the waiting time and the waiting time. Checkpoints can have longer lags in common only. Then it belongs to the
+    shortest of them, up to ten waiting times. The rate is the exponent :math:`\mu` if the lag is much shorter than the
+    waiting time. Otherwise it is smaller: :math:`[(1+r)^\mu - 1]/r` at a lag of :math:`r` waiting times.
 
     Attributes:
         first: first waiting time, in steps.
         last: last waiting time.
         rate: 0 is no aging, 1 is full aging.
         low: lower end of the 95 % interval. It comes from the scatter of the replicas. With fewer than four replicas,
-            it comes from the scatter from one waiting time to the next.
+            it comes from the scatter from one waiting time to the next. The error of the interpolation between lags
+            is added.
         high: upper end of the interval.
         lag_ratio: typical lag of the comparison, over the waiting time.
     """
@@ -131,9 +134,14 @@ def verdict(
     The curves of neighbouring waiting times are compared if they still rise, above the level of fast processes and at
     lags up to the waiting time. The vertical shifts add up to an :class:`AgingRate` over any range of waiting times.
 
-    * *Aging throughout*: the curves still shift in the last decade of waiting times.
-    * *Aging that stops*: the curves coincide from some waiting time on, and shift before it.
+    * *Aging throughout*: the curves still shift in the last decade of the waiting times of the record.
+    * *Aging that stops*: the curves coincide from some waiting time on, and shift before it. This waiting time is the
+      corner of the best trend that stops.
     * *No aging*: the curves coincide.
+    * *Cannot tell*: the curves do not decide, or none of the last two thirds of the steps can be compared.
+
+    Waiting times that share no lags, as in a record of checkpoints, are compared by interpolation. Its error is part of
+    the interval of every rate (:func:`~lightning_glassy.analysis.curves.relaxation_curves`).
 
     A record of more than 25 waiting times or 100 lags is thinned to 40 and 60.
 
@@ -274,36 +282,37 @@ def _judge(curves: Curves) -> _Finding:
     last = shifts.rate(min(int(np.searchsorted(times, shifts.last / 3.2)), end - 2), end)
     when = "in the last decade" if times[late_start] >= shifts.last / 10.01 else "at the end"
     if late.ages and last.ages:
-        words = [f"{name} still ages {when}: {late}"]
+        evidence = [f"{name} still ages {when}: {late}"]
         before = shifts.rate(0, late_start) if late_start >= 2 else None
         if before is not None and before.flat:
-            words.append(f"before, its curves coincide: {before}")
-        return _Finding("aging throughout", [whole, late], words)
+            evidence.append(f"before, its curves coincide: {before}")
+        return _Finding("aging throughout", [whole, late], evidence)
     if late.speeds_up:
         return _Finding("cannot tell", [whole, late], [f"{name} relaxes faster the later it is looked at: {late}"])
     if not (last.flat if late.ages else late.flat):
-        open_ = f"{when} is not decided: {late}" + (f", but {last}" if late.ages else "")
-        return _Finding("cannot tell", [whole, late], [f"{name}: the aging {open_}"])
+        words = f"{name}: the aging {when} is not decided: {late}" + (f", but {last}" if late.ages else "")
+        return _Finding("cannot tell", [whole, late], [words])
     # Find the earliest start with a flat rate from every later start to the end.
-    start = max(int(np.searchsorted(times, last.first)) if late.ages else late_start, 0)
+    start = int(np.searchsorted(times, last.first)) if late.ages else late_start
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
     if times[start] > 3.2 * times[0]:  # the flat part can begin late by chance, or reach too far back
         corner = shifts.corner()
-        start = corner if corner <= end - 2 and shifts.rate(corner, end).flat else max(start, corner)
-    rest = shifts.rate(min(start, end - 2), end)
+        found = corner <= end - 2 and shifts.rate(corner, end).flat
+        start = corner if found else min(max(start, corner), end - 2)
+    after = shifts.rate(start, end)
     odd = shifts.mismatch(start, end)
     if odd is not None:
-        words = f"curves of the {name} coincide where they rise most ({rest}), but {odd}"
+        words = f"curves of the {name} coincide where they rise most ({after}), but {odd}"
         return _Finding("cannot tell", [whole, late], [words])
     if times[start] <= 3.2 * times[0]:
-        return _Finding("no aging", [rest, late], [f"curves of the {name} coincide: {rest}"])
+        return _Finding("no aging", [after, late], [f"curves of the {name} coincide: {after}"])
     early = shifts.rate(0, max(start, 2))
-    if early.ages and rest.flat:
-        words = f"{name} ages at first: {early}; then its curves coincide: {rest}"
-        return _Finding("aging that stops", [whole, late, early, rest], [words], int(times[start]))
-    words = f"curves of the {name} coincide at the end: {rest}; before, they shift without a trend: {early}"
-    return _Finding("cannot tell", [whole, late, early, rest], [words])
+    if early.ages and after.flat:
+        words = f"{name} ages at first: {early}; then its curves coincide: {after}"
+        return _Finding("aging that stops", [whole, late, early, after], [words], int(times[start]))
+    words = f"curves of the {name} coincide at the end: {after}; before, they shift without a trend: {early}"
+    return _Finding("cannot tell", [whole, late, early, after], [words])
 
 
 class _Shifts:
@@ -324,13 +333,16 @@ class _Shifts:
         usable = np.isfinite(logs).all(axis=0)
         between = np.zeros(usable.shape) if curves.interpolation is None else np.nan_to_num(curves.interpolation)
         kept: list[int] = []
-        heights, offsets, exponents, ratios = [], [], [], []
+        heights: list[Array] = []  # [n_replica] each
+        offsets: list[float] = []  # errors of the heights from the interpolation
+        exponents, ratios = [], []  # of each curve but the first
         self._beyond = False
         for i, waiting_time in enumerate(curves.waiting_times):
             # Compare with the latest curve that has a lag in common.
             for place in reversed(range(len(kept))):
                 last = kept[place]
-                both = usable[last] & usable[i] & (np.isfinite(slopes[last]) | np.isfinite(slopes[i]))
+                rise = np.fmin(slopes[last], slopes[i])
+                both: NDArray[np.bool_] = np.asarray(usable[last] & usable[i] & np.isfinite(rise), dtype=bool)
                 if not both.any():
                     continue
                 # Lags up to the waiting time tell most. On few checkpoints, the shortest common lag may be longer.
@@ -343,12 +355,11 @@ class _Shifts:
                 # therefore more important that the curves still rise than that the lag is long.
                 slow = both & relaxing[last] & relaxing[i]
                 slow = slow if slow.any() else both
-                rise = np.fmin(slopes[last], slopes[i])
                 steep = rise >= min(_STEEP, 0.5 * rise[slow].max(initial=0))
                 for part in (slow, steep, curves.lags >= waiting_time / 30):
                     both = both & part if (both & part).sum() >= min(3, both.sum()) else both
                 heights.append(heights[place] + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1))
-                offsets.append(offsets[place] + (between[i, both] + between[last, both]).mean())
+                offsets.append(offsets[place] + float((between[i, both] + between[last, both]).mean()))
                 exponents.append(float(np.nanmean([slopes[last, both], slopes[i, both]])))
                 ratios.append(float(np.log(curves.lags[both] / waiting_time).mean()))
                 break
@@ -357,14 +368,14 @@ class _Shifts:
                     continue
                 heights, offsets = [np.zeros(curves.n_replica)], [0.0]
             kept.append(i)
+            self._beyond = False
         self._lags, self._logs = curves.lags, np.where(usable, logs, np.nan)[:, kept]
         self._between = between[kept]
         self.waiting_times = curves.waiting_times[kept]
         self.last = int(curves.waiting_times[-1]) if len(curves.waiting_times) else 0
         self._x = np.log(self.waiting_times.astype(np.float64))
         self._heights = np.array(heights).reshape(len(kept), curves.n_replica)  # [n_tw, n_replica]
-        self._offsets = np.array(offsets)  # errors of the heights from the interpolation
-        self._exponents, self._ratios = np.array(exponents), np.array(ratios)  # of each curve but the first
+        self._offsets, self._exponents, self._ratios = np.array(offsets), np.array(exponents), np.array(ratios)
         self._noise = _noise(self._x, self._heights.mean(axis=1))
 
     def lost(self) -> str | None:
@@ -372,10 +383,12 @@ class _Shifts:
         end = int(self.waiting_times[-1]) if len(self.waiting_times) else 0
         if end == self.last:
             return None
-        why = f"only at lags more than {_LONGEST} times as long" if self._beyond else "they share no range of lags"
+        why = "they share no range of lags with earlier ones"
+        if self._beyond:
+            why = f"the lags that they share with earlier ones are more than {_LONGEST} times the waiting time"
         return (
-            f"waiting times after step {end:,} cannot be compared, because {why} with earlier ones: more lags in "
-            "common are needed, for example from checkpoints at ten steps per decade"
+            f"waiting times after step {end:,} cannot be compared, because {why}: more lags in common are needed, for "
+            "example from checkpoints at ten steps per decade"
         )
 
     def corner(self) -> int:
