@@ -330,7 +330,7 @@ class _Shifts:
         relaxing = np.isfinite(above_plateaus(curves).mean())
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(curves.values)
-        usable = np.isfinite(logs).all(axis=0)
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(logs).all(axis=0))
         between = np.zeros(usable.shape) if curves.interpolation is None else np.nan_to_num(curves.interpolation)
         kept: list[int] = []
         heights: list[Array] = []  # [n_replica] each
@@ -342,7 +342,7 @@ class _Shifts:
             for place in reversed(range(len(kept))):
                 last = kept[place]
                 rise = np.fmin(slopes[last], slopes[i])
-                both: NDArray[np.bool_] = np.asarray(usable[last] & usable[i] & np.isfinite(rise), dtype=bool)
+                both = usable[last] & usable[i] & np.isfinite(rise)
                 if not both.any():
                     continue
                 # Lags up to the waiting time tell most. On few checkpoints, the shortest common lag may be longer.
