@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -268,6 +269,24 @@ def test_the_last_decade_is_not_decided() -> None:
 def test_aging_can_stop_within_the_last_decade() -> None:
     found = verdict(exact_record(law(bend((1, 0.8), (10_000, 0.0))), SCHEDULE.pairs, 8, 0.002))
     assert (found.kind, found.stops_at) == ("aging that stops", 10_000)
+
+
+@pytest.mark.parametrize("grid", ["2 per decade", "powers of two"])
+@pytest.mark.parametrize("corner", [30, 100])
+def test_an_early_stop_is_not_lost_in_a_long_flat_part(grid: str, corner: int) -> None:
+    steps = GRIDS.get(grid, per_decade(2))
+    found = verdict(walk_record(steps, clock("stops", corner), 8))
+    assert found.kind == "aging that stops"
+    assert corner / 4 < found.stops_at < corner * 4
+
+
+def test_at_long_lags_a_smaller_rate_is_aging() -> None:
+    # On one checkpoint per decade, the lags are nine waiting times, where a clock with the exponent 0.5 has 0.24.
+    found = verdict(exact_record(lambda t_w, t: (t_w + t) ** 0.5 - t_w**0.5, checkpoints(per_decade(1))))
+    assert found.kind == "aging throughout"
+    assert found.rates[-1].lag_ratio == pytest.approx(9, rel=0.1)
+    assert found.rates[-1].least < 0.05
+    assert replace(found.rates[-1], lag_ratio=0.1).least == pytest.approx(0.1)
 
 
 def test_curves_coincide() -> None:

@@ -70,17 +70,22 @@ class AgingRate:
     @property
     def ages(self) -> bool:
         """Whether the relaxation slows down, by more than the error and by enough to matter."""
-        return self.rate > AGES and self.low > 0
+        return self.rate > self.least and self.low > 0
 
     @property
     def speeds_up(self) -> bool:
         """Whether the relaxation becomes faster."""
-        return self.rate < -AGES and self.high < 0
+        return self.rate < -self.least and self.high < 0
 
     @property
     def flat(self) -> bool:
         """Whether the curves coincide, within a narrow interval."""
-        return abs(self.rate) <= AGES and self.low > -2 * AGES and self.high < 1.5 * AGES
+        return abs(self.rate) <= self.least and self.low > -2 * self.least and self.high < 1.5 * self.least
+
+    @property
+    def least(self) -> float:
+        """The smallest rate that is called aging: 0.1, or less at lags beyond the waiting time, where rates are low."""
+        return AGES * _rate_of(AGES, max(self.lag_ratio, 1.0)) / _rate_of(AGES, 1.0)
 
     def __str__(self) -> str:
         return (
@@ -281,7 +286,8 @@ def _judge(curves: Curves) -> _Finding:
     whole, late = shifts.rate(0, end), shifts.rate(late_start, end)
     last = shifts.rate(min(int(np.searchsorted(times, shifts.last / 3.2)), end - 2), end)
     when = "in the last decade" if times[late_start] >= shifts.last / 10.01 else "at the end"
-    if late.ages and last.ages:
+    # A stop within the last decade would show in its later half. A wide interval alone is no sign of a stop.
+    if late.ages and last.rate > max(last.least, late.rate / 2):
         evidence = [f"{name} still ages {when}: {late}"]
         before = shifts.rate(0, late_start) if late_start >= 2 else None
         if before is not None and before.flat:
@@ -296,19 +302,21 @@ def _judge(curves: Curves) -> _Finding:
     start = int(np.searchsorted(times, last.first)) if late.ages else late_start
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
-    if times[start] > 3.2 * times[0]:  # the flat part can begin late by chance, or reach too far back
-        corner = shifts.corner()
-        found = corner <= end - 2 and shifts.rate(corner, end).flat
-        start = corner if found else min(max(start, corner), end - 2)
-    after = shifts.rate(start, end)
+    # It can lie too far back, because a long flat part outweighs a short slope, or too late, by chance.
+    corner = shifts.corner(end - 2)
+    early = shifts.rate(0, max(corner, 2))
+    from_start = bool(times[start] <= 3.2 * times[0])
+    stops = early.low > early.least if from_start else early.ages
+    if shifts.rate(corner, end).flat and corner > 0 and (stops or not from_start):
+        start, from_start = corner, False
+    after, early = shifts.rate(start, end), shifts.rate(0, max(start, 2))
     odd = shifts.mismatch(start, end)
     if odd is not None:
         words = f"curves of the {name} coincide where they rise most ({after}), but {odd}"
         return _Finding("cannot tell", [whole, late], [words])
-    if times[start] <= 3.2 * times[0]:
+    if from_start:
         return _Finding("no aging", [after, late], [f"curves of the {name} coincide: {after}"])
-    early = shifts.rate(0, max(start, 2))
-    if early.ages and after.flat:
+    if early.ages:
         words = f"{name} ages at first: {early}; then its curves coincide: {after}"
         return _Finding("aging that stops", [whole, late, early, after], [words], int(times[start]))
     words = f"curves of the {name} coincide at the end: {after}; before, they shift without a trend: {early}"
@@ -391,15 +399,15 @@ class _Shifts:
             "example from checkpoints at ten steps per decade"
         )
 
-    def corner(self) -> int:
+    def corner(self, last: int) -> int:
         """Return the waiting time, by its place, at which a straight trend of the heights turns into none.
 
-        It is the corner of the best such line, by least squares.
+        It is the corner of the best such line, by least squares, and not beyond the place ``last``.
         """
         heights = self._heights.mean(axis=1)
         squares = [
             np.square(heights - np.polyval(np.polyfit(ramp, heights, 1), ramp)).sum()
-            for ramp in (np.minimum(self._x, x) for x in self._x[1:])
+            for ramp in (np.minimum(self._x, x) for x in self._x[1 : last + 1])
         ]
         return 1 + int(np.argmin(squares))
 
