@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
 from lightning_glassy.observables import Array, log_spaced, relaxation_of
 from lightning_glassy.observables.arrays import quiet
@@ -15,6 +16,9 @@ MOST_CURVES = (40, 60)
 """Waiting times and lags that a record with many is thinned to, for an analysis of each curve."""
 
 _MANY = (25, 100)  # waiting times and lags that are analysed without leaving any out
+_PER_DECADE = 10  # lags per decade of curves that share hardly any lags
+_BORROWED = 1.5  # factor on an error that comes from another curve
+_FEWEST_TIMES, _LEAST_DECADES = 4, 1.6  # an exponent needs so many waiting times over so many decades
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,10 @@ class Curves:
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
         values: float64 ``[n_replica, n_tw, n_lag]``, NaN if not measured.
-        doubts: how many waiting times and lags were left out, in words. Empty if :meth:`thinned` left out none.
+        doubts: the replicas that have diverged, and how many waiting times and lags were left out, in words.
+        interpolation: systematic error of the logarithm of each value from the interpolation between lags, the same for
+            all replicas, ``[n_tw, n_lag]``. It is 0 for a measured value, and NaN if there is no value. None if no
+            value is interpolated.
     """
 
     name: str
@@ -34,6 +41,7 @@ class Curves:
     lags: NDArray[np.int64]
     values: Array
     doubts: tuple[str, ...] = ()
+    interpolation: Array | None = None
 
     @property
     def label(self) -> str:
@@ -66,7 +74,8 @@ class Curves:
 
     def only(self, kept: NDArray[np.bool_]) -> Curves:
         """Return the curves of the waiting times that a mask ``[n_tw]`` selects."""
-        return replace(self, waiting_times=self.waiting_times[kept], values=self.values[:, kept])
+        error = None if self.interpolation is None else self.interpolation[kept]
+        return replace(self, waiting_times=self.waiting_times[kept], values=self.values[:, kept], interpolation=error)
 
     def thinned(self, waiting_times: int, lags: int) -> Curves:
         """Return few enough curves for an analysis. More than 25 waiting times or 100 lags are thinned.
@@ -85,9 +94,13 @@ class Curves:
             f"of {n_tw:,} waiting times and {n_lag:,} lags, {len(rows)} and {len(columns)} are analysed, evenly in "
             "their logarithms"
         )
-        values = self.values[:, rows[:, None], columns]
         return replace(
-            self, waiting_times=self.waiting_times[rows], lags=self.lags[columns], values=values, doubts=(words,)
+            self,
+            waiting_times=self.waiting_times[rows],
+            lags=self.lags[columns],
+            values=self.values[:, rows[:, None], columns],
+            doubts=(*self.doubts, words),
+            interpolation=None if self.interpolation is None else self.interpolation[rows[:, None], columns],
         )
 
 
@@ -100,8 +113,12 @@ def relaxation_curves(
     The registry has this quantity for each observable. The displacement, the displacement over the gradient noise and
     the decorrelation grow by themselves. For the overlap, the quantity is 1 - Q.
 
-    If the waiting times share hardly any lags, as in a record of checkpoints, the curves are interpolated to common
-    lags, ten per decade. The interpolation is linear in the logarithms. It stays within the lags of each curve.
+    A lag that a curve lacks between its first and its last lag is interpolated by a monotonic cubic in the logarithms.
+    :attr:`Curves.interpolation` is the error of this: the difference between the cubic and a straight line, at the lag
+    or at its largest between neighbouring measured lags. A curve of two lags is a straight line there. Its error comes
+    from the bend of the curve of the nearest waiting time with three lags. If the curves lack more
+    than half of the lags, as in a record of checkpoints, the result has ten lags per decade at most. Each of them is
+    the lag in its tenth of a decade that the latest waiting time has.
 
     Args:
         record: a single run, or replicas.
@@ -120,15 +137,20 @@ def relaxation_curves(
         raise ValueError("the record holds no pair at a positive lag yet")
     replicas = values if record.n_replica is not None else values[None]
     lags, replicas = record.lags[positive], replicas[..., positive]
-    measured = _measured(record)[:, positive]
-    if _sparse(measured):
-        lags, replicas = _on_common_lags(lags, replicas, measured)
-    curves = Curves(observable, record.waiting_times, lags, replicas)
+    measured, error = _measured(record)[:, positive], None
+    if (_between(measured) & ~measured).any():
+        columns = _common_lags(lags, measured) if _sparse(measured) else np.arange(len(lags))
+        replicas, error = _filled(lags, replicas, measured, columns)
+        lags = lags[columns]
+    curves = Curves(observable, record.waiting_times, lags, replicas, interpolation=error)
     broken = [i for i, values in enumerate(curves.values) if not np.isfinite(values).any()]
     if broken and len(broken) < curves.n_replica:
         raise ValueError(
             f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged; leave them out"
         )
+    if curves.diverged:
+        words = f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"
+        return replace(curves, doubts=(words,))
     return curves
 
 
@@ -140,24 +162,112 @@ def _measured(record: AgingRecord) -> NDArray[np.bool_]:
     return mask
 
 
+def _between(measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the lags from the first to the last lag of each curve."""
+    before, after = (np.maximum.accumulate(measured[:, ::way], axis=1)[:, ::way] for way in (1, -1))
+    return np.asarray(before & after)
+
+
 def _sparse(measured: NDArray[np.bool_]) -> bool:
     """Return whether the curves lack more than half of the lags between their first and their last lag."""
     some = measured[measured.sum(axis=1) > 1]
-    between = some.shape[1] - np.argmax(some, axis=1) - np.argmax(some[:, ::-1], axis=1)
-    return len(some) > 1 and some.sum() < between.sum() / 2
+    return len(some) > 1 and bool(some.sum() < _between(some).sum() / 2)
 
 
-def _on_common_lags(
-    lags: NDArray[np.int64], values: Array, measured: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], Array]:
-    low, high = np.log10(lags[0]), np.log10(lags[-1])
-    common = np.unique(np.round(10 ** np.arange(low, high + 1e-9, 0.1)).astype(np.int64))
-    result = np.full((*values.shape[:-1], len(common)), np.nan)
+def _common_lags(lags: NDArray[np.int64], measured: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the place of one lag in each tenth of a decade: the lag that the latest waiting time has."""
+    latest = len(measured) - 1 - np.argmax(measured[::-1], axis=0)
+    intervals = np.round(_PER_DECADE * np.log10(lags)).astype(np.int64)
+    order = np.lexsort((lags, -latest, intervals))
+    first = np.flatnonzero(np.diff(intervals[order], prepend=-1))
+    return np.sort(order[first])
+
+
+def _filled(
+    lags: NDArray[np.int64], values: Array, measured: NDArray[np.bool_], columns: NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """Return the values ``[n_replica, n_tw, n]`` at some of the lags, interpolated where they were not measured.
+
+    Also return the errors of their logarithms, ``[n_tw, n]``.
+    """
+    x = np.log(lags.astype(np.float64))
     with np.errstate(divide="ignore", invalid="ignore"):
-        x, logs = np.log(lags), np.log(values)
-        for replica, waiting_time in np.ndindex(values.shape[:-1]):
-            own = measured[waiting_time]
-            if own.any():
-                y = np.interp(np.log(common), x[own], logs[replica, waiting_time, own], left=np.nan, right=np.nan)
-                result[replica, waiting_time] = np.exp(y)
-    return common, result
+        logs, mean = np.log(values), np.log(values.mean(axis=0))
+    result = np.where(measured, values, np.nan)[..., columns]
+    error = np.where(measured, 0.0, np.nan)[:, columns]
+    bends = [_bends(x[own], row[own]) for own, row in zip(measured & np.isfinite(mean), mean, strict=True)]
+    bent = [i for i, (widths, _) in enumerate(bends) if len(widths) > 1]
+    for i in np.flatnonzero(measured.any(axis=1)) if bent else []:
+        points = np.flatnonzero(measured[i])
+        holes = np.flatnonzero(~measured[i, columns] & (columns > points[0]) & (columns < points[-1]))
+        right = np.searchsorted(points, columns[holes])
+        for logs_of, filled in [*zip(logs[:, i], result[:, i], strict=True), (mean[i], None)]:
+            good = np.isfinite(logs_of[points])
+            inside = good[right - 1] & good[right]  # never bridge a value that is not finite
+            if not inside.any():
+                continue
+            own, at = points[good], x[columns[holes[inside]]]
+            if filled is not None:
+                filled[holes[inside]] = np.exp(PchipInterpolator(x[own], logs_of[own])(at))
+            else:
+                other = bends[min(bent, key=lambda near: abs(near - i))]
+                error[i, holes[inside]] = _errors(at, x[own], mean[i, own], bends[i], other)
+    return result, error
+
+
+def _errors(at: Array, x: Array, y: Array, bends: tuple[Array, Array], other: tuple[Array, Array]) -> Array:
+    """Return the error of the cubic through a curve, ``[n]``.
+
+    Args:
+        at: where the curve is interpolated, ``[n]``.
+        x: logarithms of its measured lags.
+        y: logarithms of its values.
+        bends: result of :func:`_bends` for this curve.
+        other: the same for another curve, in case that this curve has two points.
+    """
+    left = np.searchsorted(x, at) - 1
+    width = np.diff(x)[left]
+    part = (at - x[left]) / width
+    parabola = 4 * part * (1 - part)
+    if len(x) == 2:
+        widths, heights = other
+        wide = widths >= min(width[0] / 2, widths.max())
+        return np.asarray(_BORROWED * (heights / widths**2)[wide].max() * width**2 * parabola)
+    # A corner of the curve shows in the next interval as well as in its own.
+    widths, heights = (np.pad(part, 1, constant_values=end) for part, end in zip(bends, (np.inf, 0.0), strict=True))
+    near = left[:, None] + np.arange(3)
+    bound = (heights[near] * np.minimum(1, width[:, None] / widths[near]) ** 2).max(axis=1) * parabola
+    return np.asarray(np.maximum(bound, np.abs(PchipInterpolator(x, y)(at) - np.interp(at, x, y))))
+
+
+def _bends(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return the width of each interval of a curve, and the largest distance of the cubic from the straight line."""
+    if len(x) < 3:
+        return np.diff(x), np.zeros(max(len(x) - 1, 0))
+    part = np.linspace(0.1, 0.9, 9)
+    at = x[:-1, None] + part * np.diff(x)[:, None]
+    line = y[:-1, None] + part * np.diff(y)[:, None]
+    return np.diff(x), np.asarray(np.abs(PchipInterpolator(x, y)(at) - line).max(axis=1))
+
+
+@quiet()
+def too_short(curves: Curves) -> str | None:
+    """Return the reason why a record is too short for an exponent, in one sentence, or None if it is long enough.
+
+    An exponent needs four waiting times after step 0 over 1.6 decades. A waiting time counts if its curve has a
+    positive value.
+
+    Args:
+        curves: all curves of the record, as :func:`relaxation_curves` returns them.
+    """
+    used = curves.after(0)
+    times = used.waiting_times[np.nan_to_num(used.mean(), posinf=0).max(axis=-1, initial=0) > 0]
+    decades = float(np.log10(times[-1] / times[0])) if len(times) else 0.0
+    if len(times) >= _FEWEST_TIMES and decades >= _LEAST_DECADES:
+        return None
+    if len(times) == 0:
+        found = "no waiting time after step 0 has a positive value"
+    else:
+        several = f"s after step 0 span {decades:.1f} decades ({times[0]:,} ... {times[-1]:,})"
+        found = f"{len(times)} waiting time" + (several if len(times) > 1 else f" after step 0 ({times[0]:,})")
+    return f"too short for an exponent: {found}; at least {_FEWEST_TIMES} over {_LEAST_DECADES} decades are needed"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from lightning_glassy.analysis.confounders import confounders
@@ -17,6 +18,7 @@ from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_cur
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponent_result import AgingExponent
 from lightning_glassy.analysis.plateaus import above_plateaus
+from lightning_glassy.analysis.regimes import rest
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -29,11 +31,13 @@ AGES = 0.1
 
 _CONFIDENCE = 0.95
 _FITTED, _NOT_FITTED = 0.999, 0.98  # all data are learnt above the first training accuracy, not below the second
-_AT_REST = 0.7  # a run is still learning if its loss has fallen below this part of the loss a decade before
 _COINCIDE = 0.03  # curves coincide if no part of them has a stronger trend with the waiting time
 _STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
 _LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve says little about its horizontal shift
 _FEWEST = 4  # fewest replicas for an error from their scatter
+_FEWEST_TIMES = 4  # fewest waiting times for a verdict
+_FAR_ENOUGH = 1 / 3  # waiting times must be comparable up to this part of the last one
+_LONGEST = 10  # curves are not compared if their shortest common lag is so many times the waiting time
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,19 @@ class AgingRate:
     r"""How fast the relaxation slows down with the waiting time, over a range of waiting times.
 
     It is :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth
-    of the waiting time and the waiting time. This is the exponent :math:`\mu` if the lag is much shorter than the
-    waiting time. Otherwise it is a little smaller.
+    of the waiting time and the waiting time. Checkpoints can have longer lags in common only. Then it belongs to the
+    shortest of them, up to ten waiting times. The rate is the exponent :math:`\mu` if the lag is much shorter than the
+    waiting time. Otherwise it is smaller: :math:`[(1+r)^\mu - 1]/r` at a lag of :math:`r` waiting times.
 
     Attributes:
         first: first waiting time, in steps.
         last: last waiting time.
         rate: 0 is no aging, 1 is full aging.
         low: lower end of the 95 % interval. It comes from the scatter of the replicas. With fewer than four replicas,
-            it comes from the scatter from one waiting time to the next.
+            it comes from the scatter from one waiting time to the next. The error of the interpolation between lags
+            is added.
         high: upper end of the interval.
+        lag_ratio: typical lag of the comparison, over the waiting time.
     """
 
     first: int
@@ -58,21 +65,27 @@ class AgingRate:
     rate: float
     low: float
     high: float
+    lag_ratio: float = np.nan
 
     @property
     def ages(self) -> bool:
         """Whether the relaxation slows down, by more than the error and by enough to matter."""
-        return self.rate > AGES and self.low > 0
+        return self.rate > self.least and self.low > 0
 
     @property
     def speeds_up(self) -> bool:
         """Whether the relaxation becomes faster."""
-        return self.rate < -AGES and self.high < 0
+        return self.rate < -self.least and self.high < 0
 
     @property
     def flat(self) -> bool:
         """Whether the curves coincide, within a narrow interval."""
-        return abs(self.rate) <= AGES and self.low > -2 * AGES and self.high < 1.5 * AGES
+        return abs(self.rate) <= self.least and self.low > -2 * self.least and self.high < 1.5 * self.least
+
+    @property
+    def least(self) -> float:
+        """The smallest rate that is called aging: 0.1, or less at lags beyond the waiting time, where rates are low."""
+        return AGES * _rate_of(AGES, max(self.lag_ratio, 1.0)) / _rate_of(AGES, 1.0)
 
     def __str__(self) -> str:
         return (
@@ -126,9 +139,14 @@ def verdict(
     The curves of neighbouring waiting times are compared if they still rise, above the level of fast processes and at
     lags up to the waiting time. The vertical shifts add up to an :class:`AgingRate` over any range of waiting times.
 
-    * *Aging throughout*: the curves still shift in the last decade of waiting times.
-    * *Aging that stops*: the curves coincide from some waiting time on, and shift before it.
+    * *Aging throughout*: the curves still shift in the last decade of the waiting times of the record.
+    * *Aging that stops*: the curves coincide from some waiting time on, and shift before it. This waiting time is the
+      corner of the best trend that stops.
     * *No aging*: the curves coincide.
+    * *Cannot tell*: the curves do not decide, or none of the last two thirds of the steps can be compared.
+
+    Waiting times that share no lags, as in a record of checkpoints, are compared by interpolation. Its error is part of
+    the interval of every rate (:func:`~lightning_glassy.analysis.curves.relaxation_curves`).
 
     A record of more than 25 waiting times or 100 lags is thinned to 40 and 60.
 
@@ -156,8 +174,7 @@ def verdict(
     if observable is None and found.kind in ("aging throughout", "cannot tell") and has_noise:
         used, found = _over_the_noise(record, group, found)
     loss, accuracy = _last(record, "train_loss"), _last(record, "train_accuracy")
-    phase, words = _phase(found.kind, loss, accuracy, _earlier_loss(record))
-    diverged = [f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"]
+    phase, words = _phase(found.kind, loss, accuracy, *rest(record))
     if used == "msd" and found.kind == "aging throughout" and phase is None and not has_noise:
         words.append("the record has no gradient noise, whose fading would slow the motion without any glass")
     return Verdict(
@@ -170,22 +187,63 @@ def verdict(
         train_loss=loss,
         train_accuracy=accuracy,
         evidence=found.evidence + words,
-        warnings=(diverged if curves.diverged else []) + confounders(record) + list(curves.doubts),
+        warnings=[*curves.doubts, *confounders(record)],
     )
 
 
 def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
-    """Return the verdict, or "cannot tell" if the exponent contradicts it.
+    r"""Return the verdict, or "cannot tell" if the exponent of the same curves contradicts it.
+
+    The contradictions are:
+
+    * The verdict is "aging throughout", and the exponent is not above 0, or its interval ends below 0.1.
+    * The verdict is "no aging", or the aging stops before most of the fitted waiting times, and the exponent is not
+      between -0.1 and 0.1: its interval lies outside, or it has no interval and is larger than 0.3 in size.
+    * The verdict is "aging throughout", and the late aging rate misses the exponent by more than 0.2 beyond both
+      intervals. The rate of a slowing clock with exponent :math:`\mu` is :math:`[(1+r)^\mu - 1]/r` at lags of
+      :math:`r` waiting times. Without an interval of the exponent, the rate must miss it by more than 0.5. An exponent
+      without a collapse (``mu`` is None) is not compared with the rate.
 
     Args:
         judged: result of :func:`verdict`.
-        fit: the exponent of the same curves. Without an interval, it contradicts nothing.
+        fit: the exponent. If it is of another observable, its table is searched for the observable of the verdict.
     """
-    stopped = judged.kind == "no aging" or (judged.stops_at is not None and judged.stops_at <= 3.2 * fit.window[0])
-    if not stopped or fit.observable != judged.observable or fit.interval is None or fit.interval[0] <= AGES:
+    same = [
+        other
+        for other in getattr(fit, "table", [fit])
+        if (other.observable, other.group) == (judged.observable, judged.group)
+    ]
+    words = _contradiction(judged, same[0]) if same else None
+    if words is None:
         return judged
-    words = f"but their collapse has an exponent of {fit.interval[0]:.2f} ... {fit.interval[1]:.2f}: a contradiction"
     return replace(judged, kind="cannot tell", stops_at=None, phase=None, evidence=[*judged.evidence, words])
+
+
+def _contradiction(judged: Verdict, fit: AgingExponent) -> str | None:
+    """Return the contradiction between a verdict and an exponent in words, or None without one."""
+    mu = float(getattr(fit, "estimate", fit.mu))
+    if not np.isfinite(mu):
+        return None
+    low, high = (-np.inf, np.inf) if fit.interval is None else fit.interval
+    value = f"{mu:.2f}" + ("" if fit.interval is None else f" ({low:.2f} ... {high:.2f})")
+    words = f"but the fit of the same curves has the exponent {value}: a contradiction to "
+    if judged.kind == "aging throughout":
+        if mu <= 0 or high < AGES:
+            return words + "aging"
+        late, slack = judged.rates[-1], 0.5 if fit.interval is None else 0.2
+        ends = [_rate_of(end, late.lag_ratio) for end in ((mu, mu) if fit.interval is None else fit.interval)]
+        if fit.mu is not None and (late.low > ends[1] + slack or late.high < ends[0] - slack):
+            return words + f"the {late}"
+        return None
+    # An exponent describes the waiting times of its window. Aging that stops within the window changes the exponent.
+    stopped = judged.kind == "no aging" or (judged.stops_at is not None and judged.stops_at <= 3.2 * fit.window[0])
+    outside = abs(mu) > 3 * AGES if fit.interval is None else low > AGES or high < -AGES
+    return words + "curves that coincide" if stopped and outside else None
+
+
+def _rate_of(mu: float, ratio: float) -> float:
+    """Return the aging rate of a slowing clock with this exponent, at a lag of this many waiting times."""
+    return float(((1 + ratio) ** mu - 1) / ratio) if np.isfinite(ratio) else mu
 
 
 def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[str, _Finding]:
@@ -216,39 +274,62 @@ def _judge(curves: Curves) -> _Finding:
     name = curves.label
     shifts = _Shifts(curves)
     times = shifts.waiting_times
-    if len(times) < 4 or times[-1] < 10 * times[0]:
+    lost = shifts.lost()
+    if len(times) < _FEWEST_TIMES or times[-1] < 10 * times[0]:
         span = f"{len(times)} waiting times" + (f" from {times[0]:,} to {times[-1]:,}" if len(times) else "")
-        return _Finding("cannot tell", [], [f"{span} can be compared; 4 over a decade are needed"])
+        words = f"{span} can be compared; {_FEWEST_TIMES} over a decade are needed"
+        return _Finding("cannot tell", [], [words, *([lost] if lost else [])])
+    if times[-1] < _FAR_ENOUGH * shifts.last:
+        return _Finding("cannot tell", [], [str(lost)])
     end = len(times) - 1
-    late_start = min(int(np.searchsorted(times, times[-1] / 10.01)), end - 2)
+    late_start = min(int(np.searchsorted(times, shifts.last / 10.01)), end - 2)
     whole, late = shifts.rate(0, end), shifts.rate(late_start, end)
-    if late.ages:
-        return _Finding("aging throughout", [whole, late], [f"{name} still ages in the last decade: {late}"])
+    last = shifts.rate(min(int(np.searchsorted(times, shifts.last / 3.2)), end - 2), end)
+    when = "in the last decade" if times[late_start] >= shifts.last / 10.01 else "at the end"
+    # A stop within the last decade would show in its later half. A wide interval alone is no sign of a stop.
+    if late.ages and last.rate > max(last.least, late.rate / 2):
+        evidence = [f"{name} still ages {when}: {late}"]
+        before = shifts.rate(0, late_start) if late_start >= 2 else None
+        if before is not None and before.flat:
+            evidence.append(f"before, its curves coincide: {before}")
+        return _Finding("aging throughout", [whole, late], evidence)
     if late.speeds_up:
         return _Finding("cannot tell", [whole, late], [f"{name} relaxes faster the later it is looked at: {late}"])
-    if not late.flat:
-        return _Finding("cannot tell", [whole, late], [f"{name}: the last decade is not decided: {late}"])
+    if not (last.flat if late.ages else late.flat):
+        words = f"{name}: the aging {when} is not decided: {late}" + (f", but {last}" if late.ages else "")
+        return _Finding("cannot tell", [whole, late], [words])
     # Find the earliest start with a flat rate from every later start to the end.
-    start = late_start
+    start = int(np.searchsorted(times, last.first)) if late.ages else late_start
     while start > 0 and shifts.rate(start - 1, end).flat:
         start -= 1
-    rest = shifts.rate(start, end)
+    # It can lie too far back, because a long flat part outweighs a short slope, or too late, by chance.
+    corner = shifts.corner(end - 2)
+    early = shifts.rate(0, max(corner, 2))
+    from_start = bool(times[start] <= 3.2 * times[0])
+    stops = early.low > early.least if from_start else early.ages
+    if shifts.rate(corner, end).flat and corner > 0 and (stops or not from_start):
+        start, from_start = corner, False
+    after, early = shifts.rate(start, end), shifts.rate(0, max(start, 2))
     odd = shifts.mismatch(start, end)
     if odd is not None:
-        words = f"curves of the {name} coincide where they rise most ({rest}), but {odd}"
+        words = f"curves of the {name} coincide where they rise most ({after}), but {odd}"
         return _Finding("cannot tell", [whole, late], [words])
-    if times[start] <= 3.2 * times[0]:
-        return _Finding("no aging", [rest, late], [f"curves of the {name} coincide: {rest}"])
-    early = shifts.rate(0, max(start, 2))
+    if from_start:
+        return _Finding("no aging", [after, late], [f"curves of the {name} coincide: {after}"])
     if early.ages:
-        words = f"{name} ages at first: {early}; then its curves coincide: {rest}"
-        return _Finding("aging that stops", [whole, late, early, rest], [words], int(times[start]))
-    words = f"curves of the {name} coincide at the end: {rest}; before, they shift without a trend: {early}"
-    return _Finding("cannot tell", [whole, late, early, rest], [words])
+        words = f"{name} ages at first: {early}; then its curves coincide: {after}"
+        return _Finding("aging that stops", [whole, late, early, after], [words], int(times[start]))
+    words = f"curves of the {name} coincide at the end: {after}; before, they shift without a trend: {early}"
+    return _Finding("cannot tell", [whole, late, early, after], [words])
 
 
 class _Shifts:
-    """The distance of the logarithm of each curve from the first curve, at comparable lags."""
+    """The distance of the logarithm of each curve from the first curve, at comparable lags.
+
+    Attributes:
+        waiting_times: the waiting times that can be compared, ``[n]``.
+        last: the last waiting time of the record.
+    """
 
     def __init__(self, curves: Curves) -> None:
         curves = curves.after(0)
@@ -257,33 +338,78 @@ class _Shifts:
         relaxing = np.isfinite(above_plateaus(curves).mean())
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(curves.values)
-        usable = np.isfinite(logs).all(axis=0) & np.isfinite(slopes)
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(logs).all(axis=0))
+        between = np.zeros(usable.shape) if curves.interpolation is None else np.nan_to_num(curves.interpolation)
         kept: list[int] = []
-        total, heights, exponents = np.zeros(curves.n_replica), [], []
+        heights: list[Array] = []  # [n_replica] each
+        offsets: list[float] = []  # errors of the heights from the interpolation
+        exponents, ratios = [], []  # of each curve but the first
+        self._beyond = False
         for i, waiting_time in enumerate(curves.waiting_times):
-            if kept:
-                last = kept[-1]
-                both = usable[last] & usable[i] & (curves.lags <= waiting_time)
+            # Compare with the latest curve that has a lag in common.
+            for place in reversed(range(len(kept))):
+                last = kept[place]
+                rise = np.fmin(slopes[last], slopes[i])
+                both = usable[last] & usable[i] & np.isfinite(rise)
+                if not both.any():
+                    continue
+                # Lags up to the waiting time tell most. On few checkpoints, the shortest common lag may be longer.
+                shortest = curves.lags[both][0]
+                if shortest > _LONGEST * waiting_time:
+                    self._beyond = True
+                    continue
+                both &= curves.lags <= max(waiting_time, 1.5 * shortest)
                 # Keep the relevant part, if there is one. Saturated curves coincide even if they differed before. It is
                 # therefore more important that the curves still rise than that the lag is long.
                 slow = both & relaxing[last] & relaxing[i]
                 slow = slow if slow.any() else both
-                rise = np.minimum(slopes[last], slopes[i])
                 steep = rise >= min(_STEEP, 0.5 * rise[slow].max(initial=0))
                 for part in (slow, steep, curves.lags >= waiting_time / 30):
                     both = both & part if (both & part).sum() >= min(3, both.sum()) else both
-                if not both.any():
+                heights.append(heights[place] + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1))
+                offsets.append(offsets[place] + float((between[i, both] + between[last, both]).mean()))
+                exponents.append(float(np.nanmean([slopes[last, both], slopes[i, both]])))
+                ratios.append(float(np.log(curves.lags[both] / waiting_time).mean()))
+                break
+            else:
+                if kept:
                     continue
-                total = total + (logs[:, i, both] - logs[:, last, both]).mean(axis=-1)
-                exponents.append(float(np.mean([slopes[last, both], slopes[i, both]])))
+                heights, offsets = [np.zeros(curves.n_replica)], [0.0]
             kept.append(i)
-            heights.append(total)
+            self._beyond = False
         self._lags, self._logs = curves.lags, np.where(usable, logs, np.nan)[:, kept]
+        self._between = between[kept]
         self.waiting_times = curves.waiting_times[kept]
+        self.last = int(curves.waiting_times[-1]) if len(curves.waiting_times) else 0
         self._x = np.log(self.waiting_times.astype(np.float64))
         self._heights = np.array(heights).reshape(len(kept), curves.n_replica)  # [n_tw, n_replica]
-        self._exponents = np.array(exponents)  # between neighbours
+        self._offsets, self._exponents, self._ratios = np.array(offsets), np.array(exponents), np.array(ratios)
         self._noise = _noise(self._x, self._heights.mean(axis=1))
+
+    def lost(self) -> str | None:
+        """Return the reason why the last waiting times cannot be compared, or None if they can be."""
+        end = int(self.waiting_times[-1]) if len(self.waiting_times) else 0
+        if end == self.last:
+            return None
+        why = "they share no range of lags with earlier ones"
+        if self._beyond:
+            why = f"the lags that they share with earlier ones are more than {_LONGEST} times the waiting time"
+        return (
+            f"waiting times after step {end:,} cannot be compared, because {why}: more lags in common are needed, for "
+            "example from checkpoints at ten steps per decade"
+        )
+
+    def corner(self, last: int) -> int:
+        """Return the waiting time, by its place, at which a straight trend of the heights turns into none.
+
+        It is the corner of the best such line, by least squares, and not beyond the place ``last``.
+        """
+        heights = self._heights.mean(axis=1)
+        squares = [
+            np.square(heights - np.polyval(np.polyfit(ramp, heights, 1), ramp)).sum()
+            for ramp in (np.minimum(self._x, x) for x in self._x[1 : last + 1])
+        ]
+        return 1 + int(np.argmin(squares))
 
     def rate(self, first: int, last: int) -> AgingRate:
         """Return the aging rate over the waiting times of these indices, both included."""
@@ -301,10 +427,13 @@ class _Shifts:
             walk = np.sum(np.cumsum(centred[::-1])[:-1] ** 2)
             error = self._noise * np.sqrt(max(white, walk)) / white / scale
             freedom = max(len(self._x) - 2, 1)
-        half = float(student.ppf(0.5 + _CONFIDENCE / 2, freedom) * error)
+        # The error of the interpolation has the same sign for all curves of the same shape. It adds up.
+        offset = float(abs(centred @ self._offsets[first : last + 1]) / (centred @ centred) / scale)
+        half = float(student.ppf(0.5 + _CONFIDENCE / 2, freedom) * error) + offset
         rate = float(slopes.mean())
         times = self.waiting_times
-        return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half)
+        ratio = float(np.exp(self._ratios[first:last].mean()))
+        return AgingRate(int(times[first]), int(times[last]), rate, rate - half, rate + half, ratio)
 
     def mismatch(self, first: int, last: int) -> str | None:
         """Return the lags at which curves do not coincide, in words, or None if they coincide at all lags.
@@ -317,7 +446,8 @@ class _Shifts:
         bands = np.floor(2 * np.log10(self._lags) + 1e-9).astype(np.int64)
         for band in np.unique(bands):
             rows = self._logs[:, first : last + 1, bands == band]
-            rows = rows[..., np.isfinite(rows).all(axis=(0, 1))]
+            finite = np.isfinite(rows).all(axis=(0, 1))
+            rows = rows[..., finite]
             if rows.shape[-1] == 0:
                 continue
             heights = rows.mean(axis=-1).T  # [n_tw, n_replica]
@@ -328,7 +458,9 @@ class _Shifts:
             else:
                 error = _noise(x, heights.mean(axis=1)) / np.sqrt(centred @ centred)
             trend = float(trends.mean())
-            if abs(trend) > _COINCIDE and abs(trend) > 5 * error:
+            offsets = self._between[first : last + 1][:, bands == band][:, finite].mean(axis=-1)
+            offset = float(np.abs(centred) @ offsets / (centred @ centred))
+            if abs(trend) > _COINCIDE and abs(trend) > 5 * error + offset:
                 lags = self._lags[bands == band]
                 return f"at lags {lags[0]:,} ... {lags[-1]:,} they change as t_w^{trend:.2f}"
         return None
@@ -352,20 +484,8 @@ def _last(record: AgingRecord, name: str) -> float | None:
     return float(values[-1]) if len(values) and np.isfinite(values[-1]) and steps[-1] >= end / 2 else None
 
 
-def _earlier_loss(record: AgingRecord) -> float | None:
-    """Return the training loss a decade (at least half a decade) before its last value."""
-    if "train_loss" not in record.one_time_names:
-        return None
-    steps, values = record.one_time("train_loss")
-    early = (steps > 0) & (steps <= steps[-1] / 3.2)
-    if not early.any():
-        return None
-    at = np.argmin(np.abs(np.log(steps[early] * 10 / steps[-1])))
-    return float(values[early][at])
-
-
 def _phase(
-    kind: Kind, loss: float | None, accuracy: float | None, before: float | None
+    kind: Kind, loss: float | None, accuracy: float | None, fall: float, at_rest: bool | None
 ) -> tuple[Phase | None, list[str]]:
     """Return the phase that the end of the training suggests, and words."""
     end = f"at the end the training loss is {loss:.3g}" if loss is not None else "at the end of training"
@@ -376,18 +496,26 @@ def _phase(
         return None, [f"{end}; the accuracy in the record, {accuracy:.4g}, is not a fraction"]
     fitted = accuracy >= _FITTED
     words = [f"{end}, {accuracy:.2%} of the training data are learnt"]
-    if kind == "aging throughout" and fitted:
-        words.append("it ages although all is learnt: flat directions or fading gradient noise, not a glass's barriers")
-    elif kind == "aging throughout" and accuracy > _NOT_FITTED:
-        words.append("so nearly all that the phase is not clear")
-    elif kind == "aging throughout" and (loss is None or before is None):
-        words.append("whether learning has come to an end is not in the record: a glass, or a short run")
-    elif kind == "aging throughout" and loss is not None and before is not None and loss < _AT_REST * before:
-        words.append(f"it is still learning (a decade before, the loss was {before:.3g}): a glass, or a short run")
-    elif kind == "aging throughout":
-        return "glassy", [*words, "it ages on without them, stuck above the bottom, as a glass does"]
-    if kind == "aging that stops" and fitted:
-        return "over-parametrised", [*words, "it has reached the bottom, and moves there without aging"]
+    falls = f"its loss falls by a factor of {fall:.2g} per decade" if np.isfinite(fall) else "its loss still falls"
+    if kind == "aging throughout":
+        if fitted:
+            words.append(
+                "it ages although all is learnt: flat directions or fading gradient noise, not a glass's barriers"
+            )
+        elif accuracy > _NOT_FITTED:
+            words.append("so nearly all that the phase is not clear")
+        elif loss is None or at_rest is None:
+            words.append("whether learning has come to an end is not in the record: a glass, or a short run")
+        elif not at_rest:
+            words.append(f"it is still learning ({falls}): a glass, or a short run")
+        else:
+            return "glassy", [*words, "it ages on without the rest, and its loss hardly falls any more, as in a glass"]
     if kind == "aging that stops":
-        words.append("it has come to rest without having learnt the training data")
+        if fitted:
+            words.append(
+                "it has learnt all, and moves on without aging" + ("" if at_rest is not False else f": {falls}")
+            )
+            return "over-parametrised", words
+        without = "it has stopped aging without having learnt the training data"
+        words.append(without if at_rest is not False else f"it has stopped aging, but is still learning ({falls})")
     return None, words

@@ -29,6 +29,8 @@ _BREADTH = 10**0.25  # ... if they span this factor
 _ODD = 0.1  # a larger deviation from the fitted curve, as part of the fall, causes a warning
 _RISES = 0.2  # a larger rise of the loss, as part of the fall, causes a warning
 _CONFIDENCE = 0.95
+_AT_REST = 1 / 0.7  # training is at rest if its loss falls by no more than this factor per decade at the end
+_SHORTEST = 3.2  # and is known over at least this factor of steps
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,15 @@ class LossRegimes:
         high: the loss of the first regime, or the mean loss if the loss does not fall.
         low: the loss at the bottom, or at the end if the bottom is not reached.
         falls_from: step (a real number) at which the second regime begins. None if the first regime was not seen.
-        bottom_from: step at which the third regime begins. None if this regime was not seen.
+        bottom_from: step at which the third regime begins, on a linear scale of the loss. None if this regime was not
+            seen.
         falls_interval: the steps that the fit allows for ``falls_from`` (95 %, for independent deviations).
         bottom_interval: the steps that the fit allows for ``bottom_from``.
         deviation: root mean square deviation from the curve, as part of the fall. NaN if the loss does not fall.
         warnings: reasons for doubt, in words.
+        fall: factor by which the loss falls per decade of steps at the end (:func:`rest`), below 1 if it rises. NaN if
+            it is not known.
+        at_rest: whether the training is at rest at the end (:func:`rest`). None if this is not known.
     """
 
     series: str
@@ -60,6 +66,8 @@ class LossRegimes:
     bottom_interval: tuple[float, float] | None
     deviation: float
     warnings: list[str] = field(default_factory=list)
+    fall: float = np.nan
+    at_rest: bool | None = None
 
     @property
     def falls(self) -> bool:
@@ -76,11 +84,19 @@ class LossRegimes:
             lines += [
                 f"  (i) high, {self.high:.3g}: {f'until step {until}' if until else 'over before it was measured'}",
                 f"  (ii) falling about linearly in log t; deviation {self.deviation:.1%} of the fall",
-                f"  (iii) at the bottom, {self.low:.3g}: from step {since}"
+                f"  (iii) at the bottom{self._scale}, {self.low:.3g}: from step {since}{self._but}"
                 if since
                 else f"  (iii) the bottom is not reached: {self.low:.3g} at the end",
             ]
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
+
+    @property
+    def _scale(self) -> str:
+        return " on a linear scale" if self.at_rest is False else ""
+
+    @property
+    def _but(self) -> str:
+        return f", but still falling by a factor of {self.fall:.2g} per decade of steps" if self._scale else ""
 
 
 def _step(at: float | None, interval: tuple[float, float] | None) -> str:
@@ -100,7 +116,7 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     More than 500 values are averaged before the fit, over intervals of equal width in the logarithm of the step.
 
     The scale of the loss is linear. A loss near zero that still falls by orders of magnitude is therefore at the
-    bottom.
+    bottom. :attr:`LossRegimes.at_rest` is False then.
 
     Args:
         record: one run, or replicas (their mean loss).
@@ -141,7 +157,8 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     if not drop > 1e-9 or best > _FALLS * constant:
         mean = unit * float(loss.mean())
         level = np.full(len(loss), mean)
-        return LossRegimes(series, steps, level, mean, mean, None, None, None, None, np.nan, warnings)
+        fall, still = _rest(steps, loss, None)
+        return LossRegimes(series, steps, level, mean, mean, None, None, None, None, np.nan, warnings, fall, still)
 
     fitted = high - drop * _ramp(x, places[first], places[second])
     deviation = float(np.sqrt(best / len(loss)) / drop)
@@ -153,10 +170,6 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
     bottom = x >= places[second]
     if _seen(steps[bottom]):
         bottom_from, bottom_interval = float(np.exp(places[second])), _interval(squares.min(axis=0), places, allowed)
-        start, end = float(loss[bottom][0]), float(loss[bottom][-1])
-        if 0 < end < start / 2:
-            words = f"from {unit * start:.2g} to {unit * end:.2g}"
-            warnings.append(f"at the bottom the loss still falls, {words}: slowly on this scale")
     if deviation > _ODD:
         warnings.append(f"the loss deviates from three straight pieces by {deviation:.0%} of its fall: several falls?")
     rise = loss - np.minimum.accumulate(loss)
@@ -164,6 +177,7 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
         warnings.append(
             f"the loss rises again, by {rise.max() / drop:.0%} of its fall, at step {steps[np.argmax(rise)]:,}"
         )
+    fall, still = _rest(steps, loss, bottom_from)
     return LossRegimes(
         series,
         steps,
@@ -176,7 +190,52 @@ def loss_regimes(record: AgingRecord, series: str = "train_loss") -> LossRegimes
         bottom_interval,
         deviation,
         warnings,
+        fall,
+        still,
     )
+
+
+@quiet()
+def rest(record: AgingRecord, series: str = "train_loss") -> tuple[float, bool | None]:
+    r"""Return how fast a loss falls at the end of a run, and whether the training is at rest.
+
+    The first number is the factor per decade of steps, :math:`10^{-s}` with the slope :math:`s` of :math:`\log_{10}` of
+    the loss against :math:`\log_{10}` of the step, by least squares. The slope belongs to the last decade of steps, or
+    to the third regime of :func:`loss_regimes` if it is shorter. The training is at rest if the factor is at most
+    1/0.7. A loss that is exactly 0 is at rest. A loss that becomes negative has no factor, and is at rest if the third
+    regime was seen.
+
+    Args:
+        record: one run, or replicas (their mean loss).
+        series: name of the one-time series.
+
+    Returns:
+        The factor, NaN if there is none, and whether the training is at rest, None if the record does not tell.
+    """
+    if series not in record.one_time_names:
+        return np.nan, None
+    try:
+        regimes = loss_regimes(record, series)
+    except NotEnoughDataError:
+        steps, loss = record.one_time(series)
+        good = (steps > 0) & np.isfinite(loss)
+        return _rest(steps[good], loss[good], None)
+    return regimes.fall, regimes.at_rest
+
+
+def _rest(steps: NDArray[np.int64], loss: Array, bottom_from: float | None) -> tuple[float, bool | None]:
+    early = steps[steps <= steps[-1] / _SHORTEST] if len(steps) else steps
+    if len(early) == 0:
+        return np.nan, None
+    since = int(early[np.argmin(np.abs(np.log(early * 10.0 / steps[-1])))])
+    late = steps >= max(since, 0.999 * (bottom_from or 0))
+    x, y = np.log10(steps[late].astype(np.float64)), loss[late]
+    if y[-1] == 0:
+        return np.nan, True
+    if not (y > 0).all():
+        return np.nan, bottom_from is not None
+    fall = float(10 ** -np.polyfit(x, np.log10(y), 1)[0])
+    return fall, fall <= _AT_REST
 
 
 def _ramp(x: Array, first: Array, second: Array) -> Array:

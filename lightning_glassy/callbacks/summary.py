@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -23,6 +24,9 @@ def print_lines(write: Callable[[str], object], lines: Sequence[str]) -> None:
 @quiet()
 def summary(record: AgingRecord, who: str) -> list[str]:
     """Return a table of the displacement, and the verdict and the aging exponent of a long enough record.
+
+    A record that is too short for an exponent (:func:`~lightning_glassy.analysis.curves.too_short`) has the verdict
+    only if it is decided, one line with the reason, and the doubts about its numbers.
 
     Args:
         record: the record.
@@ -51,19 +55,23 @@ def _table(record: AgingRecord) -> str:
 
 
 def _findings(record: AgingRecord, who: str) -> list[str]:
-    """Return the verdict and the aging exponent in words, if the record is long enough."""
+    """Return the verdict and the aging exponent in words, or the reason why the record is too short for them."""
     try:
-        from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, verdict
+        from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, reconcile, relaxation_curves, verdict
+        from lightning_glassy.analysis.curves import too_short
     except ImportError as error:
         return [f"no verdict and no aging exponent: {error}"]
-    found: list[str] = []
     try:
-        judged = verdict(record)
-        if judged.rates:  # a short run gets no line
-            found.append(str(judged))
-            found.append(str(aging_exponent(record)))
-    except NotEnoughDataError:
-        pass
+        curves, judged = relaxation_curves(record), verdict(record)
+        short = too_short(curves)
+        if short is not None:
+            decided = [] if judged.kind == "cannot tell" else [str(replace(judged, warnings=[]))]
+            return [*decided, short, *(f"  ! {doubt}" for doubt in [*curves.doubts, *record.doubts])]
+        try:
+            fit = aging_exponent(record)
+        except NotEnoughDataError as error:
+            return [str(judged), f"no aging exponent: {error}"]
+        return [str(reconcile(judged, fit)), str(fit)]
     except Exception as error:
         log.warning("%s: the record could not be analysed (%s: %s)", who, type(error).__name__, str(error))
-    return found
+        return []

@@ -62,7 +62,7 @@ class Findings:
         ):
             if value is not None:
                 answers.append((format(value, form), name))
-        if self.regimes is not None and self.regimes.bottom_from is not None:
+        if self.regimes is not None and self.regimes.bottom_from is not None and self.regimes.at_rest:
             bottom = f"step {self.regimes.bottom_from:,.0f}"
             answers.append((bottom, "from which on the training loss is at the bottom"))
         return answers
