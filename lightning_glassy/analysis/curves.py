@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array, log_spaced, relaxation_of
-from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.observables.arrays import over_replicas, quiet
 from lightning_glassy.record import AgingRecord
 
 MOST_CURVES = (40, 60)
@@ -26,7 +26,7 @@ class Curves:
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
         values: float64 ``[n_replica, n_tw, n_lag]``, NaN if not measured.
-        doubts: how many waiting times and lags were left out, in words. Empty if :meth:`thinned` left out none.
+        doubts: the replicas, waiting times and lags that were left out, in words. Empty if there are none.
     """
 
     name: str
@@ -51,10 +51,13 @@ class Curves:
         finite = np.isfinite(self.values)
         return [i for i in range(self.n_replica) if (finite.any(axis=0) & ~finite[i]).any()]
 
-    @quiet()
     def mean(self) -> Array:
         """Return the mean over the replicas, ``[n_tw, n_lag]``."""
-        return np.asarray(self.values.mean(axis=0))
+        return over_replicas(self.values)[0]
+
+    def sem(self) -> Array:
+        """Return the standard error of the mean over the replicas, ``[n_tw, n_lag]``, NaN for a single run."""
+        return over_replicas(self.values)[1]
 
     def between(self, first: int, last: int) -> Curves:
         """Return the curves of the waiting times ``first ... last``."""
@@ -87,7 +90,11 @@ class Curves:
         )
         values = self.values[:, rows[:, None], columns]
         return replace(
-            self, waiting_times=self.waiting_times[rows], lags=self.lags[columns], values=values, doubts=(words,)
+            self,
+            waiting_times=self.waiting_times[rows],
+            lags=self.lags[columns],
+            values=values,
+            doubts=(*self.doubts, words),
         )
 
 
@@ -103,6 +110,9 @@ def relaxation_curves(
     If the waiting times share hardly any lags, as in a record of checkpoints, the curves are interpolated to common
     lags, ten per decade. The interpolation is linear in the logarithms. It stays within the lags of each curve.
 
+    Replicas that are copies of others, and replicas without a finite value, are left out if others remain
+    (:meth:`AgingRecord.independent`). :attr:`Curves.doubts` names them.
+
     Args:
         record: a single run, or replicas.
         observable: one of :func:`lightning_glassy.observables.relaxing`, such as ``"msd"``.
@@ -111,9 +121,10 @@ def relaxation_curves(
 
     Raises:
         ValueError: there is no such observable, ``eps`` is given for another observable than the overlap, the record
-            has no pair at a positive lag or lacks the sums of the observable, or a replica has no finite value.
+            has no pair at a positive lag, or the record lacks the sums of the observable.
         KeyError: the record does not have the group, or no gradient noise of the group.
     """
+    record, doubts = record.independent()
     values = relaxation_of(observable).of(record.observable(observable, group, eps=eps))
     positive = record.lags > 0
     if not positive.any():
@@ -123,13 +134,14 @@ def relaxation_curves(
     measured = _measured(record)[:, positive]
     if _sparse(measured):
         lags, replicas = _on_common_lags(lags, replicas, measured)
-    curves = Curves(observable, record.waiting_times, lags, replicas)
-    broken = [i for i, values in enumerate(curves.values) if not np.isfinite(values).any()]
-    if broken and len(broken) < curves.n_replica:
-        raise ValueError(
-            f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged; leave them out"
+    alive = np.isfinite(replicas).any(axis=(1, 2))
+    if alive.any() and not alive.all():
+        broken = np.flatnonzero(~alive).tolist()
+        doubts.append(
+            f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged, and are left out"
         )
-    return curves
+        replicas = replicas[alive]
+    return Curves(observable, record.waiting_times, lags, replicas, tuple(doubts))
 
 
 def _measured(record: AgingRecord) -> NDArray[np.bool_]:
