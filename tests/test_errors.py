@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
-from lightning_glassy import AgingRecord, LogTimeSchedule
-from lightning_glassy.analysis import aging_exponent, diffusion, heterogeneity, relaxation_curves, verdict
+from lightning_glassy import AgingRecord, LogTimeSchedule, plotting
+from lightning_glassy.analysis import aging_exponent, collapse, diffusion, heterogeneity, relaxation_curves, verdict
 from lightning_glassy.analysis.confounders import confounders
+from lightning_glassy.analysis.crossings import mean_lag_to_threshold
 from lightning_glassy.analysis.heterogeneity import NotEnoughDataError
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.observables.arrays import jackknife_error, over_replicas
 from lightning_glassy.report import answers, report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEDULE = LogTimeSchedule([0, 3, 10, 30, 100], [1, 2, 5, 10, 20, 50, 100])
 
@@ -311,3 +317,127 @@ def test_a_replica_that_has_diverged_does_not_stop_the_others() -> None:
     assert found.exponent.n_replica == 8
     np.testing.assert_array_equal(found.heterogeneity.chi4, others.chi4())
     assert answers.curves(record, "msd", "all", None) == answers.curves(others, "msd", "all", None)
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def bands(ax: Axes) -> list[np.ndarray]:
+    """The corners of each band in a figure."""
+    return [path.vertices for part in ax.collections for path in part.get_paths()]
+
+
+def notes(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+@pytest.mark.parametrize("name", ["msd", "overlap", "non_gaussian", "local_exponent", "normalised_msd", "chi4"])
+def test_the_curves_of_replicas_have_a_band_of_one_standard_error(name: str) -> None:
+    record = of(walks())
+    ax = plotting.plot_two_time(record, name, colorbar=False)
+    assert notes(ax) == ["bands: one standard error over 8 replicas"]
+    value, error = record.mean(name)[2], record.sem(name)[2]
+    corners = bands(ax)[2]
+    for lag, middle, half in zip(record.lags, value, error, strict=True):
+        if np.isfinite(middle):
+            heights = corners[corners[:, 0] == lag, 1]
+            assert (heights.min(), heights.max()) == pytest.approx((middle - half, middle + half), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "frames", [walks(1), walks(1)[0], np.repeat(walks(1), 8, axis=0)], ids=["one", "lone", "copies"]
+)
+def test_one_run_and_copies_have_no_band(frames: np.ndarray) -> None:
+    record = of(frames)
+    drawn = [
+        plotting.plot_two_time(record),
+        plotting.plot_curves(relaxation_curves(record)),
+        plotting.plot_collapse(collapse(relaxation_curves(record), 0.5)),
+        plotting.plot_noise_clock(record),
+        plotting.plot_threshold_lags(aging_exponent(record)),
+    ]
+    for ax in drawn:
+        assert bands(ax) == []
+        assert not any("standard error" in words for words in notes(ax))
+
+
+def test_the_curves_of_the_analysis_have_the_errors_of_the_record() -> None:
+    record = of(walks())
+    curves = relaxation_curves(record)
+    np.testing.assert_array_equal(curves.mean(), record.mean("msd"))
+    np.testing.assert_array_equal(curves.sem(), record.sem("msd"))
+    collapsed = collapse(curves, 0.0)
+    np.testing.assert_allclose(collapsed.errors, record.sem("msd")[1:], rtol=1e-12)
+    for ax in (plotting.plot_curves(curves), plotting.plot_collapse(collapsed), plotting.plot_noise_clock(record)):
+        assert notes(ax) == ["bands: one standard error over 8 replicas"]
+        assert len(bands(ax)) >= 4
+
+
+def test_a_band_below_zero_ends_above_the_bottom_of_a_logarithmic_axis() -> None:
+    frames = walks(2, n=4)
+    frames[1] = frames[1, :1] + 30 * (frames[1] - frames[1, :1])
+    record = of(frames)
+    assert (record.mean("msd") < 1.01 * record.sem("msd")).any()
+    ax = plotting.plot_two_time(record)
+    lowest = np.nanmin(record.mean("msd"))
+    assert min(corners[:, 1].min() for corners in bands(ax)) >= 0.5 * lowest * (1 - 1e-12)
+    assert ax.get_ylim()[0] > 0.1 * lowest
+
+
+def test_the_lag_to_a_threshold_has_the_error_of_many_repetitions() -> None:
+    lags, rng = np.array([1, 2, 5, 10, 20, 50]), np.random.default_rng(0)
+    found = [
+        mean_lag_to_threshold(lags, 0.1 * lags**0.8 * np.exp(0.3 * rng.normal(size=(16, 1, 1))), 0.5)
+        for _ in range(200)
+    ]
+    spread = np.std([crossing.lags[0] for crossing in found], ddof=1)
+    given = np.sqrt(np.mean([crossing.errors[0] ** 2 for crossing in found]))
+    assert abs(np.log(given / spread)) < 4.5 * np.sqrt(1 / 400 + 1 / 400 / 15)
+    assert mean_lag_to_threshold(lags, lags[None, None] * 0.1, 0.5).errors is None
+
+
+def test_the_lags_to_thresholds_have_bars() -> None:
+    fit = aging_exponent(of(walks()), thresholds=[5.0, 20.0], n_bootstrap=20)
+    ax = plotting.plot_threshold_lags(fit)
+    assert notes(ax) == ["bars: one standard error over 8 replicas"]
+    law = fit.thresholds[0]
+    found = np.isfinite(law.crossings.lags)
+    (bars,) = ax.containers[0].lines[2]
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends[:, 1], (law.crossings.lags + law.crossings.errors)[found])
+    assert (ends[:, 0] > 0).all()
+
+
+def test_losses_and_gradient_noise_of_joined_runs_have_bands() -> None:
+    rng, runs = np.random.default_rng(0), [of(frames) for frames in walks(5)]
+    for run in runs:
+        for step in range(1, 20):
+            run.append_one_time("train_loss", step, rng.uniform(1, 2))
+            run.append_one_time("gradient_noise", step, rng.uniform(1, 2))
+    whole = AgingRecord.concat(runs)
+    for ax in (plotting.plot_loss(whole), plotting.plot_gradient_noise(whole)):
+        assert notes(ax) == ["bands: one standard error over 5 replicas"]
+        assert len(bands(ax)) == 1
+    for ax in (plotting.plot_loss(runs[0]), plotting.plot_gradient_noise(runs[0])):
+        assert (notes(ax), bands(ax)) == ([], [])
+
+
+def test_the_page_has_the_mean_and_the_error_of_the_record() -> None:
+    record = of(walks())
+    positive = record.lags > 0
+    for name in record.available():
+        found = answers.curves(record, name, "all", None)
+        mean, error = record.mean(name)[:, positive], record.sem(name)[:, positive]
+        for i, row in enumerate(found["values"]):
+            kept = np.isfinite(mean[i])
+            assert row == mean[i][kept].tolist()
+            assert found["band"]["low"][i] == pytest.approx((mean - error)[i][kept])
+
+
+def test_the_diffusion_at_the_bottom_has_its_error_in_the_headline() -> None:
+    found = report(of(walks(n=400)), n_bootstrap=20)
+    error = found.diffusion.standard_error
+    assert (
+        f"D = {found.diffusion.coefficient:.3g} ± {error:.2g}",
+        "diffusion at the bottom, per step",
+    ) in found.headline

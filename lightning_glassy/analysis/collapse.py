@@ -78,6 +78,8 @@ class Collapse:
         scaled_lags: ``[n_tw, n_lag]``.
         values: the curves, mean over replicas, ``[n_tw, n_lag]``.
         quality: Houdayer-Hartmann S. A smaller value is better.
+        errors: standard error of the values over replicas, ``[n_tw, n_lag]``. None for a single run.
+        n_replica: number of replicas.
     """
 
     mu: float
@@ -86,6 +88,8 @@ class Collapse:
     scaled_lags: Array
     values: Array
     quality: float
+    errors: Array | None = None
+    n_replica: int = 1
 
 
 @quiet()
@@ -103,7 +107,8 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
     """
     used, measure = _measure_of(curves, t0)
     scaled = scaled_lag(used.waiting_times[:, None], used.lags[None, :], mu, variable, t0)
-    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(measure(mu, variable, t0)))
+    errors, quality = used.sem() if used.n_replica > 1 else None, float(measure(mu, variable, t0))
+    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), quality, errors, used.n_replica)
 
 
 @quiet()

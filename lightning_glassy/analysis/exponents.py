@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from lightning_glassy.analysis.collapse import CollapseQuality, Variable, log_errors
 from lightning_glassy.analysis.confounders import confounders
-from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
+from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold, mean_lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels, relaxation_floor
 from lightning_glassy.observables import Array, relaxation_of
@@ -294,7 +294,7 @@ def threshold_fit(curves: Curves, threshold: float, *, t0: float = 0.0) -> Thres
     Raises:
         ValueError: the threshold is not positive.
     """
-    crossing = lag_to_threshold(curves.lags, curves.mean(), threshold)
+    crossing = mean_lag_to_threshold(curves.lags, curves.values, threshold)
     times = np.asarray(curves.waiting_times + t0, dtype=np.float64)
     found = np.isfinite(crossing.lags)
     local_slopes = np.diff(np.log(crossing.lags[found])) / np.diff(np.log(times[found]))
