@@ -14,6 +14,7 @@ from lightning_glassy.analysis.crossings import mean_lag_to_threshold
 from lightning_glassy.analysis.heterogeneity import NotEnoughDataError
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.observables.arrays import jackknife_error, over_replicas
+from lightning_glassy.record import without_cut_short
 from lightning_glassy.report import answers, report
 
 if TYPE_CHECKING:
@@ -286,10 +287,18 @@ def test_clones_are_doubted_and_not_refused() -> None:
     assert record.copies == []
     assert len(record.clones) == 7
     assert (record.sem("msd")[np.isfinite(record.mean("msd"))] > 0).all()
-    words = "have had the same weights at a waiting time: the scatter of such clones is that of the noise alone"
+    words = "have had the same weights at a waiting time, or nearly so: the scatter of such clones is that of the noise"
     assert any(words in doubt for doubt in confounders(record))
     assert any(words in warning for warning in verdict(record).warnings)
     assert any(words in doubt for doubt in confounders(AgingRecord.concat([of(run) for run in clones])))
+
+
+@pytest.mark.parametrize("by", [1e-6, 1e-5])
+def test_near_copies_are_doubted_at_least(by: float) -> None:
+    record = of(copied(by))
+    assert len(record.copies) + len(record.clones) >= 7
+    doubts = verdict(record).warnings
+    assert any("are one run" in doubt or "have had the same weights" in doubt for doubt in doubts)
 
 
 def test_clones_that_are_made_during_the_run_are_found() -> None:
@@ -441,3 +450,32 @@ def test_the_diffusion_at_the_bottom_has_its_error_in_the_headline() -> None:
         f"D = {found.diffusion.coefficient:.3g} ± {error:.2g}",
         "diffusion at the bottom, per step",
     ) in found.headline
+
+
+# ---------------------------------------------------------------------- runs cut short
+
+
+def test_runs_cut_short_are_found_only_beside_two_complete_ones() -> None:
+    runs = [of(frames) for frames in walks(5)]
+    assert without_cut_short(runs) == ([0, 1, 2, 3, 4], None)
+    cut = [run.before(60) if i in (1, 3) else run for i, run in enumerate(runs)]
+    kept, sentence = without_cut_short(cut)
+    assert kept == [0, 2, 4]
+    assert sentence == (
+        "records[1] ends at step 53, records[3] ends at step 53, and the other 3 runs at step 200: left out, as runs "
+        "cut short"
+    )
+    assert without_cut_short(cut[:2]) == ([0, 1], None)
+    with pytest.raises(ValueError, match=r"common=True"):
+        AgingRecord.concat(cut[:2])
+    # A run that lacks a pair in the middle is not cut short.
+    hole = AgingRecord.from_trajectory(walks(1)[0], LogTimeSchedule([0, 3], [1, 50]), overlap_thresholds=[1.0, 3.0])
+    assert without_cut_short([*runs, hole]) == (list(range(6)), None)
+
+
+def test_copies_are_compared_again_when_the_record_grows() -> None:
+    whole = of(copied(0.0, 2))
+    record = AgingRecord(whole.n_parameters, overlap_thresholds=whole.overlap_thresholds, n_replica=2)
+    for i, (waiting_time, lag, row) in enumerate(zip(*whole.pairs, whole.moments, strict=True)):
+        record.append(waiting_time, lag, row * (1 + np.arange(2)[:, None, None] * (i == 20)))
+        assert record.copies == ([(1, 0)] if i < 20 else [])

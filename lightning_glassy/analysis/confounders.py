@@ -27,8 +27,8 @@ def confounders(record: AgingRecord) -> list[str]:
     if clones := record.clones:
         names = ", ".join(map(str, few(sorted({replica for pair in clones for replica in pair}), 8)))
         found.append(
-            f"the replicas {names} (counted from 0) have had the same weights at a waiting time: the scatter of such "
-            "clones is that of the noise alone, not that of independent runs"
+            f"the replicas {names} (counted from 0) have had the same weights at a waiting time, or nearly so: the "
+            "scatter of such clones is that of the noise alone, not that of independent runs"
         )
     replicas = record.meta.get("replicas")
     metas = [record.meta, *(replicas if isinstance(replicas, list) else [])]

@@ -28,6 +28,9 @@ _SAME_IN_REPLICAS = (
 
 _SAME = 1e-6  # sums of two replicas that agree so well, relative to the largest, are of one run
 _MOST_NAMES = 8  # in one message
+REMEDY = "Use the pairs that all have with common=True, or leave out a run"
+"""The end of the message about runs with different pairs."""
+
 _MOST_PAIRS = 1_000_000  # of a trajectory without a schedule
 
 Tables = Mapping[TableName, Table]
@@ -117,8 +120,7 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
             odd = table.odd_keys(moments[0])
             raise ValueError(
                 f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
-                f"{len(odd)} are in one of them only, {odd[0]} for example. {_cut_short(moments)}Use the pairs that "
-                "all have with common=True, or leave out a run"
+                f"{len(odd)} are in one of them only, {odd[0]} for example. {_cut_short(moments)}{REMEDY}"
             )
     joined = {MOMENTS_TABLE: moments[0].empty((sum(table.shape[0] for table in moments), *moments[0].shape[1:]))}
     joined[MOMENTS_TABLE].extend(moments[0].keys, np.concatenate([table.values for table in moments], axis=1))
@@ -156,6 +158,35 @@ def _error_of_means(name: TableName, error: TableName, runs: Sequence[Tables]) -
     return np.asarray(np.sqrt(squares / (n * (n - 1)))) if np.nan_to_num(squares).any() else None
 
 
+def complete(moments: Sequence[Table]) -> list[int]:
+    """Return the places of the runs that are not cut short, or of all runs if this cannot be told.
+
+    A run is cut short if it has all pairs of the complete runs up to its last step, and none after it. The complete
+    runs are two or more, end at the same step and have the same pairs.
+    """
+    ends = [table.last_step for table in moments]
+    whole = [i for i, end in enumerate(ends) if end == max(ends)]
+    first = moments[whole[0]]
+    told = len(whole) > 1 and all(table.same_keys(first.before(table.last_step + 1)) for table in moments)
+    return whole if told else list(range(len(moments)))
+
+
+def left_out_in_words(moments: Sequence[Table], kept: Sequence[int]) -> str:
+    """Return a sentence about runs that were cut short, with ``records[i]`` for their names."""
+    short = [i for i in range(len(moments)) if i not in kept]
+    last = moments[kept[0]].last_step
+    return f"{_ends_of(moments, short)}, and the other {len(kept)} runs at step {last:,}: left out, as runs cut short"
+
+
+def _ends_of(moments: Sequence[Table], short: Sequence[int]) -> str:
+    """Return the names of some runs, and the steps at which they end."""
+    names = [
+        f"records[{i}] {f'ends at step {end:,}' if (end := moments[i].last_step) >= 0 else 'has no pair of times'}"
+        for i in short[:_MOST_NAMES]
+    ]
+    return ", ".join(names + [f"{len(short) - _MOST_NAMES} more end early"] * (len(short) > _MOST_NAMES))
+
+
 def _cut_short(moments: Sequence[Table]) -> str:
     """Return a sentence about the runs that are cut short, or nothing if this does not explain the missing pairs."""
     ends = [table.last_step for table in moments]
@@ -163,12 +194,10 @@ def _cut_short(moments: Sequence[Table]) -> str:
     first = moments[int(np.argmin(ends))].before(min(ends) + 1)
     if not short or not all(first.same_keys(table.before(min(ends) + 1)) for table in moments):
         return ""
-    names = [f"records[{i}] ends at step {ends[i]:,}" for i in short[:_MOST_NAMES]]
-    names += [f"{len(short) - _MOST_NAMES} more end early"] if len(short) > _MOST_NAMES else []
     longest = f"records[{int(np.argmax(ends))}] at step {max(ends):,}"
     return (
-        f"{', '.join(names)}, and {longest}: a run was cut short. In Python, record.before({min(ends) + 1}) cuts every "
-        "record there. "
+        f"{_ends_of(moments, short)}, and {longest}: a run was cut short. In Python, "
+        f"record.before({min(ends) + 1}) cuts every record there. "
     )
 
 
@@ -276,8 +305,9 @@ def of_replicas(tables: Tables, kept: Sequence[int]) -> dict[TableName, Table]:
 def clones(moments: Table, sums: Sequence[str], n: Array) -> list[tuple[int, int]]:
     """Return pairs of replicas with the same weights at a waiting time, neighbours in the order of their sums.
 
-    The sums of s and of s^2 over all coordinates agree to one part in a million. This says nothing about a system that
-    keeps its sum of squares, such as a spin glass: there the list is empty.
+    The sums of s and of s^2 over the coordinates of each group agree ten thousand times better than those of
+    independent runs, or to one part in a million. This says nothing about a system that keeps its sum of squares, such
+    as a spin glass: there the list is empty.
 
     Args:
         moments: rows ``[n_replica, n_group, n_moment]``.
@@ -289,12 +319,13 @@ def clones(moments: Table, sums: Sequence[str], n: Array) -> list[tuple[int, int
     _, first = np.unique(moments.keys[:, 0], return_index=True)
     s, s2 = (moments.values[first][..., sums.index(name)] for name in ("s", "s2"))  # [n_tw, n_replica, n_group]
     moves = (np.ptp(s2, axis=0) > _SAME * np.abs(s2).max(axis=0)).any(axis=-1)  # [n_replica]
+    near_to = np.maximum(_SAME, 1e-4 * np.sqrt(np.maximum(n - 1, 0)) / np.maximum(n, 1))  # [n_group]
     order = np.argsort(s[..., 0], axis=1)
     found: set[tuple[int, int]] = set()
     for at in range(len(s)):
         a, b = order[at, :-1], order[at, 1:]
-        near = np.abs(s2[at, a] - s2[at, b]) <= _SAME * s2[at, a]
-        near &= np.abs(s[at, a] - s[at, b]) <= _SAME * np.sqrt(n * s2[at, a])
+        near = np.abs(s2[at, a] - s2[at, b]) <= near_to * s2[at, a]
+        near &= np.abs(s[at, a] - s[at, b]) <= near_to * np.sqrt(n * s2[at, a])
         same = near.all(axis=-1) & (s2[at, a] > 0).any(axis=-1) & moves[a] & moves[b]
         found |= {(min(i, j), max(i, j)) for i, j in zip(a[same].tolist(), b[same].tolist(), strict=True)}
     return sorted(found)

@@ -58,6 +58,8 @@ class AgingRecord(RecordContent):
         [[1.0, 100.0, 2500.0], [1.0, 100.0, 2500.0]]
     """
 
+    _compared: tuple[Array, list[tuple[int, int]]] | None = None  # the rows whose copies are known, and the copies
+
     # ------------------------------------------------------------------ observables
 
     def observable(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
@@ -392,11 +394,16 @@ class AgingRecord(RecordContent):
         All measured sums of the two agree to one part in a million of their largest value. Independent networks of N
         weights differ by about :math:`\sqrt{2/N}`. Copies come from equal seeds, or from one run that is there twice.
         """
-        return [] if self.n_replica is None else combine.copies(self._tables[MOMENTS_TABLE])
+        if self.n_replica is None:
+            return []
+        values = self._tables[MOMENTS_TABLE].values  # the same array until a row is added
+        if self._compared is None or self._compared[0] is not values:
+            self._compared = values, combine.copies(self._tables[MOMENTS_TABLE])
+        return list(self._compared[1])
 
     @property
     def clones(self) -> list[tuple[int, int]]:
-        """Pairs of replicas that have the same weights at a waiting time and are no :attr:`copies`.
+        """Pairs of replicas that have the same weights at a waiting time, or nearly so, and are no :attr:`copies`.
 
         They come from :meth:`ReplicaEnsemble.clone_from`, from a ready network, or from equal seeds with batches in
         another order. The scatter of clones is that of their noise alone. Only neighbours in the order of their sums
@@ -767,6 +774,32 @@ class AgingRecord(RecordContent):
         coords = {"waiting_time": self.waiting_times, "lag": self.lags, "group": list(self.groups)}
         coords |= {"eps": list(self.overlap_thresholds)} if self.overlap_thresholds else {}
         return convert.dataset(data, coords, json.dumps(self.meta))
+
+
+def without_cut_short(records: Sequence[AgingRecord]) -> tuple[list[int], str | None]:
+    """Find the runs that were cut short, for example killed early, among runs that are to be joined as replicas.
+
+    A run is cut short if it has all pairs of the complete runs up to its last step, and none after it. It is left out
+    if two or more complete runs remain. The complete runs end at the same step and have the same pairs. Otherwise
+    :meth:`AgingRecord.concat` decides whether the runs match.
+
+    Args:
+        records: at least one.
+
+    Returns:
+        The places of the runs to join, and a sentence about the runs that are left out, with ``records[i]`` for their
+        names, or None.
+
+    Raises:
+        ValueError: a run that would be left out is of another model or training than the others.
+    """
+    moments = [record._tables[MOMENTS_TABLE] for record in records]
+    kept = combine.complete(moments)
+    if len(kept) == len(records):
+        return kept, None
+    shapes = [{key: value for key, value in r._shape().items() if key != "overlap_thresholds"} for r in records]
+    combine.check_replicas(shapes, [record.meta for record in records])
+    return kept, combine.left_out_in_words(moments, kept)
 
 
 def _chi4_name(quantity: str) -> str:
