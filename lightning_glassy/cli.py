@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
-from lightning_glassy.record import AgingRecord, without_replaced
+from lightning_glassy.record import AgingRecord, without_cut_short, without_replaced
 from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.record.text import plain, quoted
 from lightning_glassy.record.text import print_lines as _print
@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--separate", action="store_true", help="report each run alone, not as one of several replicas")
     report.add_argument(
-        "--common", action="store_true", help="use only the pairs of times that all runs have, if one was cut short"
+        "--common",
+        action="store_true",
+        help="use only the pairs of times that all runs have (default: leave out runs that were cut short)",
     )
     report.add_argument(
         "--observable",
@@ -259,20 +261,27 @@ def _report(options: argparse.Namespace) -> None:
         raise _WrongInputError(f"--out {options.out} is a file: name a directory")
     contents: list[dict[str, Any]] = []
     sources: list[Source] = []
+    empty: list[Source] = []
     for source in read_sources(options.paths):
         if len(source.record):
             sources.append(source)
             continue
         if not source.record.one_time_names:
-            raise _WrongInputError(f"{source.path}: the record is empty: no pair of times was measured")
+            empty.append(source)
+            continue
         # A training without AgingMonitor has series to show, and no pairs of times to analyse.
         contents.append(_content(source))
         if not options.json:
             _print(_as_text(source))
     sources = _without_earlier_parts(sources)
+    if empty and (not sources or options.common):
+        raise _WrongInputError(f"{empty[0].path}: the record is empty: no pair of times was measured")
+    for source in empty if options.separate or len(sources) == 1 else []:
+        _print(f"{source.path}: the record is empty, no pair of times was measured: left out", file=sys.stderr)
     parts: list[tuple[Source | None, AgingRecord]] = [(source, source.record) for source in sources]
     if len(parts) > 1 and not options.separate:
-        parts = [(None, _as_replicas(sources, common=options.common))]
+        sources, joined = _as_replicas([*sources, *empty], common=options.common)
+        parts = [(None, joined)]
     # Find the directories before the analysis, so that a wrong one costs no time.
     outs = [
         _out(options, source, i if len(parts) > 1 else None)
@@ -343,15 +352,28 @@ def _without_earlier_parts(sources: list[Source]) -> list[Source]:
     return [sources[i] for i in kept]
 
 
-def _as_replicas(sources: list[Source], *, common: bool) -> AgingRecord:
-    """Join runs as replicas, and name the pairs of times and the thresholds that are left out."""
+def _as_replicas(sources: list[Source], *, common: bool) -> tuple[list[Source], AgingRecord]:
+    """Join runs as replicas, and name the runs, the pairs of times and the thresholds that are left out.
+
+    Returns:
+        The runs that were joined, and their record.
+    """
+    sentence = None
     try:
+        if not common:
+            kept, sentence = without_cut_short([source.record for source in sources])
+            sentence = None if sentence is None else _named(sentence, sources)
+            sources = [sources[i] for i in kept]
         joined = AgingRecord.concat([source.record for source in sources], common=common)
     except ValueError as error:
-        text = re.sub(r"\brecords\[(\d+)\]", lambda found: str(sources[int(found[1])].path), str(error))
+        text = _named(str(error), sources)
         raise _WrongInputError(
             f"these runs are not replicas of each other: {text}\n--separate reports each run alone"
         ) from None
+    if sentence is not None:
+        sentence += "; --common uses the pairs that all runs have"
+        joined.add_doubt(sentence)
+        _print(sentence, file=sys.stderr)
     runs: dict[tuple[int, int], list[str]] = {}
     for source in sources:
         lost = [eps for eps in source.record.overlap_thresholds if eps not in joined.overlap_thresholds]
@@ -365,7 +387,12 @@ def _as_replicas(sources: list[Source], *, common: bool) -> AgingRecord:
         _print(
             f"not all runs have {n:,} of {total:,} pairs of {', '.join(names[:3])}{several}: left out", file=sys.stderr
         )
-    return joined
+    return sources, joined
+
+
+def _named(text: str, sources: Sequence[Source]) -> str:
+    """Return a message about some records with the paths of their files."""
+    return re.sub(r"\brecords\[(\d+)\]", lambda found: str(sources[int(found[1])].path), text)
 
 
 # ---------------------------------------------------------------------- show

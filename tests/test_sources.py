@@ -306,19 +306,21 @@ def test_missing_parts_are_a_doubt_of_the_record(tmp_path: Path, capsys: pytest.
 # ---------------------------------------------------------------------- runs that were cut short
 
 
-def test_a_replica_that_was_cut_short_is_named_and_common_uses_what_all_have(
+def test_a_replica_that_was_cut_short_is_left_out_by_name_and_common_uses_what_all_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(16):
         saved(tmp_path / f"version_{i:02d}", record_of(i, n=90 if i == 11 else 200))
     short, first = (tmp_path / f"version_{i:02d}" / "glassy" / "aging_record.npz" for i in (11, 0))
-    code, out, err = report(capsys, tmp_path, "--no-files")
-    end = record_of(11, n=90).last_step
-    assert (code, out) == (2, "")
-    assert f"{short} ends at step {end}, and {first} at step 200: a run was cut short" in err
-    assert "--common" in err
-    assert "common=" not in err
-    assert "records[" not in err
+    code, out, err = report(capsys, tmp_path, "--no-files", "--json")
+    end, content = record_of(11, n=90).last_step, json.loads(out)
+    sentence = f"{short} ends at step {end}, and the other 15 runs at step 200: left out, as runs cut short; --common"
+    assert code == 0
+    assert sentence in err
+    assert (content["n_replica"], len(content["records"])) == (15, 15)
+    assert str(short) not in content["records"]
+    assert content["doubts"][0].startswith(sentence)
+    assert any(doubt.startswith(sentence) for doubt in content["verdict"]["warnings"])
     code, out, err = report(capsys, tmp_path, "--no-files", "--common", "--json")
     n, total = len(record_of(0, n=90)), len(record_of())
     assert f"not all runs have {total - n} of {total} pairs of {first}, " in err
@@ -327,6 +329,43 @@ def test_a_replica_that_was_cut_short_is_named_and_common_uses_what_all_have(
     assert (content["n_replica"], len(content["records"])) == (16, 16)
     assert max(content["lags"]) <= end
     assert report(capsys, tmp_path, "--common", "--separate")[2].count("exclude each other") == 1
+
+
+def test_a_run_cut_short_beside_a_single_complete_one_is_named_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, short = (saved(tmp_path / str(i), record_of(i, n=n)) for i, n in enumerate((200, 90)))
+    code, out, err = report(capsys, tmp_path, "--no-files")
+    end = record_of(1, n=90).last_step
+    assert (code, out) == (2, "")
+    assert f"{short} ends at step {end}, and {first} at step 200: a run was cut short" in err
+    assert "--common" in err
+    assert "common=" not in err
+    assert "records[" not in err
+
+
+def test_a_run_that_was_killed_before_its_first_pair_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        saved(tmp_path / str(i), record_of(i))
+    empty = saved(tmp_path / "3", record_of(3).before(0))
+    code, out, err = report(capsys, tmp_path, "--no-files", "--json")
+    assert (code, json.loads(out)["n_replica"]) == (0, 3)
+    assert f"{empty} has no pair of times, and the other 3 runs at step 200: left out" in err
+    code, _, err = report(capsys, tmp_path, "--no-files", "--separate")
+    assert (code, f"{empty}: the record is empty, no pair of times was measured: left out" in err) == (0, True)
+    code, _, err = report(capsys, tmp_path, "--no-files", "--common")
+    assert (code, f"{empty}: the record is empty" in err) == (2, True)
+
+
+def test_a_short_run_of_another_model_is_no_run_cut_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(3):
+        record = record_of(i, n=90 if i == 2 else 200)
+        record.meta["module"] = "Other" if i == 2 else "Net"
+        saved(tmp_path / str(i), record)
+    code, _, err = report(capsys, tmp_path, "--no-files")
+    assert (code, "in module: 'Other' and 'Net'" in err) == (2, True)
 
 
 def test_thresholds_that_not_all_runs_have_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

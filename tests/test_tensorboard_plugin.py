@@ -617,6 +617,29 @@ def test_replicas_have_bands_and_an_interval(tmp_path: Path) -> None:
     assert page.ask("series", run=names[1:], together="1")["series"][0]["run"] == "8 runs together"
 
 
+def test_one_run_cut_short_does_not_stop_the_others_that_are_shown_together(tmp_path: Path) -> None:
+    for seed in range(4):
+        whole = record_of(seed=seed)
+        write(tmp_path / f"seed_{seed}", whole.before(500) if seed == 2 else whole)
+    page = Page(slow(tmp_path))
+    choice = {"group": "all", "observable": "msd", "together": "1"}
+    end = record_of(seed=2).before(500).last_step
+    sentence = f"seed_2 ends at step {end}, and the other 3 runs at step {record_of().last_step:,}: left out"
+    (joined,) = page.ask("curves", run=[f"seed_{i}" for i in range(4)], **choice)["series"]
+    (without,) = page.ask("curves", run=["seed_0", "seed_1", "seed_3"], **choice)["series"]
+    assert joined["run"] == "3 runs together"
+    assert joined["note"].startswith(sentence)
+    assert "note" not in without
+    assert joined["values"] == without["values"]
+    (fitted,) = page.ask("fits", run=[f"seed_{i}" for i in range(4)], **choice)["series"]
+    assert any(warning.startswith(sentence) for warning in fitted["verdict"]["warnings"])
+    # Of two runs, both may be right: the remedy is that of the page.
+    error = page.get("curves", run=["seed_0", "seed_2"], **choice).get_json()["error"]
+    assert "Choose runs of one length, or show them side by side; 'lightning-glassy report --common' uses" in error
+    assert "In Python" not in error
+    assert "common=True" not in error
+
+
 # ---------------------------------------------------------------------- what is wrong with a question
 
 

@@ -79,6 +79,8 @@ class Collapse:
         scaled_lags: ``[n_tw, n_lag]``.
         values: the curves, mean over replicas, ``[n_tw, n_lag]``.
         quality: Houdayer-Hartmann S with the errors of the replicas. A smaller value is better.
+        errors: standard error of the values over replicas, ``[n_tw, n_lag]``. None for a single run.
+        n_replica: number of replicas.
     """
 
     mu: float
@@ -87,6 +89,8 @@ class Collapse:
     scaled_lags: Array
     values: Array
     quality: float
+    errors: Array | None = None
+    n_replica: int = 1
 
 
 @quiet()
@@ -104,7 +108,8 @@ def collapse(curves: Curves, mu: float, variable: Variable = "effective", *, t0:
     """
     used, measure = _measure_of(curves, t0)
     scaled = scaled_lag(used.waiting_times[:, None], used.lags[None, :], mu, variable, t0)
-    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), float(measure(mu, variable, t0)))
+    errors, quality = used.sem() if used.n_replica > 1 else None, float(measure(mu, variable, t0))
+    return Collapse(mu, variable, used.waiting_times, scaled, used.mean(), quality, errors, used.n_replica)
 
 
 @quiet()
@@ -133,7 +138,9 @@ def _measure_of(curves: Curves, t0: float, scatter: float = 0.0) -> tuple[Curves
     used = curves.after(-t0)
     if len(used.waiting_times) == 0:
         raise ValueError(f"no waiting time is after the origin of the clock, {-t0:g}")
-    return used, CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values), scatter)
+    return used, CollapseQuality(
+        used.waiting_times, used.lags, used.mean(), log_errors(used.values, used.interpolation), scatter
+    )
 
 
 class CollapseQuality:
@@ -263,15 +270,24 @@ class CollapseQuality:
 
 
 @quiet()
-def log_errors(values: Array) -> Array:
-    """Return the standard error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
+def log_errors(values: Array, interpolation: Array | None = None) -> Array:
+    """Return the error of the logarithm of the mean over replicas, ``[n_tw, n_lag]``.
 
     The variance of a point is the average over the point and its neighbours in both directions. Few replicas know
     their own scatter badly, and an error that is small by chance would give a point too much weight.
 
     The error of a single run is unknown. It is then 0.001 for all points, and only the place of the minimum of S has a
     meaning.
+
+    Args:
+        values: ``[n_replica, n_tw, n_lag]``.
+        interpolation: a further error of each point, ``[n_tw, n_lag]`` (:attr:`Curves.interpolation`). NaN counts as 0.
     """
+    errors = _errors_over_replicas(values)
+    return errors if interpolation is None else np.hypot(errors, np.nan_to_num(interpolation))
+
+
+def _errors_over_replicas(values: Array) -> Array:
     n_replica = len(values)
     if n_replica < 2:
         return np.full(values.shape[1:], _UNKNOWN)

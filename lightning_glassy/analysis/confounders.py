@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import few
 
 
 def confounders(record: AgingRecord) -> list[str]:
@@ -23,6 +24,12 @@ def confounders(record: AgingRecord) -> list[str]:
             break
     if record.meta.get("sampler") == "SequentialSampler":
         found.append("the order of the batches is fixed: curves dip at multiples of an epoch")
+    if clones := record.clones:
+        names = ", ".join(map(str, few(sorted({replica for pair in clones for replica in pair}), 8)))
+        found.append(
+            f"the replicas {names} (counted from 0) have had the same weights at a waiting time, or nearly so: the "
+            "scatter of such clones is that of the noise alone, not that of independent runs"
+        )
     replicas = record.meta.get("replicas")
     metas = [record.meta, *(replicas if isinstance(replicas, list) else [])]
     counts = [meta.get("steps_without_update") for meta in metas if isinstance(meta, dict)]

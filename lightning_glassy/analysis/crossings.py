@@ -2,13 +2,13 @@ r"""The lag at which a curve reaches a threshold: the relaxation lag :math:`t^*(
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
-from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.observables.arrays import jackknife_error, quiet
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Crossings:
             not monotonic.
         early: whether the curve starts above the threshold, so that the lag is shorter than all measured lags.
         late: whether the curve never reaches the threshold, so that the lag is longer than all measured lags.
+        errors: standard error of each lag over replicas, ``[..., n_tw]``, NaN if not known. None for a single run.
     """
 
     threshold: float
@@ -29,6 +30,7 @@ class Crossings:
     counts: NDArray[np.int64]
     early: NDArray[np.bool_]
     late: NDArray[np.bool_]
+    errors: Array | None = None
 
 
 @quiet()
@@ -75,6 +77,28 @@ def lag_to_threshold(lags: ArrayLike, curves: ArrayLike, threshold: float) -> Cr
         where[crossing] = _interpolated(x[crossing], y[crossing], np.argmax(ups[crossing], axis=1), threshold)
     shape = values.shape[:-1]
     return Crossings(threshold, where.reshape(shape), counts.reshape(shape), early.reshape(shape), late.reshape(shape))
+
+
+@quiet()
+def mean_lag_to_threshold(lags: ArrayLike, replicas: ArrayLike, threshold: float) -> Crossings:
+    """Return the lag at which the mean curve over replicas first reaches a threshold, with its error by the jackknife.
+
+    The error of a lag is NaN if the curve does not reach the threshold without one of the replicas.
+
+    Args:
+        lags: ``[n_lag]``, as in :func:`lag_to_threshold`.
+        replicas: ``[n_replica, ..., n_lag]``, NaN if not measured.
+        threshold: the threshold, positive.
+
+    Raises:
+        ValueError: as in :func:`lag_to_threshold`.
+    """
+    values = np.asarray(replicas, dtype=np.float64)
+    found, n_replica = lag_to_threshold(lags, values.mean(axis=0), threshold), len(values)
+    if n_replica < 2:
+        return found
+    without = (values.sum(axis=0) - values) / (n_replica - 1)
+    return replace(found, errors=jackknife_error(lag_to_threshold(lags, without, threshold).lags))
 
 
 def _interpolated(x: Array, y: Array, a: NDArray[np.int64], aim: float) -> Array:

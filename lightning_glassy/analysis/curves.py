@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from lightning_glassy.observables import Array, log_spaced, relaxation_of
-from lightning_glassy.observables.arrays import quiet
+from lightning_glassy.observables.arrays import over_replicas, quiet
 from lightning_glassy.record import AgingRecord
 
 MOST_CURVES = (40, 60)
@@ -30,7 +30,7 @@ class Curves:
         waiting_times: steps, increasing, int64 ``[n_tw]``.
         lags: steps, increasing and positive, int64 ``[n_lag]``.
         values: float64 ``[n_replica, n_tw, n_lag]``, NaN if not measured.
-        doubts: the replicas that have diverged, and how many waiting times and lags were left out, in words.
+        doubts: the replicas, waiting times and lags that were left out, in words. Empty if there are none.
         interpolation: systematic error of the logarithm of each value from the interpolation between lags, the same for
             all replicas, ``[n_tw, n_lag]``. It is 0 for a measured value, and NaN if there is no value. None if no
             value is interpolated.
@@ -59,10 +59,13 @@ class Curves:
         finite = np.isfinite(self.values)
         return [i for i in range(self.n_replica) if (finite.any(axis=0) & ~finite[i]).any()]
 
-    @quiet()
     def mean(self) -> Array:
         """Return the mean over the replicas, ``[n_tw, n_lag]``."""
-        return np.asarray(self.values.mean(axis=0))
+        return over_replicas(self.values)[0]
+
+    def sem(self) -> Array:
+        """Return the standard error of the mean over the replicas, ``[n_tw, n_lag]``, NaN for a single run."""
+        return over_replicas(self.values)[1]
 
     def between(self, first: int, last: int) -> Curves:
         """Return the curves of the waiting times ``first ... last``."""
@@ -120,6 +123,9 @@ def relaxation_curves(
     than half of the lags, as in a record of checkpoints, the result has ten lags per decade at most. Each of them is
     the lag in its tenth of a decade that the latest waiting time has.
 
+    Replicas that are copies of others, and replicas without a finite value, are left out if others remain
+    (:meth:`AgingRecord.independent`). :attr:`Curves.doubts` names them.
+
     Args:
         record: a single run, or replicas.
         observable: one of :func:`lightning_glassy.observables.relaxing`, such as ``"msd"``.
@@ -128,9 +134,10 @@ def relaxation_curves(
 
     Raises:
         ValueError: there is no such observable, ``eps`` is given for another observable than the overlap, the record
-            has no pair at a positive lag or lacks the sums of the observable, or a replica has no finite value.
+            has no pair at a positive lag, or the record lacks the sums of the observable.
         KeyError: the record does not have the group, or no gradient noise of the group.
     """
+    record, doubts = record.independent()
     values = relaxation_of(observable).of(record.observable(observable, group, eps=eps))
     positive = record.lags > 0
     if not positive.any():
@@ -142,15 +149,17 @@ def relaxation_curves(
         columns = _common_lags(lags, measured) if _sparse(measured) else np.arange(len(lags))
         replicas, error = _filled(lags, replicas, measured, columns)
         lags = lags[columns]
-    curves = Curves(observable, record.waiting_times, lags, replicas, interpolation=error)
-    broken = [i for i, values in enumerate(curves.values) if not np.isfinite(values).any()]
-    if broken and len(broken) < curves.n_replica:
-        raise ValueError(
-            f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged; leave them out"
+    alive = np.isfinite(replicas).any(axis=(1, 2))
+    if alive.any() and not alive.all():
+        broken = np.flatnonzero(~alive).tolist()
+        doubts.append(
+            f"of the replicas {broken} (counted from 0) nothing is finite: they have diverged, and are left out"
         )
+        replicas = replicas[alive]
+    curves = Curves(observable, record.waiting_times, lags, replicas, tuple(doubts), error)
     if curves.diverged:
         words = f"the replicas {curves.diverged} are not finite where others are: those pairs are left out"
-        return replace(curves, doubts=(words,))
+        return replace(curves, doubts=(*doubts, words))
     return curves
 
 

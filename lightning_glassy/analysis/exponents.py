@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from lightning_glassy.analysis.collapse import CollapseQuality, Variable, lag_of, log_errors, scaled_lag
 from lightning_glassy.analysis.confounders import confounders
-from lightning_glassy.analysis.crossings import lag_to_threshold
+from lightning_glassy.analysis.crossings import lag_to_threshold, mean_lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.exponent_result import (
     COLLAPSES,
@@ -164,7 +164,7 @@ def _fit(
     aims = _default_thresholds(mean, plateau) if thresholds is None else thresholds
 
     slow = above_plateaus(curves, plateau)
-    relaxing, errors = slow.mean(), log_errors(slow.values)
+    relaxing, errors = slow.mean(), log_errors(slow.values, slow.interpolation)
     with np.errstate(divide="ignore", invalid="ignore"):
         risen = np.nan_to_num(np.log(relaxing[:, 1:] / relaxing[:, :-1])).sum(axis=-1).max()
     if not risen > 0.1:
@@ -255,7 +255,7 @@ def threshold_fit(curves: Curves, threshold: float, *, t0: float = 0.0) -> Thres
     Raises:
         ValueError: the threshold is not positive.
     """
-    crossing = lag_to_threshold(curves.lags, curves.mean(), threshold)
+    crossing = mean_lag_to_threshold(curves.lags, curves.values, threshold)
     times = np.asarray(curves.waiting_times + t0, dtype=np.float64)
     found = np.isfinite(crossing.lags)
     local_slopes = np.diff(np.log(crossing.lags[found])) / np.diff(np.log(times[found]))

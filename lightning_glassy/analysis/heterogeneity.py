@@ -106,12 +106,14 @@ def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None 
         eps: threshold of the overlap, default the first of the record.
 
     Raises:
-        NotEnoughDataError: there are fewer than two replicas.
+        NotEnoughDataError: there are fewer than two replicas, or some are copies of others.
         KeyError: the record does not have the group.
         ValueError: the threshold was not counted.
     """
     if record.n_replica is None or record.n_replica < 2:
         raise NotEnoughDataError(f"n_replica={record.n_replica}: two or more can be compared")
+    if not record.has_errors:
+        raise NotEnoughDataError("replicas that are copies of others differ by nothing: use record.independent()")
     counted = "chi4" in record.available(group)
     chi4 = record.chi4(group, eps=eps) if counted else None
     error = record.chi4_error(group, eps=eps) if counted else None

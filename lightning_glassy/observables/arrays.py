@@ -45,6 +45,49 @@ def log_spaced(values: ArrayLike, most: int) -> NDArray[np.int64]:
     return places
 
 
+@quiet()
+def over_replicas(values: ArrayLike) -> tuple[Array, Array]:
+    r"""Return the mean over replicas and its standard error, :math:`\sqrt{\sum_r (x_r - \bar x)^2 / (R (R-1))}`.
+
+    The jackknife over replicas gives the same error for a mean.
+
+    Args:
+        values: ``[n_replica, ...]``.
+
+    Returns:
+        The mean and its error, both ``[...]``. Where a replica is not finite, the error is NaN and the mean is not
+        finite. The error of one replica is NaN.
+
+    Example:
+        >>> mean, error = over_replicas([1.0, 2.0, 3.0])
+        >>> float(mean), round(float(error), 4)
+        (2.0, 0.5774)
+    """
+    (of_replicas,) = float64(values)
+    n_replica, mean = len(of_replicas), np.asarray(of_replicas.mean(axis=0))
+    if n_replica < 2:
+        return mean, np.full(mean.shape, np.nan)
+    return mean, np.asarray(of_replicas.std(axis=0, ddof=1) / np.sqrt(n_replica))
+
+
+@quiet()
+def jackknife_error(values: ArrayLike) -> Array:
+    r"""Return the jackknife error :math:`\sqrt{\frac{R-1}{R}\sum_r (\theta_{(r)} - \bar\theta)^2}` of an estimate.
+
+    Args:
+        values: the estimates :math:`\theta_{(r)}` without replica r, ``[n_replica, ...]``.
+
+    Returns:
+        ``[...]``, NaN if an estimate without a replica is NaN, or with fewer than two replicas.
+    """
+    (without,) = float64(values)
+    n_replica = len(without)
+    if n_replica < 2:
+        return np.full(without.shape[1:], np.nan)
+    spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray(np.sqrt((n_replica - 1) / n_replica * spread))
+
+
 def ratio(numerator: Array, denominator: Array) -> Array:
     """Divide, with NaN if the denominator is not positive."""
     with quiet():

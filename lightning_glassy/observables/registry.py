@@ -71,8 +71,12 @@ class Observable:
         log: whether its axis is logarithmic.
         relaxation: how it relaxes, None for an observable without a lag to a threshold and an aging exponent.
         over_replicas: whether the formula compares replicas, so that the result has no axis of replicas.
+        of_mean: how :meth:`AgingRecord.mean` averages over replicas. By default it takes the mean of the values of the
+            replicas, because an observable is defined for one run, as an average over its coordinates. True takes the
+            formula of the means of the inputs, for a derivative of the logarithm of a noisy curve.
         error: its standard error, if there is a formula. There is a formula for a comparison of replicas, and for a
-            value summed over a sample of the coordinates. The scatter between replicas does not belong here.
+            value summed over a sample of the coordinates. The scatter between replicas does not belong here: see
+            :meth:`AgingRecord.sem`.
         logged: whether loggers get its curves. It must then be pairwise.
         drawn: whether loggers get a figure of it. It must then be pairwise.
     """
@@ -85,6 +89,7 @@ class Observable:
     log: bool = False
     relaxation: Relaxation | None = None
     over_replicas: bool = False
+    of_mean: bool = False
     error: Error | None = None
     logged: bool = False
     drawn: bool = False

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lightning_glassy.observables.arrays import Array, float64, quiet, ratio
+from lightning_glassy.observables.arrays import Array, float64, jackknife_error, quiet, ratio
 from lightning_glassy.observables.registry import Error, Observable, Relaxation, register
 
 CorrelationKind = Literal["raw", "cosine", "centred", "pearson"]
@@ -370,6 +370,7 @@ register(
         symbol=r"\partial\ln\Delta/\partial\ln t",
         formula=local_exponent,
         inputs=("lags", "msd"),
+        of_mean=True,
     )
 )
 
@@ -413,8 +414,7 @@ def chi4_error(values: ArrayLike, n: ArrayLike) -> Array:
     # Leave out one replica at a time by a formula, instead of copying the values of all other replicas.
     mean, total = of_replicas.mean(axis=0), ((of_replicas - of_replicas.mean(axis=0)) ** 2).sum(axis=0)
     without = (total - n_replica / (n_replica - 1) * (of_replicas - mean) ** 2) / (n_replica - 2)
-    spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
-    return np.asarray(count * np.sqrt((n_replica - 1) / n_replica * spread))
+    return np.asarray(count * jackknife_error(without))
 
 
 register(

@@ -117,26 +117,54 @@ def draw_curves(
     ax: Axes | None,
     colorbar: bool,
     *,
+    errors: Array | None = None,
+    n_replica: int = 1,
     log: bool = True,
 ) -> Axes:
     """Draw one curve per waiting time, on a logarithmic x axis and, with ``log``, a logarithmic y axis.
 
-    The arrays ``x`` and ``values`` have the shape ``[n_tw, n_lag]``. Points that the axes cannot show are left out.
-    More than 40 curves, or 100 points of a curve, are thinned evenly in the logarithm.
+    The arrays ``x``, ``values`` and ``errors`` have the shape ``[n_tw, n_lag]``. Points that the axes cannot show are
+    left out. More than 40 curves, or 100 points of a curve, are thinned evenly in the logarithm. A band of one standard
+    error on either side is drawn where ``errors`` is finite, and a note in the axes says so.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
     colours = Colours(waiting_times)
+    positive = values[drawable(values, log=True)]
+    floor = 0.5 * positive.min(initial=np.inf) if log else -np.inf  # a logarithmic axis cannot show an edge below 0
     for i in log_spaced(waiting_times, MOST_CURVES):
         places, row = x[i], values[i]
         shown = np.flatnonzero(drawable(places, log=True) & drawable(row, log=log))
         if len(shown) > MOST_POINTS:
             shown = shown[log_spaced(places[shown] / places[shown[0]], MOST_POINTS)]
-        ax.plot(places[shown], row[shown], **colours.line(waiting_times[i]))
+        line = colours.line(waiting_times[i])
+        if errors is not None:
+            draw_band(ax, places[shown], row[shown], errors[i][shown], line["color"], floor)
+        ax.plot(places[shown], row[shown], **line)
     logarithmic(ax, both=log)
     grid(ax)
+    if errors is not None and drawable(errors).any():
+        note(ax, bands_of(n_replica))
     if colorbar:
         colours.bar(ax)
     return ax
+
+
+def draw_band(ax: Axes, x: NDArray[Any], values: Array, errors: Array, colour: Any, floor: float = -np.inf) -> None:
+    """Draw a band of one standard error on either side of a curve, down to ``floor``."""
+    half = np.where(drawable(errors), errors, np.nan)
+    low = np.where(np.isfinite(half), np.maximum(values - half, floor), np.nan)
+    ax.fill_between(x, low, values + half, color=colour, alpha=0.25, linewidth=0)
+
+
+def bands_of(n_replica: int, *, what: str = "bands") -> str:
+    """Return the note on the bands or bars of a figure, such as ``"bands: one standard error over 8 replicas"``."""
+    return f"{what}: one standard error over {n_replica} replicas"
+
+
+def note(ax: Axes, words: str) -> None:
+    """Write a small note into the lower right corner of the axes."""
+    box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}
+    ax.text(0.99, 0.015, words, ha="right", va="bottom", fontsize=7, color="0.3", bbox=box, transform=ax.transAxes)
 
 
 def grid(ax: Axes) -> None:

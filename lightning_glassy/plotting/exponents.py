@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.plotting.axes import cell_edges, draw_curves, grid, new_figure
+from lightning_glassy.plotting.axes import bands_of, cell_edges, draw_curves, drawable, grid, new_figure, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
     """Draw the relaxation curves of the analysis against the lag, with both axes logarithmic.
 
-    With replicas, the mean over the replicas is drawn.
+    With replicas, the mean over the replicas is drawn, with a band of one standard error on either side.
 
     Args:
         curves: result of :func:`~lightning_glassy.analysis.relaxation_curves`.
@@ -25,7 +25,8 @@ def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
     """
     values = curves.mean()
-    ax = draw_curves(curves.waiting_times, np.broadcast_to(curves.lags, values.shape), values, ax, colorbar)
+    lags = np.broadcast_to(curves.lags, values.shape)
+    ax = draw_curves(curves.waiting_times, lags, values, ax, colorbar, errors=curves.sem(), n_replica=curves.n_replica)
     ax.set_xlabel("lag $t$ (steps)")
     return ax
 
@@ -33,14 +34,23 @@ def plot_curves(curves: Curves, *, ax: Axes | None = None, colorbar: bool = True
 def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
     """Draw curves against the scaled lag.
 
-    If the curves fall on each other, the lag to relax grows with the exponent ``collapsed.mu``.
+    If the curves fall on each other, the lag to relax grows with the exponent ``collapsed.mu``. With replicas, a band
+    shows one standard error on either side.
 
     Args:
         collapsed: result of :func:`~lightning_glassy.analysis.collapse`.
         ax: axes to draw on, default new axes.
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
     """
-    ax = draw_curves(collapsed.waiting_times, collapsed.scaled_lags, collapsed.values, ax, colorbar)
+    ax = draw_curves(
+        collapsed.waiting_times,
+        collapsed.scaled_lags,
+        collapsed.values,
+        ax,
+        colorbar,
+        errors=collapsed.errors,
+        n_replica=collapsed.n_replica,
+    )
     variable = {"effective": r"effective time $\lambda$", "plain": r"$t/t_w^\mu$"}[collapsed.variable]
     ax.set_xlabel(rf"{variable}, $\mu = {collapsed.mu:.3f}$")
     return ax
@@ -48,6 +58,8 @@ def plot_collapse(collapsed: Collapse, *, ax: Axes | None = None, colorbar: bool
 
 def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
     r"""Draw the lag to each threshold against the waiting time, with the fitted power laws.
+
+    With replicas, each lag has a bar of one standard error on either side, by the jackknife over replicas.
 
     Args:
         fit: result of :func:`~lightning_glassy.analysis.aging_exponent`.
@@ -64,7 +76,19 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
         found = np.isfinite(lags)
         ends = times[found][[0, -1]]
         label = f"{threshold.crossings.threshold:.2g}: slope {threshold.mu:.2f}"
-        ax.plot(times[found], lags[found], markers[i % len(markers)], color=colour, markersize=5, label=label)
+        errors = threshold.crossings.errors
+        # A logarithmic axis cannot show an end of a bar below 0.
+        bars = None if errors is None else np.stack([np.minimum(errors, 0.9 * lags), errors])[:, found]
+        ax.errorbar(
+            times[found],
+            lags[found],
+            yerr=None if bars is None else np.where(drawable(bars), bars, 0.0),
+            fmt=markers[i % len(markers)],
+            color=colour,
+            markersize=5,
+            elinewidth=1,
+            label=label,
+        )
         ax.plot(ends, threshold.line(ends), color=colour, linewidth=1)
     if fit.thresholds:
         ax.set_xscale("log")
@@ -75,6 +99,8 @@ def plot_threshold_lags(fit: AgingExponent, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("waiting time $t_w$ (steps)" if not fit.t0 else f"waiting time $t_w$ + {fit.t0:.3g} (steps)")
     ax.set_ylabel("lag $t^*$ to the threshold (steps)")
     grid(ax)
+    if any(threshold.crossings.errors is not None for threshold in fit.thresholds):
+        note(ax, bands_of(fit.n_replica, what="bars"))
     return ax
 
 

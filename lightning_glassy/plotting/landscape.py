@@ -32,7 +32,7 @@ def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None
     With diffusion, the curves of all waiting times fall on one straight line.
 
     Args:
-        record: record to draw. With replicas, the mean over the replicas is drawn.
+        record: record to draw. With replicas, the mean over the replicas is drawn, with a band of one standard error.
         group: name of the group of parameters.
         ax: axes to draw on, default new axes.
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
@@ -42,9 +42,10 @@ def plot_noise_clock(record: AgingRecord, *, group: str = "all", ax: Axes | None
     """
     from lightning_glassy.analysis import noise_clock
 
-    msd = record.msd(group)
-    values = msd if record.n_replica is None else msd.mean(axis=0)
-    ax = draw_curves(record.waiting_times, noise_clock(record, group), values, ax, colorbar)
+    values, n_replica = record.mean("msd", group), record.n_replica or 1
+    errors = record.sem("msd", group) if record.has_errors else None
+    clock = noise_clock(record, group)
+    ax = draw_curves(record.waiting_times, clock, values, ax, colorbar, errors=errors, n_replica=n_replica)
     ax.set_xlabel(r"noise since $t_w$, $\int D\,dt'$")
     ax.set_ylabel(r"mean squared displacement $\Delta(t_w, t_w+t)$")
     return ax

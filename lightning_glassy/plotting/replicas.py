@@ -8,7 +8,18 @@ import numpy as np
 
 from lightning_glassy.observables import log_spaced
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.plotting.axes import MOST_CURVES, MOST_POINTS, Colours, drawable, grid, logarithmic, new_figure
+from lightning_glassy.plotting.axes import (
+    MOST_CURVES,
+    MOST_POINTS,
+    Colours,
+    bands_of,
+    draw_band,
+    drawable,
+    grid,
+    logarithmic,
+    new_figure,
+    note,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,14 +47,15 @@ def plot_chi4(found: Heterogeneity, *, ax: Axes | None = None, colorbar: bool = 
         row, error = found.chi4[i], found.chi4_error[i]
         shown = np.flatnonzero(drawable(row) & (found.lags > 0))
         shown = shown[log_spaced(found.lags[shown], MOST_POINTS)]
-        lags, values, half = found.lags[shown], row[shown], np.where(drawable(error), error, 0.0)[shown]
         line = colours.line(found.waiting_times[i])
-        ax.fill_between(lags, values - half, values + half, color=line["color"], alpha=0.2, linewidth=0)
-        ax.plot(lags, values, **line)
+        draw_band(ax, found.lags[shown], row[shown], error[shown], line["color"])
+        ax.plot(found.lags[shown], row[shown], **line)
     logarithmic(ax, both=False)
     ax.set_xlabel("lag $t$ (steps)")
     ax.set_ylabel(rf"$\chi_4 = N\,\mathrm{{Var}}(Q_\epsilon)$, $\epsilon$ = {found.eps:g}")
     grid(ax)
+    if drawable(found.chi4_error).any():
+        note(ax, bands_of(found.n_replica))
     if colorbar:
         colours.bar(ax)
     return ax
@@ -79,6 +91,7 @@ def plot_replica_overlaps(found: Heterogeneity, *, axes: tuple[Axes, Axes] | Non
     right.stairs(density, edges, fill=True, alpha=0.6)
     right.set_xlabel("$q$")
     right.set_ylabel(f"$P(q)$ at step {found.steps[-1]:,}")
+    note(left, f"line and band: mean and extremes of {q.shape[1]} pairs of replicas")
     for ax in (left, right):
         grid(ax)
     return left, right

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.plotting.axes import drawable, grid, logarithmic, new_figure
+from lightning_glassy.plotting.axes import bands_of, draw_band, drawable, grid, logarithmic, new_figure, note
 from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import printable
 
@@ -24,7 +24,8 @@ _MOST_VALUES = 1000  # values of a series in one figure
 def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw all losses of a record (series called ``<set>_loss``) against the logarithm of the step.
 
-    With replicas, a band shows the errors.
+    With replicas, a band shows one standard error of their mean on either side, if the record has it: joined runs have,
+    and replicas that a :class:`~lightning_glassy.LogTimeEvaluator` has evaluated.
 
     Args:
         record: record to draw.
@@ -50,11 +51,14 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
                 ax.axvspan(*interval, color="0.5", alpha=0.2, linewidth=0)
                 ax.axvline(at, color="0.4", linewidth=0.8)
     _finish_series(ax, "loss")
+    _note_bands(ax, record)
     return ax
 
 
 def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | None = None) -> Axes:
     r"""Draw the strength D(t) of the gradient noise and, if measured, the squared norm of the mean gradient.
+
+    With joined runs, a band shows one standard error of their mean on either side.
 
     Args:
         record: record to draw.
@@ -65,12 +69,13 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
         KeyError: the record has no gradient noise of this group.
     """
     ax = new_figure(1).axes[0] if ax is None else ax
-    _plot_series(ax, record, series_name("gradient_noise", group), label=r"noise $D$", positive=True)
-    signal = series_name("gradient_norm2", group)
-    if signal in record.one_time_names:
-        _plot_series(ax, record, signal, label=r"signal $\|\langle g\rangle\|^2$", positive=True)
+    for quantity, label in (("gradient_noise", "noise $D$"), ("gradient_norm2", r"signal $\|\langle g\rangle\|^2$")):
+        name = series_name(quantity, group)
+        if quantity == "gradient_noise" or name in record.one_time_names:
+            _plot_series(ax, record, name, label=label, positive=True, error=f"{name}_error")
     _finish_series(ax, "strength of the gradient")
     logarithmic(ax)
+    _note_bands(ax, record)
     return ax
 
 
@@ -137,8 +142,15 @@ def _plot_series(
     (line,) = ax.plot(steps[measured], values[measured], **look)
     if error in record.one_time_names:
         half = dict(zip(*(part.tolist() for part in _late(record, error)), strict=True))
-        band = np.nan_to_num([half.get(step, 0.0) for step in steps.tolist()])
-        ax.fill_between(steps, values - band, values + band, color=line.get_color(), alpha=0.2, linewidth=0)
+        errors = np.array([half.get(step, np.nan) for step in steps.tolist()])
+        floor = 0.5 * values[measured].min(initial=np.inf) if positive else -np.inf
+        draw_band(ax, steps, values, errors, line.get_color(), floor)
+
+
+def _note_bands(ax: Axes, record: AgingRecord) -> None:
+    """Say what the bands around the series are, if there are any and the record has replicas."""
+    if record.n_replica is not None and record.n_replica > 1 and ax.collections:
+        note(ax, bands_of(record.n_replica))
 
 
 def _finish_series(ax: Axes, label: str) -> None:

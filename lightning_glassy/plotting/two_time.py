@@ -29,7 +29,8 @@ def plot_two_time(
     """Draw one curve per waiting time against the lag, on a logarithmic axis. The colour is the waiting time.
 
     The system does not age if the curves lie on each other. It ages if the curves move to longer lags as the waiting
-    time grows. With replicas, the mean over the replicas is drawn.
+    time grows. With replicas, :meth:`AgingRecord.mean` is drawn, with a band of one standard error
+    (:meth:`AgingRecord.sem`) on either side. There is no band if replicas are copies of each other.
 
     Args:
         record: record to draw.
@@ -46,11 +47,12 @@ def plot_two_time(
     entry = find(quantity, argument="quantity")
     if not len(record):
         raise ValueError("the record holds no measured pair yet: there is nothing to draw")
-    values = record.observable(quantity, group, eps=eps)
-    if record.n_replica is not None and not entry.over_replicas:
-        values = values.mean(axis=0)
-    lags = np.broadcast_to(record.lags, values.shape)
-    ax = draw_curves(record.waiting_times, lags, values, ax, colorbar, log=entry.log)
+    values = record.mean(quantity, group, eps=eps)
+    errors = record.sem(quantity, group, eps=eps) if record.has_errors else None
+    lags, n_replica = np.broadcast_to(record.lags, values.shape), record.n_replica or 1
+    ax = draw_curves(
+        record.waiting_times, lags, values, ax, colorbar, errors=errors, n_replica=n_replica, log=entry.log
+    )
     ax.set_xlabel("lag $t$ (steps)")
     threshold = ""
     if entry.has_threshold:

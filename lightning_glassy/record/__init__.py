@@ -8,7 +8,7 @@ record needs neither torch nor lightning.
 from lightning_glassy.record.checks import check_thresholds
 from lightning_glassy.record.content import Profile, without_replaced
 from lightning_glassy.record.file import FORMAT, FORMAT_VERSION, RecordError
-from lightning_glassy.record.record import AgingRecord, series_name
+from lightning_glassy.record.record import AgingRecord, series_name, without_cut_short
 from lightning_glassy.record.tables import MOMENTS, MSD_MOMENTS
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "RecordError",
     "check_thresholds",
     "series_name",
+    "without_cut_short",
     "without_replaced",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
+from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record.tables import LARGEST, MOMENTS, MOMENTS_TABLE, Table, TableName
 from lightning_glassy.record.text import quoted
 
@@ -26,7 +26,11 @@ _SAME_IN_REPLICAS = (
     "world_size",
 )
 
+_SAME = 1e-6  # sums of two replicas that agree so well, relative to the largest, are of one run
 _MOST_NAMES = 8  # in one message
+REMEDY = "Use the pairs that all have with common=True, or leave out a run"
+"""The end of the message about runs with different pairs."""
+
 _MOST_PAIRS = 1_000_000  # of a trajectory without a schedule
 
 Tables = Mapping[TableName, Table]
@@ -116,19 +120,71 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
             odd = table.odd_keys(moments[0])
             raise ValueError(
                 f"records[{i}] does not match records[0] in the pairs (waiting time, lag) that were measured: "
-                f"{len(odd)} are in one of them only, {odd[0]} for example. {_cut_short(moments)}Use the pairs that "
-                "all have with common=True, or leave out a run"
+                f"{len(odd)} are in one of them only, {odd[0]} for example. {_cut_short(moments)}{REMEDY}"
             )
-    _check_distinct(moments)
     joined = {MOMENTS_TABLE: moments[0].empty((sum(table.shape[0] for table in moments), *moments[0].shape[1:]))}
     joined[MOMENTS_TABLE].extend(moments[0].keys, np.concatenate([table.values for table in moments], axis=1))
+    _check_distinct(joined[MOMENTS_TABLE], [table.shape[0] for table in moments])
     for name, table in runs[0].items():
         others = [tables[name] for tables in runs if name in tables]
         if name.kind == "one_time" and len(others) == len(runs) and all(table.same_keys(other) for other in others):
             joined[name] = table.empty()
             of_replicas = [o.values for o, run in zip(others, moments, strict=True) for _ in range(run.shape[0])]
             joined[name].extend(table.keys, np.mean(of_replicas, axis=0))
+            error = TableName("one_time", f"{name.name}_error")
+            if (found := _error_of_means(name, error, runs)) is not None:
+                joined[error] = table.empty()
+                joined[error].extend(table.keys, found)
     return joined
+
+
+@quiet()
+def _error_of_means(name: TableName, error: TableName, runs: Sequence[Tables]) -> Array | None:
+    """Return the standard error of the mean of a series over replicas, ``[n]``, or None if it is not known.
+
+    A record of several replicas has the mean of a series, and perhaps its error. The sum of squares of its replicas
+    follows from both. A single run may have an error of another kind, and then keeps it.
+    """
+    sizes = np.array([run[MOMENTS_TABLE].shape[0] for run in runs])[:, None]
+    single = sizes[:, 0] == 1
+    if any((error in run) == alone for run, alone in zip(runs, single, strict=True)) or sizes.sum() < 2:
+        return None
+    means = np.array([run[name].values for run in runs])
+    within = np.array([0 * run[name].values if error not in run else run[error].values for run in runs])
+    if any(error in run and not run[error].same_keys(run[name]) for run in runs):
+        return None
+    n = sizes.sum()
+    squares = (sizes * (sizes - 1) * within**2 + sizes * (means - (sizes * means).sum(axis=0) / n) ** 2).sum(axis=0)
+    return np.asarray(np.sqrt(squares / (n * (n - 1)))) if np.nan_to_num(squares).any() else None
+
+
+def complete(moments: Sequence[Table]) -> list[int]:
+    """Return the places of the runs that are not cut short, or of all runs if this cannot be told.
+
+    A run is cut short if it has all pairs of the complete runs up to its last step, and none after it. The complete
+    runs are two or more, end at the same step and have the same pairs.
+    """
+    ends = [table.last_step for table in moments]
+    whole = [i for i, end in enumerate(ends) if end == max(ends)]
+    first = moments[whole[0]]
+    told = len(whole) > 1 and all(table.same_keys(first.before(table.last_step + 1)) for table in moments)
+    return whole if told else list(range(len(moments)))
+
+
+def left_out_in_words(moments: Sequence[Table], kept: Sequence[int]) -> str:
+    """Return a sentence about runs that were cut short, with ``records[i]`` for their names."""
+    short = [i for i in range(len(moments)) if i not in kept]
+    last = moments[kept[0]].last_step
+    return f"{_ends_of(moments, short)}, and the other {len(kept)} runs at step {last:,}: left out, as runs cut short"
+
+
+def _ends_of(moments: Sequence[Table], short: Sequence[int]) -> str:
+    """Return the names of some runs, and the steps at which they end."""
+    names = [
+        f"records[{i}] {f'ends at step {end:,}' if (end := moments[i].last_step) >= 0 else 'has no pair of times'}"
+        for i in short[:_MOST_NAMES]
+    ]
+    return ", ".join(names + [f"{len(short) - _MOST_NAMES} more end early"] * (len(short) > _MOST_NAMES))
 
 
 def _cut_short(moments: Sequence[Table]) -> str:
@@ -138,25 +194,141 @@ def _cut_short(moments: Sequence[Table]) -> str:
     first = moments[int(np.argmin(ends))].before(min(ends) + 1)
     if not short or not all(first.same_keys(table.before(min(ends) + 1)) for table in moments):
         return ""
-    names = [f"records[{i}] ends at step {ends[i]:,}" for i in short[:_MOST_NAMES]]
-    names += [f"{len(short) - _MOST_NAMES} more end early"] if len(short) > _MOST_NAMES else []
     longest = f"records[{int(np.argmax(ends))}] at step {max(ends):,}"
     return (
-        f"{', '.join(names)}, and {longest}: a run was cut short. In Python, record.before({min(ends) + 1}) cuts every "
-        "record there. "
+        f"{_ends_of(moments, short)}, and {longest}: a run was cut short. In Python, "
+        f"record.before({min(ends) + 1}) cuts every record there. "
     )
 
 
-def _check_distinct(moments: Sequence[Table]) -> None:
-    seen: dict[bytes, int] = {}
-    for i, table in enumerate(moments if len(moments[0]) else []):
-        for replica in range(table.shape[0]):
-            digest = hashlib.sha256(table.values[:, replica].tobytes()).digest()
-            if digest in seen:
-                raise ValueError(
-                    f"records[{i}] and records[{seen[digest]}] hold the same run to the bit: leave one out"
-                )
-            seen[digest] = i
+def _check_distinct(joined: Table, sizes: Sequence[int]) -> None:
+    """Refuse two runs that are one.
+
+    Args:
+        joined: the moments of all runs.
+        sizes: the number of replicas in each record.
+    """
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    for later, earlier in copies(joined):
+        if owners[later] == owners[earlier]:
+            continue  # a record that has copies inside: its errors are refused, and the analysis leaves them out
+        values = joined.values[:, [later, earlier]]
+        to_the_bit = np.array_equal(values[:, 0], values[:, 1], equal_nan=True)
+        how = "to the bit" if to_the_bit else "to one part in a million, which independent runs never do"
+        raise ValueError(
+            f"records[{owners[later]}] and records[{owners[earlier]}] hold the same run {how}: leave one out"
+        )
+
+
+@quiet()
+def copies(moments: Table) -> list[tuple[int, int]]:
+    """Return pairs of replicas that are one run: a replica, and an earlier replica that it repeats.
+
+    Two replicas are one run if all their sums agree to one part in a million of the largest of each sum. Independent
+    networks of N weights differ by about sqrt(2/N) in the displacement alone.
+
+    Args:
+        moments: rows ``[n_replica, n_group, n_moment]``.
+    """
+    n_replica = moments.shape[0]
+    if not len(moments) or n_replica < 2:
+        return []
+    sums = moments.values.transpose(1, 0, 2, 3).reshape(n_replica, len(moments), -1)  # [n_replica, n_row, n_sum]
+    sums = np.where(np.isfinite(sums), sums, np.nan)
+    largest = np.nan_to_num(np.fmax.reduce(np.abs(sums), axis=1))  # [n_replica, n_sum]
+    # Copies are neighbours in the order of any mixture of their sums, so that not all pairs are compared. The median
+    # keeps a replica that diverges from setting the scale.
+    scale = np.median(largest, axis=0)
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, size=sums.shape[1:]) / np.where(scale > 0, scale, 1.0)
+    order = np.argsort(np.nan_to_num(sums * weights).sum(axis=(1, 2)), kind="stable")
+    same: dict[int, int] = {}  # each replica to its first copy
+    for a, b in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
+        gap = np.abs(sums[a] - sums[b])
+        known = np.isfinite(gap)
+        near = gap <= _SAME * np.maximum(largest[a], largest[b])
+        # Of copies, both have diverged or none.
+        if known.any() and near[known].all() and np.array_equal(np.isnan(sums[a]), np.isnan(sums[b])):
+            same[b] = same.get(a, a)
+    groups: dict[int, list[int]] = {}
+    for replica in range(n_replica):
+        groups.setdefault(same.get(replica, replica), []).append(replica)
+    return sorted((replica, min(group)) for group in groups.values() for replica in group if replica > min(group))
+
+
+def copies_in_words(found: Sequence[tuple[int, int]]) -> str:
+    """Return a sentence about copies, without its end."""
+    by_first: dict[int, list[int]] = {}
+    for replica, first in found:
+        by_first.setdefault(first, []).append(replica)
+    parts = [f"replicas {_numbers([first, *others])}" for first, others in list(by_first.items())[:_MOST_NAMES]]
+    return (
+        f"{' and '.join(parts)} (counted from 0) are one run, because all their sums agree to one part in a million, "
+        "and independent runs never do"
+    )
+
+
+def broken(moments: Table, sums: Sequence[str]) -> list[int]:
+    """Return the replicas without a finite displacement at a positive lag, unless that is true of all replicas."""
+    values = moments.values[moments.keys[:, 1] > 0]
+    finite = np.isfinite(values[..., sums.index("d2")] if "d2" in sums else values[..., 0])
+    alive = finite.any(axis=(0, 2))
+    return np.flatnonzero(~alive).tolist() if alive.any() else []
+
+
+def broken_in_words(found: Sequence[int], n_replica: int) -> str:
+    """Return a sentence about replicas that have diverged."""
+    return (
+        f"of {n_replica} replicas, {_numbers(found)} (counted from 0) have no finite value: they have diverged, and "
+        "are left out"
+    )
+
+
+def _numbers(replicas: Sequence[int]) -> str:
+    more = len(replicas) - _MOST_NAMES
+    return ", ".join(map(str, replicas[:_MOST_NAMES])) + (f" and {more} more" if more > 0 else "")
+
+
+def of_replicas(tables: Tables, kept: Sequence[int]) -> dict[TableName, Table]:
+    """Return the tables that have an axis of replicas, with some of the replicas."""
+    found: dict[TableName, Table] = {}
+    for name, table in tables.items():
+        if name == MOMENTS_TABLE:
+            found[name] = table.empty((len(kept), *table.shape[1:]))
+            found[name].extend(table.keys, table.values[:, kept])
+        elif name.kind == "between":
+            found[name] = table.empty((len(kept), len(kept)))
+            found[name].extend(table.keys, table.values[:, kept][:, :, kept])
+    return found
+
+
+@quiet()
+def clones(moments: Table, sums: Sequence[str], n: Array) -> list[tuple[int, int]]:
+    """Return pairs of replicas with the same weights at a waiting time, neighbours in the order of their sums.
+
+    The sums of s and of s^2 over the coordinates of each group agree ten thousand times better than those of
+    independent runs, or to one part in a million. This says nothing about a system that keeps its sum of squares, such
+    as a spin glass: there the list is empty.
+
+    Args:
+        moments: rows ``[n_replica, n_group, n_moment]``.
+        sums: names of the sums.
+        n: number of coordinates of each group, ``[n_group]``.
+    """
+    if not {"s", "s2"} <= set(sums) or moments.shape[0] < 2:
+        return []
+    _, first = np.unique(moments.keys[:, 0], return_index=True)
+    s, s2 = (moments.values[first][..., sums.index(name)] for name in ("s", "s2"))  # [n_tw, n_replica, n_group]
+    moves = (np.ptp(s2, axis=0) > _SAME * np.abs(s2).max(axis=0)).any(axis=-1)  # [n_replica]
+    near_to = np.maximum(_SAME, 1e-4 * np.sqrt(np.maximum(n - 1, 0)) / np.maximum(n, 1))  # [n_group]
+    order = np.argsort(s[..., 0], axis=1)
+    found: set[tuple[int, int]] = set()
+    for at in range(len(s)):
+        a, b = order[at, :-1], order[at, 1:]
+        near = np.abs(s2[at, a] - s2[at, b]) <= near_to * s2[at, a]
+        near &= np.abs(s[at, a] - s[at, b]) <= near_to * np.sqrt(n * s2[at, a])
+        same = near.all(axis=-1) & (s2[at, a] > 0).any(axis=-1) & moves[a] & moves[b]
+        found |= {(min(i, j), max(i, j)) for i, j in zip(a[same].tolist(), b[same].tolist(), strict=True)}
+    return sorted(found)
 
 
 def check_trainings(metas: Sequence[Mapping[str, Any]]) -> None:

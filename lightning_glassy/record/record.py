@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy import observables
 from lightning_glassy.observables import NOT_SUMS, OBSERVABLES, Array, CorrelationKind, Formula, Observable
+from lightning_glassy.observables.arrays import jackknife_error, over_replicas
 from lightning_glassy.record import combine, convert
 from lightning_glassy.record.content import RecordContent
 from lightning_glassy.record.tables import MOMENTS_TABLE, TableName
@@ -56,6 +58,8 @@ class AgingRecord(RecordContent):
         [[1.0, 100.0, 2500.0], [1.0, 100.0, 2500.0]]
     """
 
+    _compared: tuple[Array, list[tuple[int, int]]] | None = None  # the rows whose copies are known, and the copies
+
     # ------------------------------------------------------------------ observables
 
     def observable(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
@@ -91,7 +95,13 @@ class AgingRecord(RecordContent):
         return [name for name, entry in OBSERVABLES.items() if self._lack(entry, entry.inputs, group) is None]
 
     def _evaluate(
-        self, entry: Observable, formula: Formula, inputs: Sequence[str], group: str, eps: float | None
+        self,
+        entry: Observable,
+        formula: Formula,
+        inputs: Sequence[str],
+        group: str,
+        eps: float | None,
+        of_replicas: Callable[[Array], Array] | None = None,
     ) -> Array:
         self._group_index(group)
         if isinstance(eps, str):
@@ -102,7 +112,10 @@ class AgingRecord(RecordContent):
         if lack is not None:
             raise lack
         by_row = entry.of_one_pair(inputs)
-        values = formula(*(self._input(name, group, eps, by_row) for name in inputs))
+        arguments = [self._input(name, group, eps, by_row) for name in inputs]
+        if of_replicas is not None:
+            arguments = [of_replicas(x) if np.ndim(x) == 3 else x for x in arguments]
+        values = formula(*arguments)
         return self._matrix(values) if by_row else np.asarray(values)
 
     def _lack(self, entry: Observable, inputs: Sequence[str], group: str) -> Exception | None:
@@ -273,12 +286,172 @@ class AgingRecord(RecordContent):
         """
         return self.standard_error(_chi4_name(quantity), group, eps=eps)
 
-    def standard_error(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
-        """Compute the standard error of an observable that has a formula for its error.
+    def mean(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
+        r"""Compute the mean of any observable over the replicas, by name. :meth:`sem` is its standard error.
 
-        The error of ``"msd"`` and ``"overlap"`` comes from summing over a sample of the coordinates instead of all. It
-        is 0 without a sample. It concerns each run alone, since the scatter between runs needs replicas. The error of
-        ``"chi4"`` is :meth:`chi4_error`.
+        An observable is defined for one run, as an average over the coordinates. The mean is that of the values of the
+        replicas, also for a ratio such as the cosine correlation, the decorrelation, :math:`\alpha_2` or
+        :math:`\Delta/D`. It is the expected value in one run. The value of sums that are pooled over replicas differs
+        from it by a term of the order 1/N. There are two exceptions:
+
+        * The local exponent is that of the mean MSD, because the logarithm of a noisy curve is biased.
+        * :math:`\chi_4` compares the replicas, and has one value.
+
+        There is no median. Theory predicts means, a fit uses them, and the error of a median of a few replicas is
+        poorly known. ``np.median(record.observable(name), axis=0)`` is the median of the replicas.
+
+        Args:
+            name: name of the observable.
+            group: name of the group.
+            eps: threshold of the overlap, as in :meth:`observable`.
+
+        Returns:
+            float64 ``[n_tw, n_lag]``. It is the value itself for a single run. It is NaN at a pair that was not
+            measured, and not finite at a pair at which a replica is not finite, because it has diverged.
+
+        Raises:
+            KeyError: as in :meth:`observable`.
+            ValueError: as in :meth:`observable`.
+
+        Example:
+            >>> walks = np.cumsum(np.random.default_rng(0).normal(size=(8, 11, 100)), axis=1)
+            >>> record = AgingRecord.from_trajectory(walks, times=range(11))
+            >>> bool(abs(record.mean("msd")[0, 0] - 1) < 3 * record.sem("msd")[0, 0])
+            True
+        """
+        entry = observables.find(name, argument="name")
+        if self.n_replica is None or entry.over_replicas:
+            return self.observable(name, group, eps=eps)
+        if entry.of_mean:
+            return self._at_replicas(entry, group, eps, lambda values: values.mean(axis=0))
+        return over_replicas(self.observable(name, group, eps=eps))[0]
+
+    def sem(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
+        r"""Compute the standard error of :meth:`mean` from the scatter of the replicas.
+
+        It is :math:`s/\sqrt{R}` with the standard deviation s over R replicas. It is the jackknife over replicas for
+        the local exponent and for :math:`\chi_4`. For a mean of the values of the replicas, both are the same.
+
+        All runs of one model with the same number of sampled coordinates sample the same coordinates. The scatter of
+        the replicas then lacks the part of the sampling error that they share. :meth:`standard_error` is the sampling
+        error of one run. The error of the mean over all coordinates is at most
+        :math:`\sqrt{\mathrm{sem}^2 + \mathrm{standard\_error}^2}`. Without a sample, ``sem`` is the whole error.
+
+        Replicas that start from the same weights (clones) differ by their noise alone. Their scatter then lacks the
+        scatter of the starts. The error of :math:`\Delta/D` lacks that of D, because a record keeps the mean of D.
+
+        Args:
+            name: name of the observable.
+            group: name of the group.
+            eps: threshold of the overlap, as in :meth:`observable`.
+
+        Returns:
+            float64 ``[n_tw, n_lag]``, NaN where :meth:`mean` is not finite. The error of :math:`\chi_4` is NaN with two
+            replicas.
+
+        Raises:
+            KeyError: as in :meth:`observable`.
+            ValueError: as in :meth:`observable`, there is a single run, or two replicas are :attr:`copies`.
+        """
+        entry = observables.find(name, argument="name")
+        if self.n_replica is None or self.n_replica < 2:
+            raise ValueError(
+                f"n_replica={self.n_replica}: one run has no scatter between replicas, so {name} has no error from it. "
+                "Train several runs, with ReplicaEnsemble or joined by AgingRecord.concat"
+            )
+        self._refuse_copies()
+        if entry.over_replicas and entry.error is not None:
+            return self.standard_error(name, group, eps=eps)
+        if entry.over_replicas or entry.of_mean:
+
+            def without(values: Array, replica: int) -> Array:
+                others = np.delete(values, replica, axis=0)
+                return others.mean(axis=0) if entry.of_mean else others
+
+            return jackknife_error(
+                [self._at_replicas(entry, group, eps, partial(without, replica=r)) for r in range(self.n_replica)]
+            )
+        return over_replicas(self.observable(name, group, eps=eps))[1]
+
+    def _at_replicas(
+        self, entry: Observable, group: str, eps: float | None, of_replicas: Callable[[Array], Array]
+    ) -> Array:
+        """Evaluate an observable after a function of each input that has an axis of replicas."""
+        with np.errstate(all="ignore"):
+            return self._evaluate(entry, entry.formula, entry.inputs, group, eps, of_replicas)
+
+    def _refuse_copies(self) -> None:
+        if found := self.copies:
+            raise ValueError(
+                f"{combine.copies_in_words(found)}: their scatter is no error. Train each replica with a seed of its "
+                "own, or use record.independent()"
+            )
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        r"""Pairs of replicas that are one run: the numbers of a replica, and of an earlier replica that it repeats.
+
+        All measured sums of the two agree to one part in a million of their largest value. Independent networks of N
+        weights differ by about :math:`\sqrt{2/N}`. Copies come from equal seeds, or from one run that is there twice.
+        """
+        if self.n_replica is None:
+            return []
+        values = self._tables[MOMENTS_TABLE].values  # the same array until a row is added
+        if self._compared is None or self._compared[0] is not values:
+            self._compared = values, combine.copies(self._tables[MOMENTS_TABLE])
+        return list(self._compared[1])
+
+    @property
+    def clones(self) -> list[tuple[int, int]]:
+        """Pairs of replicas that have the same weights at a waiting time, or nearly so, and are no :attr:`copies`.
+
+        They come from :meth:`ReplicaEnsemble.clone_from`, from a ready network, or from equal seeds with batches in
+        another order. The scatter of clones is that of their noise alone. Only neighbours in the order of their sums
+        are paired. A system that keeps its sum of squares, such as a spin glass, has no clones here.
+        """
+        if self.n_replica is None or not len(self):
+            return []
+        n = np.array(list(self._n_sampled.values()), dtype=np.float64)
+        repeated = {replica for replica, _ in self.copies}
+        found = combine.clones(self._tables[MOMENTS_TABLE], self.sums, n)
+        return [pair for pair in found if repeated.isdisjoint(pair)]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether :meth:`sem` can be computed: there are at least two replicas, and none of them are copies."""
+        return self.n_replica is not None and self.n_replica > 1 and not self.copies
+
+    def independent(self: AgingRecord) -> tuple[AgingRecord, list[str]]:
+        """Leave out replicas that are :attr:`copies` of others, and replicas that have diverged from the start.
+
+        A replica is left out as diverged if its displacement is finite at no pair, and that of another replica is.
+
+        Returns:
+            The record of the other replicas, and a sentence for each reason. The record itself and an empty list if
+            there is nothing to leave out.
+        """
+        if self.n_replica is None or not len(self):
+            return self, []
+        table, doubts = self._tables[MOMENTS_TABLE], []
+        repeated, broken = self.copies, combine.broken(table, self.sums)
+        if repeated:
+            doubts.append(f"{combine.copies_in_words(repeated)}: copies are left out")
+        if broken:
+            doubts.append(combine.broken_in_words(broken, self.n_replica))
+        left_out = {replica for replica, _ in repeated} | set(broken)
+        if not left_out:
+            return self, []
+        kept = [replica for replica in range(self.n_replica) if replica not in left_out]
+        other = type(self)(**self._shape(), meta=self.meta, n_replica=len(kept))
+        other._tables = {**self._tables, **combine.of_replicas(self._tables, kept)}
+        return other, doubts
+
+    def standard_error(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
+        """Compute the sampling error of each run, or the error of chi_4. The error over replicas is :meth:`sem`.
+
+        The error of ``"msd"`` and ``"overlap"`` is the *sampling error*: it comes from summing over a sample of the
+        coordinates instead of all. It is 0 without a sample. It concerns each run alone, and says nothing about other
+        runs. The error of ``"chi4"`` and ``"chi4_correlation"`` is the jackknife over replicas, :meth:`chi4_error`.
 
         Args:
             name: name of the observable.
@@ -290,13 +463,19 @@ class AgingRecord(RecordContent):
 
         Raises:
             KeyError: as in :meth:`observable`.
-            ValueError: as in :meth:`observable`, or the observable has no formula for its error.
+            ValueError: as in :meth:`observable`, the observable has no formula for its error, or two of the replicas
+                that it compares are one run (:attr:`copies`).
         """
         entry = observables.find(name, argument="name")
         if entry.error is None:
             known = [repr(o.name) for o in OBSERVABLES.values() if o.error is not None]
-            raise ValueError(f"name={name!r}: there is a formula for the error of {', '.join(known)} only")
-        if not entry.over_replicas and self._n_sampled.get(group) == self._n_parameters.get(group):
+            raise ValueError(
+                f"name={name!r}: there is a formula for the error of {', '.join(known)} only. The error of the mean "
+                f"over replicas, of any observable, is record.sem({name!r})"
+            )
+        if entry.over_replicas:
+            self._refuse_copies()
+        elif self._n_sampled.get(group) == self._n_parameters.get(group):
             self.observable(name, group, eps=eps)  # raises as documented
             return self._matrix(np.zeros(self._tables[MOMENTS_TABLE].values.shape[:-2]))
         return self._evaluate(entry, *entry.error, group, eps)
@@ -432,14 +611,15 @@ class AgingRecord(RecordContent):
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
             metadata of all runs under ``"replicas"``, and the :attr:`doubts` of all runs. A one-time series is kept, as
-            the mean over the replicas, if all runs have it at the same steps. Overlap thresholds that not all runs
+            the mean over the replicas, if all runs have it at the same steps. The standard error of this mean is the
+            series ``<name>_error``, unless the runs have a series of this name. Overlap thresholds that not all runs
             have, matrices between the replicas of one record, and profiles are left out.
 
         Raises:
             TypeError: ``records`` is not a list of records.
-            ValueError: there are no records, runs do not match, or one run is there twice. The message names the
-                mismatch: the parameters, the measured sums or pairs, thresholds of which none is common, or an entry of
-                the metadata, such as the module, the optimisers or the batches.
+            ValueError: there are no records, runs do not match, or one run is there twice (:attr:`copies`). The
+                message names the mismatch: the parameters, the measured sums or pairs, thresholds of which none is
+                common, or an entry of the metadata, such as the module, the optimisers or the batches.
         """
         if not isinstance(records, (list, tuple)) or not all(isinstance(record, AgingRecord) for record in records):
             raise TypeError("records must be a list of AgingRecord")
@@ -485,16 +665,26 @@ class AgingRecord(RecordContent):
         Raises:
             KeyError: a pair was not measured, or there is no such column.
         """
-        return {name: column.tolist() for name, column in self._long_form(pairs, columns, mean=False).items()}
+        return {name: column.tolist() for name, column in self._long_form(pairs, columns).items()}
 
     def mean_table(
         self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
     ) -> dict[str, list[Any]]:
-        """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica."""
-        return {name: column.tolist() for name, column in self._long_form(pairs, columns, mean=True).items()}
+        """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica.
+
+        Without ``columns``, the standard error of each mean follows as ``<name>_sem``, as in :meth:`sem`. These columns
+        are left out for a single run, and if replicas are :attr:`copies`.
+        """
+        sem = columns is None and self.has_errors
+        return {name: column.tolist() for name, column in self._long_form(pairs, columns, mean=True, sem=sem).items()}
 
     def _long_form(
-        self, pairs: Iterable[tuple[int, int]] | None, columns: Iterable[str] | None, *, mean: bool
+        self,
+        pairs: Iterable[tuple[int, int]] | None,
+        columns: Iterable[str] | None,
+        *,
+        mean: bool = False,
+        sem: bool = False,
     ) -> dict[str, NDArray[Any]]:
         table = self._tables[MOMENTS_TABLE]
         part = table if pairs is None else table.only(map(tuple, pairs))
@@ -516,8 +706,8 @@ class AgingRecord(RecordContent):
             of = (sizes[i] if i in sizes else moments[self._column(i, eps)] for i in entry.inputs)
             values[name] = np.ascontiguousarray(entry.formula(*of))
             if mean and self.n_replica is not None:
-                with np.errstate(invalid="ignore", over="ignore"):
-                    values[name] = values[name].mean(axis=1, keepdims=True)
+                average, error = (part[:, None] for part in over_replicas(values[name].swapaxes(0, 1)))
+                values |= {name: average, **({f"{name}_sem": error} if sem else {})}
         shape = (n_group, 1 if mean else n_replica, len(part))
         return {name: np.broadcast_to(column, shape).ravel() for name, column in (axes | values).items()}
 
@@ -543,7 +733,7 @@ class AgingRecord(RecordContent):
         The name of a group gets an apostrophe in front if it begins like a formula of a spreadsheet (``=``, ``+``,
         ``-``, ``@`` or a tab).
         """
-        return convert.write_csv(self._long_form(None, None, mean=False), Path(path))
+        return convert.write_csv(self._long_form(None, None), Path(path))
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the :meth:`table` as a pandas data frame.
@@ -556,31 +746,60 @@ class AgingRecord(RecordContent):
     def to_xarray(self) -> xarray.Dataset:
         """Return all observables over the dimensions ``(eps,) group, (replica,) waiting_time, lag``.
 
-        An observable that only some groups have is NaN for the other groups.
+        An observable that only some groups have is NaN for the other groups. With replicas, ``<name>_sem`` is the
+        standard error of the mean over them, as in :meth:`sem`, without the dimension ``replica``. It is left out if
+        replicas are :attr:`copies`.
 
         Raises:
             ImportError: xarray is missing. The extra ``analysis`` installs it.
         """
         data: dict[str, Any] = {"n_parameters": (("group",), list(self._n_parameters.values()))}
-        there = {group: self.available(group) for group in self.groups}
+        there, has_errors = {group: self.available(group) for group in self.groups}, self.has_errors
         for name in (name for name in OBSERVABLES if any(name in names for names in there.values())):
-            entry = OBSERVABLES[name]
-            dims: tuple[str, ...] = ("group", "waiting_time", "lag")
-            if self.n_replica is not None and not entry.over_replicas:
-                dims = ("group", "replica", "waiting_time", "lag")
+            entry, means = OBSERVABLES[name], ("group", "waiting_time", "lag")
+            dims = means if self.n_replica is None or entry.over_replicas else ("group", "replica", *means[1:])
 
-            def over_groups(eps: float | None, name: str = name) -> Array:
-                found = {group: self.observable(name, group, eps=eps) for group in self.groups if name in there[group]}
+            def over_groups(evaluate: Callable[..., Array], eps: float | None, name: str = name) -> Array:
+                found = {group: evaluate(name, group, eps=eps) for group in self.groups if name in there[group]}
                 nothing = np.full_like(next(iter(found.values())), np.nan)
                 return np.stack([found.get(group, nothing) for group in self.groups])
 
-            if entry.has_threshold:
-                data[name] = (("eps", *dims), np.stack([over_groups(eps) for eps in self.overlap_thresholds]))
-            else:
-                data[name] = (dims, over_groups(None))
+            evaluated = [(name, self.observable, dims), *([(f"{name}_sem", self.sem, means)] if has_errors else [])]
+            for column, evaluate, axes in evaluated:
+                if entry.has_threshold:
+                    each = [over_groups(evaluate, eps) for eps in self.overlap_thresholds]
+                    data[column] = (("eps", *axes), np.stack(each))
+                else:
+                    data[column] = (axes, over_groups(evaluate, None))
         coords = {"waiting_time": self.waiting_times, "lag": self.lags, "group": list(self.groups)}
         coords |= {"eps": list(self.overlap_thresholds)} if self.overlap_thresholds else {}
         return convert.dataset(data, coords, json.dumps(self.meta))
+
+
+def without_cut_short(records: Sequence[AgingRecord]) -> tuple[list[int], str | None]:
+    """Find the runs that were cut short, for example killed early, among runs that are to be joined as replicas.
+
+    A run is cut short if it has all pairs of the complete runs up to its last step, and none after it. It is left out
+    if two or more complete runs remain. The complete runs end at the same step and have the same pairs. Otherwise
+    :meth:`AgingRecord.concat` decides whether the runs match.
+
+    Args:
+        records: at least one.
+
+    Returns:
+        The places of the runs to join, and a sentence about the runs that are left out, with ``records[i]`` for their
+        names, or None.
+
+    Raises:
+        ValueError: a run that would be left out is of another model or training than the others.
+    """
+    moments = [record._tables[MOMENTS_TABLE] for record in records]
+    kept = combine.complete(moments)
+    if len(kept) == len(records):
+        return kept, None
+    shapes = [{key: value for key, value in r._shape().items() if key != "overlap_thresholds"} for r in records]
+    combine.check_replicas(shapes, [record.meta for record in records])
+    return kept, combine.left_out_in_words(moments, kept)
 
 
 def _chi4_name(quantity: str) -> str:

@@ -88,18 +88,16 @@ def describe(record: AgingRecord) -> dict[str, Any]:
 def curves(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
     """Return the two-time curves, as measured, a band of one standard error on either side, and what relaxes.
 
-    Replicas are averaged, and the band is the standard error of their mean. The values and the error of an observable
-    that compares replicas come from the record. A single run has no band.
+    The values are :meth:`AgingRecord.mean`, and the band is :meth:`AgingRecord.sem`. A single run has no band. Replicas
+    that are copies of others, or have diverged from the start, are left out.
     """
-    entry, positive = find(observable), record.lags > 0  # a logarithmic axis cannot show lag 0
-    values, error = record.observable(observable, group, eps=eps), None
-    if entry.over_replicas:
-        error = None if entry.error is None else record.standard_error(observable, group, eps=eps)
-    elif record.n_replica is not None:
-        error = values.std(axis=0, ddof=1) / np.sqrt(record.n_replica) if record.n_replica > 1 else None
-        values = values.mean(axis=0)
-    values = values[:, positive]
-    edges = () if error is None else (values - error[:, positive], values + error[:, positive])
+    record, _ = record.independent()
+    positive = record.lags > 0  # a logarithmic axis cannot show lag 0
+    values = record.mean(observable, group, eps=eps)[:, positive]
+    edges: tuple[Array, ...] = ()
+    if record.has_errors:
+        error = record.sem(observable, group, eps=eps)[:, positive]
+        edges = (values - error, values + error)
     content = {"waiting_times": record.waiting_times, **_rows(record.lags[positive], values, *edges)}
     return plain(content | _relaxation(record, observable, group, eps))  # type: ignore[no-any-return]
 
@@ -128,11 +126,14 @@ def _relaxation(record: AgingRecord, observable: str, group: str, eps: float | N
     try:
         whole = relaxation_curves(record, observable, group=group, eps=eps)
         if not np.array_equal(whole.lags, record.lags[record.lags > 0]):
-            content["relaxing"] = _rows(whole.lags, whole.mean())
+            mean, error = whole.mean(), whole.sem()
+            content["relaxing"] = _rows(
+                whole.lags, mean, *((mean - error, mean + error) if whole.n_replica > 1 else ())
+            )
         content["used"] = windowed(whole, None).waiting_times
     except NotEnoughDataError:
         pass
-    except ValueError:  # no pair at a positive lag, or a replica that has diverged: nothing can be fitted
+    except ValueError:  # no pair at a positive lag: nothing can be fitted
         content["used"] = []
     return content
 

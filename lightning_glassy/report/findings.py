@@ -55,7 +55,8 @@ class Findings:
                 interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"
             answers.append((f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"))
         if self.diffusion.coefficient is not None:
-            answers.append((f"D = {self.diffusion.coefficient:.3g}", "diffusion at the bottom, per step"))
+            error = "" if self.diffusion.standard_error is None else f" ± {self.diffusion.standard_error:.2g}"
+            answers.append((f"D = {self.diffusion.coefficient:.3g}{error}", "diffusion at the bottom, per step"))
         for name, value, form in (
             ("training loss at the end", judged.train_loss, ".3g"),
             ("training accuracy at the end", judged.train_accuracy, ".2%"),

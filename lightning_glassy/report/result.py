@@ -140,6 +140,9 @@ def report(
         title: one line that describes the measurement, default the module (or the number of checkpoints), N and the
             number of replicas.
 
+    Replicas that are copies of others, and replicas that have diverged from the start, are left out with a doubt. See
+    :meth:`AgingRecord.independent`.
+
     Raises:
         ValueError: the record is empty, an argument is out of range, or the record lacks data for the observable.
         KeyError: the record does not have the group, or no gradient noise of the group.
@@ -175,12 +178,15 @@ def _report(
     """Analyse a record, with the table of the exponents of this group if it is known."""
     if not len(record):
         raise ValueError("the record is empty: no pair of times was measured")
+    record, left_out = record.independent()
+    for doubt in left_out:
+        record.add_doubt(doubt)
     if title is None:
         module, files = record.meta.get("module"), record.meta.get("files")
         if not isinstance(module, str):
             measured = record.meta.get("source") == "checkpoints" and isinstance(files, list)
             module = f"aging record of {len(files)} checkpoints" if measured else "aging record"  # type: ignore[arg-type]
-        replicas = "" if record.n_replica is None else f", {record.n_replica} replicas"
+        replicas = "" if record.n_replica is None else f", {record.n_replica} replica{'s' * (record.n_replica > 1)}"
         title = f"{module}: N = {record.n_parameters['all']:,}{replicas}"
     exponent, why_not = None, None
     if find(observable).relaxation is None:

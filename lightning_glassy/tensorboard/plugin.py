@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -25,7 +26,8 @@ from tensorboard.plugins import base_plugin
 from werkzeug.wrappers import Request
 
 from lightning_glassy.observables import OBSERVABLES, find
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.record import AgingRecord, without_cut_short
+from lightning_glassy.record.combine import REMEDY
 from lightning_glassy.report import answers
 from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard.events import PLUGIN_NAME
@@ -44,6 +46,10 @@ _KEPT = 64 << 20  # bytes of answers that are kept
 _AT_ONCE = 4  # computations at the same time
 _MOST_WAITING = 64  # questions at the same time
 _MOST_JOINED = 2  # sets of runs joined as replicas that are kept
+_REMEDY = (
+    "Choose runs of one length, or show them side by side; 'lightning-glassy report --common' uses the pairs that all "
+    "runs have"
+)
 _YEAR = 365 * 24 * 3600
 
 
@@ -211,17 +217,29 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
         version = hashlib.sha256(json.dumps([(run.name, run.version) for run in runs]).encode()).hexdigest()
         with self._joining:
             if version not in self._joined:
-                try:
-                    merged = AgingRecord.concat([_record(run) for run in runs])
-                except ValueError as error:
-                    names = ", ".join(f"records[{i}] is {run.name!r}" for i, run in enumerate(runs[:4]))
-                    raise QuestionError(f"these runs are not replicas of each other: {error} ({names})") from None
-                notes = [f"{run.name}: {run.description['note']}" for run in runs if "note" in run.description]
-                description = {"note": "\n".join(notes)} if notes else {}
-                self._joined[version] = Run(f"{len(runs)} runs together", version, merged, description)
+                self._joined[version] = _together(runs, version)
                 while len(self._joined) > _MOST_JOINED:
                     self._joined.popitem(last=False)
             return self._joined[version]
+
+
+def _together(runs: Sequence[Run], version: str) -> Run:
+    """Join runs as replicas, without the runs that were cut short."""
+    used, records = runs, [_record(run) for run in runs]
+    try:
+        kept, sentence = without_cut_short(records)
+        used = [runs[i] for i in kept]
+        merged = AgingRecord.concat([records[i] for i in kept])
+    except ValueError as error:
+        names = ", ".join(f"records[{i}] is {run.name!r}" for i, run in enumerate(used[:4]))
+        text = re.sub(r"In Python, .*? there\. ", "", str(error)).replace(REMEDY, _REMEDY)
+        raise QuestionError(f"these runs are not replicas of each other: {text} ({names})") from None
+    notes = [f"{run.name}: {run.description['note']}" for run in used if "note" in run.description]
+    if sentence is not None:
+        named = re.sub(r"records\[(\d+)\]", lambda found: runs[int(found[1])].name, sentence)
+        notes.append(f"{named}; 'lightning-glassy report --common' uses the pairs that all runs have")
+        merged.add_doubt(notes[-1])
+    return Run(f"{len(used)} runs together", version, merged, {"note": "\n".join(notes)} if notes else {})
 
 
 # ---------------------------------------------------------------------- arguments
