@@ -54,8 +54,8 @@ def overlap_at(record: AgingRecord, eps: float | None = None, *, factor: float |
     ``low`` and ``high`` are the overlaps at both edges, and the true overlap lies between them.
 
     The histograms include all measured parameters. The overlap of Winter and Janssen 2024 (arXiv 2405.13098) leaves out
-    the output layer. To compare with it, count during the run, and use ``record.overlap(eps, group)`` of a group without
-    the output layer.
+    the output layer. To compare with it, count during the run, and use ``record.overlap(eps, group)`` of a group
+    without the output layer.
 
     Args:
         record: a single run with the profile ``"displacement"``.
