@@ -172,6 +172,39 @@ def test_the_default_is_the_decorrelation_or_else_the_displacement() -> None:
     assert found.main.mu == pytest.approx(1)
 
 
+def test_a_curve_that_swings_through_the_threshold_is_doubted() -> None:
+    found = relaxation_times(record_of(lambda t_w, t: np.exp(-t / 300) * np.cos(t / 10)))
+    assert any(words.startswith("1/e: ") and "pass it several times" in words for words in found.warnings)
+    assert not relaxation_times(record_of(lambda t_w, t: np.exp(-t / 300))).warnings
+
+
+@pytest.mark.parametrize("n_replica", [None, 1, 2, 3])
+def test_two_replicas_have_no_errors_and_three_have(n_replica: int | None) -> None:
+    shape = () if n_replica is None else (n_replica,)
+    found = relaxation_times(record_of(lambda t_w, t: np.broadcast_to(np.exp(-t / t_w**0.7), shape), n_replica))
+    for one in found.methods.values():
+        errors = (one.errors, one.slope_errors, one.drift_error, one.mu_error)
+        assert all((error is None) == (n_replica != 3) for error in errors)
+        assert all((law.errors == {}) == (n_replica != 3) for law in one.growth)
+    assert found.preferred == "power law"
+
+
+@pytest.mark.parametrize("waiting_times", [[0], [7], [0, 7], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]])
+def test_records_of_few_or_sparse_pairs_have_an_answer(waiting_times: list[int]) -> None:
+    record = AgingRecord({"all": 10})
+    ends = [*waiting_times, 1024, 2048] if len(waiting_times) > 2 else [8, 10, 100]
+    for t_w in waiting_times:
+        for end in ends:
+            if end > t_w:  # checkpoints at powers of two, which share no lag
+                c = np.exp(-((end - t_w) / 5))
+                record.append(t_w, end - t_w, [[20 * (1 - c), 0, 10 * c, 10, 10, 0, 0]])
+    found = relaxation_times(record)
+    assert found.preferred in (None, "constant")
+    assert str(found)
+    left, _ = plotting.plot_relaxation_times(found)
+    left.figure.savefig(io.BytesIO())
+
+
 # ---------------------------------------------------------------------- stretched exponentials
 
 
@@ -310,7 +343,7 @@ def test_a_single_run_prefers_a_law_only_if_it_is_plain() -> None:
     rng = np.random.default_rng(0)
     noisy = relaxation_times(record_of(lambda t_w, t: np.exp(-t / t_w**0.7 * np.exp(0.1 * rng.normal()))))
     assert noisy.preferred is None
-    assert "a single run has no errors" in noisy.main.reason
+    assert "without 3 replicas there is no error" in noisy.main.reason
 
 
 def test_few_relaxation_times_prefer_no_law() -> None:
@@ -356,7 +389,7 @@ def test_the_table_has_at_most_ten_lines_and_says_what_is_not_known() -> None:
         assert "power law" in text
     text = str(relaxation_times(record_of(lambda t_w, t: np.exp(-t / 1e7))))
     assert "1/e                    none: longer than the last lag" in text
-    assert "1 run, no errors" in text
+    assert "1 run, no errors with fewer than 3" in text
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def compare_growth(times: Array, logs: Array) -> Choice:
     Args:
         times: waiting times since the origin of the clock, in steps, increasing and positive, ``[n]``.
         logs: logarithms of the relaxation times, ``[1 + R, n]``. The first row is from all replicas, the others are
-            without each replica. A single run has only the first row.
+            without each replica. With fewer than 3 replicas, there is only the first row.
     """
     n = len(times)
     if n < _FEWEST:
@@ -179,7 +179,7 @@ def _choose(
             )
         return None, (
             f"cannot tell: the laws miss by {best.misfit:.1%} ({best.name}), {growth[1].misfit:.1%} ({growth[1].name}) "
-            "and more, and a single run has no errors to compare this with"
+            f"and more, and without {FEWEST_REPLICAS} replicas there is no error to compare this with"
         )
 
     quantile = float(student.ppf(_LEVEL, n_replica - 1))

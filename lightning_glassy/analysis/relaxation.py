@@ -150,9 +150,13 @@ class RelaxationTimes:
     def __str__(self) -> str:
         name, eps = relaxation_of(self.observable).label, "" if self.eps is None else f" (eps = {self.eps:.3g})"
         of_group = "" if self.group == "all" else f" of {self.group!r}"
-        replicas = "1 run, no errors" if self.n_replica == 1 else f"{self.n_replica} replicas"
-        lines = [f"relaxation times of the {name}{eps}{of_group}   ({replicas})"]
-        for one in list(self.methods.values())[:6]:
+        replicas = "1 run" if self.n_replica == 1 else f"{self.n_replica} replicas"
+        replicas += f", no errors with fewer than {FEWEST_REPLICAS}" if self.n_replica < FEWEST_REPLICAS else ""
+        lines = [
+            f"relaxation times of the {name}{eps}{of_group}   ({replicas})",
+            "  tau in steps, at the first and at the last waiting time that has one; growth as t_w^slope",
+        ]
+        for one in list(self.methods.values())[:5]:
             found = np.flatnonzero(np.isfinite(one.times))
             if len(found) == 0:
                 reasons = sorted(set(one.why_not), key=one.why_not.count)
@@ -287,8 +291,14 @@ def relaxation_times(
         t0,
         curves.n_replica,
         {name: _result(name, clock, in_window, found) for name, found in timed.items()},
-        list(curves.doubts),
+        [*_doubts(curves, samples[0], aims), *curves.doubts],
     )
+
+
+def _doubts(curves: Curves, mean: Array, aims: dict[str, float]) -> list[str]:
+    """Return a warning for each threshold that curves pass several times, as if they were noisy, or oscillated."""
+    several = {name: int((lag_to_threshold(curves.lags, mean, aim).counts > 1).sum()) for name, aim in aims.items()}
+    return [f"{name}: {n} curve(s) pass it several times; the first time counts" for name, n in several.items() if n]
 
 
 def _without_each_replica(values: Array) -> Array:

@@ -63,7 +63,7 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
         for level in (0, 1):
             right.axhline(level, color="0.6", linewidth=0.8, linestyle=":")
     words = found.preferred if found.preferred is not None else "cannot tell"
-    right.set_title(f"growth of the time to {found.main.method}: {words}", fontsize=10)
+    right.set_title(f"growth ({found.main.method}): {words}", fontsize=10)
     for ax in (left, right):
         ax.set_xlabel("waiting time $t_w$ (steps)" if not found.t0 else f"waiting time $t_w$ + {found.t0:.3g} (steps)")
         grid(ax)
