@@ -157,19 +157,6 @@ def test_the_table_of_means_has_the_errors_of_the_record() -> None:
     assert not any(name.endswith("_sem") for name in single.mean_table())
 
 
-def test_a_dataset_has_the_errors_of_the_means() -> None:
-    pytest.importorskip("xarray")
-    record = of(walks())
-    data = record.to_xarray()
-    for name in record.available():
-        entry = OBSERVABLES[name]
-        found = data[f"{name}_sem"].sel(group="all")
-        found = found.sel(eps=3.0) if entry.has_threshold else found
-        expected = record.sem(name, eps=3.0 if entry.has_threshold else None)
-        np.testing.assert_array_equal(found.values, expected)
-    assert not any(str(name).endswith("_sem") for name in of(walks(1)[0]).to_xarray())
-
-
 def test_the_mean_of_a_series_over_joined_runs_has_an_error() -> None:
     rng, runs = np.random.default_rng(0), [of(frames) for frames in walks(5)]
     losses = rng.normal(size=(5, 3))

@@ -161,10 +161,11 @@ def bands_of(n_replica: int, *, what: str = "bands") -> str:
     return f"{what}: one standard error over {n_replica} replicas"
 
 
-def note(ax: Axes, words: str) -> None:
-    """Write a small note into the lower right corner of the axes."""
+def note(ax: Axes, words: str, *, left: bool = False) -> None:
+    """Write a small note into the lower right corner of the axes, or the lower left corner, below the curves."""
     box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}
-    ax.text(0.99, 0.015, words, ha="right", va="bottom", fontsize=7, color="0.3", bbox=box, transform=ax.transAxes)
+    x, side = (0.01, "left") if left else (0.99, "right")
+    ax.text(x, 0.015, words, ha=side, va="bottom", fontsize=7, color="0.3", bbox=box, transform=ax.transAxes)
 
 
 def grid(ax: Axes) -> None:

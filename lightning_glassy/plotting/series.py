@@ -150,7 +150,7 @@ def _plot_series(
 def _note_bands(ax: Axes, record: AgingRecord) -> None:
     """Say what the bands around the series are, if there are any and the record has replicas."""
     if record.n_replica is not None and record.n_replica > 1 and ax.collections:
-        note(ax, bands_of(record.n_replica))
+        note(ax, bands_of(record.n_replica), left=True)  # losses and noise fall with the step
 
 
 def _finish_series(ax: Axes, label: str) -> None:

@@ -746,31 +746,29 @@ class AgingRecord(RecordContent):
     def to_xarray(self) -> xarray.Dataset:
         """Return all observables over the dimensions ``(eps,) group, (replica,) waiting_time, lag``.
 
-        An observable that only some groups have is NaN for the other groups. With replicas, ``<name>_sem`` is the
-        standard error of the mean over them, as in :meth:`sem`, without the dimension ``replica``. It is left out if
-        replicas are :attr:`copies`.
+        An observable that only some groups have is NaN for the other groups. The error of a mean over the replicas is
+        :meth:`sem`.
 
         Raises:
             ImportError: xarray is missing. The extra ``analysis`` installs it.
         """
         data: dict[str, Any] = {"n_parameters": (("group",), list(self._n_parameters.values()))}
-        there, has_errors = {group: self.available(group) for group in self.groups}, self.has_errors
+        there = {group: self.available(group) for group in self.groups}
         for name in (name for name in OBSERVABLES if any(name in names for names in there.values())):
-            entry, means = OBSERVABLES[name], ("group", "waiting_time", "lag")
-            dims = means if self.n_replica is None or entry.over_replicas else ("group", "replica", *means[1:])
+            entry = OBSERVABLES[name]
+            dims: tuple[str, ...] = ("group", "waiting_time", "lag")
+            if self.n_replica is not None and not entry.over_replicas:
+                dims = ("group", "replica", "waiting_time", "lag")
 
-            def over_groups(evaluate: Callable[..., Array], eps: float | None, name: str = name) -> Array:
-                found = {group: evaluate(name, group, eps=eps) for group in self.groups if name in there[group]}
+            def over_groups(eps: float | None, name: str = name) -> Array:
+                found = {group: self.observable(name, group, eps=eps) for group in self.groups if name in there[group]}
                 nothing = np.full_like(next(iter(found.values())), np.nan)
                 return np.stack([found.get(group, nothing) for group in self.groups])
 
-            evaluated = [(name, self.observable, dims), *([(f"{name}_sem", self.sem, means)] if has_errors else [])]
-            for column, evaluate, axes in evaluated:
-                if entry.has_threshold:
-                    each = [over_groups(evaluate, eps) for eps in self.overlap_thresholds]
-                    data[column] = (("eps", *axes), np.stack(each))
-                else:
-                    data[column] = (axes, over_groups(evaluate, None))
+            if entry.has_threshold:
+                data[name] = (("eps", *dims), np.stack([over_groups(eps) for eps in self.overlap_thresholds]))
+            else:
+                data[name] = (dims, over_groups(None))
         coords = {"waiting_time": self.waiting_times, "lag": self.lags, "group": list(self.groups)}
         coords |= {"eps": list(self.overlap_thresholds)} if self.overlap_thresholds else {}
         return convert.dataset(data, coords, json.dumps(self.meta))
