@@ -11,6 +11,7 @@ from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
 from lightning_glassy.analysis.exponents import AgingExponent, NotEnoughDataError, ThresholdFit, aging_exponent
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
+from lightning_glassy.analysis.layers import GroupAging, GroupRow, aging_by_group
 from lightning_glassy.analysis.noise_clock import noise_clock
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
@@ -23,12 +24,15 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "GroupAging",
+    "GroupRow",
     "Heterogeneity",
     "LossRegimes",
     "NotEnoughDataError",
     "Peak",
     "ThresholdFit",
     "Verdict",
+    "aging_by_group",
     "aging_exponent",
     "collapse",
     "collapse_quality",
