@@ -87,6 +87,7 @@ def test_each_layer_has_the_exponent_of_its_own_clock(found: GroupAging) -> None
         assert row.kind == "aging throughout"
     assert found.whole.group == "all"
     assert (found.n_groups, found.n_replica) == (4, 8)
+    assert "no interval" not in str(found)
 
 
 def test_a_frozen_layer_has_the_reason_and_nothing_else(found: GroupAging) -> None:
@@ -188,6 +189,7 @@ def test_of_many_groups_the_largest_are_analysed_and_the_text_says_so() -> None:
     assert {row.group for row in found.rows} == set(names[-MOST_GROUPS:])
     assert [row.rate.rate for row in found.rows] == sorted((row.rate.rate for row in found.rows), reverse=True)
     text = str(found)
+    assert "one run: no interval of mu, at least 8 replicas are needed" in text
     assert "of 200 groups, the 40 with the most parameters are analysed" in text
     assert max(len(line) for line in text.split("\n")) < 130
     ax = plot_groups(found)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lightning_glassy.analysis.crossings import lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
-from lightning_glassy.analysis.exponents import NotEnoughDataError, aging_exponent
+from lightning_glassy.analysis.exponents import MIN_REPLICAS, NotEnoughDataError, aging_exponent
 from lightning_glassy.analysis.phase import AgingRate, verdict
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import Array, relaxation_of
@@ -105,6 +105,9 @@ class GroupAging:
         lines = [f"aging of {len(self.rows)} groups, from the {label}, the largest aging rate first"]
         if left_out > 0:
             lines.append(f"  ! of {self.n_groups} groups, the {len(self.rows)} with the most parameters are analysed")
+        if self.n_replica < MIN_REPLICAS:
+            runs = "one run" if self.n_replica == 1 else f"{self.n_replica} replicas"
+            lines.append(f"  ! {runs}: no interval of mu, at least {MIN_REPLICAS} replicas are needed")
         known = np.isfinite(self.threshold)
         cells = [("group", "N", "aging rate (95%)", f"mu ({self.confidence:.0%})", *(["t*"] if known else []))]
         names = self.names(32)
