@@ -18,6 +18,7 @@ from lightning_glassy import (
     LogTimeSchedule,
 )
 from lightning_glassy.analysis import aging_exponent, diffusion, heterogeneity, verdict
+from lightning_glassy.callbacks.summary import summary
 from lightning_glassy.glasses import SubagingClock
 from lightning_glassy.observables import barrier_height
 from lightning_glassy.plotting import two_time_figure
@@ -90,6 +91,9 @@ def test_a_training_measures_its_pairs_at_lag_zero(tmp_path: Path) -> None:
         found = report(record)
         for figure in found.figures().values():
             figure.savefig(io.BytesIO(), format="png", dpi=20)
+    table = summary(record, "AgingMonitor")[0].split("\n")
+    assert "t=1 " in table[1]
+    assert "t=0 " not in table[1]
     grid = LogTimeSchedule.preset("baity-jesi", 40)
     assert set(zip(*(steps.tolist() for steps in record.pairs), strict=True)) == set(grid.pairs)
     assert np.all(record.msd()[:, 0] == 0)

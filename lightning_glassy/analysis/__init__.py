@@ -13,6 +13,7 @@ from lightning_glassy.analysis.exponent_result import AgingExponent, NotEnoughDa
 from lightning_glassy.analysis.exponents import aging_exponent
 from lightning_glassy.analysis.growth import Growth
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
+from lightning_glassy.analysis.layers import GroupAging, GroupRow, aging_by_group
 from lightning_glassy.analysis.noise_clock import noise_clock
 from lightning_glassy.analysis.overlaps import OverlapAt, overlap_at
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
@@ -27,6 +28,8 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "GroupAging",
+    "GroupRow",
     "Growth",
     "Heterogeneity",
     "LossRegimes",
@@ -37,6 +40,7 @@ __all__ = [
     "RelaxationTimes",
     "ThresholdFit",
     "Verdict",
+    "aging_by_group",
     "aging_exponent",
     "collapse",
     "collapse_quality",

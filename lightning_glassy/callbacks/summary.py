@@ -43,7 +43,7 @@ def _table(record: AgingRecord) -> str:
     if record.n_replica is not None:
         msd = msd.mean(axis=0)
     rows = few(range(len(waiting_times)), 6)
-    columns = few(range(len(lags)), 7)
+    columns = few([j for j, lag in enumerate(lags) if lag > 0 or len(lags) == 1], 7)  # at lag 0 nothing has moved
     lines = [
         f"Aging of {record.n_parameters['all']:,} parameters: mean squared displacement at lag t after step t_w",
         f"{'t_w':>10} |" + "".join(f"{f't={lags[j]:,}':>12}" for j in columns),

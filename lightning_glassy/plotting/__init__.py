@@ -10,12 +10,14 @@ install. :func:`plot_noise_clock` needs scipy, too.
 from lightning_glassy.plotting.axes import new_figure, require_matplotlib, title_of
 from lightning_glassy.plotting.exponents import plot_collapse, plot_curves, plot_local_exponent, plot_threshold_lags
 from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement_distribution, plot_noise_clock
+from lightning_glassy.plotting.layers import groups_figure, plot_groups
 from lightning_glassy.plotting.relaxation import plot_collapse_residuals, plot_relaxation_times
 from lightning_glassy.plotting.replicas import plot_chi4, plot_replica_overlaps
 from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
 from lightning_glassy.plotting.two_time import plot_two_time, two_time_figure
 
 __all__ = [
+    "groups_figure",
     "new_figure",
     "plot_barriers",
     "plot_chi4",
@@ -25,6 +27,7 @@ __all__ = [
     "plot_curves",
     "plot_displacement_distribution",
     "plot_gradient_noise",
+    "plot_groups",
     "plot_local_exponent",
     "plot_loss",
     "plot_noise_clock",

@@ -151,7 +151,7 @@ def fit(found: Findings) -> dict[str, Any]:
         "verdict": asdict(found.verdict),
         "variable": None if exponent is None else exponent.variable,
         "headline": found.headline,
-        "text": str(found),
+        "text": found.text,
         "scan": _scan(found),
     }
     return plain(content)  # type: ignore[no-any-return]

@@ -23,9 +23,9 @@ def figures(found: Findings) -> dict[str, Figure]:
 
     Every report has ``curves`` of the observable, and ``local_exponent``. A report with an exponent has ``collapse``
     (the curves beside the collapsed curves), ``collapse_residuals`` and ``threshold_lags``. A report with relaxation
-    times has ``relaxation_times``. A report on replicas has ``chi4`` if overlaps were
-    counted, and ``replica_overlap`` if the replicas were trained together. The figures of
-    :func:`~lightning_glassy.plotting.panels.panels` follow if the record has the data.
+    times has ``relaxation_times``. A report about all parameters of a record with groups has ``groups``. A report on
+    replicas has ``chi4`` if overlaps were counted, and ``replica_overlap`` if the replicas were trained together. The
+    figures of :func:`~lightning_glassy.plotting.panels.panels` follow if the record has the data.
 
     Raises:
         ImportError: matplotlib is missing. The message names the extra.
@@ -54,6 +54,8 @@ def figures(found: Findings) -> dict[str, Figure]:
         left.set_title(title, fontsize=10)
     drawn["local_exponent"] = plotting.new_figure(1)
     plotting.plot_local_exponent(found.diffusion, ax=drawn["local_exponent"].axes[0]).set_title(title, fontsize=10)
+    if found.groups is not None:
+        drawn["groups"] = plotting.groups_figure(found.groups)
     between = found.heterogeneity
     if between is not None and between.chi4 is not None:
         drawn["chi4"] = plotting.new_figure(1)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-from lightning_glassy.analysis import AgingExponent, Diffusion, Heterogeneity, LossRegimes, RelaxationTimes, Verdict
+from lightning_glassy.analysis import (
+    AgingExponent,
+    Diffusion,
+    GroupAging,
+    Heterogeneity,
+    LossRegimes,
+    RelaxationTimes,
+    Verdict,
+    aging_by_group,
+)
+from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable
+
+_DRAWS = 50  # resampled fits of each group
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class Findings:
         regimes: the regimes of the training loss, None if the record has no training loss, or has it at too few steps.
         relaxation: the relaxation times of the observable if it is a correlation or an overlap, otherwise those of the
             decorrelation (or of the MSD, for a record of displacements alone). None if the observable does not relax.
+        options: arguments of :func:`lightning_glassy.report.report` for the groups and the other choices of the page.
     """
 
     title: str
@@ -42,6 +56,20 @@ class Findings:
     heterogeneity: Heterogeneity | None = None
     regimes: LossRegimes | None = None
     relaxation: RelaxationTimes | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def groups(self) -> GroupAging | None:
+        """The aging of the groups side by side, computed when it is first asked for.
+
+        It is None if the findings are about one group, if the observable does not relax, or if the record has fewer
+        than two groups besides ``"all"``.
+        """
+        if self.group != "all" or len(self.record.groups) < 3 or find(self.observable).relaxation is None:
+            return None
+        options = {name: self.options[name] for name in ("window", "confidence") if name in self.options}
+        draws = min(self.options.get("n_bootstrap", _DRAWS), _DRAWS)
+        return aging_by_group(self.record, self.observable, eps=self.eps, n_bootstrap=draws, **options)
 
     @property
     def headline(self) -> list[tuple[str, str]]:
@@ -69,6 +97,11 @@ class Findings:
         return answers
 
     def __str__(self) -> str:
+        return "\n\n".join([self.text, *([printable(str(self.groups))] if self.groups is not None else [])])
+
+    @property
+    def text(self) -> str:
+        """The findings in words, without the groups side by side."""
         exponent = str(self.exponent) if self.exponent is not None else f"no aging exponent: {self.why_not}"
         # Print a doubt of both the verdict and the exponent only once.
         known = set(self.exponent.warnings) if self.exponent is not None else set()
@@ -98,6 +131,7 @@ class Findings:
             "diffusion": asdict(self.diffusion),
             "relaxation_times": None if self.relaxation is None else asdict(self.relaxation),
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
+            "groups": None if self.groups is None else self.groups.to_dict(),
             "loss_regimes": None if self.regimes is None else asdict(self.regimes),
         }
         return plain(content)  # type: ignore[no-any-return]

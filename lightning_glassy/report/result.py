@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lightning_glassy.analysis import (
     AgingExponent,
@@ -36,13 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report(Findings):
-    """The findings in a record, with figures and files. Prints as a page of text.
-
-    Attributes:
-        options: arguments of :func:`report` for the other choices of the page.
-    """
-
-    options: dict[str, Any] = field(default_factory=dict)
+    """The findings in a record, with figures and files. Prints as a page of text."""
 
     def figures(self) -> dict[str, Figure]:
         """Draw the figures of :func:`lightning_glassy.report.figures.figures`, by name."""
