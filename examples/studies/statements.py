@@ -22,7 +22,7 @@ from lightning_glassy.analysis import (
     relaxation_curves,
     verdict,
 )
-from lightning_glassy.analysis.phase import AGES
+from lightning_glassy.analysis.headline import AGES
 from lightning_glassy.observables import Array, barrier_height
 
 SEEN, NOT_SEEN, UNTESTABLE = "seen", "not seen", "not testable here"

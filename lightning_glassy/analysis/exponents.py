@@ -42,6 +42,7 @@ _BOUNDS = (-0.5, 2.0)  # range of the search for the exponent
 _ENOUGH_CROSSINGS = 4  # a slope is fitted if a threshold has so many waiting times
 _EXACT = 0.01  # the interpolation between lags can cause this scatter, but no more
 _SLOPES_AGREE = 0.2  # a larger difference of the slopes of thresholds comes from different processes
+_DRIFT_DRAWS = 50  # resampled fits of both halves: they decide a question, and give no interval
 _MOST_THRESHOLDS = 4  # overlaps in the table of a record that has counted at more thresholds
 
 
@@ -203,7 +204,7 @@ def _fit(
             if len(values) > options.n_bootstrap / 2 and np.isfinite(estimates[name])
         }
         if np.isfinite(halves).all():
-            of_draws = parts(np.where(used, draws, np.nan), centres=halves)
+            of_draws = parts(np.where(used, draws[:_DRIFT_DRAWS], np.nan), centres=halves)
             drift_error = float(np.std(of_draws[1] - of_draws[0], ddof=1) * widening)
     scatter = fits[best].scatter
     contradictory = _contradictory([law.mu for law in laws], scatter)
@@ -323,10 +324,11 @@ def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable
         return CollapseQuality(curves.waiting_times, curves.lags, mean, errors, scatter)
 
     # The scatter that enters the last search stays, so that S has its minimum at the exponent.
-    scatter, next_scatter = np.inf, 0.0
+    next_scatter = 0.0
     for _ in range(6):
         scatter, total = next_scatter, measure(next_scatter)
-        mu = float(_minimise(total, variable, t0, _search(total, variable, t0), 0.1)[0])
+        # The scatter can move the minimum far away from where it was without it.
+        mu = float(_minimise(total, variable, t0, _search(total, variable, t0), 0.05)[0])
         next_scatter = _scatter(measure, mu, variable, t0)
         if abs(next_scatter - scatter) <= 0.02 * scatter:
             break

@@ -17,7 +17,7 @@ COLLAPSED = 0.05
 """Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
 
 AGES = 0.1
-"""The smallest exponent that is called aging: the lag to relax grows by a quarter per decade of waiting time."""
+"""The smallest exponent or rate that is called aging: the lag to relax grows by a quarter per decade."""
 
 _DECADES = 1.6  # least span of the waiting times, about two decades
 _AGREE = 0.1  # a smaller difference of two exponents is no contradiction

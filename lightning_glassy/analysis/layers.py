@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from lightning_glassy.analysis.crossings import lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
-from lightning_glassy.analysis.exponents import MIN_REPLICAS, NotEnoughDataError, aging_exponent
+from lightning_glassy.analysis.exponent_result import MIN_REPLICAS, NotEnoughDataError
+from lightning_glassy.analysis.exponents import aging_exponent
 from lightning_glassy.analysis.phase import AgingRate, verdict
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import Array, relaxation_of
@@ -326,10 +327,7 @@ def _exponent(
         fit = aging_exponent(record, observable, group=group, eps=eps, **options)
     except NotEnoughDataError as error:
         return None, None, None, _words(error)
-    estimate = float(getattr(fit, "estimate", fit.mu))
-    if not np.isfinite(estimate):
-        return None, None, None, getattr(fit, "why_not", None) or "the fit has no minimum in the range of the search"
-    return fit.mu, estimate, fit.interval, getattr(fit, "why_not", None)
+    return fit.mu, fit.estimate if np.isfinite(fit.estimate) else None, fit.interval, fit.why_not
 
 
 def _words(error: Exception) -> str:

@@ -17,6 +17,7 @@ from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponent_result import AgingExponent
+from lightning_glassy.analysis.headline import AGES
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.analysis.regimes import rest
 from lightning_glassy.observables import Array
@@ -25,9 +26,6 @@ from lightning_glassy.record import AgingRecord
 
 Kind = Literal["aging throughout", "aging that stops", "no aging", "cannot tell"]
 Phase = Literal["glassy", "over-parametrised"]
-
-AGES = 0.1
-"""The smallest aging rate that is called aging: the lag to relax grows by a quarter per decade of waiting time."""
 
 _CONFIDENCE = 0.95
 _FITTED, _NOT_FITTED = 0.999, 0.98  # all data are learnt above the first training accuracy, not below the second
@@ -208,11 +206,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
         judged: result of :func:`verdict`.
         fit: the exponent. If it is of another observable, its table is searched for the observable of the verdict.
     """
-    same = [
-        other
-        for other in getattr(fit, "table", [fit])
-        if (other.observable, other.group) == (judged.observable, judged.group)
-    ]
+    same = [other for other in fit.table if (other.observable, other.group) == (judged.observable, judged.group)]
     words = _contradiction(judged, same[0]) if same else None
     if words is None:
         return judged
@@ -221,7 +215,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
 
 def _contradiction(judged: Verdict, fit: AgingExponent) -> str | None:
     """Return the contradiction between a verdict and an exponent in words, or None without one."""
-    mu = float(getattr(fit, "estimate", fit.mu))
+    mu = fit.estimate
     if not np.isfinite(mu):
         return None
     low, high = (-np.inf, np.inf) if fit.interval is None else fit.interval
