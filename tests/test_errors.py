@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +15,7 @@ from lightning_glassy.analysis import aging_exponent, collapse, diffusion, heter
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.crossings import mean_lag_to_threshold
 from lightning_glassy.analysis.heterogeneity import NotEnoughDataError
+from lightning_glassy.loggers.csv import CSVSink
 from lightning_glassy.observables import OBSERVABLES
 from lightning_glassy.observables.arrays import jackknife_error, over_replicas
 from lightning_glassy.record import without_cut_short
@@ -145,7 +149,7 @@ def test_the_table_of_means_has_the_errors_of_the_record() -> None:
     table = record.mean_table()
     names = list(table)
     for name, (entry, eps) in record.columns().items():
-        assert names.index(f"{name}_sem") == names.index(name) + 1
+        assert names.index(f"{name}_sem") > names.index(name)
         for group in record.groups:
             mine = np.array(table["group"]) == group
             expected = record.sem(entry.name, group, eps=eps)
@@ -466,3 +470,24 @@ def test_copies_are_compared_again_when_the_record_grows() -> None:
     for i, (waiting_time, lag, row) in enumerate(zip(*whole.pairs, whole.moments, strict=True)):
         record.append(waiting_time, lag, row * (1 + np.arange(2)[:, None, None] * (i == 20)))
         assert record.copies == ([(1, 0)] if i < 20 else [])
+
+
+@pytest.mark.parametrize("through_logger", [False, True])
+def test_a_table_of_replicas_has_the_error_of_each_value(tmp_path: Path, through_logger: bool) -> None:
+    record = of(walks(n_replica=5))
+    if through_logger:
+        pairs = list(zip(*(part.tolist() for part in record.pairs), strict=True))
+        CSVSink(SimpleNamespace(log_dir=str(tmp_path)), "glassy").update(record, pairs, 0)
+        path = tmp_path / "glassy.csv"
+    else:
+        path = record.to_csv(tmp_path / "table.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    waiting_times, lags = record.waiting_times.tolist(), record.lags.tolist()
+    assert len(rows) == 5 * len(record)
+    for row in rows[:: len(rows) // 7]:
+        at = waiting_times.index(int(row["waiting_time"])), lags.index(int(row["lag"]))
+        assert float(row["msd_sem"]) == pytest.approx(record.sem("msd")[at], rel=1e-12)
+        assert float(row["correlation_raw_sem"]) == pytest.approx(record.sem("correlation_raw")[at], rel=1e-12)
+    single = AgingRecord.from_trajectory(np.cumsum(np.ones((11, 4)), axis=0)).to_csv(tmp_path / "single.csv")
+    assert "_sem" not in single.read_text()

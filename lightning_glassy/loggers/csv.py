@@ -23,8 +23,9 @@ class CSVSink:
     """Append to ``glassy.csv`` beside the ``metrics.csv`` of a ``CSVLogger``, one line per replica, group and pair.
 
     The table has the columns of ``aging_record.csv``: waiting_time, lag, step, group, n_parameters, msd and the other
-    observables. In ``metrics.csv``, each waiting time would need its own columns, and ``CSVLogger`` rewrites the whole
-    file for each new column. An existing file is never overwritten: the new file gets a number in its name.
+    observables. With replicas, the standard error of each observable over the replicas follows. In ``metrics.csv``,
+    each waiting time would need its own columns, and ``CSVLogger`` rewrites the whole file for each new column. An
+    existing file is never overwritten: the new file gets a number in its name.
     """
 
     def __init__(self, logger: Any, prefix: str) -> None:
@@ -37,13 +38,13 @@ class CSVSink:
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Append the new pairs."""
-        self._add(record.table(pairs), header=self._path is None and not self._lines.getvalue())
+        self._add(_table(record, pairs), header=self._path is None and not self._lines.getvalue())
         self._write()
 
     def go_back(self, record: AgingRecord) -> None:
         """Write the table again, without the pairs that have left the record."""
         self._lines = io.StringIO()
-        self._add(record.table(), header=True)
+        self._add(_table(record, None), header=True)
         if self._path is not None:
             content, self._lines = self._lines.getvalue(), io.StringIO()
             write_atomically(self._path, lambda file: file.write(content.encode("utf-8", "backslashreplace")))
@@ -75,3 +76,7 @@ class CSVSink:
             os.truncate(self._path, size)
             raise
         self._lines = io.StringIO()
+
+
+def _table(record: AgingRecord, pairs: Pairs | None) -> dict[str, list[Any]]:
+    return record.table(pairs, sem=record.n_replica is not None and record.n_replica > 1)

@@ -648,7 +648,11 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ other formats
 
     def table(
-        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
+        self,
+        pairs: Iterable[tuple[int, int]] | None = None,
+        columns: Iterable[str] | None = None,
+        *,
+        sem: bool = False,
     ) -> dict[str, list[Any]]:
         """Return the record in long form: one line per group, replica and pair, in this order.
 
@@ -658,6 +662,8 @@ class AgingRecord(RecordContent):
         Args:
             pairs: the pairs ``(waiting time, lag)`` to include, default all, sorted.
             columns: names of the columns of observables to include, default all of :meth:`columns`.
+            sem: whether the standard error of each observable over the replicas follows as ``<name>_sem``, the same in
+                the lines of all replicas of a pair (:meth:`sem`).
 
         Returns:
             The values of each column: (replica,) waiting_time, lag, step, group, n_parameters, then the observables.
@@ -665,7 +671,7 @@ class AgingRecord(RecordContent):
         Raises:
             KeyError: a pair was not measured, or there is no such column.
         """
-        return {name: column.tolist() for name, column in self._long_form(pairs, columns).items()}
+        return {name: column.tolist() for name, column in self._long_form(pairs, columns, sem=sem).items()}
 
     def mean_table(
         self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
@@ -702,12 +708,15 @@ class AgingRecord(RecordContent):
         axes |= {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
         axes |= {"group": np.array(self.groups, dtype=object)[:, None, None], "n_parameters": sizes["population"]}
         values: dict[str, Array] = {}
+        errors: dict[str, Array] = {}
         for name, (entry, eps) in wanted.items():
             of = (sizes[i] if i in sizes else moments[self._column(i, eps)] for i in entry.inputs)
             values[name] = np.ascontiguousarray(entry.formula(*of))
-            if mean and self.n_replica is not None:
+            if self.n_replica is not None and (mean or sem):
                 average, error = (part[:, None] for part in over_replicas(values[name].swapaxes(0, 1)))
-                values |= {name: average, **({f"{name}_sem": error} if sem else {})}
+                values |= {name: average} if mean else {}
+                errors |= {f"{name}_sem": error} if sem else {}
+        values |= errors
         shape = (n_group, 1 if mean else n_replica, len(part))
         return {name: np.broadcast_to(column, shape).ravel() for name, column in (axes | values).items()}
 
@@ -728,12 +737,12 @@ class AgingRecord(RecordContent):
         }
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write the :meth:`table` to a CSV file atomically. Return the path.
+        """Write the :meth:`table` to a CSV file atomically, with the errors over replicas. Return the path.
 
         The name of a group gets an apostrophe in front if it begins like a formula of a spreadsheet (``=``, ``+``,
         ``-``, ``@`` or a tab).
         """
-        return convert.write_csv(self._long_form(None, None), Path(path))
+        return convert.write_csv(self._long_form(None, None, sem=self.has_errors), Path(path))
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the :meth:`table` as a pandas data frame.
