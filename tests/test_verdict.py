@@ -176,6 +176,15 @@ def test_the_exponent_is_right_on_every_grid(grid: str, mu: float) -> None:
     assert aging_exponent(record).mu == pytest.approx(mu, abs=0.005)
 
 
+@pytest.mark.parametrize("grid", ["powers of two", "1-2-5", "3 per decade"])
+def test_the_interval_of_a_rate_has_the_error_of_the_interpolation(grid: str) -> None:
+    exact = verdict(exact_record(of_clock("ages"), checkpoints(GRIDS[grid]))).rates[1]
+    assert exact.low < 1 < exact.high
+    assert 0.14 < exact.high - exact.low < 0.3  # there is no other error in this record
+    dense = verdict(exact_record(lambda t_w, t: np.log1p(t / t_w), SCHEDULE.pairs)).rates[1]
+    assert dense.high - dense.low < 0.03
+
+
 def test_a_record_of_common_lags_is_not_interpolated() -> None:
     record = exact_record(of_clock("ages"), SCHEDULE.pairs)
     curves = relaxation_curves(record)
@@ -336,6 +345,14 @@ def test_later_waiting_times_that_share_no_lags_leave_it_open() -> None:
     alone = told(exact_record(of_clock("ages"), [*early[:6], *late]))
     assert "2 waiting times from 1 to 2 can be compared" in alone
     assert "waiting times after step 2 cannot be compared" in alone
+
+
+def test_two_lags_are_enough_and_a_curve_with_other_lags_stops_no_comparison() -> None:
+    times = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    pairs = [(t_w, t) for t_w in times for t in ((1, 10) if t_w == 50 else (10, 30) if t_w < 50 else (30, 100))]
+    found = verdict(exact_record(of_clock("ages"), pairs))
+    assert found.kind == "aging throughout"
+    assert (found.rates[0].first, found.rates[0].last) == (1, 1000)
 
 
 def test_lags_far_beyond_the_waiting_time_do_not_decide() -> None:
@@ -631,5 +648,8 @@ def test_a_long_run_has_verdict_and_exponent_at_its_end() -> None:
     text = "\n".join(summary(exact_record(AGING, SCHEDULE.pairs), "AgingMonitor"))
     assert "verdict: aging throughout" in text
     assert "aging exponent mu = 0.6" in text
+    record = exact_record(AGING, SCHEDULE.pairs)
+    record.add_doubt("the weights were rounded")
+    assert "\n".join(summary(record, "AgingMonitor")).count("the weights were rounded") == 1
     still = "\n".join(summary(exact_record(lambda t_w, t: 1e-9, SCHEDULE.pairs), "AgingMonitor"))
     assert "no aging exponent: the curves hardly rise" in still

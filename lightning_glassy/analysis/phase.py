@@ -329,6 +329,10 @@ class _Shifts:
         curves = curves.after(0)
         curves = curves.only(np.nan_to_num(curves.mean()).max(axis=-1, initial=0) > 0)
         slopes = smooth_exponent(curves.lags, curves.mean())
+        for row, slope in zip(curves.mean(), slopes, strict=True):
+            two = np.flatnonzero(row > 0)
+            if len(two) == 2:  # too few for a smooth exponent
+                slope[two] = np.diff(np.log(row[two])) / np.diff(np.log(curves.lags[two]))
         relaxing = np.isfinite(above_plateaus(curves).mean())
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(curves.values)

@@ -71,7 +71,9 @@ def _findings(record: AgingRecord, who: str) -> list[str]:
             fit = aging_exponent(record)
         except NotEnoughDataError as error:
             return [str(judged), f"no aging exponent: {error}"]
-        return [str(reconcile(judged, fit)), str(fit)]
+        # Print a doubt of both only once.
+        doubts = [warning for warning in judged.warnings if warning not in fit.warnings]
+        return [str(replace(reconcile(judged, fit), warnings=doubts)), str(fit)]
     except Exception as error:
         log.warning("%s: the record could not be analysed (%s: %s)", who, type(error).__name__, str(error))
         return []
