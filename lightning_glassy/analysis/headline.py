@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_glassy.analysis.exponent_result import AgingExponent
+from lightning_glassy.analysis.exponent_result import DISAGREE, TOO_SHORT, AgingExponent
 
 COLLAPSED = 0.05
 """Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
@@ -41,7 +41,7 @@ def _by_itself(fit: AgingExponent) -> str | None:
     decades, curves = float(np.log10(end / start)), f"the curves of the {fit.label}"
     if decades < _DECADES or len(fit.waiting_times) < 4:
         return (
-            f"too short for an exponent: {len(fit.waiting_times)} waiting times span {decades:.1f} decades, and four "
+            f"{TOO_SHORT}: {len(fit.waiting_times)} waiting times span {decades:.1f} decades, and four "
             "over about two decades are needed"
         )
     if np.isnan(fit.estimate):
@@ -98,4 +98,4 @@ def _contradicted(fit: AgingExponent, other: AgingExponent) -> str | None:
     # No aging is a result, too.
     if _by_itself(other) is not None and not (other.miss <= COLLAPSED and abs(other.estimate) < AGES):
         return None
-    return f"the observables disagree: the {fit.label} gives {fit.stated()}, and the {other.label} {other.stated()}"
+    return f"{DISAGREE}: the {fit.label} gives {fit.stated()}, and the {other.label} {other.stated()}"
