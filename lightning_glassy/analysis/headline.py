@@ -58,13 +58,11 @@ def _slow_part(fit: AgingExponent) -> str | None:
     if fit.miss > COLLAPSED:
         return f"{curves} do not collapse: they miss a common curve by {fit.miss:.0%}"
     if fit.estimate < -AGES:
-        return f"{curves} relax faster the later the waiting time ({fit.stated()}): this is not aging"
+        return f"{curves} relax faster the later the waiting time, mu = {fit.stated()}: this is not aging"
     if fit.estimate < AGES:
-        return f"{curves} coincide for all waiting times ({fit.stated()}): no aging"
+        return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
     if fit.estimate - _ERRORS * error > _FULL:
-        return (
-            f"the exponent of the {fit.label} is above 1 ({fit.stated()}): the motion itself fades, which is not aging"
-        )
+        return f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is not aging"
     if abs(fit.drift) > max(_AGREE, _ERRORS * np.nan_to_num(fit.drift_error)):
         return (
             f"the exponent of the {fit.label} drifts along the waiting times: it is {abs(fit.drift):.2f} "

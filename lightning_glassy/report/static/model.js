@@ -85,8 +85,9 @@ export function versionOf(one) {
 }
 
 export const fitOf = (one) => model.fits.get(keyOf(one));
-const firstFit = () => [...model.fits.values()].find((fit) => fit.aging_exponent);
-export const mu = () => model.state.mu ?? firstFit()?.aging_exponent.mu ?? 0.5;
+// A fit whose best exponent is at a bound of the search has none.
+const firstFit = () => [...model.fits.values()].find((fit) => typeof fit.aging_exponent?.estimate === "number");
+export const mu = () => model.state.mu ?? firstFit()?.aging_exponent.estimate ?? 0.5;
 export const fittedVariable = () => firstFit()?.variable ?? "effective";
 
 // The waiting times of the exponent, and the origin of the clock in steps before step 0.
