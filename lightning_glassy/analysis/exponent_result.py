@@ -155,6 +155,11 @@ class AgingExponent:
         """Itself and the exponents of the other observables."""
         return [self, *self.others]
 
+    def has(self, observable: str, eps: float | None) -> bool:
+        """Return whether the table has this observable, with a fit or with the reason why there is none."""
+        fitted = any((row.observable, row.eps) == (observable, eps) for row in self.table)
+        return fitted or label_of(observable, eps) in self.unfitted
+
     def about(self, observable: str, eps: float | None = None) -> AgingExponent:
         """Return the same table, about another of its observables.
 
@@ -171,7 +176,7 @@ class AgingExponent:
                 others = [replace(other, others=[], unfitted={}) for other in rows if other is not row]
                 return replace(row, others=others, unfitted=self.unfitted)
         label = label_of(observable, eps)
-        raise NotEnoughDataError(self.unfitted.get(label, f"the {label} was not fitted"))
+        raise NotEnoughDataError(self.unfitted.get(label, f"the {label} is not in the table"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes, with ``mu``, ``label`` and ``miss``, as dictionaries, lists and arrays."""
@@ -180,8 +185,6 @@ class AgingExponent:
 
     def stated(self) -> str:
         """Return the estimate with its interval, in words."""
-        if not np.isfinite(self.estimate):
-            return "no value within the bounds of the search"
         return f"{_number(self.estimate)} ({'no interval' if self.interval is None else self._interval()})"
 
     def _interval(self) -> str:
@@ -190,7 +193,7 @@ class AgingExponent:
     def __str__(self) -> str:
         doubts = [f"! {warning}" for warning in self.warnings]
         if self.too_short:
-            return "\n".join([*_wrapped([f"no aging exponent: {self.why_not}"]), *_wrapped(doubts, indent=2)])
+            return "\n".join([*_wrapped([str(self.why_not)]), *_wrapped(doubts, indent=2)])
         replicas = f"{self.n_replica} replica{'s' if self.n_replica > 1 else ''}"
         if self.mu is None:
             headline, replicas = f"no aging exponent: {self.why_not}", f", {replicas}"

@@ -62,7 +62,10 @@ def _slow_part(fit: AgingExponent) -> str | None:
     if fit.estimate < AGES:
         return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
     if fit.estimate - _ERRORS * error > _FULL:
-        return f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is not aging"
+        return (
+            f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is "
+            "not aging"
+        )
     if abs(fit.drift) > max(_AGREE, _ERRORS * np.nan_to_num(fit.drift_error)):
         return (
             f"the exponent of the {fit.label} drifts along the waiting times: it is {abs(fit.drift):.2f} "
