@@ -179,8 +179,8 @@ class AgingExponent:
         raise NotEnoughDataError(self.unfitted.get(label, f"the {label} is not in the table"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes, with ``mu``, ``label`` and ``miss``, as dictionaries, lists and arrays."""
-        more = {"mu": self.mu, "label": self.label, "miss": self.miss}
+        """Return all attributes and the properties ``mu``, ``label``, ``miss`` and ``too_short`` as plain values."""
+        more = {"mu": self.mu, "label": self.label, "miss": self.miss, "too_short": self.too_short}
         return more | asdict(replace(self, others=[])) | {"others": [other.to_dict() for other in self.others]}
 
     def stated(self) -> str:

@@ -1,11 +1,12 @@
 // The exponents that were found: a table, and in words.
 
-import {big, fixed, h, integer, math, swatch} from "./dom.js";
+import {big, fixed, h, integer, math, short, swatch} from "./dom.js";
 import {runColour} from "./look.js";
 import {fitOf, keyOf, label, model, qualityOf} from "./model.js";
 
 const METHODS = ["collapse, effective time", "collapse, plain", "threshold"];
 
+const small = (error) => (error < 0.001 ? short(error, 1) : fixed(error));
 const percent = (part) => (part === null ? "–" : `${(100 * part).toFixed(1)} %`);
 
 // A row for each series, and for a single series a row for each other observable. Under a row stands the reason why its
@@ -14,7 +15,7 @@ const percent = (part) => (part === null ? "–" : `${(100 * part).toFixed(1)} %
 export function fitTable(use, choose) {
   const {series} = model, scaled = model.state.x !== "lag";
   const head = [
-    ...(series.length > 1 ? ["run"] : []), "observable", math("μ"), "missed by", ["collapse in ", ...math("λ")],
+    series.length > 1 ? "run" : "observable", math("μ"), "missed by", ["collapse in ", ...math("λ")],
     ["in ", ...math("t / t_w^μ")], "threshold", ...(scaled ? [[...math("S"), " here"]] : []), "verdict",
   ];
   const tips = {"missed by": "Rms distance of the curves from a common curve, beyond the errors of the replicas"};
@@ -24,10 +25,10 @@ export function fitTable(use, choose) {
 
 function rows(one, scaled, columns, use, choose) {
   const several = model.series.length > 1, fit = fitOf(one), exponent = fit?.aging_exponent;
-  const colour = several ? runColour(one.index) : "var(--accent)";
-  const name = h("th", {scope: "row"}, h("span", {}, swatch(colour), h("span", {className: "name"}, label(one))));
-  if (!exponent) {
-    const why = fit ? fit.why_no_exponent ?? fit.error : "fitting …";
+  const title = several || !exponent ? label(one) : exponent.label;
+  const name = named(title, several ? runColour(one.index) : "var(--accent)");
+  if (!exponent || exponent.too_short) {
+    const why = exponent?.why_not ?? (fit ? fit.why_no_exponent ?? fit.error : "fitting …");
     return [h("tr", {}, name, h("td", {colSpan: columns - 1, className: "quiet"}, why))];
   }
   const {kind, stops_at: stops} = fit.verdict;
@@ -35,35 +36,31 @@ function rows(one, scaled, columns, use, choose) {
     type: "button", className: "use", title: "Collapse the curves with this exponent",
     onclick: () => use(Number(exponent.estimate.toFixed(3)), fit.variable),
   }, fixed(exponent.estimate));
-  const first = [...(several ? [name] : []), observed(exponent, exponent, several ? null : colour),
-    ...numbers(exponent, button), scaled ? h("td", {}, big(qualityOf(one))) : null,
-    h("td", {className: "verdict"}, kind + (stops === null ? "" : ` at step ${integer(stops)}`))];
-  const listed = row(exponent, first, columns);
+  const listed = row(exponent, columns, name, ...numbers(exponent, button), scaled ? h("td", {}, big(qualityOf(one))) : null,
+    h("td", {className: "verdict"}, kind + (stops === null ? "" : ` at step ${integer(stops)}`)));
   if (several) return listed;
   const others = exponent.others.flatMap((other) => {
     const pick = () => choose({observable: other.observable, ...(other.eps === null ? {} : {eps: other.eps}), threshold: null});
     const link = h("button", {type: "button", className: "link", title: "Show this observable", onclick: pick}, other.label);
-    const cells = [observed(other, exponent, null, link), ...numbers(other, other.estimate === null ? null : fixed(other.estimate))];
-    return row(other, [...cells, h("td", {colSpan: columns - cells.length})], columns);
+    const [start, end] = other.window, same = start === exponent.window[0] && end === exponent.window[1];
+    const window = same ? null : h("small", {}, ...math("t_w"), ` = ${integer(start)} … ${integer(end)}`);
+    return row(other, columns, named([link, window], "transparent"),
+      ...numbers(other, other.estimate === null ? null : fixed(other.estimate)), h("td", {colSpan: scaled ? 2 : 1}));
   });
   const unfitted = Object.entries(exponent.unfitted).map(([what, reason]) => h("tr", {},
-    h("th", {scope: "row"}, what), h("td", {colSpan: columns - 1, className: "quiet"}, `not fitted: ${reason}`)));
+    named(what, "transparent"), h("td", {colSpan: columns - 1, className: "quiet"}, `not fitted: ${reason}`)));
   return [...listed, ...others, ...unfitted];
 }
 
+const named = (name, colour) => (
+  h("th", {scope: "row"}, h("span", {}, swatch(colour), h("span", {className: "name"}, ...[name].flat().filter((part) => part !== null)))));
+
 // A row, and under it the reason why its exponent is no headline.
-function row(exponent, cells, columns) {
+function row(exponent, columns, ...cells) {
   const why = exponent.why_not;
   if (why === null) return [h("tr", {}, cells)];
   return [h("tr", {className: "doubtful"}, cells),
     h("tr", {}, h("td", {colSpan: columns, className: "why"}, `no headline: ${why}`))];
-}
-
-// The name of an observable, with its waiting times if they are not those of the first row.
-function observed(exponent, first, colour, name = exponent.label) {
-  const [start, end] = exponent.window, same = start === first.window[0] && end === first.window[1];
-  const window = same ? null : h("small", {}, " ", ...math("t_w"), ` = ${integer(start)} … ${integer(end)}`);
-  return h("th", {scope: "row"}, h("span", {}, colour === null ? null : swatch(colour), h("span", {className: "name"}, name, window)));
 }
 
 // The cells of the exponent, of what the curves miss a common one by, and of the methods.
@@ -71,7 +68,7 @@ function numbers(exponent, shown) {
   const {interval, estimates, standard_errors: errors} = exponent;
   const range = interval === null || shown === null ? null : h("small", {}, ` ${fixed(interval[0])} … ${fixed(interval[1])}`);
   const estimate = (method) => h("td", {}, fixed(estimates[method]),
-    errors[method] === undefined ? null : h("small", {}, ` ± ${fixed(errors[method])}`));
+    errors[method] === undefined ? null : h("small", {}, ` ± ${small(errors[method])}`));
   return [h("td", {}, shown ?? "–", range), h("td", {}, percent(exponent.miss)), ...METHODS.map(estimate)];
 }
 

@@ -9,9 +9,9 @@ import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, fitOf, fittedVariable, hasEps, keyOf, label, model,
-  mu, observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
-  windowOf,
+  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, estimateOf, fitOf, fittedVariable, hasEps, keyOf,
+  label, model, mu, observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together,
+  versionOf, view, windowOf,
 } from "./model.js";
 import {powerLaw} from "./relax.js";
 import {fromAddress, toAddress} from "./state.js";
@@ -264,8 +264,7 @@ function drawMu() {
   const place = (x) => `calc(8px + (100% - 16px) * ${part(x)})`;
   if (document.activeElement !== $.mu || state.mu === null) $.mu.value = value;
   if (document.activeElement !== $.muNumber) $.muNumber.value = value.toFixed(3);
-  const found = series.map((one) => [one, fitOf(one)?.aging_exponent])
-    .filter(([, exponent]) => typeof exponent?.estimate === "number");
+  const found = series.filter((one) => estimateOf(fitOf(one)) !== null).map((one) => [one, fitOf(one).aging_exponent]);
   $.marks.replaceChildren(...found.flatMap(([one, {estimate, interval, why_not: why}]) => {
     const colour = `--mark:${series.length > 1 ? runColour(one.index) : "var(--accent)"}`, kind = why === null ? "" : " hollow";
     const mark = h("i", {className: `mark${kind}`, style: `left:${place(estimate)};${colour}`});
