@@ -171,7 +171,7 @@ def test_descent_into_flat_directions_ages_fully_as_a_correlation() -> None:
     fit = aging_exponent(record, "decorrelation", n_bootstrap=50)
     assert fit.interval[0] < 1 < fit.interval[1]
     assert fit.standard_error < 0.05
-    assert re.match(r"the exponent of the MSD is above 1 \(1\..*the motion itself fades", fit.about("msd").why_not)
+    assert re.match(r"the exponent of the MSD is above 1, at 1\..*the motion itself fades", fit.about("msd").why_not)
 
 
 def test_data_that_scale_with_the_plain_variable_are_right_in_it() -> None:

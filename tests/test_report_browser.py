@@ -20,6 +20,7 @@ from lightning_glassy.report import Report, report
 from tests import browser as browsing
 from tests.browser import Shown, assert_curves, complaints, resize, wait_for
 from tests.helpers import PageAnswers
+from tests.test_headline import CASES, record_of, saturating, subaging
 
 pytestmark = [
     pytest.mark.slow,
@@ -221,3 +222,72 @@ def test_doubts_are_beside_the_curves_of_every_observable(file: File, tmp_path: 
     file.open(report(record, n_bootstrap=10), tmp_path / "page.html")
     shown = "return [...document.querySelectorAll('.doubts li')].map((one) => one.textContent)"
     assert file.run(shown) == doubts
+
+
+def table(file: File) -> list[str]:
+    """Return the lines of the table of exponents."""
+    return wait_for(
+        lambda: (
+            "fitting" not in file.find(".fit table").text
+            and [row.text for row in file.browser.find_elements("css selector", ".fit tbody tr")]
+        )
+    )
+
+
+@pytest.mark.parametrize("name", ["no collapse", "observables", "no aging"])
+def test_an_estimate_that_is_no_headline_has_a_hollow_mark_and_the_sentence(
+    file: File, tmp_path: Path, name: str
+) -> None:
+    found = report(CASES[name][1](16), n_bootstrap=10)
+    fit = found.exponent
+    file.open(found, tmp_path / "report.html")
+    rows = table(file)
+    assert f"no headline: {fit.why_not}" in rows
+    cards = [card.text.split("\n") for card in file.browser.find_elements("css selector", ".answer")]
+    assert ["no aging exponent", fit.why_not] in cards
+    assert not [card for card in cards if card[0].startswith("μ")]
+    assert len(file.browser.find_elements("css selector", ".mark.hollow")) == 1
+    assert f"dashed mark, no headline: {fit.why_not}" in file.find("#mu").get_attribute("title")
+    # S has its minimum at the mark, where the button leads.
+    file.fitted()[0].click()
+    wait_for(lambda: file.find(".quality").text.startswith("S = "))
+
+    def quality(mu: float) -> float:
+        file.set("#mu", mu)
+        return float(file.find(".quality").text.removeprefix("S = ").replace(",", ""))
+
+    at = quality(round(fit.estimate / 0.005) * 0.005)
+    assert all(quality(fit.estimate + by) > at for by in (-0.3, -0.1, -0.04, 0.04, 0.1, 0.3))
+
+
+def test_a_headline_has_a_solid_mark_and_the_other_observables_can_be_chosen(file: File, tmp_path: Path) -> None:
+    found = report(record_of(subaging, 16, overlap=saturating(0.5)), n_bootstrap=10)
+    file.open(found, tmp_path / "report.html")
+    rows = table(file)
+    labels = ("MSD", "overlap 1 - Q, eps = 0.01", "decorrelation 1 - C")
+    assert all(row.startswith(label) for row, label in zip(rows, labels, strict=True))
+    assert "not fitted: " in rows[2]
+    assert not [row for row in rows if "no headline" in row]
+    assert len(file.browser.find_elements("css selector", ".mark:not(.hollow)")) == 1
+    assert "solid mark" in file.find("#mu").get_attribute("title")
+    file.find(".fit tbody .link").click()
+    file.drawn("lag,overlap,1,over")
+    wait_for(lambda: table(file)[0].startswith("overlap 1 - Q, eps = 0.01"))
+    assert file.find(".fit tbody .link").text == "MSD"
+
+
+def test_a_value_at_a_bound_of_the_search_is_not_on_the_page(file: File, tmp_path: Path) -> None:
+    file.open(report(CASES["bound"][1](1)), tmp_path / "report.html")
+    assert [row for row in table(file) if "at the end of the range of exponents" in row]
+    assert file.browser.find_elements("css selector", ".use") == []
+    assert file.browser.find_elements("css selector", ".mark") == []
+    assert file.find(".fitted").get_attribute("disabled")
+    file.find("input[name='x'][value='effective']").click()
+    file.drawn("effective,msd,1,over")
+
+
+def test_a_short_record_has_one_sentence_instead_of_a_table(file: File, tmp_path: Path) -> None:
+    file.open(report(CASES["short"][1](16), n_bootstrap=10), tmp_path / "report.html")
+    (row,) = table(file)
+    assert "too short for an exponent: 5 waiting times span 1.0 decades" in row
+    assert file.browser.find_elements("css selector", ".use, .mark") == []

@@ -2,7 +2,9 @@ r"""The result of :func:`~lightning_glassy.analysis.aging_exponent`: values, the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,17 @@ MIN_REPLICAS = 8
 
 COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "collapse, plain": "plain"}
 THRESHOLD = "threshold"
+
+TOO_SHORT = "too short for an exponent"
+DISAGREE = "the observables disagree"
+"""The first words of two of the sentences of :mod:`lightning_glassy.analysis.headline`."""
+
+WIDTH = 100  # of the text
+_COLUMNS = {**dict(zip(COLLAPSES, ("lambda", "t/t_w^mu"), strict=True)), THRESHOLD: THRESHOLD}
+_LEGEND = (
+    "missed by: rms distance of the curves from a common one; then mu by method: collapse in lambda, the effective "
+    "time, or in t/t_w^mu, slope of the threshold lags; 0.605(2) is 0.605 +- 0.002",
+)
 
 
 class NotEnoughDataError(ValueError):
@@ -142,6 +155,11 @@ class AgingExponent:
         """Itself and the exponents of the other observables."""
         return [self, *self.others]
 
+    def has(self, observable: str, eps: float | None) -> bool:
+        """Return whether the table has this observable, with a fit or with the reason why there is none."""
+        fitted = any((row.observable, row.eps) == (observable, eps) for row in self.table)
+        return fitted or label_of(observable, eps) in self.unfitted
+
     def about(self, observable: str, eps: float | None = None) -> AgingExponent:
         """Return the same table, about another of its observables.
 
@@ -158,49 +176,76 @@ class AgingExponent:
                 others = [replace(other, others=[], unfitted={}) for other in rows if other is not row]
                 return replace(row, others=others, unfitted=self.unfitted)
         label = label_of(observable, eps)
-        raise NotEnoughDataError(self.unfitted.get(label, f"the {label} was not fitted"))
+        raise NotEnoughDataError(self.unfitted.get(label, f"the {label} is not in the table"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes, with ``mu``, as dictionaries, lists and arrays."""
-        return {"mu": self.mu} | asdict(self) | {"others": [other.to_dict() for other in self.others]}
+        """Return all attributes and the properties ``mu``, ``label``, ``miss`` and ``too_short`` as plain values."""
+        more = {"mu": self.mu, "label": self.label, "miss": self.miss, "too_short": self.too_short}
+        return more | asdict(replace(self, others=[])) | {"others": [other.to_dict() for other in self.others]}
 
     def stated(self) -> str:
         """Return the estimate with its interval, in words."""
-        if not np.isfinite(self.estimate):
-            return "no value within the bounds of the search"
-        if self.interval is None:
-            return f"{self.estimate:.3f} (no interval)"
-        return f"{self.estimate:.3f} ({self.interval[0]:.3f} ... {self.interval[1]:.3f})"
+        return f"{_number(self.estimate)} ({'no interval' if self.interval is None else self._interval()})"
+
+    def _interval(self) -> str:
+        return "" if self.interval is None else " ... ".join(map(_number, self.interval))
 
     def __str__(self) -> str:
+        doubts = [f"! {warning}" for warning in self.warnings]
+        if self.too_short:
+            return "\n".join([*_wrapped([str(self.why_not)]), *_wrapped(doubts, indent=2)])
         replicas = f"{self.n_replica} replica{'s' if self.n_replica > 1 else ''}"
-        of = self.label + ("" if self.group == "all" else f" of {self.group!r}")
         if self.mu is None:
-            lines = [f"no aging exponent: {self.why_not}"]
-        elif self.interval is None:
-            need = f"{MIN_REPLICAS} are needed" if self.n_replica < MIN_REPLICAS else "see below"
-            lines = [f"aging exponent mu = {self.mu:.3f}   (no interval: {replicas}, {need})"]
+            headline, replicas = f"no aging exponent: {self.why_not}", f", {replicas}"
         else:
-            interval = f"{self.confidence:.0%} interval {self.interval[0]:.3f} ... {self.interval[1]:.3f}"
-            lines = [f"aging exponent mu = {self.mu:.3f}   ({interval}, {replicas})"]
+            need = f"{MIN_REPLICAS} are needed" if self.n_replica < MIN_REPLICAS else "see below"
+            interval = f"{self.confidence:.0%} interval {self._interval()}, {replicas}"
+            without = f"no interval: {replicas}, {need}"
+            headline = f"aging exponent mu = {self.mu:.3f}   ({without if self.interval is None else interval})"
+            replicas = ""
+        of = "" if self.group == "all" else f" of {self.group!r}"
         origin = f", clock from {self.t0:.3g} steps before the start" if self.t0 else ""
-        lines.append(f"  from the {of}, waiting times {self.window[0]:,} ... {self.window[1]:,}{origin}")
-        lines += [f"  {line}" for line in self._rows()]
-        lines += [f"  {row.label}: {row.why_not}" for row in self.others if row.why_not is not None]
-        lines += [f"  {label}: not fitted, {reason}" for label, reason in self.unfitted.items()]
-        return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
+        source = f"from the {self.label}{of}, waiting times {self.window[0]:,} ... {self.window[1]:,}{origin}{replicas}"
+        return "\n".join(
+            [
+                *_wrapped([headline]),
+                *_wrapped([source], indent=2),
+                *self._rows(),
+                *_wrapped([*_LEGEND, *self._notes(), *doubts], indent=2),
+            ]
+        )
+
+    @property
+    def too_short(self) -> bool:
+        """Whether the waiting times are too few for any exponent. The text then has no table."""
+        return self.why_not is not None and self.why_not.startswith(TOO_SHORT)
 
     def _rows(self) -> list[str]:
         """Return the lines of the table of all observables and methods."""
-        head = ("", "mu", f"{self.confidence:.0%} interval", "missed by", "in lambda", "in t/t_w^mu", "threshold")
+        head = ("", "mu", f"{self.confidence:.0%} interval", "missed by", *_COLUMNS.values())
         rows: list[tuple[str, ...]] = [head]
         for row in self.table:
-            interval = "" if row.interval is None else f"{row.interval[0]:.3f} ... {row.interval[1]:.3f}"
-            methods = (_with_error(row.estimates[name], row.standard_errors.get(name)) for name in row.estimates)
-            name = row.label + ("" if row.window == self.window else f", t_w {row.window[0]:,} ... {row.window[1]:,}")
-            rows.append((name, _number(row.estimate), interval, f"{row.miss:.1%}", *methods))
+            methods = (_with_error(row.estimates[name], row.standard_errors.get(name)) for name in _COLUMNS)
+            rows.append((row.label, _number(row.estimate), row._interval(), f"{row.miss:.1%}", *methods))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return ["  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]).rstrip() for row in rows]
+        cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+        return [f"  {'  '.join(row)}".rstrip() for row in cells]
+
+    def _notes(self) -> list[str]:
+        """Return the remarks on the rows of other observables. Each kind of contradiction comes once."""
+        windows: dict[tuple[int, int], list[str]] = {}
+        notes = []
+        contradicted = self.why_not is not None and self.why_not.startswith(DISAGREE)
+        for row in self.others:
+            windows.setdefault(row.window, []).append(row.label)
+            words = row.why_not
+            if words is None or (words.startswith(DISAGREE) and contradicted):
+                continue
+            contradicted = contradicted or words.startswith(DISAGREE)
+            notes.append(words if row.label in words else f"{row.label}: {words}")
+        windows.pop(self.window, None)
+        of = [f"waiting times {w[0]:,} ... {w[1]:,}: {', '.join(labels)}" for w, labels in windows.items()]
+        return [*of, *notes, *(f"{label}: not fitted, {reason}" for label, reason in self.unfitted.items())]
 
 
 def label_of(observable: str, eps: float | None) -> str:
@@ -209,8 +254,21 @@ def label_of(observable: str, eps: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "-"
+    return f"{round(value, 3) + 0.0:.3f}" if np.isfinite(value) else "-"  # + 0.0 because of -0.0
 
 
 def _with_error(value: float, error: float | None) -> str:
-    return _number(value) + (f" +- {error:.3f}" if error is not None else "")
+    """Return a number with its error in brackets, in units of the last digit, such as ``0.605(2)``."""
+    if error is None or not np.isfinite([value, error]).all():
+        return _number(value)
+    return f"{value:.3f}({max(round(1000 * error), 1)})" if error < 0.1 else f"{value:.2f}({error:.2f})"
+
+
+def _wrapped(lines: Iterable[str], indent: int = 0) -> list[str]:
+    """Return lines that are broken at the width of a page. A continued line is indented further."""
+    first = " " * indent
+    return [
+        part
+        for line in lines
+        for part in wrap(line, WIDTH, initial_indent=first, subsequent_indent=f"{first}    ", break_on_hyphens=False)
+    ]

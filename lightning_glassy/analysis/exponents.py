@@ -19,12 +19,13 @@ from scipy.stats import t as student
 
 from lightning_glassy.analysis.collapse import CollapseQuality, Variable, lag_of, log_errors, scaled_lag
 from lightning_glassy.analysis.confounders import confounders
-from lightning_glassy.analysis.crossings import lag_to_threshold, mean_lag_to_threshold
+from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold, mean_lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.exponent_result import (
     COLLAPSES,
     MIN_REPLICAS,
     THRESHOLD,
+    TOO_SHORT,
     AgingExponent,
     NotEnoughDataError,
     ThresholdFit,
@@ -237,7 +238,7 @@ def _fit(
         t0=origin,
         n_replica=curves.n_replica,
     )
-    result.warnings.extend([*_doubts(result, record, plateau, aims), *curves.doubts])
+    result.warnings.extend(_doubts(result, record, curves, plateau, aims))
     return result
 
 
@@ -510,15 +511,12 @@ def _default_thresholds(mean: Array, plateau: Array) -> list[float]:
     return [] if not high > low > 0 else [float(v) for v in np.geomspace(low, high, 5)]
 
 
-def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: list[float]) -> list[str]:
-    """Return the reasons for doubt."""
+def _doubts(result: AgingExponent, record: AgingRecord, curves: Curves, plateau: Array, aims: list[float]) -> list[str]:
+    """Return the reasons for doubt that the table does not show, the gravest first."""
+    alone = why_no_headline(result)
+    if alone is not None and alone.startswith(TOO_SHORT):
+        return confounders(record)
     doubts = []
-    if result.n_replica < MIN_REPLICAS:
-        doubts.append(f"no interval: {result.n_replica} replica(s), at least {MIN_REPLICAS} are needed, 16 recommended")
-    elif result.n_replica < 16:
-        doubts.append(f"{result.n_replica} replicas; 16 are recommended for an interval")
-    if not result.thresholds:
-        doubts.append("no threshold above the fast plateau is reached by enough waiting times")
     slopes = [fit.mu for fit in result.thresholds]
     if _contradictory(slopes, result.scatter[result.method]):
         doubts.append(
@@ -531,23 +529,31 @@ def _doubts(result: AgingExponent, record: AgingRecord, plateau: Array, aims: li
             f"the thresholds {', '.join(f'{aim:.2g}' for aim in inside)} lie in the fast plateau (up to "
             f"{plateau.max():.2g}): their slopes tell of the noise, not of the relaxation"
         )
-    crossings = [fit.crossings for fit in result.thresholds]
-    for affected, words in (
-        ([c.early for c in crossings], "passed before the first lag of {} waiting time(s), left out"),
-        ([c.late for c in crossings], "never reached by {} waiting time(s), left out"),
-        ([c.counts > 1 for c in crossings], "crossed twice by {} curve(s)"),
-    ):
-        numbers = {f"{c.threshold:.2g}": curves.sum() for c, curves in zip(crossings, affected, strict=True)}
-        listed = [f"{threshold} {words.format(n)}" for threshold, n in numbers.items() if n]
-        doubts += [f"thresholds: {'; '.join(listed)}"] if listed else []
+    doubts += [*curves.doubts, *confounders(record)]
+    if not result.thresholds:
+        doubts.append("no threshold above the fast plateau is reached by enough waiting times")
     drifting = [fit for fit in result.thresholds if _drift(fit.local_slopes) > 0.3]
     if len(drifting) > len(result.thresholds) / 2:
         doubts.append("the slope of the threshold lags drifts with the waiting time: no power law, or not yet")
-    if 0.1 < result.estimate < 0.95:
+    doubts += _left_out([fit.crossings for fit in result.thresholds])
+    if result.n_replica < MIN_REPLICAS:
+        doubts.append(f"no interval: {result.n_replica} replica(s), at least {MIN_REPLICAS} are needed, 16 recommended")
+    elif result.n_replica < 16:
+        doubts.append(f"{result.n_replica} replicas; 16 are recommended for an interval")
+    if alone is None and result.estimate < 0.95:
         doubts.append("a finite size can look like subaging: compare networks of several widths")
-    bound = [name for name in result.scatter if np.isnan(result.estimates[name])]
-    doubts += [f"{name}: the exponent is at the end of the range that was searched" for name in bound]
-    return doubts + confounders(record)
+    return doubts
+
+
+def _left_out(crossings: list[Crossings]) -> list[str]:
+    """Return how many lags to a threshold could not be read, and how many are ambiguous, in at most one sentence."""
+    counts = (
+        (sum(int(c.early.sum()) for c in crossings), "passed before the first lag, and left out"),
+        (sum(int(c.late.sum()) for c in crossings), "never reached, and left out"),
+        (sum(int((c.counts > 1).sum()) for c in crossings), "reached more than once"),
+    )
+    words = ", ".join(f"{n} {what}" for n, what in counts if n)
+    return [f"of {sum(len(c.lags) for c in crossings)} lags to a threshold: {words}"] if words else []
 
 
 def _drift(slopes: Array) -> float:

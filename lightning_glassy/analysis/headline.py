@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_glassy.analysis.exponent_result import AgingExponent
+from lightning_glassy.analysis.exponent_result import DISAGREE, TOO_SHORT, AgingExponent
 
 COLLAPSED = 0.05
 """Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
@@ -41,7 +41,7 @@ def _by_itself(fit: AgingExponent) -> str | None:
     decades, curves = float(np.log10(end / start)), f"the curves of the {fit.label}"
     if decades < _DECADES or len(fit.waiting_times) < 4:
         return (
-            f"too short for an exponent: {len(fit.waiting_times)} waiting times span {decades:.1f} decades, and four "
+            f"{TOO_SHORT}: {len(fit.waiting_times)} waiting times span {decades:.1f} decades, and four "
             "over about two decades are needed"
         )
     if np.isnan(fit.estimate):
@@ -58,12 +58,13 @@ def _slow_part(fit: AgingExponent) -> str | None:
     if fit.miss > COLLAPSED:
         return f"{curves} do not collapse: they miss a common curve by {fit.miss:.0%}"
     if fit.estimate < -AGES:
-        return f"{curves} relax faster the later the waiting time ({fit.stated()}): this is not aging"
+        return f"{curves} relax faster the later the waiting time, mu = {fit.stated()}: this is not aging"
     if fit.estimate < AGES:
-        return f"{curves} coincide for all waiting times ({fit.stated()}): no aging"
+        return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
     if fit.estimate - _ERRORS * error > _FULL:
         return (
-            f"the exponent of the {fit.label} is above 1 ({fit.stated()}): the motion itself fades, which is not aging"
+            f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is "
+            "not aging"
         )
     if abs(fit.drift) > max(_AGREE, _ERRORS * np.nan_to_num(fit.drift_error)):
         return (
@@ -103,4 +104,4 @@ def _contradicted(fit: AgingExponent, other: AgingExponent) -> str | None:
     # No aging is a result, too.
     if _by_itself(other) is not None and not (other.miss <= COLLAPSED and abs(other.estimate) < AGES):
         return None
-    return f"the observables disagree: the {fit.label} gives {fit.stated()}, and the {other.label} {other.stated()}"
+    return f"{DISAGREE}: the {fit.label} gives {fit.stated()}, and the {other.label} {other.stated()}"

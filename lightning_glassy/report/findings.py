@@ -77,7 +77,9 @@ class Findings:
         fit, judged = self.exponent, self.verdict
         verdict = judged.kind + (f" at step {judged.stops_at:,}" if judged.stops_at is not None else "")
         answers = [(verdict if judged.phase is None else f"{verdict}: {judged.phase}", "verdict")]
-        if fit is not None and fit.mu is not None:
+        if fit is None or fit.mu is None:
+            answers.append(("no aging exponent", str(self.why_not if fit is None else fit.why_not)))
+        else:
             interval = "no interval"
             if fit.interval is not None:
                 interval = f"{fit.confidence:.0%} interval {fit.interval[0]:.3f} … {fit.interval[1]:.3f}"

@@ -194,7 +194,8 @@ def _report(
     else:
         judged = verdict(record, group=group, observable=None if observable == "msd" else observable, eps=eps)
         try:
-            if table is not None:
+            # A table has at most four thresholds of the overlap. A further one gets its own.
+            if table is not None and table.has(observable, eps):
                 exponent = table.about(observable, eps)
             else:
                 exponent = aging_exponent(

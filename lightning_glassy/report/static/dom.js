@@ -45,7 +45,7 @@ const GROUPED = new Intl.NumberFormat("en-US"); // many times faster than toLoca
 export const integer = (number) => GROUPED.format(Math.round(number));
 export const short = (number, digits = 3) => told(number, (x) => String(Number(x.toPrecision(digits))));
 export const big = (number) => told(number, (x) => Number(x.toPrecision(3)).toLocaleString("en-US"));
-export const fixed = (number, digits = 3) => told(number, (x) => x.toFixed(digits));
+export const fixed = (number, digits = 3) => told(number, (x) => (Number(x.toFixed(digits)) || 0).toFixed(digits)); // no -0
 
 export function debounced(run, wait) {
   let timer = null;

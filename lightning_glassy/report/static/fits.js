@@ -1,49 +1,80 @@
 // The exponents that were found: a table, and in words.
 
-import {big, fixed, h, integer, math, swatch} from "./dom.js";
+import {big, fixed, h, integer, math, short, swatch} from "./dom.js";
 import {runColour} from "./look.js";
 import {fitOf, keyOf, label, model, qualityOf} from "./model.js";
 
 const METHODS = ["collapse, effective time", "collapse, plain", "threshold"];
 
-// One row per series. A click on an exponent calls `use` with the exponent and its scaling variable.
-export function fitTable(use) {
+const small = (error) => (error < 0.001 ? short(error, 1) : fixed(error));
+const percent = (part) => (part === null ? "–" : `${(100 * part).toFixed(1)} %`);
+
+// A row for each series, and for a single series a row for each other observable. Under a row stands the reason why its
+// exponent is no headline. A click on an exponent calls `use` with the exponent and its scaling variable. A click on
+// another observable calls `choose`.
+export function fitTable(use, choose) {
   const {series} = model, scaled = model.state.x !== "lag";
   const head = [
-    series.length > 1 ? "run" : "", math("μ"), ["collapse in ", ...math("λ")], ["in ", ...math("t / t_w^μ")], "threshold",
-    ...(scaled ? [[...math("S"), " here"]] : []), "verdict",
+    series.length > 1 ? "run" : "observable", math("μ"), "missed by", ["collapse in ", ...math("λ")],
+    ["in ", ...math("t / t_w^μ")], "threshold", ...(scaled ? [[...math("S"), " here"]] : []), "verdict",
   ];
-  return h("table", {}, h("thead", {}, h("tr", {}, head.map((title) => h("th", {}, title)))),
-    h("tbody", {}, series.map((one) => row(one, scaled, head.length, use))));
+  const tips = {"missed by": "Rms distance of the curves from a common curve, beyond the errors of the replicas"};
+  return h("table", {}, h("thead", {}, h("tr", {}, head.map((title) => h("th", {title: tips[title] ?? ""}, title)))),
+    h("tbody", {}, series.flatMap((one) => rows(one, scaled, head.length, use, choose))));
 }
 
-function row(one, scaled, columns, use) {
-  const fit = fitOf(one), exponent = fit?.aging_exponent;
-  const colour = model.series.length > 1 ? runColour(one.index) : "var(--accent)";
-  const name = h("th", {scope: "row"}, h("span", {}, swatch(colour), h("span", {className: "name"}, label(one))));
-  if (!exponent) {
-    const why = fit ? fit.why_no_exponent ?? fit.error : "fitting …";
-    return h("tr", {}, name, h("td", {colSpan: columns - 1, className: "quiet"}, why));
+function rows(one, scaled, columns, use, choose) {
+  const several = model.series.length > 1, fit = fitOf(one), exponent = fit?.aging_exponent;
+  const title = several || !exponent ? label(one) : exponent.label;
+  const name = named(title, several ? runColour(one.index) : "var(--accent)");
+  if (!exponent || exponent.too_short) {
+    const why = exponent?.why_not ?? (fit ? fit.why_no_exponent ?? fit.error : "fitting …");
+    return [h("tr", {}, name, h("td", {colSpan: columns - 1, className: "quiet"}, why))];
   }
-  const estimate = (method) => {
-    const error = exponent.standard_errors[method];
-    return h("td", {}, fixed(exponent.estimates[method]), error === undefined ? null : h("small", {}, ` ± ${fixed(error)}`));
-  };
   const {kind, stops_at: stops} = fit.verdict;
-  return h("tr", {}, name,
-    h("td", {},
-      h("button", {
-        type: "button", className: "use", title: "Collapse the curves with this exponent",
-        onclick: () => use(Number(exponent.mu.toFixed(3)), fit.variable),
-      }, fixed(exponent.mu)),
-      exponent.interval ? h("small", {}, ` ${fixed(exponent.interval[0])} … ${fixed(exponent.interval[1])}`) : null),
-    ...METHODS.map(estimate), scaled ? h("td", {}, big(qualityOf(one))) : null,
+  const button = exponent.estimate === null ? null : h("button", {
+    type: "button", className: "use", title: "Collapse the curves with this exponent",
+    onclick: () => use(Number(exponent.estimate.toFixed(3)), fit.variable),
+  }, fixed(exponent.estimate));
+  const listed = row(exponent, columns, name, ...numbers(exponent, button), scaled ? h("td", {}, big(qualityOf(one))) : null,
     h("td", {className: "verdict"}, kind + (stops === null ? "" : ` at step ${integer(stops)}`)));
+  if (several) return listed;
+  const others = exponent.others.flatMap((other) => {
+    const pick = () => choose({observable: other.observable, ...(other.eps === null ? {} : {eps: other.eps}), threshold: null});
+    const link = h("button", {type: "button", className: "link", title: "Show this observable", onclick: pick}, other.label);
+    const [start, end] = other.window, same = start === exponent.window[0] && end === exponent.window[1];
+    const window = same ? null : h("small", {}, ...math("t_w"), ` = ${integer(start)} … ${integer(end)}`);
+    return row(other, columns, named([link, window], "transparent"),
+      ...numbers(other, other.estimate === null ? null : fixed(other.estimate)), h("td", {colSpan: scaled ? 2 : 1}));
+  });
+  const unfitted = Object.entries(exponent.unfitted).map(([what, reason]) => h("tr", {},
+    named(what, "transparent"), h("td", {colSpan: columns - 1, className: "quiet"}, `not fitted: ${reason}`)));
+  return [...listed, ...others, ...unfitted];
+}
+
+const named = (name, colour) => (
+  h("th", {scope: "row"}, h("span", {}, swatch(colour), h("span", {className: "name"}, ...[name].flat().filter((part) => part !== null)))));
+
+// A row, and under it the reason why its exponent is no headline.
+function row(exponent, columns, ...cells) {
+  const why = exponent.why_not;
+  if (why === null) return [h("tr", {}, cells)];
+  return [h("tr", {className: "doubtful"}, cells),
+    h("tr", {}, h("td", {colSpan: columns, className: "why"}, `no headline: ${why}`))];
+}
+
+// The cells of the exponent, of what the curves miss a common one by, and of the methods.
+function numbers(exponent, shown) {
+  const {interval, estimates, standard_errors: errors} = exponent;
+  const range = interval === null || shown === null ? null : h("small", {}, ` ${fixed(interval[0])} … ${fixed(interval[1])}`);
+  const estimate = (method) => h("td", {}, fixed(estimates[method]),
+    errors[method] === undefined ? null : h("small", {}, ` ± ${small(errors[method])}`));
+  return [h("td", {}, shown ?? "–", range), h("td", {}, percent(exponent.miss)), ...METHODS.map(estimate)];
 }
 
 // The short answers about a series.
 export const headline = (one) => (fitOf(one)?.headline ?? []).map(([value, name]) => (
-  h("div", {className: "answer"}, h("b", {}, value), h("span", {}, name))));
+  h("div", {className: name.length > 60 ? "answer long" : "answer"}, h("b", {}, value), h("span", {}, name))));
 
 // The report of each series, as `lightning-glassy report` prints it. The map `open` tells which reports are unfolded, by
 // key. The report of a single series is unfolded at first.

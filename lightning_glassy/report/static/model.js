@@ -85,8 +85,10 @@ export function versionOf(one) {
 }
 
 export const fitOf = (one) => model.fits.get(keyOf(one));
-const firstFit = () => [...model.fits.values()].find((fit) => fit.aging_exponent);
-export const mu = () => model.state.mu ?? firstFit()?.aging_exponent.mu ?? 0.5;
+// The fitted exponent, null if it is at a bound of the search, or if the record is too short for one.
+export const estimateOf = (fit) => (fit?.aging_exponent?.too_short ? null : fit?.aging_exponent?.estimate ?? null);
+const firstFit = () => [...model.fits.values()].find((fit) => estimateOf(fit) !== null);
+export const mu = () => model.state.mu ?? estimateOf(firstFit()) ?? 0.5;
 export const fittedVariable = () => firstFit()?.variable ?? "effective";
 
 // The waiting times of the exponent, and the origin of the clock in steps before step 0.

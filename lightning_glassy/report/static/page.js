@@ -9,9 +9,9 @@ import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, fitOf, fittedVariable, hasEps, keyOf, label, model,
-  mu, observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together, versionOf, view,
-  windowOf,
+  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, estimateOf, fitOf, fittedVariable, hasEps, keyOf,
+  label, model, mu, observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together,
+  versionOf, view, windowOf,
 } from "./model.js";
 import {powerLaw} from "./relax.js";
 import {fromAddress, toAddress} from "./state.js";
@@ -264,14 +264,18 @@ function drawMu() {
   const place = (x) => `calc(8px + (100% - 16px) * ${part(x)})`;
   if (document.activeElement !== $.mu || state.mu === null) $.mu.value = value;
   if (document.activeElement !== $.muNumber) $.muNumber.value = value.toFixed(3);
-  const found = series.map((one) => [one, fitOf(one)?.aging_exponent]).filter(([, exponent]) => exponent);
-  $.marks.replaceChildren(...found.flatMap(([one, {mu: fitted, interval}]) => {
-    const colour = series.length > 1 ? runColour(one.index) : "var(--accent)";
-    const mark = h("i", {className: "mark", style: `left:${place(fitted)};background:${colour}`});
+  const found = series.filter((one) => estimateOf(fitOf(one)) !== null).map((one) => [one, fitOf(one).aging_exponent]);
+  $.marks.replaceChildren(...found.flatMap(([one, {estimate, interval, why_not: why}]) => {
+    const colour = `--mark:${series.length > 1 ? runColour(one.index) : "var(--accent)"}`, kind = why === null ? "" : " hollow";
+    const mark = h("i", {className: `mark${kind}`, style: `left:${place(estimate)};${colour}`});
     if (!interval) return [mark];
-    const ends = `left:${place(interval[0])};right:calc(100% - ${place(interval[1])});background:${colour}`;
-    return [h("i", {className: "interval", style: ends}), mark];
+    const ends = `left:${place(interval[0])};right:calc(100% - ${place(interval[1])});${colour}`;
+    return [h("i", {className: `interval${kind}`, style: ends}), mark];
   }));
+  // The marks lie under the slider, which gets the mouse.
+  $.mu.title = found.map(([one, {estimate, why_not: why}]) => (
+    `${series.length > 1 ? `${label(one)}: ` : ""}fitted μ = ${fixed(estimate)}, ${why === null ? "solid mark" : `dashed mark, no headline: ${why}`}`
+  )).join("\n");
   $.fitted.disabled = !found.length;
   const shown = series.length === 1 && qualityOf(series[0]);
   $.quality.replaceChildren(...(shown ? [h("var", {}, "S"), ` = ${big(shown)}`] : []));
@@ -314,7 +318,7 @@ function drawFits() {
   $.fitCard.hidden = !model.series.length;
   if ($.fitCard.hidden) return;
   drawHeadline();
-  $.fits.replaceChildren(fitTable(moveMu));
+  $.fits.replaceChildren(fitTable(moveMu, choose));
   const scans = model.series.map((one) => ({one, fit: fitOf(one)})).filter(({fit}) => fit?.scan);
   $.scan.hidden = !scans.length;
   if (model.charts && scans.length) drawScans($.scan, scans);
