@@ -162,10 +162,10 @@ def tables(result: dict[str, Any]) -> str:
             "**The exponent** by the lag to three thresholds (in brackets, how many of the ten waiting times reach it "
             "after their first lag: fewer than four give none; *noise*: the threshold lies below the level of the "
             "gradient noise, and tells nothing of aging), and by collapse in two scaling variables (in brackets, by "
-            "how much the curves miss a common one); the interval is the one that `aging_exponent` answers for:",
+            "how much the curves miss a common one). Where they miss it by more than 5 %, `aging_exponent` states no "
+            "exponent, and the errors are not those of one:",
             table(
-                f"{student}{by_threshold} | mu, effective time = {{by effective time}} | mu, t/t_w^mu = {{by plain}} | "
-                "95 % interval = {of mu}",
+                f"{student}{by_threshold} | mu, effective time = {{by effective time}} | mu, t/t_w^mu = {{by plain}}",
                 rows,
             ),
             "**The verdict** of the package, the observable that decided it, and the aging rate of that observable in "
@@ -191,7 +191,6 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "learnt": "never" if run["learnt_at"] is None else f"{run['learnt_at']:,}",
         "test error": number(*_missed(run, "test_accuracy")),
         "noise": run["series"]["gradient_noise"]["values"][-1],
-        "of mu": "{:.2f} ... {:.2f}".format(*run["interval"]) if run["interval"] else "none",
         "stop": "" if run["stops_at"] is None else f" at step {run['stops_at']:,}",
         "told": run["phase"] or "not told",
         "late rate": "-",
