@@ -141,7 +141,8 @@ def test_the_errors_of_the_times_are_those_of_the_trials(name: str) -> None:
 
 def test_a_time_that_hangs_on_one_replica_is_not_reported() -> None:
     # The mean falls to 0.15, but without the first replica it falls only to 0.2.
-    record = record_of(lambda t_w, t: np.array([0, 0.2, 0.2, 0.2]) + np.array([1, 0.8, 0.8, 0.8]) * np.exp(-t / 100), 4)
+    ends = np.array([0, 0.2, 0.201, 0.202])
+    record = record_of(lambda t_w, t: ends + (1 - ends) * np.exp(-t / 100), 4)
     one = relaxation_times(record, thresholds=[0.82]).methods["threshold 0.82"]
     assert not np.isfinite(one.times).any()
     assert one.late.all()
@@ -180,8 +181,8 @@ def test_a_curve_that_swings_through_the_threshold_is_doubted() -> None:
 
 @pytest.mark.parametrize("n_replica", [None, 1, 2, 3])
 def test_two_replicas_have_no_errors_and_three_have(n_replica: int | None) -> None:
-    shape = () if n_replica is None else (n_replica,)
-    found = relaxation_times(record_of(lambda t_w, t: np.broadcast_to(np.exp(-t / t_w**0.7), shape), n_replica))
+    scales = np.float64(1) if n_replica is None else 1 + 0.001 * np.arange(n_replica)
+    found = relaxation_times(record_of(lambda t_w, t: np.exp(-t / t_w**0.7 / scales), n_replica))
     for one in found.methods.values():
         errors = (one.errors, one.slope_errors, one.drift_error, one.mu_error)
         assert all((error is None) == (n_replica != 3) for error in errors)
@@ -593,3 +594,12 @@ def test_the_histograms_of_a_training_give_the_overlaps_that_it_counted(tmp_path
         assert there.sum() > 5
         assert (found.low - 1e-9 <= counted)[there].all()
         assert (counted <= found.high + 1e-9)[there].all()
+
+
+def test_a_time_of_step_0_alone_is_no_point_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    frames = np.cumsum(np.random.default_rng(0).normal(size=(301, 50)), axis=0) * 0.05 + 1
+    record = AgingRecord.from_trajectory(frames, LogTimeSchedule([0, 200], [1, 3, 10, 30, 100, 300]))
+    left, right = plotting.plot_relaxation_times(relaxation_times(record))
+    left.figure.savefig(tmp_path / "drawn.png")
+    assert left.get_xscale() == right.get_xscale() == "linear"
+    assert "no relaxation time after step 0" in left.texts[0].get_text()

@@ -27,8 +27,8 @@ FALLS = {"1/e": float(np.exp(-1)), "90 %": 0.9}
 STRETCHED = "stretched exponential"
 """Name of the method that fits a stretched exponential."""
 
-_EARLY = "shorter than the first lag, with all replicas or without one"
-_LATE = "longer than the last lag, with all replicas or without one"
+_EARLY = "shorter than the first lag"
+_LATE = "longer than the last lag"
 _UNMEASURED = "the curve is not measured"
 
 _FEWEST_LAGS = 6  # a stretched exponential is fitted to so many lags

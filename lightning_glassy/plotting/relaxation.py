@@ -30,7 +30,7 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
     from matplotlib import colormaps
 
     style: dict[str, Any]
-    clock = found.waiting_times + found.t0
+    clock, points = found.waiting_times + found.t0, [0, 0]  # points that are drawn left and right
     for i, one in enumerate(found.methods.values()):
         colour, marker = colormaps["cividis"](0.9 * i / max(len(found.methods) - 1, 1)), "osD^v<>p"[i % 8]
         shown = drawable(one.times, log=True) & drawable(clock, log=True)
@@ -38,6 +38,7 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
         label += "" if one.mu_error is None else rf" $\pm$ {one.mu_error:.2g}"
         label += f", drift {one.drift:.2f}" if np.isfinite(one.drift) else ""
         style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "", "capsize": 2}
+        points[0] += int(shown.sum())
         errors = None if one.errors is None else np.nan_to_num(one.errors[shown])
         left.errorbar(clock[shown], one.times[shown], yerr=errors, label=label, **style)
         fitted = one.slope_at.min(initial=np.inf), one.slope_at.max(initial=0.0)
@@ -50,15 +51,17 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
                 dashes = "-" if law.name == "power law" else "--"
                 left.plot(times[shown], line[shown], color=colour, linewidth=1, linestyle=dashes)
         shown = drawable(one.slopes)
+        points[1] += int(shown.sum())
         errors = None if one.slope_errors is None else np.nan_to_num(one.slope_errors[shown])
         right.errorbar(one.slope_at[shown], one.slopes[shown], yerr=errors, **(style | {"linestyle": "-"}))
-    if any(len(one.growth) for one in found.methods.values()) or np.isfinite(found.main.times).any():
+    if points[0]:
         left.set_xscale("log")
         left.set_yscale("log")
         left.legend(fontsize=8)
     else:
-        left.text(0.5, 0.5, "the measured lags determine\nno relaxation time", ha="center", transform=left.transAxes)
-    if any(len(one.slopes) for one in found.methods.values()):
+        words = "the measured lags determine\nno relaxation time after step 0"
+        left.text(0.5, 0.5, words, ha="center", transform=left.transAxes)
+    if points[1]:
         right.set_xscale("log")
         for level in (0, 1):
             right.axhline(level, color="0.6", linewidth=0.8, linestyle=":")
