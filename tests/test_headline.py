@@ -27,6 +27,7 @@ from lightning_glassy.analysis import (
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.report import answers, report
 from tests.helpers import PageAnswers
+from tests.test_analysis import gaussian_record
 
 Curve = Callable[[float, float], float]
 
@@ -219,6 +220,23 @@ def test_a_record_with_an_exponent_has_it_as_the_headline(replicas: int) -> None
     assert answer["mu"] == answer["estimate"] == fit.mu
     assert [row["label"] for row in answer["others"]] == ["overlap 1 - Q, eps = 0.01"]
     assert [row["miss"] for row in answer["others"]] == [row.miss for row in fit.others]
+
+
+@pytest.mark.parametrize("replicas", [1, 16])
+def test_motion_that_subages_while_its_direction_ages_fully_has_no_single_exponent(replicas: int) -> None:
+    """Scaled Brownian motion from w = 0: the displacement has mu = 0.6, but the weights grow, and turn with mu = 1."""
+    record = gaussian_record(lambda s, t: np.minimum(s, t).astype(float) ** 0.4, 8000 // replicas, replicas, 0)
+    fit = aging_exponent(record, n_bootstrap=20)
+    assert fit.mu is None
+    by_name = {row.observable: row for row in fit.table}
+    assert (by_name["msd"].estimate, by_name["decorrelation"].estimate) == pytest.approx((0.6, 1), abs=0.05)
+    for row in (fit, fit.about("decorrelation"), report(record, observable="decorrelation", n_bootstrap=20).exponent):
+        assert row is not None
+        assert re.match(
+            "the observables disagree: the (MSD gives 0.*decorrelation|decorrelation.* 1 - C gives)", row.why_not
+        )
+    # A contradiction comes once in the text, and the table has both values.
+    assert flat(fit).count("the observables disagree") == 1
 
 
 def test_thresholds_that_contradict_each_other_take_the_interval_away() -> None:
