@@ -12,6 +12,9 @@ from lightning_glassy.observables import Array, log_spaced, relaxation_of
 from lightning_glassy.observables.arrays import over_replicas, quiet
 from lightning_glassy.record import AgingRecord
 
+TOO_SHORT = "too short for an exponent"
+"""The beginning of the sentence about a record with too few waiting times."""
+
 MOST_CURVES = (40, 60)
 """Waiting times and lags that a record with many is thinned to, for an analysis of each curve."""
 
@@ -270,13 +273,22 @@ def too_short(curves: Curves) -> str | None:
         curves: all curves of the record, as :func:`relaxation_curves` returns them.
     """
     used = curves.after(0)
-    times = used.waiting_times[np.nan_to_num(used.mean(), posinf=0).max(axis=-1, initial=0) > 0]
+    return too_few(used.waiting_times[np.nan_to_num(used.mean(), posinf=0).max(axis=-1, initial=0) > 0])
+
+
+def too_few(times: Array | NDArray[np.int64]) -> str | None:
+    """Return the reason why some waiting times are too few for an exponent, in one sentence, or None.
+
+    Args:
+        times: steps after the origin of the clock, increasing.
+    """
     decades = float(np.log10(times[-1] / times[0])) if len(times) else 0.0
     if len(times) >= _FEWEST_TIMES and decades >= _LEAST_DECADES:
         return None
     if len(times) == 0:
         found = "no waiting time after step 0 has a positive value"
+    elif len(times) == 1:
+        found = f"1 waiting time ({times[0]:,.0f})"
     else:
-        several = f"s after step 0 span {decades:.1f} decades ({times[0]:,} ... {times[-1]:,})"
-        found = f"{len(times)} waiting time" + (several if len(times) > 1 else f" after step 0 ({times[0]:,})")
-    return f"too short for an exponent: {found}; at least {_FEWEST_TIMES} over {_LEAST_DECADES} decades are needed"
+        found = f"{len(times)} waiting times span {decades:.1f} decades ({times[0]:,.0f} ... {times[-1]:,.0f})"
+    return f"{TOO_SHORT}: {found}; at least {_FEWEST_TIMES} over {_LEAST_DECADES} decades are needed"

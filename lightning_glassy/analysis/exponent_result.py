@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.analysis.collapse import Variable
 from lightning_glassy.analysis.crossings import Crossings
+from lightning_glassy.analysis.curves import TOO_SHORT
 from lightning_glassy.observables import Array, relaxation_of
 
 MIN_REPLICAS = 8
@@ -20,7 +21,6 @@ MIN_REPLICAS = 8
 COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "collapse, plain": "plain"}
 THRESHOLD = "threshold"
 
-TOO_SHORT = "too short for an exponent"
 DISAGREE = "the observables disagree"
 """The first words of two of the sentences of :mod:`lightning_glassy.analysis.headline`."""
 

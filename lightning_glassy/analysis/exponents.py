@@ -20,12 +20,11 @@ from scipy.stats import t as student
 from lightning_glassy.analysis.collapse import CollapseQuality, Variable, lag_of, log_errors, scaled_lag
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold, mean_lag_to_threshold
-from lightning_glassy.analysis.curves import Curves, relaxation_curves
+from lightning_glassy.analysis.curves import TOO_SHORT, Curves, relaxation_curves
 from lightning_glassy.analysis.exponent_result import (
     COLLAPSES,
     MIN_REPLICAS,
     THRESHOLD,
-    TOO_SHORT,
     AgingExponent,
     NotEnoughDataError,
     ThresholdFit,
@@ -515,7 +514,7 @@ def _doubts(result: AgingExponent, record: AgingRecord, curves: Curves, plateau:
     """Return the reasons for doubt that the table does not show, the gravest first."""
     alone = why_no_headline(result)
     if alone is not None and alone.startswith(TOO_SHORT):
-        return confounders(record)
+        return [*curves.doubts, *confounders(record)]
     doubts = []
     slopes = [fit.mu for fit in result.thresholds]
     if _contradictory(slopes, result.scatter[result.method]):

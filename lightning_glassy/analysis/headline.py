@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_glassy.analysis.exponent_result import DISAGREE, TOO_SHORT, AgingExponent
+from lightning_glassy.analysis.curves import too_few
+from lightning_glassy.analysis.exponent_result import DISAGREE, AgingExponent
 
 COLLAPSED = 0.05
 """Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
@@ -19,7 +20,6 @@ COLLAPSED = 0.05
 AGES = 0.1
 """The smallest exponent or rate that is called aging: the lag to relax grows by a quarter per decade."""
 
-_DECADES = 1.6  # least span of the waiting times, about two decades
 _AGREE = 0.1  # a smaller difference of two exponents is no contradiction
 _ERRORS = 3.0  # nor is a difference of less than so many standard errors
 _FULL = 1.1  # an exponent above this, beyond its error, is not aging: the motion itself fades
@@ -37,13 +37,10 @@ def why_no_headline(fit: AgingExponent, others: Sequence[AgingExponent] = ()) ->
 
 def _by_itself(fit: AgingExponent) -> str | None:
     """Return the first rule that the fit of one observable breaks, in words."""
-    start, end = fit.window[0] + fit.t0, fit.window[1] + fit.t0
-    decades, curves = float(np.log10(end / start)), f"the curves of the {fit.label}"
-    if decades < _DECADES or len(fit.waiting_times) < 4:
-        return (
-            f"{TOO_SHORT}: {len(fit.waiting_times)} waiting times span {decades:.1f} decades, and four "
-            "over about two decades are needed"
-        )
+    short = too_few(np.asarray(fit.waiting_times + fit.t0, dtype=np.float64))
+    if short is not None:
+        return short
+    curves = f"the curves of the {fit.label}"
     if np.isnan(fit.estimate):
         return f"{curves} have their best collapse at the end of the range of exponents that was searched"
     if fit.plateau > 0 and fit.miss <= COLLAPSED:
