@@ -259,8 +259,8 @@ def test_a_short_record_gets_one_sentence_and_the_doubts_about_its_numbers() -> 
     record, _ = case("short", 16)
     record.meta["doubts"] = ["the numbers are rounded"]
     assert str(aging_exponent(record, n_bootstrap=20)).split("\n") == [
-        "too short for an exponent: 5 waiting times span 1.0 decades (10 ... 100); at least 4 over 1.6 decades are",
-        "    needed",
+        "too short for an exponent: 5 waiting times span 1.0 decades (10 ... 100); at least 4 over 1.6",
+        "    decades are needed",
         "  ! the numbers are rounded",
     ]
     del record.meta["doubts"]
