@@ -129,6 +129,11 @@ CASES: dict[str, tuple[str, Callable[[int], AgingRecord], dict[str, Any]]] = {
         lambda n: record_of(lambda t_w, t: t**0.7, n),
         {},
     ),
+    "small": (
+        r"the exponent of the MSD, 0\.12.*, is too small: so slow a growth may be a logarithm$",
+        lambda n: record_of(lambda t_w, t: (t / t_w**0.12) ** 0.8, n),
+        {},
+    ),
     "fading": (
         r"is above 1, at 1\.4.*: the motion itself fades",
         lambda n: record_of(lambda t_w, t: t / t_w**1.4, n),

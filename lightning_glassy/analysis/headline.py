@@ -21,7 +21,9 @@ AGES = 0.1
 """The smallest exponent or rate that is called aging: the lag to relax grows by a quarter per decade."""
 
 _AGREE = 0.1  # a smaller difference of two exponents is no contradiction
+_PART = 0.2  # and a drift along the run must be a smaller part of a small exponent
 _ERRORS = 3.0  # nor is a difference of less than so many standard errors
+_SMALL = 0.15  # over two decades, a smaller power cannot be told from a logarithm
 _FULL = 1.1  # an exponent above this, beyond its error, is not aging: the motion itself fades
 
 
@@ -58,12 +60,16 @@ def _slow_part(fit: AgingExponent) -> str | None:
         return f"{curves} relax faster the later the waiting time, mu = {fit.stated()}: this is not aging"
     if fit.estimate < AGES:
         return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
-    if fit.estimate - _ERRORS * error > _FULL:
+    if fit.estimate < _SMALL:
+        return (
+            f"the exponent of the {fit.label}, {fit.stated()}, is too small: so slow a growth may be a logarithm"
+        )
+    if fit.estimate - error > _FULL:
         return (
             f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is "
             "not aging"
         )
-    if abs(fit.drift) > max(_AGREE, _ERRORS * np.nan_to_num(fit.drift_error)):
+    if abs(fit.drift) > max(min(_AGREE, _PART * fit.estimate), _ERRORS * np.nan_to_num(fit.drift_error)):
         return (
             f"the exponent of the {fit.label} drifts along the waiting times: it is {abs(fit.drift):.2f} "
             f"{'larger' if fit.drift > 0 else 'smaller'} in the later half than in the earlier"
