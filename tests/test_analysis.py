@@ -22,7 +22,7 @@ from lightning_glassy.analysis import (
     verdict,
 )
 from lightning_glassy.analysis.collapse import CollapseQuality, collapse_quality, lag_of, log_errors, scaled_lag
-from lightning_glassy.analysis.plateaus import fast_levels
+from lightning_glassy.analysis.plateaus import common_level, fast_levels
 from lightning_glassy.glasses import BetaDescent, RandomWalk, SGDQuadratic, SubagingClock
 from lightning_glassy.record import MOMENTS
 
@@ -481,3 +481,14 @@ def test_kinds_of_motion_follow_each_other() -> None:
     aging = diffusion(curves_record(lambda t_w, t: t / t_w))
     assert {window.motion for window in aging.windows} == {"diffusive"}
     assert aging.coefficient is None  # it diffuses, but at no common rate
+
+
+def test_levels_that_noise_has_made_are_no_fast_process() -> None:
+    times = np.geomspace(500, 50_000, 9)
+    noise = np.exp(np.random.default_rng(0).normal(size=9)) * 0.02
+    assert common_level(times, noise) == 0
+    assert common_level(times, 1e-4 * times**0.4) == pytest.approx(1e-4 * 50_000**0.4)
+    half = np.where(np.arange(9) < 5, 0.0, 0.3)
+    assert common_level(times, half) == 0
+    assert common_level(times[1:], half[1:]) == 0.3
+    assert common_level(times[:0], noise[:0]) == 0

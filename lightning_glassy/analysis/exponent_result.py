@@ -86,7 +86,7 @@ class AgingExponent:
         drift_error: standard error of ``drift``, over replicas. NaN with fewer than 8.
         expected_slope: the median slope of the thresholds that a perfect collapse at ``estimate`` would have.
         plateau: the highest level of a fast process before the relaxation, in the units of the curves. 0 unless half of
-            the curves have one. The fit uses the curves above it.
+            the curves have one, at levels that follow a power of the waiting time. The fit uses the curves above it.
         observable: name of the observable.
         eps: threshold of the overlap, None for other observables.
         group: name of the group.

@@ -31,7 +31,7 @@ from lightning_glassy.analysis.exponent_result import (
     label_of,
 )
 from lightning_glassy.analysis.headline import why_no_headline
-from lightning_glassy.analysis.plateaus import above_plateaus, fast_levels, relaxation_floor
+from lightning_glassy.analysis.plateaus import above_plateaus, common_level, fast_levels, relaxation_floor
 from lightning_glassy.observables import Array, find
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -228,7 +228,7 @@ def _fit(
         drift=float(halves[1] - halves[0]),
         drift_error=drift_error,
         expected_slope=_median([_expected_slope(law, curves, fits[best].mu, COLLAPSES[best], origin) for law in laws]),
-        plateau=float(plateau.max()) if np.mean(plateau > 0) >= 0.5 else 0.0,
+        plateau=common_level(curves.waiting_times + origin, plateau),
         observable=observable,
         eps=eps,
         group=group,

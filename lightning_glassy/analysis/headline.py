@@ -61,9 +61,7 @@ def _slow_part(fit: AgingExponent) -> str | None:
     if fit.estimate < AGES:
         return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
     if fit.estimate < _SMALL:
-        return (
-            f"the exponent of the {fit.label}, {fit.stated()}, is too small: so slow a growth may be a logarithm"
-        )
+        return f"the exponent of the {fit.label}, {fit.stated()}, is too small: so slow a growth may be a logarithm"
     if fit.estimate - error > _FULL:
         return (
             f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is "

@@ -11,6 +11,7 @@ from lightning_glassy.analysis.curves import Curves
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet
 
+_SCATTER = 0.47  # largest scatter of the logarithms of the levels of a fast process
 _RELAXES = 0.2  # least rise of the logarithm of a curve after its fast process
 
 
@@ -81,3 +82,23 @@ def fast_levels(lags: NDArray[np.int64], curves: Array) -> Array:
         done = low + int(np.argmax(slope[low:] > (slope[low] + later[low]) / 2))
         levels[i] = float(np.exp(y[: done + 1].max()))
     return levels
+
+
+@quiet()
+def common_level(waiting_times: ArrayLike, levels: ArrayLike) -> float:
+    """Return the highest level of a fast process that the curves have in common, or 0 if they have none.
+
+    At least half of the curves must have a level. The levels must follow a power of the waiting time within a factor of
+    1.6 (rms). Noise makes levels, too, but they scatter by more.
+
+    Args:
+        waiting_times: steps after the origin of the clock, ``[n_tw]``.
+        levels: result of :func:`fast_levels`, ``[n_tw]``.
+    """
+    times, found = np.asarray(waiting_times, dtype=np.float64), np.asarray(levels, dtype=np.float64)
+    fast = found > 0
+    if not len(found) or fast.mean() < 0.5:
+        return 0.0
+    x, y = np.log(times[fast]), np.log(found[fast])
+    off = y - np.polyval(np.polyfit(x, y, 1), x) if len(x) > 2 else np.zeros(1)
+    return float(found.max()) if np.sqrt(np.mean(off**2) * len(off) / max(len(off) - 2, 1)) < _SCATTER else 0.0
