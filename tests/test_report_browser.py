@@ -180,7 +180,7 @@ def test_checkpoints_that_share_no_lags_reach_thresholds_as_in_the_analysis(file
     for i, first in enumerate(steps):
         for step in steps[i + 1 :]:
             record.append(first, step - first, moments_of(walk[step], walk[first], [], [np.arange(20)]))
-    t0 = 7.0
+    t0 = 2.0
     found = report(record, n_bootstrap=10, window=(3, 300), t0=t0)
     file.open(found, tmp_path / "report.html")
     file.fitted()

@@ -50,7 +50,9 @@ from lightning_glassy import (
     cli,
     per_replica,
 )
-from lightning_glassy.analysis import collapse, diffusion, relaxation_curves
+from lightning_glassy.analysis import diffusion, relaxation_curves
+from lightning_glassy.analysis.collapse import collapse_quality
+from lightning_glassy.analysis.exponent_result import COLLAPSES
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.loggers import tensorboard as sink_module
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
@@ -551,9 +553,9 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
     (answer,) = page.ask("curves", **choice)["series"]
     assert answer["used"] == fit.waiting_times.tolist()
     assert scan[fit.variable][scan["mus"].index(fit.estimate)] == fit.qualities[fit.method]
-    for variable in ("effective", "plain"):
-        fallen = collapse(above_plateaus(relaxation_curves(record).between(*fit.window)), scan["mus"][40], variable)
-        assert scan[variable][40] == fallen.quality
+    used = above_plateaus(relaxation_curves(record).between(*fit.window))
+    for method, variable in COLLAPSES.items():
+        assert [scan[variable][40]] == collapse_quality(used, scan["mus"][40], variable, scatter=fit.scatter[method])
     assert fitted["headline"] == [list(one) for one in found.headline]
 
     (answer,) = page.ask("exponents", run=name, group="all")["series"]

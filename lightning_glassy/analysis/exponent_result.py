@@ -191,9 +191,9 @@ class AgingExponent:
         return "" if self.interval is None else " ... ".join(map(_number, self.interval))
 
     def __str__(self) -> str:
-        doubts = [f"! {warning}" for warning in self.warnings]
+        doubts = [f"  ! {warning}" for warning in self.warnings]  # one line each, as in the text of a verdict
         if self.too_short:
-            return "\n".join([*_wrapped([str(self.why_not)]), *_wrapped(doubts, indent=2)])
+            return "\n".join([*_wrapped([str(self.why_not)]), *doubts])
         replicas = f"{self.n_replica} replica{'s' if self.n_replica > 1 else ''}"
         if self.mu is None:
             headline, replicas = f"no aging exponent: {self.why_not}", f", {replicas}"
@@ -211,7 +211,8 @@ class AgingExponent:
                 *_wrapped([headline]),
                 *_wrapped([source], indent=2),
                 *self._rows(),
-                *_wrapped([*_LEGEND, *self._notes(), *doubts], indent=2),
+                *_wrapped([*_LEGEND, *self._notes()], indent=2),
+                *doubts,
             ]
         )
 
