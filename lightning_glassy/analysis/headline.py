@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_glassy.analysis.exponent_result import DISAGREE, TOO_SHORT, AgingExponent
+from lightning_glassy.analysis.exponent_result import DISAGREE, NO_COLLAPSE, TOO_SHORT, AgingExponent
 
 COLLAPSED = 0.05
 """Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
@@ -55,12 +55,15 @@ def _by_itself(fit: AgingExponent) -> str | None:
 def _slow_part(fit: AgingExponent) -> str | None:
     """Return the first rule that the curves above their fast process break, in words."""
     curves, error = f"the curves of the {fit.label}", fit.standard_error or 0.0
-    if fit.miss > COLLAPSED:
-        return f"{curves} do not collapse: they miss a common curve by {fit.miss:.0%}"
+    # Without errors, curves of one exponent are as far apart as their noise.
+    noisy = fit.standard_error is None and COLLAPSED < fit.miss <= 2 * COLLAPSED and abs(fit.estimate) < AGES
+    if fit.miss > COLLAPSED and not noisy:
+        return f"{curves} {NO_COLLAPSE} by {fit.miss:.0%}"
     if fit.estimate < -AGES:
         return f"{curves} relax faster the later the waiting time, mu = {fit.stated()}: this is not aging"
     if fit.estimate < AGES:
-        return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
+        within = f" within {fit.miss:.0%}" if noisy else ""
+        return f"{curves} coincide{within} for all waiting times, mu = {fit.stated()}: no aging"
     if fit.estimate - _ERRORS * error > _FULL:
         return (
             f"the exponent of the {fit.label} is above 1, at {fit.stated()}: the motion itself fades, which is "
