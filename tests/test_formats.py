@@ -211,6 +211,14 @@ def test_a_record_of_the_first_format_opens() -> None:
     assert opened.meta["module"] == "Net"
 
 
+@pytest.mark.slow
+@pytest.mark.needs("plotly", "matplotlib", "scipy")
+@pytest.mark.parametrize("name", ["msd_v1", "parts_v1", "replicas_v1"])
+def test_a_record_of_the_first_format_has_a_report(name: str, tmp_path: Path) -> None:
+    written = report(AgingRecord.load(FORMATS / f"{name}.npz")).write(tmp_path)
+    assert {"report.txt", "report.json", "report.html", "curves.png"} <= {path.name for path in written}
+
+
 def test_the_displacement_alone_of_the_first_format_opens_without_its_empty_columns() -> None:
     opened = AgingRecord.load(FORMATS / "msd_v1.npz")
     assert (opened.sums, opened.overlap_thresholds) == (MSD_MOMENTS, ())

@@ -23,6 +23,7 @@ from lightning_glassy.analysis import (
     exponent_result,
     exponents,
     headline,
+    verdict,
 )
 from lightning_glassy.record import MOMENTS
 from lightning_glassy.report import answers, report
@@ -294,7 +295,7 @@ DOUBTS: dict[str, tuple[str, Callable[[], AgingExponent]]] = {
         lambda: aging_exponent(record_of(subaging), thresholds=[1e9]),
     ),
     "drift": ("the slope of the threshold lags drifts", lambda: aging_exponent(record_of(bent(2)))),
-    "one run": (r"no interval: 1 replica\(s\), at least 8 are needed, 16", lambda: aging_exponent(record_of(subaging))),
+    "one run": (r"no interval: 1 replica, at least 8 are needed, 16", lambda: aging_exponent(record_of(subaging))),
     "eight": ("8 replicas; 16 are recommended", lambda: aging_exponent(record_of(subaging, 8), n_bootstrap=20)),
     "finite size": ("a finite size can look like subaging", lambda: aging_exponent(record_of(subaging))),
     "contradiction": (
@@ -334,7 +335,64 @@ def test_the_quality_under_the_slider_is_smallest_at_the_mark(name: str, replica
     assert values[at] == pytest.approx(fit.qualities[fit.method], rel=1e-9)
 
 
+def test_the_quality_of_curves_that_do_not_collapse_is_smallest_at_the_mark() -> None:
+    # S of one short run is rough: it has a second minimum at 0.81.
+    steps = np.random.default_rng(3).standard_t(2.5, size=(1001, 30)) * np.linspace(3, 1, 1001)[:, None] ** 2
+    record = AgingRecord.from_trajectory(np.cumsum(steps, axis=0), LogTimeSchedule.logspaced(1000))
+    answer = answers.fit(report(record))
+    values = np.array(answer["scan"][answer["variable"]], dtype=float)
+    lowest = answer["scan"]["mus"][int(np.nanargmin(values))]
+    assert lowest == pytest.approx(answer["aging_exponent"]["estimate"], abs=0.021)
+
+
 # ---------------------------------------------------------------------- the text stays readable
+
+
+def test_curves_of_one_run_coincide_within_their_noise() -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(301, 300)), axis=0)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(300))
+    fit = aging_exponent(record)
+    assert 0.05 < fit.miss < 0.1
+    assert re.match(r"the curves of the MSD coincide within \d% for all waiting times, .*: no aging$", str(fit.why_not))
+    assert verdict(record).kind == "no aging"
+
+
+def test_a_reason_that_several_observables_share_is_printed_once() -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(1001, 30)) / np.arange(1, 1002)[:, None], axis=0)
+    record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(1000), overlap_thresholds=[0.01, 0.1])
+    fit = aging_exponent(record)
+    assert len([row for row in fit.others if "do not collapse" in str(row.why_not)]) > 1
+    assert flat(fit).count("do not collapse") == 1 + ("do not collapse" in str(fit.why_not))
+
+
+def test_a_row_without_interval_has_the_reason() -> None:
+    for name in CASES:
+        fit = case(name, 16)[1]
+        if not fit.too_short:
+            for row in fit.others:
+                if row.interval is None and np.isfinite(row.estimate):
+                    assert f"{row.label}: no interval, the slopes of the thresholds contradict" in flat(fit)
+
+
+def test_a_report_of_a_run_of_one_step_is_too_short_for_an_exponent() -> None:
+    walk = np.random.default_rng(0).normal(size=(2, 10))
+    found = report(AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(1)))
+    assert "\n\ntoo short for an exponent: " in str(found)
+    assert found.headline[1][1].startswith("too short for an exponent: ")
+
+
+@pytest.mark.parametrize("steps", [400, 3000])
+def test_the_text_of_a_report_stays_within_a_page_width(steps: int) -> None:
+    walks = np.cumsum(np.random.default_rng(0).normal(size=(8, steps + 1, 30)), axis=1)
+    schedule = LogTimeSchedule.logspaced(steps)
+    record = AgingRecord.concat(
+        [AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=[1.0]) for walk in walks]
+    )
+    for step in np.unique(np.geomspace(1, steps, 30).astype(int)):
+        record.append_one_time("train_loss", int(step), 3 / step**0.5)
+        record.append_one_time("train_accuracy", int(step), 0.9)
+    lines = [line for line in str(report(record, n_bootstrap=20)).split("\n") if not line.startswith("  ! ")]
+    assert max(map(len, lines)) <= exponent_result.WIDTH
 
 
 def test_the_text_stays_within_a_page_width_whatever_the_record_holds() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_glassy.analysis.curves import MOST_CURVES, relaxation_curves
+from lightning_glassy.analysis.exponent_result import wrapped
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -85,7 +86,7 @@ class Diffusion:
                 for window in self.windows
                 if window.waiting_time == waiting_time
             ]
-            lines.append(f"  {waiting_time:>10,}   {', '.join(parts)}")
+            lines += wrapped([f"{waiting_time:>10,}   {', '.join(parts)}"], indent=2)
         return "\n".join(lines)
 
 

@@ -22,7 +22,9 @@ COLLAPSES: dict[str, Variable] = {"collapse, effective time": "effective", "coll
 THRESHOLD = "threshold"
 
 DISAGREE = "the observables disagree"
-"""The first words of two of the sentences of :mod:`lightning_glassy.analysis.headline`."""
+NO_COLLAPSE = "do not collapse: they miss a common curve"
+CONTRADICTORY = "the slopes of the thresholds contradict each other"
+"""Words of some sentences of :mod:`lightning_glassy.analysis.headline`, and of a doubt."""
 
 WIDTH = 100  # of the text
 _COLUMNS = {**dict(zip(COLLAPSES, ("lambda", "t/t_w^mu"), strict=True)), THRESHOLD: THRESHOLD}
@@ -193,7 +195,7 @@ class AgingExponent:
     def __str__(self) -> str:
         doubts = [f"  ! {warning}" for warning in self.warnings]  # one line each, as in the text of a verdict
         if self.too_short:
-            return "\n".join([*_wrapped([str(self.why_not)]), *doubts])
+            return "\n".join([*wrapped([str(self.why_not)]), *doubts])
         replicas = f"{self.n_replica} replica{'s' if self.n_replica > 1 else ''}"
         if self.mu is None:
             headline, replicas = f"no aging exponent: {self.why_not}", f", {replicas}"
@@ -208,10 +210,10 @@ class AgingExponent:
         source = f"from the {self.label}{of}, waiting times {self.window[0]:,} ... {self.window[1]:,}{origin}{replicas}"
         return "\n".join(
             [
-                *_wrapped([headline]),
-                *_wrapped([source], indent=2),
+                *wrapped([headline]),
+                *wrapped([source], indent=2),
                 *self._rows(),
-                *_wrapped([*_LEGEND, *self._notes()], indent=2),
+                *wrapped([*_LEGEND, *self._notes()], indent=2),
                 *doubts,
             ]
         )
@@ -240,12 +242,20 @@ class AgingExponent:
         for row in self.others:
             windows.setdefault(row.window, []).append(row.label)
             words = row.why_not
-            if words is None or (words.startswith(DISAGREE) and contradicted):
+            if words is None or NO_COLLAPSE in words or (words.startswith(DISAGREE) and contradicted):
                 continue
             contradicted = contradicted or words.startswith(DISAGREE)
             notes.append(words if row.label in words else f"{row.label}: {words}")
         windows.pop(self.window, None)
         of = [f"waiting times {w[0]:,} ... {w[1]:,}: {', '.join(labels)}" for w, labels in windows.items()]
+        apart = [row.label for row in self.others if NO_COLLAPSE in str(row.why_not)]
+        if apart:
+            notes.append(f"curves that do not collapse: {'; '.join(apart)}")
+        for row in self.others:
+            if row.interval is None and np.isfinite(row.estimate) and self.n_replica >= MIN_REPLICAS:
+                contradictory = any(warning.startswith(CONTRADICTORY) for warning in row.warnings)
+                why = CONTRADICTORY if contradictory else "most of the resampled fits fail"
+                notes.append(f"{row.label}: no interval, {why}")
         return [*of, *notes, *(f"{label}: not fitted, {reason}" for label, reason in self.unfitted.items())]
 
 
@@ -265,11 +275,12 @@ def _with_error(value: float, error: float | None) -> str:
     return f"{value:.3f}({max(round(1000 * error), 1)})" if error < 0.1 else f"{value:.2f}({error:.2f})"
 
 
-def _wrapped(lines: Iterable[str], indent: int = 0) -> list[str]:
-    """Return lines that are broken at the width of a page. A continued line is indented further."""
-    first = " " * indent
-    return [
-        part
-        for line in lines
-        for part in wrap(line, WIDTH, initial_indent=first, subsequent_indent=f"{first}    ", break_on_hyphens=False)
-    ]
+def wrapped(lines: Iterable[str], indent: int = 0) -> list[str]:
+    """Return lines that are broken at the width of a page (``WIDTH``). A continued line is indented further."""
+    parts = []
+    for line in lines:
+        first, rest = " " * indent, " " * (indent + len(line) - len(line.lstrip()) + 4)
+        for joint in (" ... ", " = ", " +- "):  # not a place to break
+            line = line.replace(joint, joint.replace(" ", "\xa0"))
+        parts += wrap(line, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return [part.replace("\xa0", " ") for part in parts]

@@ -23,6 +23,7 @@ from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold, mea
 from lightning_glassy.analysis.curves import TOO_SHORT, Curves, relaxation_curves
 from lightning_glassy.analysis.exponent_result import (
     COLLAPSES,
+    CONTRADICTORY,
     MIN_REPLICAS,
     THRESHOLD,
     AgingExponent,
@@ -328,7 +329,11 @@ def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable
     for _ in range(6):
         scatter, total = next_scatter, measure(next_scatter)
         # The scatter can move the minimum far away from where it was without it.
-        mu = float(_minimise(total, variable, t0, _search(total, variable, t0), 0.05)[0])
+        start = _search(total, variable, t0)
+        found = float(_minimise(total, variable, t0, start, 0.05)[0])
+        # A parabola does not describe a rough minimum.
+        rough = total(start, variable, t0) < 0.99 * total(found, variable, t0)
+        mu = start if rough else found
         next_scatter = _scatter(measure, mu, variable, t0)
         if abs(next_scatter - scatter) <= 0.02 * scatter:
             break
@@ -352,7 +357,11 @@ def _scatter(measure: Callable[[float], CollapseQuality], mu: float, variable: V
 def _search(quality: CollapseQuality, variable: Variable, t0: float) -> float:
     """Return roughly the best exponent of one set of curves. Search everywhere, because S can have several minima."""
     grid = np.linspace(*_BOUNDS, 26)
-    return float(grid[np.argmin([quality(mu, variable, t0) for mu in grid])])
+    values = np.array([quality(mu, variable, t0) for mu in grid])
+    # S of curves that do not collapse is rough. Its minimum can lie between two points of the grid.
+    low = grid[values < 1.5 * values.min()]
+    fine = np.unique(np.clip(low[:, None] + np.linspace(-0.05, 0.05, 6), *_BOUNDS))
+    return float(fine[np.argmin([quality(mu, variable, t0) for mu in fine])]) if len(fine) else float(grid[0])
 
 
 def _minimise(
@@ -519,7 +528,7 @@ def _doubts(result: AgingExponent, record: AgingRecord, curves: Curves, plateau:
     slopes = [fit.mu for fit in result.thresholds]
     if _contradictory(slopes, result.scatter[result.method]):
         doubts.append(
-            f"the slopes of the thresholds contradict each other ({min(slopes):.2f} ... {max(slopes):.2f}): they tell "
+            f"{CONTRADICTORY} ({min(slopes):.2f} ... {max(slopes):.2f}): they tell "
             "of different processes, and a low one may lie in a plateau; choose thresholds"
         )
     inside = [aim for aim in aims if aim < plateau.max()]
@@ -536,7 +545,8 @@ def _doubts(result: AgingExponent, record: AgingRecord, curves: Curves, plateau:
         doubts.append("the slope of the threshold lags drifts with the waiting time: no power law, or not yet")
     doubts += _left_out([fit.crossings for fit in result.thresholds])
     if result.n_replica < MIN_REPLICAS:
-        doubts.append(f"no interval: {result.n_replica} replica(s), at least {MIN_REPLICAS} are needed, 16 recommended")
+        have = "1 replica" if result.n_replica == 1 else f"{result.n_replica} replicas"
+        doubts.append(f"no interval: {have}, at least {MIN_REPLICAS} are needed, 16 recommended")
     elif result.n_replica < 16:
         doubts.append(f"{result.n_replica} replicas; 16 are recommended for an interval")
     if alone is None and result.estimate < 0.95:

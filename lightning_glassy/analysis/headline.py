@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_glassy.analysis.curves import too_few
-from lightning_glassy.analysis.exponent_result import DISAGREE, AgingExponent
+from lightning_glassy.analysis.exponent_result import DISAGREE, NO_COLLAPSE, AgingExponent
 
 COLLAPSED = 0.05
 """Largest relative distance of curves from a common curve, beyond the errors of the replicas, for a collapse."""
@@ -23,6 +23,7 @@ AGES = 0.1
 _AGREE = 0.1  # a smaller difference of two exponents is no contradiction
 _PART = 0.2  # and a drift along the run must be a smaller part of a small exponent
 _ERRORS = 3.0  # nor is a difference of less than so many standard errors
+_ALIKE, _SLOPES = 0.02, 0.2  # curves that miss a common one by more need thresholds whose slopes differ by less
 _SMALL = 0.15  # over two decades, a smaller power cannot be told from a logarithm
 _FULL = 1.1  # an exponent above this, beyond its error, is not aging: the motion itself fades
 
@@ -54,12 +55,15 @@ def _by_itself(fit: AgingExponent) -> str | None:
 def _slow_part(fit: AgingExponent) -> str | None:
     """Return the first rule that the curves above their fast process break, in words."""
     curves, error = f"the curves of the {fit.label}", fit.standard_error or 0.0
-    if fit.miss > COLLAPSED:
-        return f"{curves} do not collapse: they miss a common curve by {fit.miss:.0%}"
+    # Without errors, curves of one exponent are as far apart as their noise.
+    noisy = fit.standard_error is None and COLLAPSED < fit.miss <= 2 * COLLAPSED and abs(fit.estimate) < AGES
+    if fit.miss > COLLAPSED and not noisy:
+        return f"{curves} {NO_COLLAPSE} by {fit.miss:.0%}"
     if fit.estimate < -AGES:
         return f"{curves} relax faster the later the waiting time, mu = {fit.stated()}: this is not aging"
     if fit.estimate < AGES:
-        return f"{curves} coincide for all waiting times, mu = {fit.stated()}: no aging"
+        within = f" within {fit.miss:.0%}" if noisy else ""
+        return f"{curves} coincide{within} for all waiting times, mu = {fit.stated()}: no aging"
     if fit.estimate < _SMALL:
         return f"the exponent of the {fit.label}, {fit.stated()}, is too small: so slow a growth may be a logarithm"
     if fit.estimate - error > _FULL:
@@ -87,6 +91,12 @@ def _methods_disagree(fit: AgingExponent) -> str | None:
         return (
             f"the methods disagree: the thresholds of the {fit.label} have a slope of {slope:.2f}, and the collapse "
             f"expects {fit.expected_slope:.2f}"
+        )
+    slopes = [law.mu for law in fit.thresholds]
+    if fit.miss > _ALIKE and max(slopes) - min(slopes) > _SLOPES:
+        return (
+            f"the methods disagree: the thresholds of the {fit.label} have slopes of {min(slopes):.2f} ... "
+            f"{max(slopes):.2f}"
         )
     for name, mu in fit.estimates.items():
         # A scaling variable in which the curves do not collapse says nothing.

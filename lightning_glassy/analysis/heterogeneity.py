@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.analysis.exponent_result import NotEnoughDataError
+from lightning_glassy.analysis.exponent_result import NotEnoughDataError, wrapped
 from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -76,7 +76,7 @@ class Heterogeneity:
             if self.peaks:
                 lines.append(f"  {what}: of independent weights it would be at most 0.25")
                 lines += [
-                    f"    after step {peak.waiting_time:>9,} at most {peak.height:.3g} +- {peak.error:.2g}, at lag "
+                    f"    after step {peak.waiting_time:>9,} highest {peak.height:.3g} +- {peak.error:.2g}, at lag "
                     f"{peak.lag:,}"
                     for peak in few(self.peaks, 6)
                 ]
@@ -93,7 +93,7 @@ class Heterogeneity:
             agree = f", and they agree on {self.agreements.mean():.1%} of the samples" if len(self.agreements) else ""
             spread = _spread_of(self.predictions)
             lines.append(f"  their predictions have the overlap {self.predictions.mean():.3g} +- {spread:.1g}{agree}")
-        return "\n".join(lines)
+        return "\n".join(wrapped(lines))
 
 
 @quiet()

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from lightning_glassy.analysis.confounders import confounders
 from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import smooth_exponent
-from lightning_glassy.analysis.exponent_result import AgingExponent
+from lightning_glassy.analysis.exponent_result import AgingExponent, wrapped
 from lightning_glassy.analysis.headline import AGES
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.analysis.regimes import rest
@@ -124,7 +124,7 @@ class Verdict:
     def __str__(self) -> str:
         stop = f" (at step {self.stops_at:,})" if self.stops_at is not None else ""
         phase = f": {self.phase}" if self.phase else ""
-        lines = [f"verdict: {self.kind}{stop}{phase}", *(f"  - {line}" for line in self.evidence)]
+        lines = [f"verdict: {self.kind}{stop}{phase}", *wrapped([f"- {line}" for line in self.evidence], indent=2)]
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 

@@ -96,7 +96,7 @@ class LossRegimes:
 
     @property
     def _but(self) -> str:
-        return f", but still falling by a factor of {self.fall:.2g} per decade of steps" if self._scale else ""
+        return f",\n        but still falling by a factor of {self.fall:.2g} per decade of steps" if self._scale else ""
 
 
 def _step(at: float | None, interval: tuple[float, float] | None) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_glassy.analysis.crossings import lag_to_threshold
 from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_curves
+from lightning_glassy.analysis.exponent_result import wrapped
 from lightning_glassy.analysis.exponents import _default_thresholds
 from lightning_glassy.analysis.growth import FEWEST_REPLICAS, Growth, compare_growth, drift, jackknife_error
 from lightning_glassy.analysis.plateaus import fast_levels
@@ -171,11 +172,20 @@ class RelaxationTimes:
             if one.shape is not None:
                 lines[-1] += f"; beta {np.nanmin(one.shape.betas):.2f} ... {np.nanmax(one.shape.betas):.2f}"
         lines.append(f"  growth ({self.main.method}): {self.main.reason}")
-        return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings[:2])])
+        return "\n".join([*wrapped(lines), *(f"  ! {warning}" for warning in self.warnings[:2])])
 
 
 def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.3g}" if error is None or not np.isfinite(error) else f"{value:.3g} +- {error:.2g}"
+    if error is None or not np.isfinite(error):
+        return _plain(value, 3)
+    # The value has as many digits as its error.
+    digits = 3 if not error > 0 or value == 0 else int(np.log10(abs(value)) // 1 - np.log10(error) // 1) + 2
+    return f"{_plain(value, min(max(digits, 1), 6))} +- {_plain(error, 2)}"
+
+
+def _plain(value: float, digits: int) -> str:
+    """Return a number with so many digits, and without an exponent if it is between 1,000 and a million."""
+    return f"{float(f'{value:.{digits}g}'):,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
 @quiet()

@@ -52,7 +52,7 @@ def panels(
             found["noise_clock"] = lambda: _noise_clock(record, group)
     if "loss_path" in record.profile_names:
         found["barriers"] = lambda: _two(record, plot_barriers)
-    if "displacement" in record.profile_names:
+    if {"displacement", "weights"} <= set(record.profile_names):
         found["distributions"] = lambda: _two(record, plot_displacement_distribution)
     if "flat_fraction" in there:
         found["curvature"] = lambda: _two(record, plot_curvature)

@@ -16,6 +16,7 @@ from lightning_glassy.analysis import (
     Verdict,
     aging_by_group,
 )
+from lightning_glassy.analysis.exponent_result import TOO_SHORT
 from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable
@@ -104,7 +105,8 @@ class Findings:
     @property
     def text(self) -> str:
         """The findings in words, without the groups side by side."""
-        exponent = str(self.exponent) if self.exponent is not None else f"no aging exponent: {self.why_not}"
+        without = "" if str(self.why_not).startswith(TOO_SHORT) else "no aging exponent: "
+        exponent = str(self.exponent) if self.exponent is not None else f"{without}{self.why_not}"
         # Print a doubt of both the verdict and the exponent only once.
         known = set(self.exponent.warnings) if self.exponent is not None else set()
         doubts = [warning for warning in self.verdict.warnings if warning in known]

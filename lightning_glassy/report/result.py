@@ -18,9 +18,12 @@ from lightning_glassy.analysis import (
     heterogeneity,
     loss_regimes,
     reconcile,
+    relaxation_curves,
     relaxation_times,
     verdict,
 )
+from lightning_glassy.analysis.curves import too_short
+from lightning_glassy.analysis.exponent_result import TOO_SHORT
 from lightning_glassy.observables import find, relaxation_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.atomic import write_atomically
@@ -212,7 +215,8 @@ def _report(
         except NotEnoughDataError as error:
             if window is not None:  # the caller has asked for this window
                 raise
-            why_not = str(error)
+            short = too_short(relaxation_curves(record, observable, group=group, eps=eps))
+            why_not = str(error) if short is None else f"{TOO_SHORT}: {error}"
     if exponent is not None:
         judged = reconcile(judged, exponent)
     several = record.n_replica is not None and record.n_replica > 1

@@ -1,12 +1,12 @@
 // The exponents that were found: a table, and in words.
 
-import {big, fixed, h, integer, math, short, swatch} from "./dom.js";
+import {big, fixed, h, integer, math, swatch} from "./dom.js";
 import {runColour} from "./look.js";
 import {fitOf, keyOf, label, model, qualityOf} from "./model.js";
 
 const METHODS = ["collapse, effective time", "collapse, plain", "threshold"];
 
-const small = (error) => (error < 0.001 ? short(error, 1) : fixed(error));
+const small = (error) => fixed(Math.max(error, 0.001));
 const percent = (part) => (part === null ? "–" : `${(100 * part).toFixed(1)} %`);
 
 // A row for each series, and for a single series a row for each other observable. Under a row stands the reason why its
