@@ -200,9 +200,9 @@ class AgingExponent:
         if self.mu is None:
             headline, replicas = f"no aging exponent: {self.why_not}", f", {replicas}"
         else:
-            need = f"{MIN_REPLICAS} are needed" if self.n_replica < MIN_REPLICAS else "see below"
+            need = f", {MIN_REPLICAS} are needed" if self.n_replica < MIN_REPLICAS else ""
             interval = f"{self.confidence:.0%} interval {self._interval()}, {replicas}"
-            without = f"no interval: {replicas}, {need}"
+            without = f"no interval: {replicas}{need}"
             headline = f"aging exponent mu = {self.mu:.3f}   ({without if self.interval is None else interval})"
             replicas = ""
         of = "" if self.group == "all" else f" of {self.group!r}"
@@ -252,10 +252,9 @@ class AgingExponent:
         if apart:
             notes.append(f"curves that do not collapse: {'; '.join(apart)}")
         for row in self.others:
-            if row.interval is None and np.isfinite(row.estimate) and self.n_replica >= MIN_REPLICAS:
-                contradictory = any(warning.startswith(CONTRADICTORY) for warning in row.warnings)
-                why = CONTRADICTORY if contradictory else "most of the resampled fits fail"
-                notes.append(f"{row.label}: no interval, {why}")
+            contradictory = any(warning.startswith(CONTRADICTORY) for warning in row.warnings)
+            if row.interval is None and contradictory and self.n_replica >= MIN_REPLICAS:
+                notes.append(f"{row.label}: no interval, {CONTRADICTORY}")
         return [*of, *notes, *(f"{label}: not fitted, {reason}" for label, reason in self.unfitted.items())]
 
 
