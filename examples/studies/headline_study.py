@@ -4,8 +4,8 @@ The systems are processes of 200 or 2,000 independent coordinates, drawn exactly
 Every trial has its own parameters. The systems with a power law should get a headline exponent. The others have two
 processes, saturate, stop aging, or change their clock in the middle of the run, and should get none.
 
-``python -m examples.studies.headline_study`` takes a quarter of an hour on two cores, and writes ``results/headline_study.md``.
-``--quick`` does one trial of each and writes nothing.
+``python -m examples.studies.headline_study`` takes a quarter of an hour on two cores, and writes
+``results/headline_study.md``. ``--quick`` does one trial of each and writes nothing.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def rows_of(found: dict[str, list[tuple[float | None, AgingExponent | None]]], n
 def main() -> None:
     """Run the trials, and print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="1 trial instead of 100, and no result file")
+    parser.add_argument("--quick", action="store_true", help="1 trial of each system, and no result file")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     options = parser.parse_args()
     tables = []
