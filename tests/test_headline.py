@@ -190,6 +190,35 @@ CASES: dict[str, tuple[str, Callable[[int], AgingRecord], dict[str, Any]]] = {
 }
 
 
+def with_noise(record: AgingRecord, noise: Callable[[float], float]) -> AgingRecord:
+    """Add the gradient noise D of each step."""
+    for step in sorted({*record.pairs[0].tolist(), *np.add(*record.pairs).tolist()}):
+        record.append_one_time("gradient_noise", step, noise(step))
+    return record
+
+
+@pytest.mark.parametrize("replicas", [1, 16])
+def test_noise_that_fades_as_a_power_law_is_no_aging_if_it_was_measured(replicas: int) -> None:
+    for noise, clock in ((lambda n: n**-0.8, lambda n: 5 * n**0.2), (lambda n: 1 / n, np.log)):
+        record = record_of(lambda t_w, t, h=clock: 1e-3 * (h(t_w + t) - h(t_w)), replicas)
+        assert aging_exponent(record, n_bootstrap=20).mu is not None
+        found = report(with_noise(record, noise), n_bootstrap=20)
+        assert found.exponent is not None
+        assert found.exponent.why_not is not None
+        assert found.exponent.why_not.startswith("only the gradient noise fades: against the noise that has acted")
+        assert (found.verdict.kind, found.verdict.clock) == ("no aging", "noise")
+        assert "only the gradient noise fades" in found.verdict.evidence[-1]
+
+
+@pytest.mark.parametrize("noise", [lambda n: 1.0, lambda n: n**-0.2], ids=["constant", "fades slowly"])
+def test_noise_that_fades_too_slowly_leaves_the_exponent(noise: Callable[[float], float]) -> None:
+    found = report(with_noise(record_of(subaging, 16), noise), n_bootstrap=20)
+    assert found.exponent is not None
+    assert found.exponent.estimate == pytest.approx(0.5, abs=0.02)
+    assert not str(found.exponent.why_not).startswith("only the gradient noise")
+    assert (found.verdict.kind, found.verdict.clock) == ("aging throughout", "steps")
+
+
 @functools.cache
 def case(name: str, replicas: int) -> tuple[AgingRecord, AgingExponent]:
     _, make, options = CASES[name]

@@ -23,6 +23,7 @@ THRESHOLD = "threshold"
 
 DISAGREE = "the observables disagree"
 NO_COLLAPSE = "do not collapse: they miss a common curve"
+ONLY_NOISE = "only the gradient noise fades"
 CONTRADICTORY = "the slopes of the thresholds contradict each other"
 """Words of some sentences of :mod:`lightning_glassy.analysis.headline`, and of a doubt."""
 
@@ -235,16 +236,16 @@ class AgingExponent:
         return [f"  {'  '.join(row)}".rstrip() for row in cells]
 
     def _notes(self) -> list[str]:
-        """Return the remarks on the rows of other observables. Each kind of contradiction comes once."""
+        """Return the remarks on the rows of other observables. A reason that concerns all observables comes once."""
         windows: dict[tuple[int, int], list[str]] = {}
         notes = []
-        contradicted = self.why_not is not None and self.why_not.startswith(DISAGREE)
+        told = [reason for reason in (DISAGREE, ONLY_NOISE) if (self.why_not or "").startswith(reason)]
         for row in self.others:
             windows.setdefault(row.window, []).append(row.label)
             words = row.why_not
-            if words is None or NO_COLLAPSE in words or (words.startswith(DISAGREE) and contradicted):
+            if words is None or NO_COLLAPSE in words or words.startswith(tuple(told)):
                 continue
-            contradicted = contradicted or words.startswith(DISAGREE)
+            told += [reason for reason in (DISAGREE, ONLY_NOISE) if words.startswith(reason)]
             notes.append(words if row.label in words else f"{row.label}: {words}")
         windows.pop(self.window, None)
         of = [f"waiting times {w[0]:,} ... {w[1]:,}: {', '.join(labels)}" for w, labels in windows.items()]

@@ -25,6 +25,7 @@ from lightning_glassy.analysis.exponent_result import (
     COLLAPSES,
     CONTRADICTORY,
     MIN_REPLICAS,
+    ONLY_NOISE,
     THRESHOLD,
     AgingExponent,
     NotEnoughDataError,
@@ -32,6 +33,7 @@ from lightning_glassy.analysis.exponent_result import (
     label_of,
 )
 from lightning_glassy.analysis.headline import why_no_headline
+from lightning_glassy.analysis.noise_clock import moved_by_noise_alone
 from lightning_glassy.analysis.plateaus import above_plateaus, common_level, fast_levels, relaxation_floor
 from lightning_glassy.observables import Array, find
 from lightning_glassy.observables.arrays import quiet
@@ -112,7 +114,16 @@ def aging_exponent(
             unfitted[label_of(name, threshold)] = str(error).partition(";")[0]
     rows = [fit, *others]
     judged = [replace(row, why_not=why_no_headline(row, [other for other in rows if other is not row])) for row in rows]
+    judged = [replace(row, why_not=row.why_not or _only_noise_fades(record, row)) for row in judged]
     return replace(judged[0], others=judged[1:], unfitted=unfitted)
+
+
+def _only_noise_fades(record: AgingRecord, fit: AgingExponent) -> str | None:
+    """Return that the exponent tells of the gradient noise alone, in words, or None if it does not."""
+    curves = relaxation_curves(record, fit.observable, group=fit.group, eps=fit.eps)
+    if not moved_by_noise_alone(record, curves.only(np.isin(curves.waiting_times, fit.waiting_times)), fit.group):
+        return None
+    return f"{ONLY_NOISE}: against the noise that has acted, the integral of D, the curves of the {fit.label} coincide"
 
 
 def _relaxing(record: AgingRecord, group: str) -> list[tuple[str, float | None]]:

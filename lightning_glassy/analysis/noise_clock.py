@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_glassy.analysis.curves import Curves
+from lightning_glassy.analysis.headline import COLLAPSED
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
@@ -53,3 +55,39 @@ def noise_clock(record: AgingRecord, group: str = "all") -> Array:
     # The noise is unknown before the first measured step and after the last.
     elapsed = np.where(known, np.concatenate([[0.0], np.cumsum(pieces)]), np.nan)
     return np.asarray(np.interp(ends, steps, elapsed) - np.interp(record.waiting_times, steps, elapsed)[:, None])
+
+
+@quiet()
+def moved_by_noise_alone(record: AgingRecord, curves: Curves, group: str = "all") -> bool:
+    """Return whether the curves of all waiting times are one curve of the noise that has acted.
+
+    They are if the rms relative distance of each curve from the mean of the others is at most 5 % beyond the errors of
+    the replicas. If the noise fades, the curves then age by the clock of the steps, and by no other.
+
+    Args:
+        record: the record of the curves.
+        curves: curves of :func:`~lightning_glassy.analysis.curves.relaxation_curves`, all or some of them.
+        group: name of the group of parameters.
+
+    Returns:
+        False also if the record has no gradient noise, or too little to compare.
+    """
+    if "normalised_msd" not in record.available(group) or len(curves.waiting_times) < 2:
+        return False
+    rows = np.searchsorted(record.waiting_times, curves.waiting_times)
+    columns = np.searchsorted(record.lags, curves.lags)
+    clock, mean = noise_clock(record, group)[rows[:, None], columns], curves.mean()
+    x, y = np.log(clock), np.log(mean)
+    good = np.isfinite(x) & np.isfinite(y)
+    errors = np.where(good, np.nan_to_num(curves.sem() / mean), 0.0)
+    # [n_tw, n_tw, n_lag]: each curve at the places of the points of each curve
+    lines = np.full((len(x), *x.shape), np.nan)
+    for i, own in enumerate(good):
+        if own.any():
+            lines[i] = np.interp(x, x[i, own], y[i, own], np.nan, np.nan)
+        lines[i, i] = np.nan
+    common = np.nansum(lines, axis=0) / np.isfinite(lines).sum(axis=0)
+    known = good & np.isfinite(common)
+    if not known.any() or known.sum() < good.sum() / 2:
+        return False
+    return bool(np.mean((y - common)[known] ** 2 - errors[known] ** 2) <= COLLAPSED**2)

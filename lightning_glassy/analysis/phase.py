@@ -18,6 +18,7 @@ from lightning_glassy.analysis.curves import MOST_CURVES, Curves, relaxation_cur
 from lightning_glassy.analysis.diffusion import smooth_exponent
 from lightning_glassy.analysis.exponent_result import AgingExponent, wrapped
 from lightning_glassy.analysis.headline import AGES
+from lightning_glassy.analysis.noise_clock import moved_by_noise_alone
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.analysis.regimes import rest
 from lightning_glassy.observables import Array
@@ -108,6 +109,8 @@ class Verdict:
         train_accuracy: training accuracy at the end, if the record has it.
         evidence: the evidence, in words.
         warnings: other possible causes, in words.
+        clock: ``"noise"`` if the curves were compared against the noise that has acted
+            (:func:`~lightning_glassy.analysis.noise_clock`), otherwise ``"steps"``.
     """
 
     kind: Kind
@@ -120,6 +123,7 @@ class Verdict:
     train_accuracy: float | None
     evidence: list[str]
     warnings: list[str] = field(default_factory=list)
+    clock: Literal["steps", "noise"] = "steps"
 
     def __str__(self) -> str:
         stop = f" (at step {self.stops_at:,})" if self.stops_at is not None else ""
@@ -157,7 +161,8 @@ def verdict(
         group: name of the group of parameters.
         observable: name of the observable. The default is the displacement. If the displacement ages throughout and the
             record has the gradient noise, the displacement over the noise is examined, too. Its curves coincide if only
-            the noise slows down.
+            the noise slows down. If the noise changes during a lag, the displacement coincides against the noise that
+            has acted (:func:`~lightning_glassy.analysis.noise_clock`).
         eps: threshold of the overlap.
 
     Raises:
@@ -186,6 +191,7 @@ def verdict(
         train_accuracy=accuracy,
         evidence=found.evidence + words,
         warnings=[*curves.doubts, *confounders(record)],
+        clock=found.clock,
     )
 
 
@@ -206,6 +212,8 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
         judged: result of :func:`verdict`.
         fit: the exponent. If it is of another observable, its table is searched for the observable of the verdict.
     """
+    if judged.clock == "noise":  # an exponent belongs to the clock of the steps
+        return judged
     same = [other for other in fit.table if (other.observable, other.group) == (judged.observable, judged.group)]
     words = _contradiction(judged, same[0]) if same else None
     if words is None:
@@ -251,6 +259,13 @@ def _over_the_noise(record: AgingRecord, group: str, found: _Finding) -> tuple[s
             "over the strength D(t_w) of the gradient noise, which changes, too:",
         ]
         return "normalised_msd", normalised
+    elif found.kind == "aging throughout" and moved_by_noise_alone(
+        record, relaxation_curves(record, group=group).after(found.rates[0].first - 1), group
+    ):
+        words = (
+            "only the gradient noise fades: against the noise that has acted, the integral of D, its curves coincide"
+        )
+        return "msd", _Finding("no aging", found.rates, [*found.evidence, words], clock="noise")
     else:
         found.evidence.append(f"over the gradient noise D(t_w), the {normalised.evidence[0]}")
     return "msd", found
@@ -262,6 +277,7 @@ class _Finding:
     rates: list[AgingRate]
     evidence: list[str]
     stops_at: int | None = None
+    clock: Literal["steps", "noise"] = "steps"
 
 
 def _judge(curves: Curves) -> _Finding:
