@@ -16,7 +16,7 @@ from lightning_glassy.analysis import (
     Verdict,
     aging_by_group,
 )
-from lightning_glassy.analysis.exponent_result import TOO_SHORT
+from lightning_glassy.analysis.curves import TOO_SHORT
 from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable

@@ -22,8 +22,7 @@ from lightning_glassy.analysis import (
     relaxation_times,
     verdict,
 )
-from lightning_glassy.analysis.curves import too_short
-from lightning_glassy.analysis.exponent_result import TOO_SHORT
+from lightning_glassy.analysis.curves import TOO_SHORT, too_short
 from lightning_glassy.observables import find, relaxation_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.atomic import write_atomically
