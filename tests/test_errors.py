@@ -205,6 +205,12 @@ def test_copies_are_no_replicas(by: float) -> None:
     assert not any(name.endswith("_sem") for name in record.mean_table())
 
 
+def test_copies_that_hardly_move_are_no_replicas() -> None:
+    frames = walks(1)
+    frames = frames[:, :1] + 1e-4 * (frames - frames[:, :1])
+    assert len(of(frames + 1e-9 * np.random.default_rng(0).normal(size=(8, *frames.shape[1:]))).copies) == 7
+
+
 def test_the_analysis_of_copies_is_that_of_one_run() -> None:
     record, single = of(copied(1e-9)), of(copied(1e-9)[:1])
     sentence = "replicas 0, 1, 2, 3, 4, 5, 6, 7 (counted from 0) are one run"

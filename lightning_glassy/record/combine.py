@@ -26,7 +26,8 @@ _SAME_IN_REPLICAS = (
     "world_size",
 )
 
-_SAME = 1e-6  # sums of two replicas that agree so well, relative to the largest, are of one run
+_COPIES = 1e-5  # sums of two replicas that agree so well, relative to the largest, are of one run
+_SAME = 1e-6  # a sum that changes by less, relative to its size, is constant
 _MOST_NAMES = 8  # in one message
 REMEDY = "Use the pairs that all have with common=True, or leave out a run"
 """The end of the message about runs with different pairs."""
@@ -214,7 +215,7 @@ def _check_distinct(joined: Table, sizes: Sequence[int]) -> None:
             continue  # a record that has copies inside: its errors are refused, and the analysis leaves them out
         values = joined.values[:, [later, earlier]]
         to_the_bit = np.array_equal(values[:, 0], values[:, 1], equal_nan=True)
-        how = "to the bit" if to_the_bit else "to one part in a million, which independent runs never do"
+        how = "to the bit" if to_the_bit else "to 1 in 100,000, which independent runs never do"
         raise ValueError(
             f"records[{owners[later]}] and records[{owners[earlier]}] hold the same run {how}: leave one out"
         )
@@ -224,7 +225,7 @@ def _check_distinct(joined: Table, sizes: Sequence[int]) -> None:
 def copies(moments: Table) -> list[tuple[int, int]]:
     """Return pairs of replicas that are one run: a replica, and an earlier replica that it repeats.
 
-    Two replicas are one run if all their sums agree to one part in a million of the largest of each sum. Independent
+    Two replicas are one run if all their sums agree to 1 in 100,000 of the largest of each sum. Independent
     networks of N weights differ by about sqrt(2/N) in the displacement alone.
 
     Args:
@@ -245,7 +246,7 @@ def copies(moments: Table) -> list[tuple[int, int]]:
     for a, b in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
         gap = np.abs(sums[a] - sums[b])
         known = np.isfinite(gap)
-        near = gap <= _SAME * np.maximum(largest[a], largest[b])
+        near = gap <= _COPIES * np.maximum(largest[a], largest[b])
         # Of copies, both have diverged or none.
         if known.any() and near[known].all() and np.array_equal(np.isnan(sums[a]), np.isnan(sums[b])):
             same[b] = same.get(a, a)
@@ -262,7 +263,7 @@ def copies_in_words(found: Sequence[tuple[int, int]]) -> str:
         by_first.setdefault(first, []).append(replica)
     parts = [f"replicas {_numbers([first, *others])}" for first, others in list(by_first.items())[:_MOST_NAMES]]
     return (
-        f"{' and '.join(parts)} (counted from 0) are one run, because all their sums agree to one part in a million, "
+        f"{' and '.join(parts)} (counted from 0) are one run, because all their sums agree to 1 in 100,000, "
         "and independent runs never do"
     )
 

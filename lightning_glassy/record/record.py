@@ -391,7 +391,7 @@ class AgingRecord(RecordContent):
     def copies(self) -> list[tuple[int, int]]:
         r"""Pairs of replicas that are one run: the numbers of a replica, and of an earlier replica that it repeats.
 
-        All measured sums of the two agree to one part in a million of their largest value. Independent networks of N
+        All measured sums of the two agree to 1 in 100,000 of their largest value. Independent networks of N
         weights differ by about :math:`\sqrt{2/N}`. Copies come from equal seeds, or from one run that is there twice.
         """
         if self.n_replica is None:
