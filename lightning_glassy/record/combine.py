@@ -234,21 +234,27 @@ def copies(moments: Table) -> list[tuple[int, int]]:
     n_replica = moments.shape[0]
     if not len(moments) or n_replica < 2:
         return []
-    sums = moments.values.transpose(1, 0, 2, 3).reshape(n_replica, len(moments), -1)  # [n_replica, n_row, n_sum]
-    sums = np.where(np.isfinite(sums), sums, np.nan)
-    largest = np.nan_to_num(np.fmax.reduce(np.abs(sums), axis=1))  # [n_replica, n_sum]
+
+    def sums(replica: int) -> Array:  # [n_row, n_sum], of one replica at a time, because all of them may be large
+        values = moments.values[:, replica].reshape(len(moments), -1)
+        return np.where(np.isfinite(values), values, np.nan)
+
+    largest = np.array([np.nan_to_num(np.fmax.reduce(np.abs(sums(r)), axis=0)) for r in range(n_replica)])
     # Copies are neighbours in the order of any mixture of their sums, so that not all pairs are compared. The median
     # keeps a replica that diverges from setting the scale.
     scale = np.median(largest, axis=0)
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, size=sums.shape[1:]) / np.where(scale > 0, scale, 1.0)
-    order = np.argsort(np.nan_to_num(sums * weights).sum(axis=(1, 2)), kind="stable")
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, size=(len(moments), len(scale))) / np.where(
+        scale > 0, scale, 1.0
+    )
+    order = np.argsort([np.nansum(sums(r) * weights) for r in range(n_replica)], kind="stable")
     same: dict[int, int] = {}  # each replica to its first copy
     for a, b in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
-        gap = np.abs(sums[a] - sums[b])
+        first, second = sums(a), sums(b)
+        gap = np.abs(first - second)
         known = np.isfinite(gap)
         near = gap <= _COPIES * np.maximum(largest[a], largest[b])
         # Of copies, both have diverged or none.
-        if known.any() and near[known].all() and np.array_equal(np.isnan(sums[a]), np.isnan(sums[b])):
+        if known.any() and near[known].all() and np.array_equal(np.isnan(first), np.isnan(second)):
             same[b] = same.get(a, a)
     groups: dict[int, list[int]] = {}
     for replica in range(n_replica):

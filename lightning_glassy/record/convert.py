@@ -24,15 +24,15 @@ _ROWS = 10_000  # rows that are converted to numbers of Python at once
 
 
 def write_csv(columns: Mapping[str, NDArray[Any]], path: Path) -> Path:
-    """Write a CSV file atomically. Return the path."""
-    n = len(next(iter(columns.values())))
+    """Write a CSV file atomically. Return the path. The columns may be views of any shape, the same for all."""
+    n = next(iter(columns.values())).size
 
     def write(file: BinaryIO) -> None:
         # The user chooses the names of groups. Quoting keeps commas and line breaks of a name inside its cell.
         writer = csv.writer(codecs.getwriter("utf-8")(file, "backslashreplace"), lineterminator="\n")
         writer.writerow(columns)
         for start in range(0, n, _ROWS):
-            part = [column[start : start + _ROWS].tolist() for column in columns.values()]
+            part = [column.flat[start : start + _ROWS].tolist() for column in columns.values()]
             cells = (map(csv_cell, cells) if isinstance(cells[0], str) else cells for cells in part)
             writer.writerows(zip(*cells, strict=True))
 

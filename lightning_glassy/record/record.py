@@ -671,7 +671,7 @@ class AgingRecord(RecordContent):
         Raises:
             KeyError: a pair was not measured, or there is no such column.
         """
-        return {name: column.tolist() for name, column in self._long_form(pairs, columns, sem=sem).items()}
+        return {name: column.ravel().tolist() for name, column in self._long_form(pairs, columns, sem=sem).items()}
 
     def mean_table(
         self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
@@ -682,7 +682,8 @@ class AgingRecord(RecordContent):
         are left out for a single run, and if replicas are :attr:`copies`.
         """
         sem = columns is None and self.has_errors
-        return {name: column.tolist() for name, column in self._long_form(pairs, columns, mean=True, sem=sem).items()}
+        found = self._long_form(pairs, columns, mean=True, sem=sem)
+        return {name: column.ravel().tolist() for name, column in found.items()}
 
     def _long_form(
         self,
@@ -718,7 +719,7 @@ class AgingRecord(RecordContent):
                 errors |= {f"{name}_sem": error} if sem else {}
         values |= errors
         shape = (n_group, 1 if mean else n_replica, len(part))
-        return {name: np.broadcast_to(column, shape).ravel() for name, column in (axes | values).items()}
+        return {name: np.broadcast_to(column, shape) for name, column in (axes | values).items()}
 
     def columns(self) -> dict[str, tuple[Observable, float | None]]:
         """Return the observables in a :meth:`table` and their thresholds, by the names of their columns.

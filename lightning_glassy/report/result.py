@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_glassy.analysis import (
     AgingExponent,
@@ -184,6 +184,7 @@ def _report(
             module = f"aging record of {len(files)} checkpoints" if measured else "aging record"  # type: ignore[arg-type]
         replicas = "" if record.n_replica is None else f", {record.n_replica} replica{'s' * (record.n_replica > 1)}"
         title = f"{module}: N = {record.n_parameters['all']:,}{replicas}"
+    options: dict[str, Any] = {"window": window, "t0": t0, "confidence": confidence, "n_bootstrap": n_bootstrap}
     exponent, why_not = None, None
     if find(observable).relaxation is None:
         given = {"window": window, "thresholds": thresholds, "t0": t0 or None}
@@ -200,17 +201,7 @@ def _report(
             if table is not None and table.has(observable, eps):
                 exponent = table.about(observable, eps)
             else:
-                exponent = aging_exponent(
-                    record,
-                    observable,
-                    group=group,
-                    eps=eps,
-                    window=window,
-                    thresholds=thresholds,
-                    t0=t0,
-                    confidence=confidence,
-                    n_bootstrap=n_bootstrap,
-                )
+                exponent = aging_exponent(record, observable, group=group, eps=eps, thresholds=thresholds, **options)
         except NotEnoughDataError as error:
             if window is not None:  # the caller has asked for this window
                 raise
@@ -230,7 +221,6 @@ def _report(
         origin = exponent.t0 if exponent is not None else 0.0
         timed = relaxation_times(record, group=group, window=window, t0=origin, **chosen)  # type: ignore[arg-type]
     moving = diffusion(record, group=group)
-    options = {"window": window, "t0": t0, "confidence": confidence, "n_bootstrap": n_bootstrap}
     return Report(
         title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes, timed, options
     )
