@@ -162,8 +162,8 @@ def tables(result: dict[str, Any]) -> str:
             "**The exponent** by the lag to three thresholds (in brackets, how many of the ten waiting times reach it "
             "after their first lag: fewer than four give none; *noise*: the threshold lies below the level of the "
             "gradient noise, and tells nothing of aging), and by collapse in two scaling variables (in brackets, by "
-            "how much the curves miss a common one). Where they miss it by more than 5 %, `aging_exponent` states no "
-            "exponent, and the errors are not those of one:",
+            "how much the curves miss a common one). Above 5 %, `aging_exponent` states no exponent, and the "
+            "errors are only the scatter of the fits between replicas:",
             table(
                 f"{student}{by_threshold} | mu, effective time = {{by effective time}} | mu, t/t_w^mu = {{by plain}}",
                 rows,
