@@ -185,7 +185,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     [
         ("measure.snapshots", "SnapshotBank", "add"),
         ("measure.snapshots", "SnapshotBank", "release"),
-        ("measure.moments.eager", "EagerMoments", "__call__"),
+        pytest.param("measure.moments.cpu", "CompiledMoments", "__call__", marks=pytest.mark.needs("numba")),
         ("record", "AgingRecord", "append"),
         ("record", "AgingRecord", "append_one_time"),
     ],

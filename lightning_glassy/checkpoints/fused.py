@@ -36,30 +36,16 @@ def available() -> bool:
 def compiled() -> PairSums:
     """Return the compiled function ``sum_pairs(rows, earlier, later, bounds, scale, out)``.
 
-    Its arguments are the values ``[n_row, n_tile, n]``, the rows of each pair, the squares of the thresholds (an even
-    number of them), the factor of the sum of d^4, and the result ``[n_pair, n_tile, 2 + n_bound]``, float64: the sums
-    of d^2 and of d^4, and the numbers of coordinates with d^2 below each bound. The function holds no lock of Python.
+    Its arguments are the values ``[n_row, n_tile, n]``, the rows of each pair, the squares of the scaled thresholds (an
+    even number of them), the factor of the differences d, and the result ``[n_pair, n_tile, 2 + n_bound]``, float64:
+    the sums of (scale d)^2 and of (scale d)^4, and the numbers of coordinates below each bound. The function holds no
+    lock of Python.
     """
-    from numba import njit
+    from lightning_glassy.measure.moments import cpu
 
-    # The order of a sum is free, as in torch. NaN and infinite values keep their meaning.
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    pair_of_block = cpu.pair_of_block
 
-    @njit(**options)  # type: ignore[untyped-decorator]
-    def of_block(a: Any, b: Any, low: Any, high: Any, scale: Any) -> Any:
-        zero = scale - scale
-        one = scale / scale
-        d2, d4, n_low, n_high = zero, zero, zero, zero
-        for k in range(a.shape[0]):
-            difference = a[k] - b[k]
-            square = difference * difference
-            d2 += square
-            d4 += (square * scale) * square
-            n_low += one if square <= low else zero
-            n_high += one if square <= high else zero
-        return d2, d4, n_low, n_high
-
-    @njit(**options)  # type: ignore[untyped-decorator]
+    @cpu.compiled
     def sum_pairs(rows: Any, earlier: Any, later: Any, bounds: Any, scale: Any, out: Any) -> None:
         out[:] = 0
         for tile in range(rows.shape[1]):
@@ -68,14 +54,14 @@ def compiled() -> PairSums:
                 for pair in range(len(earlier)):
                     a, b = block[earlier[pair]], block[later[pair]]
                     for k in range(0, len(bounds), 2):
-                        d2, d4, n_low, n_high = of_block(a, b, bounds[k], bounds[k + 1], scale)
+                        d2, d4, n_low, n_high = pair_of_block(a, b, bounds[k], bounds[k + 1], scale)
                         if k == 0:
                             out[pair, tile, 0] += d2
                             out[pair, tile, 1] += d4
                         out[pair, tile, 2 + k] += n_low
                         out[pair, tile, 3 + k] += n_high
 
-    return sum_pairs  # type: ignore[no-any-return]
+    return sum_pairs
 
 
 def pair_sums(
@@ -94,9 +80,13 @@ def pair_sums(
         thresholds: the thresholds of the overlap.
         scale: the factor of the sum of d^4, a power of two.
     """
+    from lightning_glassy.measure.moments.cpu import SCALE
+
     n = len(thresholds)
     bounds = np.full(max(n + n % 2, 2), -1, dtype=rows.dtype)
-    bounds[:n] = np.square(thresholds)
+    bounds[:n] = np.square(np.multiply(SCALE, thresholds))
     found = np.empty((len(earlier), rows.shape[1], 2 + len(bounds)))
-    compiled()(rows, earlier, later, bounds, rows.dtype.type(scale), found)
+    compiled()(rows, earlier, later, bounds, rows.dtype.type(SCALE), found)
+    found[..., 0] /= SCALE**2
+    found[..., 1] *= scale / SCALE**4
     return found[..., : 2 + n]

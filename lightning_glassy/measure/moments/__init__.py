@@ -33,6 +33,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -45,6 +46,7 @@ from lightning_glassy.measure.select import Selected
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 
 if TYPE_CHECKING:
+    from lightning_glassy.measure.moments.cpu import CompiledMoments
     from lightning_glassy.measure.moments.triton import TritonMoments
 
 __all__ = ["EagerMoments", "Moments", "OffloadedMoments", "capture", "moments_for"]
@@ -80,11 +82,11 @@ def moments_for(
     msd_only: bool = False,
     snapshot_device: str | torch.device | None = None,
 ) -> Moments:
-    """Return the fastest implementation that works here: our own kernels if everything is on CUDA, else plain torch.
+    """Return the fastest implementation that works here: our own kernels on CUDA or on a CPU, else plain torch.
 
     The kernels are first compiled and tried on a few numbers. The trial waits for the device, and it takes seconds on a
     machine that has not run the kernels yet. If the trial fails, the reason is logged and plain torch is used. Set the
-    environment variable ``LIGHTNING_GLASSY_EAGER=1`` to always use plain torch.
+    environment variable ``LIGHTNING_GLASSY_EAGER=1`` to always use plain torch. The kernel for a CPU needs numba.
 
     Args:
         parameters: the tracked coordinates.
@@ -94,17 +96,16 @@ def moments_for(
     """
 
     def on_device(tracked: TrackedParameters) -> Moments:
-        on_cuda = bool(tracked.buckets) and all(bucket.device.type == "cuda" for bucket in tracked.buckets)
-        if on_cuda and os.environ.get("LIGHTNING_GLASSY_EAGER", "0") in ("", "0"):
+        places = {bucket.device.type for bucket in tracked.buckets}
+        if len(places) == 1 and os.environ.get("LIGHTNING_GLASSY_EAGER", "0") in ("", "0"):
             try:
-                # Import triton only here. Without CUDA it may be missing, and its import takes time.
-                from lightning_glassy.measure.moments.triton import TritonMoments
-
-                _rehearse(TritonMoments, tracked, overlap_thresholds, msd_only)
-                return TritonMoments(tracked, overlap_thresholds, msd_only=msd_only)
+                kernels = _kernels(*places)
+                if kernels is not None:
+                    _rehearse(kernels, tracked, overlap_thresholds, msd_only)
+                    return kernels(tracked, overlap_thresholds, msd_only=msd_only)
             except Exception as error:  # a compiler, a driver or an older version may raise anything
                 log.warning(
-                    "lightning_glassy: measuring with plain torch, which is slower, because the GPU kernels do not "
+                    "lightning_glassy: measuring with plain torch, which is slower, because the kernels do not "
                     "work here (%s: %s)",
                     type(error).__name__,
                     error,
@@ -117,8 +118,37 @@ def moments_for(
     return on_device(parameters)
 
 
+def _kernels(place: str) -> type[TritonMoments] | type[CompiledMoments] | None:
+    """Return our own implementation for a type of device, or ``None``.
+
+    Its import takes time, and what it needs may be missing.
+    """
+    if place == "cuda":
+        from lightning_glassy.measure.moments.triton import TritonMoments
+
+        return TritonMoments
+    if place == "cpu":
+        try:
+            import numba  # noqa: F401
+        except ImportError as error:
+            _tell_once(
+                "lightning_glassy: measuring with plain torch. `pip install 'lightning-glassy[cpu]'` makes it several "
+                f"times faster ({error})"
+            )
+            return None
+        from lightning_glassy.measure.moments.cpu import CompiledMoments
+
+        return CompiledMoments
+    return None
+
+
+@lru_cache
+def _tell_once(words: str) -> None:
+    log.warning("%s", words)
+
+
 def _rehearse(
-    implementation: type[TritonMoments],
+    implementation: type[TritonMoments] | type[CompiledMoments],
     parameters: TrackedParameters,
     thresholds: Sequence[float],
     msd_only: bool,

@@ -1,0 +1,212 @@
+"""The compiled pass on a CPU: against plain torch, against float64 NumPy, and in how it uses threads and the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy.measure import moments as implementations
+from lightning_glassy.measure.moments import EagerMoments, capture, moments_for
+from lightning_glassy.measure.snapshots import SnapshotBank
+from tests.kernel_checks import EPS, KernelChecks, exact, move, track
+
+needs_numba = pytest.mark.needs("numba")
+
+
+@needs_numba
+class TestCompiled(KernelChecks):
+    @staticmethod
+    def implementation() -> Any:
+        from lightning_glassy.measure.moments.cpu import CompiledMoments
+
+        return CompiledMoments
+
+    @pytest.mark.parametrize("exponent", [-24, -17, -15, -14, -1, 0, 15])
+    def test_every_number_of_16_bits_is_read_exactly(self, exponent: int) -> None:
+        values = torch.tensor([1.0, -1.0, 1.5]).double() * 2.0**exponent
+        for dtype in (torch.float16, torch.bfloat16):
+            (w,), tracked = track(values.to(dtype))
+            ours = self.kernels(tracked)
+            snapshot = capture(SnapshotBank(tracked), 0, ours)
+            assert snapshot.own_sums[0][0, 1].item() == w.double().sum().item()
+            assert torch.equal(snapshot.flats[0], w)
+
+    def test_a_tensor_that_begins_and_ends_within_a_block(self) -> None:
+        for n in (1, 511, 512, 513, 65_535, 65_537, 131_073):
+            (w,), tracked = track(torch.randn(n))
+            ours, start = self.kernels(tracked), w.detach().clone()
+            snapshot = capture(SnapshotBank(tracked), 0, ours)
+            move([w], 0.1)
+            assert np.allclose(ours([snapshot])[0][0, 0, :5], exact(w, start)[:5], rtol=1e-6, atol=1e-6)
+
+    def test_snapshots_that_take_more_passes_than_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._SUM_BYTES", 100)
+        parameters, tracked = track(torch.randn(50), torch.randn(70), groups="layer")
+        ours, bank = self.kernels(tracked), SnapshotBank(tracked)
+        assert ours._plans[0]._limit == 1
+        for step in range(4):
+            capture(bank, step, ours)
+            move(parameters, 0.1)
+        due = list(bank.live.values())
+        self.check(tracked, due)
+        ours(due, bank.add(9))
+        assert torch.equal(bank.live[9].flats[0], torch.cat([w.detach() for w in parameters]))
+
+    def test_the_sums_have_the_same_bits_for_any_number_of_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._BYTES_PER_THREAD", 1 << 18)
+        parameters, tracked = track(torch.randn(400_000), torch.randn(9000).double(), torch.randn(300_000).bfloat16())
+        ours, bank = self.kernels(tracked), SnapshotBank(tracked)
+        due = [capture(bank, 0, ours)]
+        move(parameters, 0.1)
+        found, before = [], torch.get_num_threads()
+        try:
+            for n in (1, 2, 5):
+                torch.set_num_threads(n)
+                found.append((ours(due, bank.add(n)), bank.live[n]))
+        finally:
+            torch.set_num_threads(before)
+        (alone, first), *others = found
+        assert any("lightning_glassy" in thread.name for thread in threading.enumerate())
+        for sums, snapshot in others:
+            assert all(torch.equal(*pair) for pair in zip(sums, alone, strict=True))
+            assert all(torch.equal(*pair) for pair in zip(snapshot.flats, first.flats, strict=True))
+            assert all(torch.equal(*pair) for pair in zip(snapshot.own_sums, first.own_sums, strict=True))
+
+    def test_a_small_event_wakes_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, tracked = track(torch.randn(1_000_000))
+        ours = self.kernels(tracked)
+        due = [capture(SnapshotBank(tracked), 0, ours)]
+        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._threads", None)
+        ours(due)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+    def test_a_forked_process_measures_with_threads_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._BYTES_PER_THREAD", 1 << 18)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        _, tracked = track(torch.randn(400_000))
+        ours = self.kernels(tracked)
+        due = [capture(SnapshotBank(tracked), 0, ours)]
+        expected = ours(due)[0].tolist()
+        child = os.fork()
+        if not child:
+            os._exit(0 if ours(due)[0].tolist() == expected else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    def test_an_event_takes_at_most_8_mib(self) -> None:
+        for tensors in ([torch.zeros(3_000_000)], [torch.zeros(3)] * 2000):
+            parameters, tracked = track(*(tensor.clone() for tensor in tensors), groups="layer")
+            ours, bank = self.kernels(tracked), SnapshotBank(tracked)
+            due = [capture(bank, step, ours) for step in range(12)]
+            results = sum(sums.nbytes for sums in ours(due))
+            ours = self.kernels(tracked)
+            tracemalloc.start()
+            try:
+                ours(due, bank.add(20))
+                assert tracemalloc.get_traced_memory()[1] - results <= 8 << 20
+            finally:
+                tracemalloc.stop()
+            assert not parameters[0].grad_fn
+
+    def test_nothing_is_compiled_after_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lightning_glassy.measure.moments import cpu
+
+        monkeypatch.setattr(cpu, "_BYTES_PER_THREAD", 1 << 18)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        dispatchers = [value for value in vars(cpu).values() if hasattr(value, "signatures")]
+        assert len(dispatchers) > 5
+        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+            for options in ({}, {"sample": 30}, {"moments": "msd"}, {"overlap_thresholds": [0.1, 0.2, 0.3]}):
+                parameter = torch.nn.Parameter(torch.randn(200_000).to(dtype))
+                tracker = AgingTracker([("w", parameter)], LogTimeSchedule([0, 1, 2], [0, 1, 2]), **options)
+                assert type(tracker._moments) is self.implementation()
+                before = [list(dispatcher.signatures) for dispatcher in dispatchers]
+                for step in range(4):
+                    tracker.update(step)
+                assert [list(dispatcher.signatures) for dispatcher in dispatchers] == before
+
+
+PROCESS = """
+import sys, torch
+from lightning_glassy import AgingTracker, LogTimeSchedule
+tracker = AgingTracker(torch.nn.Linear(20, 20), LogTimeSchedule([0], [1, 2]))
+for step in range(3):
+    tracker.update(step)
+from lightning_glassy.measure.moments import cpu
+print(type(tracker._moments).__name__, tracker.record.msd().tolist(), sum(cpu._measure.stats.cache_hits.values()))
+"""
+
+
+def run(directory: Path, code: str = PROCESS, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300,
+        cwd=directory,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip() + done.stderr.strip()
+
+
+@needs_numba
+@pytest.mark.slow
+def test_a_second_process_reads_the_compiled_pass_from_disk(tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    assert run(tmp_path, **cache) == "CompiledMoments [[0.0, 0.0]] 0"
+    assert list((tmp_path / "cache").rglob("*.nbc"))
+    assert run(tmp_path, **cache) == "CompiledMoments [[0.0, 0.0]] 1"
+
+
+@needs_numba
+@pytest.mark.slow
+def test_without_a_directory_to_write_to_the_pass_is_compiled_again(tmp_path: Path) -> None:
+    code = (
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"  # as where neither the package nor the home can be written
+        + PROCESS.replace("sum(cpu._measure.stats.cache_hits.values())", "len(cpu._measure.signatures)")
+    )
+    assert run(tmp_path, code) == "CompiledMoments [[0.0, 0.0]] 1"
+
+
+def test_without_numba_plain_torch_measures_and_one_line_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    implementations._tell_once.cache_clear()
+    tracked = track(torch.randn(3))[1]
+    with caplog.at_level(logging.INFO):
+        assert isinstance(moments_for(tracked, EPS), EagerMoments)
+        assert isinstance(moments_for(tracked, EPS), EagerMoments)
+    assert len(caplog.messages) == 1
+    assert "pip install 'lightning-glassy[cpu]'" in caplog.messages[0]
+
+
+@needs_numba
+def test_the_environment_can_ask_for_plain_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LIGHTNING_GLASSY_EAGER", "1")
+    with caplog.at_level(logging.INFO):
+        assert isinstance(moments_for(track(torch.randn(3))[1]), EagerMoments)
+    assert not caplog.messages
+
+
+@needs_numba
+def test_a_pass_that_gives_wrong_sums_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lightning_glassy.measure.moments.cpu import CompiledMoments
+
+    right = CompiledMoments.__call__
+    monkeypatch.setattr(CompiledMoments, "__call__", lambda self, *due: [1.001 * sums for sums in right(self, *due)])
+    assert isinstance(moments_for(track(torch.randn(3))[1]), EagerMoments)
+    assert "differ from the sums of plain torch" in caplog.text
