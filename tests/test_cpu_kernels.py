@@ -144,7 +144,7 @@ tracker = AgingTracker(torch.nn.Linear(20, 20), LogTimeSchedule([0], [1, 2]))
 for step in range(3):
     tracker.update(step)
 from lightning_glassy.measure.moments import cpu
-print(type(tracker._moments).__name__, tracker.record.msd().tolist(), sum(cpu._measure.stats.cache_hits.values()))
+print(type(tracker._moments).__name__, tracker.record.msd().tolist(), sum(cpu._walk.stats.cache_hits.values()))
 """
 
 
@@ -172,7 +172,7 @@ def test_without_a_directory_to_write_to_the_pass_is_compiled_again(tmp_path: Pa
     code = (
         "from numba.core import caching\n"
         "caching.CacheImpl._locator_classes = []\n"  # as where neither the package nor the home can be written
-        + PROCESS.replace("sum(cpu._measure.stats.cache_hits.values())", "len(cpu._measure.signatures)")
+        + PROCESS.replace("sum(cpu._walk.stats.cache_hits.values())", "len(cpu._walk.signatures)")
     )
     assert run(tmp_path, code) == "CompiledMoments [[0.0, 0.0]] 1"
 

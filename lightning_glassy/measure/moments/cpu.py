@@ -295,13 +295,6 @@ def _add_up(cells, own, pairs, own_s, own_new, flags, scale, n_threshold, of_due
             row[2], row[3], row[5] = (w2 + row[4] - row[0]) / 2, w2, w1
 
 
-@compiled
-def _measure(chunks, due, new, flags, bounds, scale, like, own, pairs, counter, cells, own_s, own_new, n, at, out):
-    """Do all of it on this thread, in one call. A call from Python takes as long as 2,000 coordinates."""
-    _walk(chunks, due, new, flags, bounds, scale, like, own, pairs, counter)
-    _add_up(cells, own, pairs, own_s, own_new, flags, np.float64(scale), n, at, out)
-
-
 class CompiledMoments:
     """Moments of one event by a compiled pass. The contract is in :mod:`lightning_glassy.measure.moments`.
 
@@ -417,15 +410,15 @@ class _Plan:
             self.chunks, np.array(flats, np.int64), new, flags, self._bounds, self._scale, self._like, self._own,
             self._pairs, self._counter.ctypes.data,
         )  # fmt: skip
-        rest = np.array(own_s, np.int64), own_new, self._n_threshold, at, out
         n_thread = min((n_due + 1) * self._bytes // _BYTES_PER_THREAD, len(self._own))
         n_thread = min(n_thread, torch.get_num_threads()) if n_thread > 1 else 1
         if n_thread > 1:
             # A thread may still run if Ctrl-C ends the event. It keeps what it reads and writes.
             _threads.run(n_thread, lambda kept=(alive, self._bucket): _walk(*walk))  # type: ignore[misc]
-            _add_up(self.cells, self._own, self._pairs, *rest[:2], flags, SCALE, *rest[2:])
         else:
-            _measure(*walk, self.cells, *rest)
+            _walk(*walk)
+        sums = self._own, self._pairs, np.array(own_s, np.int64)
+        _add_up(self.cells, *sums, own_new, flags, SCALE, self._n_threshold, at, out)
 
 
 class _Threads:
