@@ -16,8 +16,12 @@ import pytest
 import torch
 
 from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy.callbacks.distribution import DISPLACEMENT_EDGES, WEIGHT_EDGES
 from lightning_glassy.measure import moments as implementations
-from lightning_glassy.measure.moments import EagerMoments, capture, moments_for
+from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import EagerMoments, capture, counts_for, distances_for, moments_for
+from lightning_glassy.measure.moments.replicas import BetweenReplicas, as_matrices
+from lightning_glassy.measure.select import as_replicas, select_parameters
 from lightning_glassy.measure.snapshots import SnapshotBank
 from tests.kernel_checks import EPS, KernelChecks, exact, move, track
 
@@ -31,6 +35,10 @@ class TestCompiled(KernelChecks):
         from lightning_glassy.measure.moments.cpu import CompiledMoments
 
         return CompiledMoments
+
+    @staticmethod
+    def tables(ours: Any) -> object:
+        return ours._plans[0].chunks.table
 
     @pytest.mark.parametrize("exponent", [-24, -17, -15, -14, -1, 0, 15])
     def test_every_number_of_16_bits_is_read_exactly(self, exponent: int) -> None:
@@ -120,11 +128,11 @@ class TestCompiled(KernelChecks):
             assert not parameters[0].grad_fn
 
     def test_nothing_is_compiled_after_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from lightning_glassy.measure.moments import cpu
+        from lightning_glassy.measure.moments import compiled, cpu
 
         monkeypatch.setattr(cpu, "_BYTES_PER_THREAD", 1 << 18)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-        dispatchers = [value for value in vars(cpu).values() if hasattr(value, "signatures")]
+        dispatchers = [value for value in vars(compiled).values() if hasattr(value, "signatures")]
         assert len(dispatchers) > 5
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
             for options in ({}, {"sample": 30}, {"moments": "msd"}, {"overlap_thresholds": [0.1, 0.2, 0.3]}):
@@ -137,14 +145,69 @@ class TestCompiled(KernelChecks):
                 assert [list(dispatcher.signatures) for dispatcher in dispatchers] == before
 
 
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sample", [None, 400])
+def test_distances_between_replicas_are_exact_even_of_clones_that_hardly_moved(
+    dtype: torch.dtype, sample: int | None
+) -> None:
+    from lightning_glassy.measure.moments.cpu import CompiledDistances
+
+    wide = [(torch.randn(5, *shape) * 0.05).to(dtype) for shape in ((30, 20), (7,), (1,))]
+    for tensor in wide:
+        tensor[1] = (tensor[0].double() * (1 + (1e-6 if dtype.itemsize > 2 else 1e-2))).to(dtype)
+    named = [(f"layer{i}.w", torch.nn.Parameter(tensor)) for i, tensor in enumerate(wide)]
+    tracked = TrackedParameters(as_replicas(select_parameters(named, groups="layer"), 5), sample)
+    ours, plain = distances_for(tracked), BetweenReplicas(tracked)
+    assert isinstance(ours, CompiledDistances)
+    for _ in range(2):
+        w = torch.cat([flat.double() for flat in capture(SnapshotBank(tracked), 0, EagerMoments(tracked)).flats], -1)
+        distances, products = as_matrices(ours().numpy(), 5)
+        exactly = (w[:, None] - w[None]).square().sum(-1).numpy()
+        apart = ~np.eye(5, dtype=bool)
+        assert np.abs(distances[apart] / exactly[apart] - 1).max() < 1e-6
+        assert np.abs(products - (w @ w.T).numpy()).max() < 1e-6 * float(w.square().sum(-1).max())
+        assert ours().shape == plain().shape
+        named[0][1].data = named[0][1].data.clone().mul_(1.5)  # elsewhere in memory
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sample", [None, 4000])
+def test_counts_are_those_of_numpy(dtype: torch.dtype, sample: int | None) -> None:
+    tensors = (torch.randn(10_001) * 0.05, torch.randn(30, 40)[:, ::2], torch.randn(7) * 1e-5)
+    parameters, tracked = track(*(tensor.to(dtype) for tensor in tensors), sample=sample, groups="layer")
+    bank, plain = SnapshotBank(tracked), EagerMoments(tracked)
+    start = capture(bank, 0, plain)
+    move(parameters, 1e-2)
+    now = capture(bank, 1, plain).flats[0]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for edges, count, values in (
+        (WEIGHT_EDGES, counts_for(tracked, WEIGHT_EDGES)(None, 1.0), now.to(wide)),
+        (DISPLACEMENT_EDGES, counts_for(tracked, DISPLACEMENT_EDGES)(start.flats, 100.0),
+         (now.to(wide) - start.flats[0].to(wide)) * 100.0),
+    ):  # fmt: skip
+        bins = np.concatenate([[-np.inf], edges.astype(values.numpy().dtype), [np.inf]])
+        assert count.tolist() == np.histogram(values.numpy(), bins)[0].tolist()
+
+
+@needs_numba
+def test_counts_at_the_edges_and_of_what_is_no_number() -> None:
+    edges = np.array([-10.0, -1.0, 1.0, 10.0])
+    values = [0.0, -0.0, 0.5, 1.0, 9.999, 10.0, 1e30, torch.inf, torch.nan, -0.5, -1.5, -10.5, -1e30, -torch.inf]
+    for dtype in (torch.float32, torch.float64):
+        _, tracked = track(torch.tensor(values, dtype=dtype))
+        assert counts_for(tracked, edges)(None, 1.0).tolist() == [3, 1, 4, 2, 4]
+
+
 PROCESS = """
 import sys, torch
 from lightning_glassy import AgingTracker, LogTimeSchedule
 tracker = AgingTracker(torch.nn.Linear(20, 20), LogTimeSchedule([0], [1, 2]))
 for step in range(3):
     tracker.update(step)
-from lightning_glassy.measure.moments import cpu
-print(type(tracker._moments).__name__, tracker.record.msd().tolist(), sum(cpu._walk.stats.cache_hits.values()))
+from lightning_glassy.measure.moments import compiled
+print(type(tracker._moments).__name__, tracker.record.msd().tolist(), sum(compiled.walk.stats.cache_hits.values()))
 """
 
 
@@ -172,7 +235,7 @@ def test_without_a_directory_to_write_to_the_pass_is_compiled_again(tmp_path: Pa
     code = (
         "from numba.core import caching\n"
         "caching.CacheImpl._locator_classes = []\n"  # as where neither the package nor the home can be written
-        + PROCESS.replace("sum(cpu._walk.stats.cache_hits.values())", "len(cpu._walk.signatures)")
+        + PROCESS.replace("sum(compiled.walk.stats.cache_hits.values())", "len(compiled.walk.signatures)")
     )
     assert run(tmp_path, code) == "CompiledMoments [[0.0, 0.0]] 1"
 

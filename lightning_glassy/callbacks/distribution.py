@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.pairs import PairMeasurement
 from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.measure import tiling
 from lightning_glassy.measure.layout import TrackedParameters
+from lightning_glassy.measure.moments import counts_for
+from lightning_glassy.measure.select import Selected
 from lightning_glassy.measure.snapshots import Snapshot
-from lightning_glassy.measure.tiling import tile_size
 from lightning_glassy.measure.tracker import Finding, TrackerEvent
 from lightning_glassy.observables import Array
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
@@ -24,6 +28,13 @@ from lightning_glassy.schedule import ScheduleLike
 # Coordinates that are counted at once on a CPU, and the bytes for each of them: at most 12 MiB in all.
 _TILE, _BYTES = 1 << 18, 48
 
+
+_Counts = Callable[[list[Tensor] | None, float], Tensor]
+
+# The functions that count the weights of a training, by the number of their edges.
+_compiled: WeakKeyDictionary[TrackedParameters, dict[int, Callable[[list[Tensor] | None, float], Tensor] | None]] = (
+    WeakKeyDictionary()
+)
 
 # Bins per decade, on either side of 0.
 _DENSITY = 10
@@ -103,6 +114,13 @@ class DisplacementDistribution(PairMeasurement):
                 f"{type(self).__name__} cannot tell the replicas of a ReplicaEnsemble apart: train a single network"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compile what counts weights of these dtypes, because an event may come in the middle of a step."""
+        super().on_train_start(trainer, pl_module)
+        for dtype in {weights.dtype for weights in pl_module.parameters() if weights.device.type == "cpu"}:
+            few = torch.zeros(8, dtype=dtype, device="cpu")
+            _compiled_counts(TrackedParameters([Selected("few", few, ())]), WEIGHT_EDGES)
+
     @torch.no_grad()
     def measure(
         self, trainer: Trainer, module: LightningModule, event: TrackerEvent, snapshots: list[Snapshot]
@@ -120,15 +138,28 @@ class DisplacementDistribution(PairMeasurement):
         return found
 
 
+def _compiled_counts(parameters: TrackedParameters, edges: Array) -> _Counts | None:
+    """Return what counts weights in host memory, or ``None`` if plain torch does. It is made once for a training."""
+    if any(tiling.few_operations(bucket.device) for bucket in parameters.buckets):
+        return None
+    made = _compiled.setdefault(parameters, {})
+    if len(edges) not in made:
+        made[len(edges)] = counts_for(parameters, edges)
+    return made[len(edges)]
+
+
 def _count(
     parameters: TrackedParameters, edges: Array, earlier: list[Tensor] | None = None, scale: Tensor | None = None
 ) -> Tensor:
     """Return the counts of the weights, or of their scaled differences from earlier ones, ``[n_edge + 1]``."""
+    compiled = _compiled_counts(parameters, edges)
+    if compiled is not None:
+        return compiled(earlier, 1.0 if scale is None else float(scale))
     total: Tensor | None = None
     for index, bucket in enumerate(parameters.buckets):
         dtype = torch.float64 if bucket.dtype == torch.float64 else torch.float32
         counts = torch.zeros(len(edges) + 1, dtype=torch.int64, device=bucket.device)
-        size = tile_size(bucket, _TILE, _BYTES)
+        size = tiling.tile_size(bucket, _TILE, _BYTES)
         scratch = torch.empty(min(size, bucket.numel), dtype=dtype, device=bucket.device)
         ones = torch.ones(len(scratch), dtype=torch.int64, device=bucket.device)
         factor = None if scale is None else scale.to(bucket.device, dtype)

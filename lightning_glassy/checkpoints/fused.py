@@ -8,14 +8,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-# Values of each row that are summed in their own precision before they are added to a float64 sum. So many values of
-# 150 checkpoints fit in a second-level cache.
-_BLOCK = 1024
 
 MEMORY = 160 << 20
 """Bytes that numba and its compiler take, about."""
@@ -34,32 +29,8 @@ def available() -> bool:
 
 @lru_cache(maxsize=1)
 def compiled() -> PairSums:
-    """Return the compiled function ``sum_pairs(rows, earlier, later, bounds, scale, out)``.
-
-    Its arguments are the values ``[n_row, n_tile, n]``, the rows of each pair, the squares of the scaled thresholds (an
-    even number of them), the factor of the differences d, and the result ``[n_pair, n_tile, 2 + n_bound]``, float64:
-    the sums of (scale d)^2 and of (scale d)^4, and the numbers of coordinates below each bound. The function holds no
-    lock of Python.
-    """
-    from lightning_glassy.measure.moments import cpu
-
-    pair_of_block = cpu.pair_of_block
-
-    @cpu.compiled
-    def sum_pairs(rows: Any, earlier: Any, later: Any, bounds: Any, scale: Any, out: Any) -> None:
-        out[:] = 0
-        for tile in range(rows.shape[1]):
-            for start in range(0, rows.shape[2], _BLOCK):
-                block = np.ascontiguousarray(rows[:, tile, start : start + _BLOCK])
-                for pair in range(len(earlier)):
-                    a, b = block[earlier[pair]], block[later[pair]]
-                    for k in range(0, len(bounds), 2):
-                        d2, d4, n_low, n_high = pair_of_block(a, b, bounds[k], bounds[k + 1], scale)
-                        if k == 0:
-                            out[pair, tile, 0] += d2
-                            out[pair, tile, 1] += d4
-                        out[pair, tile, 2 + k] += n_low
-                        out[pair, tile, 3 + k] += n_high
+    """Return the compiled function :func:`lightning_glassy.measure.moments.compiled.sum_pairs`."""
+    from lightning_glassy.measure.moments.compiled import sum_pairs
 
     return sum_pairs
 

@@ -23,8 +23,8 @@ from typing_extensions import TypedDict, Unpack
 
 from lightning_glassy.measure.layout import ROUNDING_MARGIN, TrackedParameters, within_rounding
 from lightning_glassy.measure.memory import check_memory_options, host_budget, human_bytes, plan_sample
-from lightning_glassy.measure.moments import moments_for
-from lightning_glassy.measure.moments.replicas import BetweenReplicas, as_matrices
+from lightning_glassy.measure.moments import distances_for, moments_for
+from lightning_glassy.measure.moments.replicas import as_matrices
 from lightning_glassy.measure.readback import Readback
 from lightning_glassy.measure.resume import StateError, check_parts, describe, pack, restrict, unpack
 from lightning_glassy.measure.select import (
@@ -302,7 +302,7 @@ class AgingTracker:
         self._moments = self._together(
             lambda: moments_for(self.parameters, thresholds, msd_only=moments == "msd", snapshot_device=device)
         )
-        self._between = None if n_replica is None else BetweenReplicas(self.parameters)
+        self._between = None if n_replica is None else distances_for(self.parameters)
         # Size the memory for the sums against four snapshots, more than most events measure.
         n_bytes = 8 * math.prod((self.parameters.n_cells, 4, len(MOMENTS) + len(thresholds)))
         self._readback: Readback[_Measured | _Found] = Readback(devices, n_bytes)

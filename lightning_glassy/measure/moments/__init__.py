@@ -30,18 +30,22 @@ of the weights and, per bucket, the sums of w^2 and of w as ``[n_cell, 2]``. Let
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.moments.eager import EagerMoments
 from lightning_glassy.measure.moments.offload import OffloadedMoments
+from lightning_glassy.measure.moments.replicas import BetweenReplicas
 from lightning_glassy.measure.select import Selected
 from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
 
@@ -96,13 +100,12 @@ def moments_for(
     """
 
     def on_device(tracked: TrackedParameters) -> Moments:
-        places = {bucket.device.type for bucket in tracked.buckets}
-        if len(places) == 1 and os.environ.get("LIGHTNING_GLASSY_EAGER", "0") in ("", "0"):
+        place = _place_of_kernels(tracked)
+        if place is not None:
             try:
-                kernels = _kernels(*places)
-                if kernels is not None:
-                    _rehearse(kernels, tracked, overlap_thresholds, msd_only)
-                    return kernels(tracked, overlap_thresholds, msd_only=msd_only)
+                kernels = _kernels(place)
+                _rehearse(kernels, tracked, overlap_thresholds, msd_only)
+                return kernels(tracked, overlap_thresholds, msd_only=msd_only)
             except Exception as error:  # a compiler, a driver or an older version may raise anything
                 log.warning(
                     "lightning_glassy: measuring with plain torch, which is slower, because the kernels do not "
@@ -118,16 +121,12 @@ def moments_for(
     return on_device(parameters)
 
 
-def _kernels(place: str) -> type[TritonMoments] | type[CompiledMoments] | None:
-    """Return our own implementation for a type of device, or ``None``.
-
-    Its import takes time, and what it needs may be missing.
-    """
-    if place == "cuda":
-        from lightning_glassy.measure.moments.triton import TritonMoments
-
-        return TritonMoments
-    if place == "cpu":
+def _place_of_kernels(parameters: TrackedParameters) -> str | None:
+    """Return the type of the device for which there are kernels of our own, or ``None``."""
+    places = {bucket.device.type for bucket in parameters.buckets}
+    if len(places) > 1 or os.environ.get("LIGHTNING_GLASSY_EAGER", "0") not in ("", "0"):
+        return None
+    if "cpu" in places:
         try:
             import numba  # noqa: F401
         except ImportError as error:
@@ -136,9 +135,47 @@ def _kernels(place: str) -> type[TritonMoments] | type[CompiledMoments] | None:
                 f"times faster ({error})"
             )
             return None
-        from lightning_glassy.measure.moments.cpu import CompiledMoments
+    return next(iter(places & {"cpu", "cuda"}), None)
 
-        return CompiledMoments
+
+def _kernels(place: str) -> type[TritonMoments] | type[CompiledMoments]:
+    """Return our own implementation for a type of device. Its import takes time, and may fail."""
+    if place == "cuda":
+        from lightning_glassy.measure.moments.triton import TritonMoments
+
+        return TritonMoments
+    from lightning_glassy.measure.moments.cpu import CompiledMoments
+
+    return CompiledMoments
+
+
+def distances_for(parameters: TrackedParameters) -> Callable[[], Tensor]:
+    """Return the fastest function that works here for the distances between replicas, see :class:`BetweenReplicas`."""
+    plain = BetweenReplicas(parameters)
+    if _place_of_kernels(parameters) == "cpu":
+        with contextlib.suppress(Exception):  # the moments have logged why numba does not work
+            from lightning_glassy.measure.moments.cpu import CompiledDistances
+
+            ours = CompiledDistances(parameters)
+            if torch.allclose(ours(), plain(), rtol=1e-5, equal_nan=True):
+                return ours
+    return plain
+
+
+def counts_for(
+    parameters: TrackedParameters, edges: NDArray[np.float64]
+) -> Callable[[Sequence[Tensor] | None, float], Tensor] | None:
+    """Return a fast function that counts weights or displacements in bins, or ``None`` if there is none here.
+
+    The function is :meth:`lightning_glassy.measure.moments.cpu.CompiledCounts.__call__`.
+    """
+    if _place_of_kernels(parameters) == "cpu":
+        with contextlib.suppress(Exception):
+            from lightning_glassy.measure.moments.cpu import CompiledCounts
+
+            ours = CompiledCounts(parameters, edges)
+            if int(ours().sum()) == sum(bucket.numel for bucket in parameters.buckets):
+                return ours
     return None
 
 

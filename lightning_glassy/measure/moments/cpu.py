@@ -13,29 +13,21 @@ sums, which are added in a fixed order. The bits of a sum do not depend on the n
 numba compiles the pass when the first tracker is made, in a few seconds, and keeps it on disk for later processes.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
-# (numba types the arguments of a function and has no type hints)
-
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_glassy.measure.layout import Bucket, TrackedParameters
+from lightning_glassy.measure.moments import compiled
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.record import MOMENTS
-
-_BLOCK = 512  # coordinates that are summed in their own precision, before they are added to a float64 sum
 
 # Coordinates of a chunk, and most chunks of a large model. Each chunk has sums of its own.
 _CHUNK, _MOST_CHUNKS = 1 << 16, 1 << 12
@@ -56,243 +48,6 @@ _READ_AS = {
     torch.bfloat16: np.uint16,
     torch.float16: np.int16,
 }
-
-# The order of a sum is free, as in torch. NaN and infinite values keep their meaning. Other threads run meanwhile.
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that numba compiles when it is called first, or reads from disk."""
-    try:
-        return njit(cache=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # no directory can be written
-        return njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
-
-
-# ---------------------------------------------------------------------- memory by address
-
-
-@intrinsic
-def _pointer(typing, address, like):
-    """Return an address as a pointer to numbers of the dtype of the array ``like``."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like.dtype)(address, like), generate
-
-
-@intrinsic
-def _take(typing, address):
-    """Return the integer at an address, and add 1 to it. No other thread gets the same integer."""
-
-    def generate(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(address), generate
-
-
-@intrinsic
-def _as_float(typing, bits):
-    """Return the float32 of these 32 bits."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(bits), generate
-
-
-@compiled
-def _copy(source, target):
-    for k in range(source.shape[0]):
-        target[k] = source[k]
-
-
-@compiled
-def _gather(source, places, target):
-    for k in range(target.shape[0]):
-        target[k] = source[places[k]]
-
-
-@compiled
-def _widen_bfloat16(narrow, wide):
-    for k in range(narrow.shape[0]):
-        wide[k] = _as_float(np.uint32(np.uint32(narrow[k]) << np.uint32(16)))
-
-
-@compiled
-def _widen_float16(narrow, wide):
-    tiny = np.float32(2.0**-24)
-    for k in range(narrow.shape[0]):
-        bits = np.uint32(np.uint16(narrow[k]))
-        size = bits & np.uint32(0x7FFF)
-        # The exponent is counted from another zero. Infinities and NaN have the largest exponent in both.
-        offset = np.uint32(0x70000000) if size >= np.uint32(0x7C00) else np.uint32(0x38000000)
-        normal = _as_float(np.uint32(np.uint32(size << np.uint32(13)) + offset))
-        value = normal if size >= np.uint32(0x0400) else np.float32(size) * tiny
-        wide[k] = -value if bits >= np.uint32(0x8000) else value
-
-
-def _widened(address: Any, n: Any, like: Any, scratch: Any) -> Any:
-    """Return the address of ``n`` numbers in the precision of the sums: the same, or that of a wide copy."""
-    raise NotImplementedError
-
-
-@overload(_widened)
-def _overload_widened(address, n, like, scratch):
-    if isinstance(like.dtype, types.Float):
-        return lambda address, n, like, scratch: address
-    widen = _widen_bfloat16 if like.dtype == types.uint16 else _widen_float16
-
-    def copy(address, n, like, scratch):
-        widen(carray(_pointer(address, like), n), scratch)
-        return np.int64(scratch.ctypes.data)
-
-    return copy
-
-
-# ---------------------------------------------------------------------- sums of a block
-
-
-@compiled
-def own_of_block(w, zero):
-    """Return the sums of w^2 and of w."""
-    w2, w1 = zero, zero
-    for k in range(w.shape[0]):
-        w2 += w[k] * w[k]
-        w1 += w[k]
-    return w2, w1
-
-
-@compiled
-def pair_of_block(w, s, low, high, scale):
-    """Return the sums of (scale d)^2 and of (scale d)^4, and how often (scale d)^2 is at most each of two bounds."""
-    zero, one = scale - scale, scale / scale
-    d2, d4, n_low, n_high = zero, zero, zero, zero
-    for k in range(w.shape[0]):
-        difference = (w[k] - s[k]) * scale
-        square = difference * difference
-        d2 += square
-        d4 += square * square
-        n_low += one if square <= low else zero
-        n_high += one if square <= high else zero
-    return d2, d4, n_low, n_high
-
-
-@compiled
-def _msd_of_block(w, s, scale):
-    d2 = scale - scale
-    for k in range(w.shape[0]):
-        difference = (w[k] - s[k]) * scale
-        d2 += difference * difference
-    return d2
-
-
-# ---------------------------------------------------------------------- all blocks
-
-
-@compiled
-def _walk(chunks, due, new, flags, bounds, scale, like, own, pairs, counter):
-    """Sum chunk after chunk, until another thread has taken the last.
-
-    Args:
-        chunks: ``[n_chunk, 4]``: address in memory, first coordinate in the bucket, number of coordinates, and the
-            address of their places (0 if they are contiguous).
-        due: addresses of the due snapshots, ``[n_due]``.
-        new: address of the snapshot to fill, or 0.
-        flags: ``[2]``: whether the sums of the weights alone are wanted, and whether only d^2 is.
-        bounds: squares of the scaled thresholds, an even number of them, in the precision of the sums.
-        scale: factor of the differences, in the same precision.
-        like: an array of the dtype of the weights.
-        own: result, ``[n_chunk, 2]``.
-        pairs: result, ``[n_chunk, n_due, 2 + n_bound]``.
-        counter: address of the number of the next chunk.
-    """
-    zero, width = scale - scale, like.itemsize
-    integers = due[:0]
-    raw, of_w, of_s = np.empty(_BLOCK, like.dtype), np.empty(_BLOCK, bounds.dtype), np.empty(_BLOCK, bounds.dtype)
-    while True:
-        c = _take(counter)
-        if c >= len(chunks):
-            return
-        address, first, length, places = chunks[c, 0], chunks[c, 1], chunks[c, 2], chunks[c, 3]
-        own[c] = 0
-        pairs[c] = 0
-        for at in range(0, length, _BLOCK):
-            n = min(_BLOCK, length - at)
-            here = address + at * width
-            if places:
-                _gather(carray(_pointer(address, like), 1), carray(_pointer(places + 8 * at, integers), n), raw[:n])
-                here = np.int64(raw.ctypes.data)
-            if new:
-                there = new + (first + at) * width
-                _copy(carray(_pointer(here, like), n), carray(_pointer(there, like), n))
-            w = carray(_pointer(_widened(here, n, like, of_w[:n]), bounds), n)
-            if flags[0]:
-                w2, w1 = own_of_block(w, zero)
-                own[c, 0] += w2
-                own[c, 1] += w1
-            for j in range(len(due)):
-                there = due[j] + (first + at) * width
-                s = carray(_pointer(_widened(there, n, like, of_s[:n]), bounds), n)
-                if flags[1]:
-                    pairs[c, j, 0] += _msd_of_block(w, s, scale)
-                    continue
-                for k in range(0, len(bounds), 2):
-                    d2, d4, n_low, n_high = pair_of_block(w, s, bounds[k], bounds[k + 1], scale)
-                    if k == 0:
-                        pairs[c, j, 0] += d2
-                        pairs[c, j, 1] += d4
-                    pairs[c, j, 2 + k] += n_low
-                    pairs[c, j, 3 + k] += n_high
-
-
-@compiled
-def _add_up(cells, own, pairs, own_s, own_new, flags, scale, n_threshold, of_due, out):
-    """Add the sums of the chunks of each cell, in the order of ``MOMENTS``.
-
-    Args:
-        cells: first chunk of each cell, ``[n_cell + 1]``.
-        own: sums of :func:`_walk`.
-        pairs: sums of :func:`_walk`.
-        own_s: addresses of the sums of each due snapshot, ``[n_due]``.
-        own_new: address of the sums of the new snapshot, or 0.
-        flags: as in :func:`_walk`.
-        scale: factor of the differences.
-        n_threshold: number of thresholds.
-        of_due: place of the first due snapshot in ``out``.
-        out: result, ``[n_cell, n_snapshot, 7 + n_threshold]``.
-    """
-    n_cell = len(cells) - 1
-    for cell in range(n_cell):
-        first, end = cells[cell], cells[cell + 1]
-        w2 = w1 = 0.0
-        for c in range(first, end):
-            w2 += own[c, 0]
-            w1 += own[c, 1]
-        if own_new:
-            target = carray(_pointer(own_new, out), 2 * n_cell)
-            target[2 * cell], target[2 * cell + 1] = w2, w1
-        for j in range(len(own_s)):
-            row = out[cell, of_due + j]
-            of_s = carray(_pointer(own_s[j], out), 2 * n_cell)
-            row[:] = 0 if not flags[1] else np.nan
-            row[0], row[4], row[6] = 0, of_s[2 * cell], of_s[2 * cell + 1]
-            for c in range(first, end):
-                row[0] += pairs[c, j, 0] / scale**2
-            if flags[1]:
-                continue
-            for c in range(first, end):
-                row[1] += pairs[c, j, 1] / scale**4
-                for k in range(n_threshold):
-                    row[7 + k] += pairs[c, j, 2 + k]
-            # ws = (w^2 + s^2 - d^2)/2 is safe in this direction, see EagerMoments.
-            row[2], row[3], row[5] = (w2 + row[4] - row[0]) / 2, w2, w1
 
 
 class CompiledMoments:
@@ -321,36 +76,40 @@ class CompiledMoments:
         return [plan.measure(index, snapshots, capture) for index, plan in enumerate(self._plans)]
 
 
-class _Plan:
-    """The table of chunks of a bucket, and the memory for their sums."""
+class Chunks:
+    """The table of chunks of a bucket: ``[n_chunk, 4]`` as in :func:`compiled.walk`, sorted by cell.
 
-    chunks: NDArray[np.int64]
+    Attributes:
+        table: the table.
+        cells: first chunk of each cell, ``[n_cell + 1]``.
+        like: an array of the dtype as which numba reads the weights.
+        dtype: the precision of the sums.
+
+    Raises:
+        TypeError: numba cannot read the dtype.
+    """
+
+    table: NDArray[np.int64]
     cells: NDArray[np.int64]
 
-    def __init__(self, bucket: Bucket, n_cells: int, thresholds: Sequence[float], msd_only: bool) -> None:
+    def __init__(self, bucket: Bucket, n_cells: int) -> None:
         if bucket.dtype not in _READ_AS:
             raise TypeError(f"no compiled pass reads weights of dtype {str(bucket.dtype).removeprefix('torch.')}")
-        self._bucket, self._n_cells, self._n_threshold = bucket, n_cells, 0 if msd_only else len(thresholds)
-        self._n_column = len(MOMENTS) + len(thresholds)
-        dtype = np.dtype(np.float64 if bucket.dtype == torch.float64 else np.float32)
-        self._bounds = np.full(max(2, self._n_threshold + self._n_threshold % 2), -1, dtype)
-        self._bounds[: self._n_threshold] = np.square(np.multiply(SCALE, thresholds[: self._n_threshold]))
-        self._scale, self._like = dtype.type(SCALE), np.zeros(1, _READ_AS[bucket.dtype])
-        self._alone, self._both = np.array([not msd_only, msd_only]), np.array([True, msd_only])
-        self._bytes = bucket.numel * bucket.dtype.itemsize
-        self._counter = np.zeros(1, np.int64)
+        self._bucket, self._n_cells = bucket, n_cells
+        self.like = np.zeros(1, _READ_AS[bucket.dtype])
+        self.dtype = np.dtype(np.float64 if bucket.dtype == torch.float64 else np.float32)
         self._layout: object = None
-        self._refresh()
+        self.refresh()
 
-    def _refresh(self) -> None:
-        """Make the table again if a tensor has moved in memory.
+    def refresh(self) -> bool:
+        """Make the table again if a tensor has moved in memory. Return whether it has.
 
         Raises:
             ParametersChangedError: a tensor has another shape, dtype or device than at first.
         """
         layout = self._bucket.layout()
         if layout == self._layout:
-            return
+            return False
         size = max(_CHUNK, -(-self._bucket.numel // _MOST_CHUNKS))
         width, parts, of_cell, places = self._bucket.dtype.itemsize, [], [], []
         for extent in self._bucket.extents():
@@ -365,16 +124,43 @@ class _Plan:
             places += [] if extent.places is None else [extent.places]
         cell = np.concatenate(of_cell)
         self._places = places  # kept alive, because the table has only their addresses
-        self.chunks = np.ascontiguousarray(np.concatenate(parts)[np.argsort(cell, kind="stable")])
+        self.table = np.ascontiguousarray(np.concatenate(parts)[np.argsort(cell, kind="stable")])
         self.cells = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=self._n_cells))])
-        # A part of the sums for each snapshot. More snapshots than fit take another pass.
-        self._limit = max(1, _SUM_BYTES // (8 * len(cell) * (2 + len(self._bounds))))
-        self._own, self._pairs = np.empty((len(cell), 2)), np.empty((len(cell), 0, 2 + len(self._bounds)))
         self._layout = layout
+        return True
+
+    def by_replica(self, n_replica: int) -> NDArray[np.int64]:
+        """Return the table with an axis for the replicas, ``[n_replica, n_chunk, 4]``."""
+        replica = np.repeat(np.arange(len(self.cells) - 1), np.diff(self.cells)) % n_replica
+        return self.table[np.argsort(replica, kind="stable")].reshape(n_replica, -1, 4)
+
+
+class _Plan:
+    """The chunks of a bucket, and the memory for their sums."""
+
+    def __init__(self, bucket: Bucket, n_cells: int, thresholds: Sequence[float], msd_only: bool) -> None:
+        self.chunks = Chunks(bucket, n_cells)
+        self._bucket, self._n_cells, self._n_threshold = bucket, n_cells, 0 if msd_only else len(thresholds)
+        self._n_column = len(MOMENTS) + len(thresholds)
+        dtype = self.chunks.dtype
+        self._bounds = np.full(max(2, self._n_threshold + self._n_threshold % 2), -1, dtype)
+        self._bounds[: self._n_threshold] = np.square(np.multiply(SCALE, thresholds[: self._n_threshold]))
+        self._scale = dtype.type(SCALE)
+        self._alone, self._both = np.array([not msd_only, msd_only]), np.array([True, msd_only])
+        self._bytes = bucket.numel * bucket.dtype.itemsize
+        self._counter = np.zeros(1, np.int64)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        n_chunk, n_pair = len(self.chunks.table), 2 + len(self._bounds)
+        # A part of the sums for each snapshot. More snapshots than fit take another pass.
+        self._limit = max(1, _SUM_BYTES // (8 * n_chunk * n_pair))
+        self._own, self._pairs = np.empty((n_chunk, 2)), np.empty((n_chunk, 0, n_pair))
 
     def measure(self, index: int, snapshots: Sequence[Snapshot], capture: Snapshot | None) -> Tensor:
         """Measure the bucket of this index, see :class:`CompiledMoments`."""
-        self._refresh()
+        if self.chunks.refresh():
+            self._make_room()
         out = np.empty((self._n_cells, len(snapshots), self._n_column))
         for at in range(0, max(len(snapshots), 1), self._limit):
             self._pass(index, snapshots[at : at + self._limit], None if at else capture, at, out)
@@ -407,18 +193,95 @@ class _Plan:
             self._pairs = np.empty((len(self._own), n_due, 2 + len(self._bounds)))
         self._counter[0] = 0
         walk = (
-            self.chunks, np.array(flats, np.int64), new, flags, self._bounds, self._scale, self._like, self._own,
-            self._pairs, self._counter.ctypes.data,
+            self.chunks.table, np.array(flats, np.int64), new, flags, self._bounds, self._scale, self.chunks.like,
+            self._own, self._pairs, self._counter.ctypes.data,
         )  # fmt: skip
         n_thread = min((n_due + 1) * self._bytes // _BYTES_PER_THREAD, len(self._own))
         n_thread = min(n_thread, torch.get_num_threads()) if n_thread > 1 else 1
         if n_thread > 1:
             # A thread may still run if Ctrl-C ends the event. It keeps what it reads and writes.
-            _threads.run(n_thread, lambda kept=(alive, self._bucket): _walk(*walk))  # type: ignore[misc]
+            _threads.run(n_thread, lambda kept=(alive, self._bucket): compiled.walk(*walk))  # type: ignore[misc]
         else:
-            _walk(*walk)
+            compiled.walk(*walk)
         sums = self._own, self._pairs, np.array(own_s, np.int64)
-        _add_up(self.cells, *sums, own_new, flags, SCALE, self._n_threshold, at, out)
+        compiled.add_up(self.chunks.cells, *sums, own_new, flags, SCALE, self._n_threshold, at, out)
+
+
+class CompiledDistances:
+    """Squared distances of all pairs of replicas, by a compiled pass.
+
+    The contract is that of :class:`~lightning_glassy.measure.moments.replicas.BetweenReplicas`.
+
+    Args:
+        parameters: the tracked coordinates, with replicas, in host memory.
+
+    Raises:
+        TypeError: numba cannot read a dtype.
+    """
+
+    def __init__(self, parameters: TrackedParameters) -> None:
+        assert parameters.n_replica is not None
+        self._n_replica = parameters.n_replica
+        self._buckets = [Chunks(bucket, parameters.n_cells) for bucket in parameters.buckets]
+        self._tables = [chunks.by_replica(self._n_replica) for chunks in self._buckets]
+
+    def __call__(self) -> Tensor:
+        """Return the squared distances of all pairs, then the sum of squares of each replica."""
+        n = self._n_replica
+        sums = np.zeros(n * (n - 1) // 2 + n)
+        for k, chunks in enumerate(self._buckets):
+            if chunks.refresh():
+                self._tables[k] = chunks.by_replica(n)
+            compiled.compare(self._tables[k], chunks.like, np.ones(1, chunks.dtype), sums)
+        return torch.from_numpy(sums)
+
+
+class CompiledCounts:
+    """Counts of the weights, or of their scaled differences from earlier ones, in bins that are symmetric about 0.
+
+    Args:
+        parameters: the tracked coordinates, in host memory.
+        edges: the edges of the bins, ``[n_edge]``: positive ones, and the same with a minus sign.
+
+    Raises:
+        TypeError: numba cannot read a dtype.
+    """
+
+    def __init__(self, parameters: TrackedParameters, edges: NDArray[np.float64]) -> None:
+        self._n = len(edges) // 2
+        self._plans = []
+        for bucket in parameters.buckets:
+            chunks = Chunks(bucket, parameters.n_cells)
+            bins, shift, positive = _bins(edges[self._n :].astype(chunks.dtype))
+            self._plans.append((chunks, bins, shift, positive))
+
+    def __call__(self, earlier: Sequence[Tensor] | None = None, scale: float = 1.0) -> Tensor:
+        """Return the counts, int64 ``[n_edge + 1]``: below the first edge, in each bin, from the last edge on.
+
+        Args:
+            earlier: earlier weights, per bucket a tensor of its shape.
+            scale: factor of the differences.
+        """
+        counts = np.zeros((4, 2 * self._n + 1), np.int64)
+        for index, (chunks, bins, shift, edges) in enumerate(self._plans):
+            chunks.refresh()
+            address = 0 if earlier is None else earlier[index].data_ptr()
+            compiled.count(chunks.table, address, edges.dtype.type(scale), chunks.like, bins, shift, edges, counts)
+        return torch.from_numpy(counts.sum(axis=0))
+
+
+def _bins(edges: NDArray[np.floating]) -> tuple[NDArray[np.int64], int, NDArray[np.floating]]:
+    """Return the table of :func:`compiled.count`, the number of bits that it leaves out, and its edges.
+
+    The table goes by the exponent and six more bits, which cut a factor of two into 64 parts.
+    """
+    bits, exponent = 8 * edges.itemsize, {4: 8, 8: 11}[edges.itemsize]
+    shift = bits - 1 - exponent - 6
+    least = (np.arange(1 << (exponent + 6), dtype=f"i{edges.itemsize}") << shift).view(edges.dtype)
+    places = np.searchsorted(edges, least, side="right")
+    places[np.isnan(least)] = len(edges)
+    assert np.diff(places).max() <= 1
+    return places.astype(np.int64), shift, np.append(edges, np.nan).astype(edges.dtype)
 
 
 class _Threads:
