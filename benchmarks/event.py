@@ -1,88 +1,248 @@
-"""The cost of an event against reading the same bytes once with ``torch.sum``; ``python -m benchmarks event``.
+"""The cost of an event, from a thousand to ten million weights; ``python -m benchmarks event``.
 
-An event reads the weights and each due snapshot; no measurement can be cheaper than that reading.
+Against reading the same bytes once, which no measurement can undercut, and against what people write by hand. All ways
+take turns in one process, first on a quiet machine and then beside a process that never rests. ``--quick`` measures the
+two smallest sizes, and writes nothing.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from benchmarks.report import paired, table, write
-from lightning_glassy.measure.layout import TrackedParameters
-from lightning_glassy.measure.moments import EagerMoments, capture
-from lightning_glassy.measure.select import select_parameters
-from lightning_glassy.measure.snapshots import Snapshot, SnapshotBank
+from benchmarks.by_hand import EPS, numpy_moments, numpy_pair, numpy_weights
+from benchmarks.moments import compiled
+from benchmarks.report import seconds, table, write
+from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy.measure.moments import EagerMoments
 
-N = 10_000_000
-EPS = (5e-4, 5e-3)
+# 784-5-5-5-10 is the network of both papers. The others are evenly cut into so many tensors as a network has.
+PAPERS = (3920, 5, 25, 5, 25, 5, 50, 10)
+SIZES = (1_250, 4_045, 100_000, 1_000_000, 10_000_000)
+DUE = (1, 4)
 
+# Seconds that all ways of a row may take, and the most turns.
+ENOUGH, TURNS = 20.0, 301
 
-def layers(shape: str) -> list[tuple[str, torch.nn.Parameter]]:
-    """Ten million float32 weights: one tensor, or as in a network, many large ones with a small one after each."""
-    sizes = [N] if shape == "1 tensor" else [n for _ in range(100) for n in (N // 100 - 500, 500)]
-    return [(f"w{i}", torch.nn.Parameter(torch.randn(n) * 0.05)) for i, n in enumerate(sizes)]
+Row = tuple[int, int, bool]  # parameters, due snapshots, and whether a busy process is beside
 
-
-def peak_bytes(moments: EagerMoments, snapshots: list[Snapshot]) -> int:
-    """Largest memory an event has allocated at once, its scratch among it."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        moments(snapshots)
-    live = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    return peak
+# A process that keeps a core busy and leaves the memory alone.
+BUSY = "while True: pass"
 
 
-def main() -> None:
-    rows: list[list[object]] = []
-    data: list[dict[str, Any]] = []
-    for shape in ("1 tensor", "200 tensors"):
-        for n_due in (1, 4):
-            torch.manual_seed(0)
-            parameters = layers(shape)
-            tracked = TrackedParameters(select_parameters(parameters))
-            bank = SnapshotBank(tracked)
-            snapshots = [capture(bank, k, EagerMoments(tracked)) for k in range(n_due)]
-            with torch.no_grad():
-                for _, parameter in parameters:
-                    parameter.add_(torch.randn_like(parameter) * 1e-3)
-            weights = [parameter.detach() for _, parameter in parameters]
+def weights_of(n: int) -> list[torch.nn.Parameter]:
+    """Return float32 weights, as a network has them."""
+    sizes = PAPERS if n == sum(PAPERS) else [part for _ in range(4) for part in (n // 4 - 10, 10)]
+    return [torch.nn.Parameter(torch.randn(size) * 0.05) for size in sizes]
 
-            def read(weights: list[torch.Tensor] = weights, snapshots: list[Snapshot] = snapshots) -> None:
-                for tensor in weights:
-                    tensor.sum()
-                for snapshot in snapshots:
-                    snapshot.flats[0].sum()
 
-            for what, moments, promise in (
-                ("MSD alone", EagerMoments(tracked, msd_only=True), 2.0),
-                ("all moments, no overlap", EagerMoments(tracked), None),
-                ("all moments, 2 overlaps", EagerMoments(tracked, EPS), 5.0),
-            ):
-                time = paired(lambda m=moments, s=snapshots: m(s), read)  # type: ignore[misc]
-                fresh = EagerMoments(tracked, EPS, msd_only=what == "MSD alone")
-                memory = peak_bytes(fresh, snapshots) / 2**20
-                rows.append(
-                    [
-                        shape,
-                        n_due,
-                        what,
-                        f"{time.a * 1000.0:.1f}",
-                        f"{time.b * 1000.0:.1f}",
-                        f"{time.ratio:.2f} ({time.low:.2f} ... {time.high:.2f})",
-                        promise or "",
-                        f"{memory:.1f}",
-                    ]
-                )
-                data.append({"shape": shape, "due": n_due, "moments": what, "peak_mib": memory} | vars(time))
-    header = ["weights", "snapshots due", "what", "event (ms)", "`torch.sum` of the same bytes (ms)"]
-    header += ["ratio, median of 41 pairs (quartiles)", "promised at most", "scratch (MiB)"]
-    write("event", "Cost of an event on 10 million float32 parameters", table(header, rows), data)
+def tracker_of(parameters: list[torch.nn.Parameter], due: int, events: int) -> AgingTracker:
+    """Return a tracker that compares the weights with ``due`` snapshots at each step from ``due`` on."""
+    named = [(f"{index}.w", parameter) for index, parameter in enumerate(parameters)]
+    schedule = LogTimeSchedule(range(due), range(1, due + events + 1))
+    return AgingTracker(named, schedule, sample=None, overlap_thresholds=EPS)
+
+
+class Clocked:
+    """Calls ``update`` for one step after the other."""
+
+    def __init__(self, tracker: AgingTracker, due: int) -> None:
+        self.tracker, self.step = tracker, due
+        for step in range(due):
+            tracker.update(step)
+
+    def __call__(self) -> None:
+        """Handle the event of the next step."""
+        self.tracker.update(self.step)
+        self.step += 1
+
+
+@torch.no_grad()
+def ways_of(n: int, due: int) -> dict[str, Callable[[], object]]:
+    """Return the ways to measure ``n`` weights against ``due`` snapshots."""
+    torch.manual_seed(0)
+    parameters = weights_of(n)
+    update = Clocked(tracker_of(parameters, due, 2 * TURNS + 10), due)
+    for parameter in parameters:
+        parameter.add_(torch.randn_like(parameter) * 1e-3)
+    tracker = update.tracker
+    snapshots = list(tracker._bank.live.values())
+    eager = EagerMoments(tracker.parameters, EPS)
+    copies = [numpy_weights(parameters).copy() for _ in range(due)]
+    flats = [torch.cat([p.flatten() for p in parameters]) for _ in range(due)]
+
+    def by_hand(quantities: Callable[..., object]) -> None:
+        w = numpy_weights(parameters)
+        for s in copies:
+            quantities(w, s)
+
+    def read() -> None:
+        for parameter in parameters:
+            parameter.sum()
+        for snapshot in snapshots:
+            snapshot.flats[0].sum()
+
+    def two_sums() -> None:
+        w = torch.cat([p.detach().flatten() for p in parameters])
+        for s in flats:
+            ((w - s).square().mean().item(), (w * s).mean().item())
+
+    return {
+        "`AgingTracker.update`": update,
+        "its sums": lambda: tracker._moments(snapshots),
+        "`torch.sum` of the bytes": read,
+        "plain torch": lambda: eager(snapshots),
+        "NumPy, the same sums": lambda: by_hand(numpy_moments),
+        "NumPy, five sums": lambda: by_hand(numpy_pair),
+        "loop of two sums": two_sums,
+        "`torch.compile`": compiled(parameters, [[s] for s in flats]),  # type: ignore[arg-type]
+    }
+
+
+@contextlib.contextmanager
+def busy(wanted: bool) -> Iterator[None]:
+    """Keep one core busy with another process."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY]) if wanted else None
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+def in_turns(ways: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Time all ways in turns, and return the seconds of each turn. A way that fails is left out."""
+    usable = {}
+    for name, run in ways.items():
+        try:
+            run(), run()
+            usable[name] = run
+        except Exception as error:  # no compiler
+            print(f"{name} failed ({type(error).__name__}: {str(error)[:200]})", flush=True)
+    once = sum(seconds(run) for run in usable.values())
+    turns = max(7, min(TURNS, int(ENOUGH / once)))
+    times: dict[str, list[float]] = {name: [] for name in usable}
+    for _ in range(turns):
+        for name, run in usable.items():
+            times[name].append(seconds(run))
+    return times
+
+
+def row_of(n: int, due: int, beside: bool) -> dict[str, Any]:
+    """Measure one row of the table."""
+    ways = ways_of(n, due)
+    with busy(beside):
+        times = in_turns(ways)
+    first, sums = times["`AgingTracker.update`"], times["its sums"]
+    found: dict[str, dict[str, Any]] = {
+        name: {
+            "seconds": statistics.median(values),
+            "quartiles": statistics.quantiles(values, n=4),
+            "of_update": statistics.median(x / y for x, y in zip(values, first, strict=True)),
+            "of_sums": statistics.median(x / y for x, y in zip(values, sums, strict=True)),
+        }
+        for name, values in times.items()
+    }
+    row = {"parameters": n, "due": due, "busy": beside, "turns": len(first), "ways": found}
+    print(f"{n:,}, {due}, {'busy' if beside else 'quiet'}: "
+          + ", ".join(f"{name} {way['seconds'] * 1e6:.1f} us" for name, way in found.items()), flush=True)  # fmt: skip
+    return row
+
+
+def text_of(data: Sequence[dict[str, Any]]) -> str:
+    """Return the tables: times, and what the promises say of them."""
+    names = list(dict.fromkeys(name for row in data for name in row["ways"]))
+    rows = [
+        [
+            f"{row['parameters']:,}",
+            row["due"],
+            "one busy process" if row["busy"] else "nothing",
+            *(f"{1e6 * row['ways'][name]['seconds']:,.1f}" if name in row["ways"] else "" for name in names),
+        ]
+        for row in data
+    ]
+    header = ["float32 parameters", "due", "beside", *(f"{name} (us)" for name in names)]
+    return "\n\n".join(
+        [
+            table(header, rows),
+            "Medians of turns: all ways of a row take turns in one process. `update` is the whole event: all moments, "
+            "two overlaps, the record. The sums in NumPy are the same nine, or five of them (of d^2, w^2, s^2, w s and "
+            "one overlap). The loop has the two quantities of Baity-Jesi et al. 2018 alone, from flat copies. "
+            "`torch.compile` has the same sums of one flat vector, compiled for its size.",
+            "## Promised",
+            table(["what", "where", "promised", "median of ratios", ""], promises(data)),
+        ]
+    )
+
+
+def promises(data: Sequence[dict[str, Any]]) -> list[list[object]]:
+    """Return what is promised, and what was measured."""
+    by = {(row["parameters"], row["due"], row["busy"]): row["ways"] for row in data}
+    found: list[list[object]] = []
+
+    def promise(
+        what: str, where: tuple[int, int, bool], limit: float, value: float | None, least: bool = False
+    ) -> None:
+        if value is not None:
+            met = value >= limit if least else value <= limit
+            words = f"{where[0]:,} parameters, {where[1]} due{', beside a busy process' if where[2] else ''}"
+            sign = "at least" if least else "at most"
+            found.append([what, words, f"{sign} {limit:g}", f"{value:.2f}", "met" if met else "not met"])
+
+    def ratio(where: Row, name: str, key: str) -> float | None:
+        return by[where][name][key] if where in by and name in by[where] else None
+
+    def inverse(value: float | None) -> float | None:
+        return None if value is None else 1 / value
+
+    for due, limit in ((1, 1.5), (4, 1.3)):
+        where = (10_000_000, due, False)
+        promise(
+            "sums over `torch.sum` of the bytes",
+            where,
+            limit,
+            inverse(ratio(where, "`torch.sum` of the bytes", "of_sums")),
+        )
+    where = (1_000_000, 1, False)
+    promise("plain torch over sums", where, 4, ratio(where, "plain torch", "of_sums"), least=True)
+    for n, limit in ((1_250, 40), (4_045, 60)):
+        where = (n, 1, False)
+        taken = ratio(where, "`AgingTracker.update`", "seconds")
+        promise("microseconds of `update`", where, limit, None if taken is None else 1e6 * taken)
+        value = inverse(ratio(where, "NumPy, the same sums", "of_update"))
+        promise("`update` over NumPy by hand, the same sums", where, 1, value)
+    for n in SIZES:
+        quiet, beside = (ratio((n, 1, b), "`AgingTracker.update`", "seconds") for b in (False, True))
+        promise("time beside a busy process over quiet time", (n, 1, True), 2,
+                None if quiet is None or beside is None else beside / quiet)  # fmt: skip
+    return found
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks event", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the two smallest sizes, nothing written")
+    quick = parser.parse_args(arguments).quick
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its workers would take turns with the ways
+    sizes = SIZES[:2] if quick else SIZES
+    data = [row_of(n, due, beside) for beside in (False, True) for n in sizes for due in (DUE[:1] if beside else DUE)]
+    text = text_of(data)
+    if quick:
+        print(text)
+    else:
+        write("event", "Cost of an event on a CPU", text, data)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

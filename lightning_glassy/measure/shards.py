@@ -9,6 +9,7 @@ holds a block counts it. The counted blocks must make up the whole parameter.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -182,9 +183,7 @@ def spread(module: nn.Module) -> bool:
     """Return whether parameters of a module are spread over processes, so that all processes must measure."""
     if not torch.distributed.is_available():
         return False
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    wrapped = bool(FullyShardedDataParallel.fsdp_modules(module))
+    wrapped = bool(_fsdp1_units(module))
     return wrapped or any(hasattr(p, "placements") or hasattr(p, "ds_id") or _masters(p) for p in module.parameters())
 
 
@@ -203,18 +202,20 @@ def _dtensor(parameter: Tensor) -> Shard | None:
     return Shard(parameter, parameter.shape, block, parameter.to_local)  # type: ignore[attr-defined]
 
 
+def _fsdp1_units(module: nn.Module) -> list[Any]:
+    """Return the parts of a module that FullyShardedDataParallel wraps. Its import takes a second, and is not ours."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return [] if fsdp is None else list(fsdp.FullyShardedDataParallel.fsdp_modules(module))
+
+
 def _fsdp1(module: nn.Module) -> dict[int, Shard]:
     """Return the shards of FullyShardedDataParallel, by the ``id`` of the parameter.
 
     A shard is an interval of the flattened parameter, as it is after a completed step. Only the flat parameters store
     the starts of the intervals, in the same attributes from torch 2.5 to 2.14.
     """
-    if not torch.distributed.is_available():
-        return {}
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
     found: dict[int, Shard] = {}
-    for unit in FullyShardedDataParallel.fsdp_modules(module):
+    for unit in _fsdp1_units(module):
         handle: Any = getattr(unit, "_handle", None)
         if handle is None:
             continue
