@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def run_parts(parts: Sequence[Part], folder: Path, *, dry: bool, budget: float, 
         start = time.monotonic()
         command = [sys.executable, "-m", "benchmarks.device.part", part.module, "--out", str(folder)]
         command += ["--limit", f"{limit:.1f}", *(["--dry"] if dry else []), *options]
-        state = ended(command, limit)
+        # A dry run measures in plain torch, which a GPU has in common with a CPU.
+        state = ended(command, limit, {"LIGHTNING_GLASSY_EAGER": "1"} if dry else None)
         findings.say(f"{state}, {time.monotonic() - start:.1f} s, {time.monotonic() - begin:.0f} s in all")
         findings.keep(state=state, seconds=round(time.monotonic() - start, 1))
     results = load(folder)
@@ -77,9 +78,10 @@ def run_parts(parts: Sequence[Part], folder: Path, *, dry: bool, budget: float, 
     store(folder, results)
 
 
-def ended(command: Sequence[str], limit: float) -> str:
+def ended(command: Sequence[str], limit: float, more: Mapping[str, str] | None = None) -> str:
     """Run a command, end it with all of its process group when it is over the limit, and return how it ended."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, **(more or {})}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
         until, over = time.monotonic() + limit, False
