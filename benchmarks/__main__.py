@@ -23,6 +23,7 @@ USUAL = (
     "tab",
     "finish",
     "measure",
+    "costs",
 )
 NAMES = USUAL + BY_NAME
 
