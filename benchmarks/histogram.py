@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from unittest.mock import patch
+
 import numpy as np
 import torch
 
 from benchmarks.report import paired, table, write
 from lightning_glassy.callbacks.distribution import DISPLACEMENT_EDGES, _bins, _count
 from lightning_glassy.measure.layout import TrackedParameters
-from lightning_glassy.measure.moments import EagerMoments, capture
+from lightning_glassy.measure.moments import capture, moments_for
 from lightning_glassy.measure.select import select_parameters
 from lightning_glassy.measure.snapshots import SnapshotBank
 
@@ -19,10 +22,13 @@ def main() -> None:
     torch.manual_seed(0)
     weights = torch.nn.Parameter(torch.randn(N) * 0.05)
     tracked = TrackedParameters(select_parameters([("w", weights)]))
-    moments = EagerMoments(tracked)
+    moments = moments_for(tracked)
     snapshot = capture(SnapshotBank(tracked), 0, moments)
     values = torch.randn(N)
     weights.data += 1e-3 * values
+    plain = TrackedParameters(select_parameters([("w", weights)]))
+    with patch.dict(os.environ, {"LIGHTNING_GLASSY_EAGER": "1"}):
+        _count(plain, DISPLACEMENT_EDGES)  # which of them counts is decided once
     scale, edges = torch.tensor(1e3), torch.tensor(np.asarray(DISPLACEMENT_EDGES), dtype=torch.float32)
     rows: list[list[object]] = []
     data = []
@@ -31,6 +37,11 @@ def main() -> None:
             "a histogram, against the moments of a pair",
             lambda: _count(tracked, DISPLACEMENT_EDGES, snapshot.flats, scale),
             lambda: moments([snapshot]),
+        ),
+        (
+            "a histogram, against one in plain torch",
+            lambda: _count(tracked, DISPLACEMENT_EDGES, snapshot.flats, scale),
+            lambda: _count(plain, DISPLACEMENT_EDGES, snapshot.flats, scale),
         ),
         (
             "places of values by their logarithm, against `torch.bucketize`",
