@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy import AgingMonitor, AgingTracker, LogTimeSchedule
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.select import Selected
 
@@ -137,3 +138,52 @@ def test_groups_have_the_sums_of_their_cells_to_the_bit() -> None:
         one_by_one = sum((cells[0] + cells[1])[member] for member in members)
         assert np.array_equal(sums[place], one_by_one, equal_nan=True)
     assert mean(map(len, tracked.cells_of.values())) > 2
+
+
+class Counted(AgingMonitor):
+    """Counts the calls of its hook at steps with an event, and at steps without."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.at_events: list[int] = []
+        self.between: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *others: Any) -> None:
+        self.recorder.tracker._moments = ReadySums(self.recorder.tracker)
+        due = trainer.global_step >= self._next_event
+        n = calls(lambda: super(Counted, self).on_train_batch_end(trainer, *others))
+        (self.at_events if due else self.between).append(n)
+
+
+class Layers(LightningModule):
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[nn.Linear(2, 2) for _ in range(n)])
+
+    def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
+        return self.layers[0](batch).square().mean()
+
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(torch.ones(40, 2))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.layers[0].parameters(), lr=0.1)
+
+
+def hook_calls(n: int, groups: Any = "all") -> tuple[int, int]:
+    """Return the most calls of the hook at events with one due snapshot, and at steps without events."""
+    schedule = LogTimeSchedule([0], range(1, 40, 2))
+    monitor = Counted(schedule, groups, save=False, summary=False, overlap_thresholds=(0.01, 0.1))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    Trainer(max_steps=30, accelerator="cpu", logger=False, callbacks=[monitor], **quiet).fit(Layers(n))
+    assert min(len(monitor.at_events), len(monitor.between)) >= 14
+    return max(monitor.at_events[1:]), max(monitor.between[1:])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_hook_of_a_monitor_makes_few_calls_whatever_the_number_of_tensors() -> None:
+    at_event, between = hook_calls(2)
+    assert at_event <= 152
+    assert hook_calls(100)[0] == at_event
+    assert hook_calls(100, "layer")[0] <= at_event + 10
+    assert between <= 15  # nearly all for the number of steps, which Lightning computes
