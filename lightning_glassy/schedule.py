@@ -94,9 +94,11 @@ class Steps:
 
     def after(self, step: int) -> int | None:
         """Return the first point after ``step``, or ``None`` after the last point."""
-        self._extend_past(step)
-        i = bisect_right(self._points, step)
-        return self._points[i] if i < len(self._points) else None
+        points = self._points
+        if not points or points[-1] <= step:
+            self._extend_past(step)  # adds to the same list
+        i = bisect_right(points, step)
+        return points[i] if i < len(points) else None
 
     def upto(self, step: int) -> tuple[int, ...]:
         """Return all points up to and including ``step``."""

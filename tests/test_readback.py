@@ -57,20 +57,20 @@ def test_a_copy_that_has_ended_is_taken_without_waiting() -> None:
     queue: Readback[str] = Readback([GPU], 64)
     queue.push("a", [on_gpu(1.0, 2.0)])
     assert list(queue.landed()) == []
-    landing = queue._queue[0].landings[0][1]
+    landing = queue.queue[0].landings[0][1]
     landing.event.happened = True
     ((tag, (values,)),) = queue.landed()
     assert (tag, values.tolist()) == ("a", [1.0, 2.0])
     assert values.dtype == np.float64
     assert landing.event.waits == 0
-    assert len(queue) == 0
+    assert not queue.queue
 
 
 def test_only_drain_waits_and_only_for_a_copy_under_way() -> None:
     queue: Readback[str] = Readback([GPU], 64)
     queue.push("a", [on_gpu(1.0)])
     queue.push("b", [on_gpu(2.0)])
-    first, second = (batch.landings[0][1] for batch in queue._queue)
+    first, second = (batch.landings[0][1] for batch in queue.queue)
     first.event.happened = True
     assert [tag for tag, _ in queue.drain()] == ["a", "b"]
     assert (first.event.waits, second.event.waits) == (0, 1)
@@ -82,7 +82,7 @@ def test_memory_and_events_are_made_at_the_start_and_used_again() -> None:
     assert n > 1
     for step in range(3 * n):
         queue.push(step, [on_gpu(float(step))])
-        queue._queue[0].landings[0][1].event.happened = True
+        queue.queue[0].landings[0][1].event.happened = True
         assert [values.tolist() for _, (values,) in queue.landed()] == [[float(step)]]
     assert len(Landing.made) == n
     for step in range(n + 2):  # more than usual are under way
@@ -94,7 +94,7 @@ def test_memory_and_events_are_made_at_the_start_and_used_again() -> None:
 def test_values_are_a_copy_of_memory_that_is_used_again() -> None:
     queue: Readback[str] = Readback([GPU], 64)
     queue.push("a", [on_gpu(1.0)])
-    landing = queue._queue[0].landings[0][1]
+    landing = queue.queue[0].landings[0][1]
     ((_, (values,)),) = queue.drain()
     landing.host.fill_(7.0)
     assert values.tolist() == [1.0]

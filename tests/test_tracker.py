@@ -134,3 +134,72 @@ def test_one_time_values_are_kept_at_events_only() -> None:
 def test_arguments_out_of_range_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AgingTracker([("w", nn.Parameter(torch.ones(3)))], LogTimeSchedule([0], [1]), **options)
+
+
+class Plain:
+    """The rules of a tracker, written down anew: at each step look at each snapshot, and ask the schedule."""
+
+    def __init__(self, schedule: LogTimeSchedule) -> None:
+        self.schedule, self.captured = schedule, -1
+        self.last_lags: dict[int, int] = {}
+        self.pairs: set[tuple[int, int]] = set()
+
+    def update(self, step: int) -> None:
+        waiting_time = self.schedule.next_waiting_time(self.captured)
+        if waiting_time is not None and waiting_time <= step:
+            self.captured, self.last_lags[step] = step, -1
+        for captured, last_lag in self.last_lags.items():
+            lag = self.schedule.next_lag(last_lag, captured)
+            if lag is not None and captured + lag <= step:
+                self.pairs.add((captured, step - captured))
+                self.last_lags[captured] = step - captured
+
+    def go_back(self, step: int) -> None:
+        self.pairs = {(captured, lag) for captured, lag in self.pairs if captured + lag < step}
+        kept = [captured for captured in self.last_lags if captured < step and self._has_more(captured)]
+        self.last_lags = {
+            captured: max((lag for known, lag in self.pairs if known == captured), default=-1) for captured in kept
+        }
+        if self.captured >= step:
+            self.captured = max([*kept, *(captured for captured, _ in self.pairs)], default=-1)
+
+    def _has_more(self, captured: int) -> bool:  # a snapshot is freed after its last lag
+        return self.schedule.next_lag(self.last_lags[captured], captured) is not None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_tracker_measures_by_the_rules_through_jumps_returns_and_resumptions(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    waiting_times, lags = (sorted(set(draw.integers(0, 80, 12).tolist())) for _ in range(2))
+    schedule = LogTimeSchedule(waiting_times, lags) if seed % 2 else LogTimeSchedule.logspaced(max_lag=40)
+    parameter = nn.Parameter(torch.zeros(4))
+    tracker, plain, step = AgingTracker([("w", parameter)], schedule), Plain(schedule), 0
+    for _ in range(150):
+        with torch.no_grad():
+            parameter.add_(1.0)
+        events = tracker.update(step), len(plain.pairs), plain.captured
+        plain.update(step)
+        assert events[0] == (events[1:] != (len(plain.pairs), plain.captured))
+        assert tracker.next_event > step
+        if draw.random() < 0.05:
+            step = int(draw.integers(max(step - 20, 0), step + 1))
+            tracker.go_back(step)
+            plain.go_back(step)
+            continue
+        if draw.random() < 0.05:
+            tracker = AgingTracker([("w", parameter)], schedule, state=tracker.state_dict())
+        step += int(draw.choice([1, 1, 1, 2, 9]))
+    measured = zip(*(steps.tolist() for steps in tracker.record.pairs), strict=True)
+    assert set(measured) == plain.pairs
+
+
+def test_new_snapshots_follow_those_that_were_dropped() -> None:
+    parameter = nn.Parameter(torch.zeros(4))
+    tracker = AgingTracker([("w", parameter)], LogTimeSchedule([0, 5], [1, 20]))
+    for step in range(3):
+        tracker.update(step)
+    tracker.drop_snapshots()
+    assert tracker.next_event == 5
+    for step in range(3, 40):
+        tracker.update(step)
+    assert [steps.tolist() for steps in tracker.record.pairs] == [[0, 5, 5], [1, 1, 20]]

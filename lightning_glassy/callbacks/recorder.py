@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from lightning_glassy.callbacks.run import same_weights, weight_sums
+from lightning_glassy.callbacks.watch import ParameterWatch
 from lightning_glassy.loggers.dispatch import file_sink, log_directory, run_of, sink_for
 from lightning_glassy.loggers.places import Directory, directory_of, inside
 from lightning_glassy.loggers.sinks import Pairs, Sinks
 from lightning_glassy.measure.optimizers import UpdateCounter
 from lightning_glassy.measure.resume import StateError, repack
 from lightning_glassy.measure.select import plain_name
-from lightning_glassy.measure.shards import ParametersChangedError, reshard, spread
+from lightning_glassy.measure.shards import ParametersChangedError, spread
 from lightning_glassy.measure.tracker import AgingTracker, Finding, TrackerEvent
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.checks import check_meta
@@ -204,8 +205,7 @@ class Recorder:
         self._directory: Directory | None = None
         self.snapshots: Path | None = None
         self._followers: Followers = {}
-        self._module: nn.Module | None = None
-        self._n_trainable: int | None = None
+        self._watch: ParameterWatch | None = None
         self._started = 0.0
         self._warned: set[tuple[str, str]] = set()
         self._continues = False
@@ -453,7 +453,7 @@ class Recorder:
 
     def free(self) -> None:
         """Free all that refers to the weights or to the Trainer."""
-        self.tracker = self._module = None
+        self.tracker = self._watch = None
         self._followers = {}
 
     def _reach(self, step: int) -> None:
@@ -633,7 +633,8 @@ class Recorder:
             self.tell(f"the record of the checkpoint cannot go on: {error}")
             self._run, self._pending = _Run(), []
             state, self._continues, tracker = None, False, make(None, None)
-        self.tracker, self._module, self._ended, self._n_trainable = tracker, module, None, None
+        self.tracker, self._ended = tracker, None
+        self._watch = ParameterWatch(module, tracker.parameters.tensors)
         tracker.listeners = self._followers
         self._adopt(tracker.record, step)
         rank_zero_info(f"{self._place.who}: {tracker.description}")
@@ -657,14 +658,14 @@ class Recorder:
         """
         tracker = self.tracker
         assert tracker is not None  # no event is due without a tracker
-        found: Mapping[str, float] = {}
+        found: Mapping[str, float] | None = None
         self._reach(step)
         # If parameters have changed or memory runs out, the record ends, and the training goes on.
         try:
             # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
             if step >= tracker.next_event:
                 found = rates()
-                self._check_parameters(tracker)
+                self._check_parameters()
         except ParametersChangedError as error:
             tracker.give_up(error, step)
         try:
@@ -694,17 +695,16 @@ class Recorder:
         if pairs and self.record is not None:
             self._run.sinks.update(self.record, pairs, step)
 
-    def _check_parameters(self, tracker: AgingTracker) -> None:
-        """Raise if a tracked parameter has been replaced. Warn once if others have become trainable."""
-        assert self._module is not None
-        trainable = check_parameters(tracker, self._module)
-        if self._n_trainable is not None and trainable > self._n_trainable:
+    def _check_parameters(self) -> None:
+        """Raise if a tracked parameter has been replaced. Warn if others have become trainable."""
+        assert self._watch is not None
+        more = self._watch.check()
+        if more:
             log.warning(
                 "%s: %d parameters have become trainable since training started; they are not tracked",
                 self._place.who,
-                trainable - self._n_trainable,
+                more,
             )
-        self._n_trainable = trainable
 
     # ------------------------------------------------------------------ files and loggers
 
@@ -871,25 +871,3 @@ class Recorder:
             self.tell(f"the series of the checkpoint cannot go on: {type(error).__name__}: {error}")
             return _Run()
         return run
-
-
-def check_parameters(tracker: AgingTracker, module: nn.Module) -> int:
-    """Check that every tracked parameter is still a parameter of the module.
-
-    Returns:
-        The number of trainable parameters.
-
-    Raises:
-        ParametersChangedError: a parameter has been replaced. The message has its name.
-    """
-    now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
-    tracked = tracker.parameters.tensors
-    gone = [name for name, tensor in tracked.items() if id(tensor) not in now]
-    if gone:
-        # FSDP2 may have left buffers in place of the parameters, after a forward pass without a backward pass.
-        reshard(module)
-        now = {id(parameter): parameter.requires_grad for parameter in module.parameters()}
-        gone = [name for name, tensor in tracked.items() if id(tensor) not in now]
-    if gone:
-        raise ParametersChangedError(f"the parameter {gone[0]!r} of the module has been replaced by another object")
-    return sum(now.values())

@@ -433,6 +433,14 @@ class TrackedParameters:
         for cell, member in enumerate(memberships):
             for group in dict.fromkeys(("all", *member)):
                 self.cells_of[group].append(cell)
+        # Groups with equal numbers of cells are summed together: their places, and their cells [n_group, n_cell].
+        by_number: dict[int, list[int]] = {}
+        for place, cells in enumerate(self.cells_of.values()):
+            by_number.setdefault(len(cells), []).append(place)
+        members_of = list(self.cells_of.values())
+        self._sums_of_cells = [
+            (np.array(places), np.array([members_of[place] for place in places])) for places in by_number.values()
+        ]
         total = sum(parameter.numel for parameter in selected)
         chosen = _sample_coordinates(total, sample) if sample is not None and sample < total else None
 
@@ -533,15 +541,15 @@ class TrackedParameters:
         Returns:
             ``[n_group, ...]``, or ``[n_replica, n_group, ...]`` with replicas.
         """
-        cells = sum(buckets[1:], start=buckets[0])
-        if self.n_replica is None and len(cells) == len(self.groups) == 1:
+        cells = buckets[0] if len(buckets) == 1 else sum(buckets[1:], start=buckets[0])
+        if self.n_replica is None and len(self.groups) == 1:
             return cells
         cells = cells.reshape(-1, self.n_replica or 1, *cells.shape[1:])
-        of_groups = [
-            cells[members[0]] if len(members) == 1 else cells[members].sum(axis=0) for members in self.cells_of.values()
-        ]
-        groups = np.stack(of_groups, axis=1)
-        return groups[0] if self.n_replica is None else groups
+        groups = np.empty((len(self.groups), *cells.shape[1:]))
+        for places, members in self._sums_of_cells:
+            # Each sum adds the cells one after the other, in their order.
+            groups[places] = cells[members[:, 0]] if members.shape[1] == 1 else cells[members].sum(axis=1)
+        return groups[:, 0] if self.n_replica is None else groups.swapaxes(0, 1)
 
     def standard_deviation(self, processes: Processes | None = None) -> float:
         """Return the current standard deviation of the tracked coordinates.

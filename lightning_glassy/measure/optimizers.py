@@ -21,12 +21,15 @@ def learning_rates(i: int, groups: ParameterGroups) -> dict[str, float]:
     """
     rates: dict[str, float] = {}
     for j, group in enumerate(groups):
-        rate = group.get("lr")
+        rate, name = group.get("lr"), "learning_rate" if i == j == 0 else f"learning_rate_{i}_{j}"
+        if isinstance(rate, float):  # as nearly always
+            rates[name] = float(rate)
+            continue
         on_host = isinstance(rate, Tensor) and rate.device.type == "cpu" and rate.numel() == 1
-        if isinstance(rate, (int, float)) or on_host:
+        if isinstance(rate, int) or on_host:
             # The groups can come from a file, with an integer or a tensor that is no float.
             with contextlib.suppress(OverflowError, RuntimeError, TypeError):
-                rates["learning_rate" if i == j == 0 else f"learning_rate_{i}_{j}"] = float(rate)  # type: ignore[arg-type]
+                rates[name] = float(rate)  # type: ignore[arg-type]
     return rates
 
 

@@ -30,18 +30,17 @@ class Readback(Generic[T]):
     Args:
         devices: the devices of the tensors.
         n_bytes: size of a usual tensor. A larger tensor takes new memory when it comes.
+
+    Attributes:
+        queue: the batches that have not been taken yet.
     """
 
     def __init__(self, devices: Iterable[torch.device] = (), n_bytes: int = 0) -> None:
-        self._queue: deque[_Batch[T]] = deque()
+        self.queue: deque[_Batch[T]] = deque()
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._free = {
             device: [_Landing(n_bytes) for _ in range(_N_LANDING)] for device in devices if device.type == "cuda"
         }
-
-    def __len__(self) -> int:
-        """Return the number of batches that have not been taken yet."""
-        return len(self._queue)
 
     def push(
         self,
@@ -67,8 +66,8 @@ class Readback(Generic[T]):
             else:
                 hosts.append(tensor.cpu())
         # A stream waits for the collective on CUDA. On a CPU, a thread finishes the collective.
-        on_cpu = work if any(not tensor.is_cuda for tensor in tensors) else None
-        self._queue.append(_Batch(tag, hosts, landings, on_cpu))
+        on_cpu = None if work is None or len(landings) == len(hosts) else work
+        self.queue.append(_Batch(tag, hosts, landings, on_cpu))
 
     def _copy_from_cuda(
         self, tensor: Tensor, made_on: torch.cuda.Stream | None, work: torch.distributed.Work | None
@@ -97,7 +96,7 @@ class Readback(Generic[T]):
         A batch stays in the queue until the next batch is requested. A signal handler that interrupts the caller can
         thus still read the batch.
         """
-        while self._queue and self._queue[0].landed():
+        while self.queue and self.queue[0].landed():
             yield from self._first()
 
     def drain(self, timeout: float | None = None) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
@@ -108,21 +107,21 @@ class Readback(Generic[T]):
                 run if other processes may have stopped, because a collective may then never finish.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        while self._queue:
-            while end is not None and not self._queue[0].landed():
+        while self.queue:
+            while end is not None and not self.queue[0].landed():
                 if time.monotonic() > end:
-                    self._queue.clear()
+                    self.queue.clear()
                     return
                 time.sleep(0.01)
             yield from self._first()
 
     def _first(self) -> Iterator[tuple[T, list[NDArray[np.float64]]]]:
-        batch = self._queue[0]
+        batch = self.queue[0]
         try:
             yield batch.values()
         finally:
-            if self._queue and self._queue[0] is batch:
-                self._queue.popleft()
+            if self.queue and self.queue[0] is batch:
+                self.queue.popleft()
                 for device, landing in batch.landings:
                     self._free[device].append(landing)
 
@@ -144,7 +143,7 @@ class _Landing:
         self.event.record(torch.cuda.current_stream(tensor.device))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Batch(Generic[T]):
     tag: T
     hosts: list[Tensor]
@@ -152,8 +151,10 @@ class _Batch(Generic[T]):
     work: torch.distributed.Work | None
 
     def landed(self) -> bool:
-        copied = all(landing.event.query() for _, landing in self.landings)
-        return copied and (self.work is None or self.work.is_completed())
+        for _, landing in self.landings:
+            if not landing.event.query():
+                return False
+        return self.work is None or self.work.is_completed()
 
     def values(self) -> tuple[T, list[NDArray[np.float64]]]:
         for _, landing in self.landings:
@@ -161,5 +162,6 @@ class _Batch(Generic[T]):
                 landing.event.synchronize()
         if self.work is not None:
             self.work.wait()
+        arrays = [(host if host.dtype is torch.float64 else host.double()).numpy() for host in self.hosts]
         # A copy, because the pinned memory is used again.
-        return self.tag, [np.array(host.double().numpy()) for host in self.hosts]
+        return self.tag, [np.array(array) for array in arrays] if self.landings else arrays

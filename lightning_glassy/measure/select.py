@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,6 +17,8 @@ from lightning_glassy.measure.shards import Processes, Shard, block_of, shards_o
 
 Groups = Literal["all", "layer"] | Mapping[str, str | Sequence[str]]
 
+
+_WILDCARD = re.compile(r"[*?\[]")
 
 # Prefixes that wrappers insert into the names of parameters.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -165,20 +169,25 @@ def choose_names(
         >>> choose_names([["head.weight", "embed.weight"], ["head.bias"]], groups="layer", exclude="*.bias")
         [(0, ('head',))]
     """
-    every = [name for names in aliases for name in names]
-    wanted, unwanted = _patterns("include", include, every, frozen), _patterns("exclude", exclude, every, frozen)
+    every = _Names([name for names in aliases for name in names], frozen)
+    wanted, unwanted = every.matching("include", include), every.matching("exclude", exclude)
     kept = [
         i
         for i, names in enumerate(aliases)
-        if (include is None or matches(names, wanted)) and not matches(names, unwanted)
+        if (include is None or not wanted.isdisjoint(names)) and unwanted.isdisjoint(names)
     ]
     if not kept:
         why = "all are excluded" if aliases else ("all are frozen" if frozen else "the module has none")
         raise ValueError(f"there is no trainable parameter to track ({why})")
     if _is_mapping(groups):
-        left = [name for i in kept for name in aliases[i]]
-        members = {g: _patterns(f"groups[{g!r}]", groups[g], left, frozen) for g in map(str, [*groups.keys()])}
-        return [(i, tuple(g for g, patterns in members.items() if matches(aliases[i], patterns))) for i in kept]
+        left = _Names([name for i in kept for name in aliases[i]], frozen)
+        of_name: dict[str, list[str]] = {}
+        place = {group: k for k, group in enumerate(map(str, [*groups.keys()]))}
+        for group in place:
+            for name in left.matching(f"groups[{group!r}]", groups[group]):
+                of_name.setdefault(name, []).append(group)
+        members = [{group for name in aliases[i] for group in of_name.get(name, ())} for i in kept]
+        return [(i, tuple(sorted(found, key=place.__getitem__))) for i, found in zip(kept, members, strict=True)]
     if groups == "all":
         return [(i, ()) for i in kept]
     layers = [aliases[i][0].rpartition(".")[0] or aliases[i][0] for i in kept]
@@ -269,18 +278,42 @@ def patterns_of(patterns: str | Sequence[str] | None) -> list[str]:
     return [] if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _patterns(
-    argument: str, patterns: str | Sequence[str] | None, names: Sequence[str], frozen: Sequence[str]
-) -> list[str]:
-    several = patterns_of(patterns)
-    for pattern in several:
-        if not matches(names, [pattern]):
-            hint = ", only frozen ones" if matches(frozen, [pattern]) else ""
-            raise ValueError(
-                f"{argument}: the pattern {pattern!r} matches no trainable parameter{hint}. "
-                f"The names are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-            )
-    return several
+class _Names:
+    """Names of parameters in alphabetical order. A pattern then looks only at the names with its first letters.
+
+    With thousands of groups, a look at all names for each pattern would take minutes.
+    """
+
+    def __init__(self, names: Sequence[str], frozen: Sequence[str]) -> None:
+        self._names, self._frozen = names, frozen
+        self._sorted = sorted(set(names))
+
+    def matching(self, argument: str, patterns: str | Sequence[str] | None) -> set[str]:
+        """Return the names that match one of the patterns of an argument.
+
+        Raises:
+            ValueError: a pattern matches nothing.
+        """
+        found: set[str] = set()
+        for pattern in patterns_of(patterns):
+            matched = self._matching(pattern)
+            if not matched:
+                names, hint = self._names, ", only frozen ones" if matches(self._frozen, [pattern]) else ""
+                raise ValueError(
+                    f"{argument}: the pattern {pattern!r} matches no trainable parameter{hint}. "
+                    f"The names are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+                )
+            found.update(matched)
+        return found
+
+    def _matching(self, pattern: str) -> list[str]:
+        head = _WILDCARD.split(pattern, maxsplit=1)[0]
+        start = bisect_left(self._sorted, head)
+        stop = bisect_right(self._sorted, head, lo=start, key=lambda name: name[: len(head)])
+        candidates = self._sorted[start:stop]
+        if pattern == f"{head}*":  # needs no regular expression
+            return candidates
+        return [name for name in candidates if fnmatchcase(name, pattern)]
 
 
 def matches(names: Iterable[str], patterns: Iterable[str]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ class Snapshot:
         own_sums: per bucket the sums of s^2 and of s over each cell, ``[n_cell, 2]``. They are computed once, because a
             snapshot never changes.
         last_lag: the last lag at which the snapshot was measured, or -1 before the first measurement.
+        next_step: the step at which the snapshot is measured next. The tracker sets it.
         stored: the file that holds the snapshot, or ``None`` if it has no file yet.
     """
 
@@ -29,6 +32,7 @@ class Snapshot:
         self.flats = flats
         self.own_sums = own_sums
         self.last_lag = -1
+        self.next_step = sys.maxsize
         self.stored: Stored | None = None
 
 

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 import torch
 
+_NOTHING = nullcontext()
+
 
 def _has_streams(device: torch.device) -> bool:
     return device.type == "cuda"
@@ -54,8 +56,10 @@ class FixedStreams:
 
     def entered(self) -> AbstractContextManager[None]:
         """Return the context in which to queue the work. It costs nothing if the fixed streams are current."""
+        if not self._streams:
+            return _NOTHING
         away = {device: own for device, own in self._streams.items() if torch.cuda.current_stream(device) != own}
-        return self._instead(away) if away else nullcontext()
+        return self._instead(away) if away else _NOTHING
 
     @contextmanager
     def _instead(self, streams: Mapping[torch.device, torch.cuda.Stream]) -> Iterator[None]:

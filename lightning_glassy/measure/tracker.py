@@ -10,8 +10,6 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -53,6 +51,9 @@ _HORIZON = 10**9
 
 _STATE_VERSION = 1
 
+_NEVER = sys.maxsize
+_next_step = operator.attrgetter("next_step")
+
 _DOUBTS = {
     "nan": "the weights are not finite at some pairs of times, which are recorded as they are",
     "resolution": "the mean squared displacement of some pairs of times is within the rounding of the weights' own "
@@ -62,8 +63,7 @@ _DOUBTS = {
 _D2, _S2 = MOMENTS.index("d2"), MOMENTS.index("s2")
 
 
-@dataclass(frozen=True)
-class _Measured:
+class _Measured(NamedTuple):
     """Tag of a batch of moments on its way to the host."""
 
     step: int
@@ -110,8 +110,7 @@ class Finding(NamedTuple):
     values: Tensor
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """Tag of a batch of values from a listener on its way to the host."""
 
     findings: tuple[Finding, ...]
@@ -260,8 +259,6 @@ class AgingTracker:
         sample, thresholds, moments = chosen["sample"], chosen["overlap_thresholds"], chosen["moments"]
         device, max_memory = chosen["snapshot_device"], chosen["max_memory"]
         self._max_memory = max_memory
-        # Every event asks for the next lag of each live snapshot several times. Most answers stay the same.
-        self._next_lag = lru_cache(4096)(self.schedule.next_lag)
         self._end = max_step
         if max_step is not None:
             self.schedule.until(max_step)  # raises if the run is too short to measure anything
@@ -287,6 +284,8 @@ class AgingTracker:
         self.parameters = self._together(lambda: TrackedParameters(selected, n))
         self._resolution = np.array(list(self.parameters.resolution.values()))[:, None]  # [n_group, 1]
         self._rounding = ROUNDING_MARGIN * self._resolution
+        # The bound of the only group, if there is one row of sums for each snapshot.
+        self._one_bound = float(self._rounding[0, 0]) if self._rounding.size == 1 and not n_replica else None
         self._options = {"sample": n, "moments": moments, "parameters": describe(selected)}
         devices = {parameter.tensor.device for parameter in selected}
         self._device = self._processes.place(devices) if self._processes is not None else min(devices, key=str)
@@ -333,8 +332,9 @@ class AgingTracker:
         counts = range(len(MOMENTS), len(MOMENTS) + len(thresholds))
         columns = [*(MOMENTS.index(name) for name in self.record.sums), *counts]
         self._columns = slice(None) if self.record.sums == MOMENTS else columns
-        self.last_step = self._captured = self._seen = -1
+        self.last_step = self._seen = -1
         self.next_event = 0
+        self._note_capture(-1)
         self._new: list[tuple[int, int]] = []
         self._warned: set[str] = set()
         self._broken = False
@@ -371,13 +371,16 @@ class AgingTracker:
             raise StateError(
                 f"sample: {earlier.record.n_sampled} coordinates were sampled, and {self.parameters.n_sampled} are now"
             )
-        self.last_step, self._captured = earlier.last_step, earlier.captured
+        self.last_step = earlier.last_step
+        self._note_capture(earlier.captured)
         places = [Path(place) for place in (directory, earlier.directory) if place is not None]
 
         def wanted(waiting_time: int, last_lag: int) -> bool:
             return self.schedule.next_lag(last_lag, waiting_time) is not None
 
         self.lost = unpack(earlier.parts, self.parameters, self._bank, places, self._processes, wanted)
+        for snapshot in self._bank.live.values():
+            self._plan(snapshot)
         for waiting_time, why in self.lost.items():
             log.warning("lightning_glassy: the snapshot of step %d is lost: %s", waiting_time, why)
         if earlier.schedule != repr(self.schedule):
@@ -406,7 +409,7 @@ class AgingTracker:
             ParametersChangedError: a tracked parameter has another shape, dtype or device than at the start.
         """
         step = operator.index(step)
-        if self._readback:
+        if self._readback.queue:
             self._enter(self._readback.landed())
         if step < self._seen:
             raise ValueError(
@@ -416,34 +419,46 @@ class AgingTracker:
         self._seen = step
         if step < self.next_event:
             return False
+        live = self._bank.live.values()
+        due = [snapshot for snapshot in live if snapshot.next_step <= step]
         # A signal handler that calls state_dict() during the event gets the state before the event.
-        self._before = self._now(step)
+        lags = {snapshot: snapshot.last_lag for snapshot in due}
+        self._before = _Before(step, self.last_step, self._captured, tuple(live), lags)
         try:
             # Events share scratch, tables and snapshots, and callers may report steps from different streams.
             with self._streams.entered():
-                handled = self._handle(step, one_time or {})
+                handled = self._handle(step, due, one_time)
         except Exception:
             self._before = None
             raise
         # Ctrl-C during the event skips this line. A checkpoint then leaves out the snapshot that may be incomplete.
         self._before = None
-        self._enter(self._readback.landed())
+        if self._readback.queue:
+            self._enter(self._readback.landed())
         return handled
 
-    def _now(self, step: int) -> _Before:
-        lags = {snapshot: snapshot.last_lag for snapshot in self._bank.live.values()}
-        return _Before(step, self.last_step, self._captured, lags)
+    def _handle(self, step: int, due: list[Snapshot], one_time: Mapping[str, float] | None) -> bool:
+        """Capture and measure everything that is due at a step.
 
-    def _handle(self, step: int, one_time: Mapping[str, float]) -> bool:
-        """Capture and measure everything that is due at a step."""
-        new = self._new_snapshot(step)
-        due = [
-            snapshot
-            for snapshot in self._bank.live.values()
-            if (lag := self._next_lag(snapshot.last_lag, snapshot.waiting_time)) is not None
-            and snapshot.waiting_time + lag <= step
-        ]
-        sums = self._measure(due, new)
+        Args:
+            step: number of completed updates.
+            due: the snapshots that are measured. A new snapshot joins them if the schedule has lag 0.
+            one_time: values that belong to this step.
+        """
+        new = self._new_snapshot(step) if self._next_capture <= step else None
+        if new is not None and new.next_step <= step:
+            due.append(new)
+        if new is not None or due:
+            self._measure_all(step, due, new, one_time)
+        self.last_step = step
+        self.next_event = self._find_next_event()
+        return new is not None or bool(due)
+
+    def _measure_all(
+        self, step: int, due: list[Snapshot], new: Snapshot | None, one_time: Mapping[str, float] | None
+    ) -> None:
+        """Capture the new snapshot, measure the due ones, and tell the listeners."""
+        sums = [] if self._broken else self._measure(due, new)
         if due:
             try:
                 self._send(_Measured(step, tuple(due)), sums)
@@ -451,22 +466,19 @@ class AgingTracker:
                 if self._processes is None:
                     raise
                 self.give_up(error, self._seen)
-        if (new or due) and self.listeners and not self._broken:
+        if self.listeners and not self._broken:
             self._tell(TrackerEvent(step, tuple(due), new, self.parameters, sums, self.record))
         for snapshot in due:
             # Several lags passed in one jump are measured once, at the realised lag.
             snapshot.last_lag = step - snapshot.waiting_time
-            if self._next_lag(snapshot.last_lag, snapshot.waiting_time) is None:
-                more = self.schedule.next_waiting_time(self._captured) is not None
-                self._bank.release(snapshot.waiting_time, reuse=more)
-        if (new or due) and self._between is not None and not self._broken:
+            self._plan(snapshot)
+            if snapshot.next_step == _NEVER:
+                self._bank.release(snapshot.waiting_time, reuse=self._next_capture != _NEVER)
+        if self._between is not None and not self._broken:
             self._readback.push(_Measured(step, ()), [self._between()])
-        if new or due:
+        if one_time:
             for name, value in one_time.items():
                 self.record.append_one_time(name, step, value)
-        self.last_step = step
-        self.next_event = self._find_next_event()
-        return bool(new or due)
 
     def _measure(self, due: list[Snapshot], new: Snapshot | None) -> list[Tensor]:
         """Capture the new snapshot, measure the due ones, and return their sums.
@@ -474,12 +486,8 @@ class AgingTracker:
         If several processes measure together, a process that fails returns no sums instead of raising. Otherwise the
         other processes would wait for it.
         """
-        if self._broken:
-            return []
         try:
-            if new is None and not due:
-                return []
-            if new in due:
+            if due and due[-1] is new:
                 # At lag 0 the new snapshot is compared with the weights, so it must be filled first.
                 self._moments((), new)
                 return self._moments(due)
@@ -529,32 +537,37 @@ class AgingTracker:
         return self.parameters.n_cells, n_snapshot, len(MOMENTS) + len(self.record.overlap_thresholds)
 
     def _new_snapshot(self, step: int) -> Snapshot | None:
-        """Return a snapshot to fill, or ``None``.
+        """Return a snapshot to fill at a step that reaches or passes a waiting time.
 
-        A snapshot is due if a waiting time is reached or passed and at least one of its lags can be measured.
+        Return ``None`` if none of its lags can be measured.
         """
-        waiting_time = self.schedule.next_waiting_time(self._captured)
-        if waiting_time is None or waiting_time > step:
-            return None
         if step == self._end and self.schedule.next_lag(-1, step) != 0:
             return None  # no lag is left in this run, but a continued training captures this step when it starts
-        self._captured = step
+        self._note_capture(step)
         if self.schedule.next_lag(-1, step) is None:
             return None
         try:
-            return self._bank.hold(step) if self._broken else self._bank.add(step)
+            new = self._bank.hold(step) if self._broken else self._bank.add(step)
         except Exception as error:
             if self._processes is None:
                 raise
             self.give_up(error, self._seen)
-            return self._bank.hold(step)
+            new = self._bank.hold(step)
+        self._plan(new)
+        return new
+
+    def _note_capture(self, step: int) -> None:
+        """Remember the step of the last capture, and find the next waiting time."""
+        upcoming = self.schedule.next_waiting_time(step)
+        self._captured, self._next_capture = step, _NEVER if upcoming is None else upcoming
+
+    def _plan(self, snapshot: Snapshot) -> None:
+        """Find the step at which a snapshot is measured next."""
+        lag = self.schedule.next_lag(snapshot.last_lag, snapshot.waiting_time)
+        snapshot.next_step = _NEVER if lag is None else snapshot.waiting_time + lag
 
     def _find_next_event(self) -> int:
-        steps = [self.schedule.next_waiting_time(self._captured)]
-        for snapshot in self._bank.live.values():
-            lag = self._next_lag(snapshot.last_lag, snapshot.waiting_time)
-            steps.append(None if lag is None else snapshot.waiting_time + lag)
-        return min((step for step in steps if step is not None), default=sys.maxsize)
+        return min(self._next_capture, min(map(_next_step, self._bank.live.values()), default=_NEVER))
 
     def go_back(self, step: int) -> None:
         """Forget everything from ``step`` on, because the training has gone back to its state after ``step`` updates.
@@ -579,8 +592,9 @@ class AgingTracker:
                 self._bank.release(waiting_time)
             else:
                 snapshot.last_lag = int(lags[waiting_times == waiting_time].max(initial=-1))
-        captured = [*self._bank.live, *waiting_times.tolist()]
-        self._captured = max(captured, default=-1) if self._captured >= step else self._captured
+                self._plan(snapshot)
+        if self._captured >= step:
+            self._note_capture(max([*self._bank.live, *waiting_times.tolist()], default=-1))
         self.last_step, self._seen = min(self.last_step, step - 1), step
         if not self._broken:
             self.next_event = self._find_next_event()
@@ -604,7 +618,7 @@ class AgingTracker:
     @property
     def pending(self) -> bool:
         """Whether some measurements are still on their way to the record."""
-        return len(self._readback) > 0
+        return bool(self._readback.queue)
 
     def drain(self, timeout: float | None = None) -> None:
         """Wait for all measurements under way, and enter them into the record.
@@ -618,7 +632,7 @@ class AgingTracker:
     def close(self) -> None:
         """Free all snapshots and the connection to other processes. The tracker cannot measure after this."""
         self._bank.clear()
-        self._broken, self.next_event = True, sys.maxsize
+        self._broken, self.next_event = True, _NEVER
         if self._processes is not None:
             self._processes.close()
 
@@ -660,7 +674,7 @@ class AgingTracker:
         )
         if self._processes is None:
             self._bank.clear()
-            self.next_event = sys.maxsize
+            self.next_event = _NEVER
         else:
             self._bank.empty()
 
@@ -696,12 +710,12 @@ class AgingTracker:
             self.give_up(error, self._seen)
             usable = False
         if before is None:
-            before = self._now(self._seen)
+            before = _Before(self._seen, self.last_step, self._captured, tuple(self._bank.live.values()), {})
         else:
             record = record.before(before.step)
         if snapshots and self._processes is not None:
             usable = all(self._processes.gather(usable))  # another process may have given up
-        kept = list(before.lags.items()) if usable else []
+        kept = [(snapshot, before.lags.get(snapshot, snapshot.last_lag)) for snapshot in before.live] if usable else []
         with self._streams.entered():
             parts = pack(self.parameters, kept, place, self._processes, copy=copy) if kept else []
         return {
@@ -735,11 +749,12 @@ class AgingTracker:
                 self._enter_between(measured.step, *as_matrices(buckets[0], self.record.n_replica or 1))
                 continue
             of_groups = self.parameters.by_group(buckets)  # [(n_replica,) n_group, n_snapshot, n_moment]
+            record = self.record
             for i, snapshot in enumerate(measured.snapshots):
                 pair = (snapshot.waiting_time, measured.step - snapshot.waiting_time)
-                if pair in self.record:
+                if pair in record:
                     continue  # already entered by a signal handler that called state_dict()
-                self.record.append(*pair, of_groups[..., i, self._columns])
+                record.append(*pair, of_groups[..., i, self._columns])
                 self._new.append(pair)
             self._check(of_groups, measured)
 
@@ -762,9 +777,13 @@ class AgingTracker:
 
         A curve alone does not show these problems, so the record keeps the doubt.
         """
+        # Plain numbers, because the calls of NumPy for a few numbers would take longer.
+        bound = self._one_bound
+        if bound is not None and all(bound * row[_S2] < row[_D2] < math.inf for row in of_groups[0].tolist()):
+            return  # as nearly always
         d2, s2 = of_groups[..., _D2], of_groups[..., _S2]  # [(n_replica,) n_group, n_snapshot]
         if np.count_nonzero((d2 > self._rounding * s2) & (d2 < np.inf)) == d2.size:
-            return  # as nearly always
+            return
         resolution = self._resolution
         lags = np.array([measured.step - snapshot.waiting_time for snapshot in measured.snapshots])
         finite = np.isfinite(d2)
@@ -793,13 +812,21 @@ def _on_device(snapshots: Iterable[Snapshot]) -> int:
     return sum(flat.nbytes for snapshot in snapshots for flat in snapshot.flats if flat.device.type != "cpu")
 
 
-@dataclass(frozen=True)
-class _Before:
-    """State of the tracker before the event at ``step``. The snapshots need no copy, as their weights never change."""
+class _Before(NamedTuple):
+    """State of the tracker before the event at ``step``. The snapshots need no copy, as their weights never change.
+
+    Attributes:
+        step: step of the event.
+        last_step: step of the event before.
+        captured: step of the last capture.
+        live: the live snapshots.
+        lags: last lags of those snapshots that the event measures.
+    """
 
     step: int
     last_step: int
     captured: int
+    live: tuple[Snapshot, ...]
     lags: dict[Snapshot, int]
 
 

@@ -115,9 +115,8 @@ class RecordContent:
         if row.shape != table.shape:
             raise ValueError(f"moments of shape {row.shape} where {table.shape} are expected")
         key = key_of(table.key_names, waiting_time, lag)
-        if key in table:
+        if not table.add(key, row):
             raise ValueError(f"the pair (waiting time, lag) = {key} has been measured already")
-        table.put(key, row)
 
     def append_one_time(self, name: str, step: int, value: float) -> None:
         """Add one value of a quantity that belongs to a single step, and replace an earlier value at the same step.
@@ -126,7 +125,11 @@ class RecordContent:
             TypeError: the name is not a string, or the step is not an integer.
             ValueError: the step is negative.
         """
-        self._put(TableName("one_time", name), (step,), np.array(float(value)))
+        table = self._tables.get(TableName("one_time", name)) if isinstance(name, str) else None
+        if table is None:
+            self._put(TableName("one_time", name), (step,), np.array(float(value)))
+        else:
+            table.put(key_of(table.key_names, step), np.array(float(value)))
 
     def append_between(self, name: str, step: int, values: ArrayLike) -> None:
         """Add a matrix between replicas at one step, and replace an earlier matrix at the same step.

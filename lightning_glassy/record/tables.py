@@ -82,10 +82,19 @@ class Table:
         """Return the row of a key. Do not write to it."""
         return self._rows[struct.pack(self._format, *key)]
 
-    def put(self, key: Key, row: Array) -> None:
-        """Set the row of a key, and replace an earlier row. The row is kept and not copied."""
+    def add(self, key: Key, row: Array) -> bool:
+        """Set the row of a new key, and return whether it is new. The row is kept and not copied."""
+        packed = struct.pack(self._format, *key)
+        if packed in self._rows:
+            return False
         # The order matters: an interruption between these two lines must not leave a cache without the row.
         self._sorted = None
+        self._rows[packed] = row
+        return True
+
+    def put(self, key: Key, row: Array) -> None:
+        """Set the row of a key, and replace an earlier row. The row is kept and not copied."""
+        self._sorted = None  # first, as in `add`
         self._rows[struct.pack(self._format, *key)] = row
 
     def extend(self, keys: NDArray[np.int64], rows: Array, *, replace: bool = False) -> None:
@@ -217,9 +226,10 @@ def key_of(key_names: tuple[str, ...], *steps: int) -> Key:
         ValueError: a step is below 0, or is 2**62 or more.
     """
     key = tuple(map(operator.index, steps))
-    if min(key) < 0 or max(key) >= LARGEST:
-        named = ", ".join(f"{name}={step}" for name, step in zip(key_names, steps, strict=True))
-        raise ValueError(f"{named}: steps lie between 0 and 2**62")
+    for step in key:
+        if not 0 <= step < LARGEST:
+            named = ", ".join(f"{name}={step}" for name, step in zip(key_names, steps, strict=True))
+            raise ValueError(f"{named}: steps lie between 0 and 2**62")
     return key
 
 
