@@ -149,6 +149,7 @@ class _Plan:
         self._alone, self._both = np.array([not msd_only, msd_only]), np.array([True, msd_only])
         self._bytes = bucket.numel * bucket.dtype.itemsize
         self._counter = np.zeros(1, np.int64)
+        self._next_chunk = self._counter.ctypes.data
         self._make_room()
 
     def _make_room(self) -> None:
@@ -194,7 +195,7 @@ class _Plan:
         self._counter[0] = 0
         walk = (
             self.chunks.table, np.array(flats, np.int64), new, flags, self._bounds, self._scale, self.chunks.like,
-            self._own, self._pairs, self._counter.ctypes.data,
+            self._own, self._pairs, self._next_chunk,
         )  # fmt: skip
         n_thread = min((n_due + 1) * self._bytes // _BYTES_PER_THREAD, len(self._own))
         n_thread = min(n_thread, torch.get_num_threads()) if n_thread > 1 else 1
