@@ -1,8 +1,8 @@
 """Measure the moments in plain torch, tile by tile, on any device and without a kernel of our own.
 
-On a CPU, a tile is small enough for the cache. The weights and each snapshot are read from memory once, and every
-further sum reads the cache. ``benchmarks/event.py`` measures the cost of an event. On a GPU, where our kernels do not
-work, the tiles are large (:mod:`lightning_glassy.measure.tiling`).
+It runs where our kernels do not. On a CPU, a tile is small enough for the cache. The weights and each snapshot are read
+from memory once, and every further sum reads the cache. On a GPU, the tiles are large
+(:mod:`lightning_glassy.measure.tiling`). ``benchmarks/event.py`` measures the cost of an event.
 """
 
 from __future__ import annotations
