@@ -104,7 +104,7 @@ class _Rules(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        rule = _RULES.get(function, _refuse)
+        rule: _Rule = _RULES.get(function, _refuse)
         # The forward of an autograd.Function runs without gradients, and its backward would be passed over.
         # Hooks for saved tensors are those of activation checkpointing, which runs a part again without these rules.
         if torch.is_grad_enabled() != self.grad or _saved_tensor_hooks() != self.hooks:
