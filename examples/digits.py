@@ -73,14 +73,7 @@ def main() -> None:
             plot_two_time(record, ax=ax).set_title(title)
             figure.savefig(f"{out}/aging.png")
             found.write(f"{out}/report/{name}")
-            print(
-                f"\n\n{found}\n",
-                file,
-                f"{out}/report/{name}/report.html",
-                f"{out}/aging.png\n",
-                sep="\n    ",
-                flush=True,
-            )
+            print(f"\n\n{found}\n", file, f"{out}/report/{name}/report.html", f"{out}/aging.png\n", sep="\n    ")
 
 
 if __name__ == "__main__":
