@@ -1,9 +1,8 @@
-"""Train a small and a large network on handwritten digits, and report how they age. ``make demo`` runs this script.
-
-Eight replicas of each network give error bars. Run it with ``python -m examples.digits``. It takes about two minutes.
-"""
+"""Train two networks on digits, two minutes on two cores: ``make demo``, or ``python -m examples.digits``."""
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -38,8 +37,22 @@ class Nets(lg.ReplicaTraining, LightningModule):
 
 
 def loss(module: LightningModule, batch: list[Tensor]) -> Tensor:
-    """Return the loss of each replica on a batch that all replicas share."""
     return lg.per_replica(nn.functional.cross_entropy)(module(batch[0]), batch[1])
+
+
+def train(row: int, name: str, hidden: int, options: argparse.Namespace) -> tuple[lg.AgingRecord, str]:
+    torch.set_num_threads(1)  # a second thread gains nothing for networks this small
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels)
+    data, test = TensorDataset(x[:1500], y[:1500]), DataLoader(TensorDataset(x[1500:], y[1500:]), batch_size=297)
+    monitor, logger = lg.AgingMonitor(summary=False), loggers.TensorBoardLogger(options.out, name=name)
+    evaluator = lg.LogTimeEvaluator(3, loaders={"test": test}, batch_size=1500, loss=loss)
+    noise, overlap = lg.GradientNoiseMonitor(3, loss=loss), lg.ReplicaOverlap(x[1500:])
+    watching = [monitor, evaluator, noise, overlap, callbacks.TQDMProgressBar(47, process_position=row)]
+    limits: dict[str, Any] = {"max_steps": options.steps, "log_every_n_steps": 47, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", logger=logger, callbacks=watching, enable_checkpointing=False, **limits)
+    trainer.fit(Nets(hidden), lg.replica_loader(data, batch_size=32, seeds=range(8)))
+    return monitor.record, f"{logger.log_dir}/glassy/aging_record.npz"
 
 
 def main() -> None:
@@ -49,29 +62,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps < 200:
         parser.error(f"--steps {options.steps} is too short to see anything: at least 200")
-    torch.set_num_threads(1)  # a second thread gains nothing for networks this small
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels)
-    train, test = TensorDataset(x[:1500], y[:1500]), DataLoader(TensorDataset(x[1500:], y[1500:]), batch_size=297)
-    figure, where = new_figure(2), [f"figure: {options.out}/aging.png"]
-    for ax, name, hidden in zip(figure.axes, ("under-parametrised", "over-parametrised"), (4, 128), strict=False):
-        monitor, logger = lg.AgingMonitor(summary=False), loggers.TensorBoardLogger(options.out, name=name)
-        evaluator = lg.LogTimeEvaluator(3, loaders={"test": test}, batch_size=1500, loss=loss)
-        noise, overlap = lg.GradientNoiseMonitor(3, loss=loss), lg.ReplicaOverlap(x[1500:])
-        watching = [monitor, evaluator, noise, overlap, callbacks.TQDMProgressBar(refresh_rate=47)]
-        limits: dict[str, Any] = {"max_steps": options.steps, "log_every_n_steps": 47}
-        trainer = Trainer(accelerator="cpu", logger=logger, callbacks=watching, enable_checkpointing=False, **limits)
-        trainer.fit(Nets(hidden), lg.replica_loader(train, batch_size=32, seeds=range(8)))
-        accuracy, error = (monitor.record.one_time(f"test_accuracy{end}")[1][-1] for end in ("", "_error"))
-        title = f"{name}: 8 replicas of {monitor.record.n_parameters['all']:,} parameters"
-        found = report(monitor.record, title=f"{title}, test accuracy {accuracy:.1%} +- {error:.1%}")
-        found.write(f"{options.out}/report/{name}")
-        print(f"\n{found}\n")
-        plot_two_time(monitor.record, ax=ax).set_title(title)
-        where.append(f"record: {logger.log_dir}/glassy/aging_record.npz")
-        where.append(f"report: {options.out}/report/{name}/report.html")
-    figure.savefig(f"{options.out}/aging.png")
-    print("Where to look", *where, f"TensorBoard: .venv/bin/lightning-glassy tensorboard {options.out}", sep="\n    ")
+    out, figure, names = options.out, new_figure(2), ("under-parametrised", "over-parametrised")
+    print(f"Training two networks, the small one is done first. Watch: .venv/bin/lightning-glassy tensorboard {out}\n")
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        works = pool.map(train, (0, 1), names, (4, 128), (options, options))
+        for ax, name, (record, file) in zip(figure.axes, names, works, strict=True):
+            title = f"{name}: 8 replicas of {record.n_parameters['all']:,} parameters"
+            accuracy, error = (record.one_time(f"test_accuracy{end}")[1][-1] for end in ("", "_error"))
+            found = report(record, title=f"{title}, test accuracy {accuracy:.1%} +- {error:.1%}")
+            plot_two_time(record, ax=ax).set_title(title)
+            figure.savefig(f"{out}/aging.png")
+            found.write(f"{out}/report/{name}")
+            print(f"\n\n{found}\n", file, f"{out}/report/{name}/report.html", f"{out}/aging.png\n", sep="\n    ")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the loss sums over this axis, so each replica follows the trajectory that it wou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-# Elementwise layers apply the same function to each number, so a replica axis makes no difference.
-_ELEMENTWISE = (nn.Identity, nn.Tanh, nn.ReLU, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus)
+from lightning_glassy.replicas.layers import NotBatched, plain_layers, run, run_plain
 
 
 class ReplicaEnsemble(nn.Module):
@@ -63,13 +63,15 @@ class ReplicaEnsemble(nn.Module):
         Under DDP, each process can train a part of the replicas (:meth:`split`), so that several GPUs train more
         replicas in the same time. All processes hold all replicas.
 
-        The forward pass is ``torch.func.vmap`` of ``torch.func.functional_call``. The first call raises an error if the
-        control flow of the network depends on its data, or if the network calls ``.item()`` or writes into its buffers.
+        Linear layers, convolutions, pooling, the usual activations, group, layer and batch norm, dropout, sums,
+        products and changes of shape run on all replicas at once: one matrix product for each ``Linear``, one grouped
+        convolution for each convolution. This holds for an ``nn.Sequential`` and for a network with its own
+        ``forward``. It computes the same function as the way below in a third to two thirds of the time if the layers
+        are small (``benchmarks/results/replicas.md``).
 
-        An ``nn.Sequential`` of ``Linear``, ``Dropout``, ``Flatten`` and the usual activations is run layer by layer,
-        with one matrix product for each ``Linear``. This computes the same function in a third of the time if the
-        layers are small (``benchmarks/results/replicas.md``). If a network has such a part, give the ensemble only this
-        part.
+        If the network calls any other torch function, or if a layer has hooks, the whole forward pass is
+        ``torch.func.vmap`` of ``torch.func.functional_call``. The first call raises an error if the control flow of the
+        network depends on its data, or if the network calls ``.item()`` or writes into its buffers.
 
     Example:
         >>> from lightning_glassy.replicas import per_replica
@@ -90,6 +92,7 @@ class ReplicaEnsemble(nn.Module):
         super().__init__()
         if isinstance(n_replica, bool) or not isinstance(n_replica, int) or n_replica < 1:
             raise ValueError(f"n_replica={n_replica!r} must be a whole number, at least 1")
+        _keep_freed_memory()
         self.n_replica = n_replica
         self.seeds: tuple[int, ...] | None
         if isinstance(network, nn.Module):
@@ -110,6 +113,7 @@ class ReplicaEnsemble(nn.Module):
         self.network = networks[0]
         self._stacked_buffers = _stack(networks)
         self._part: slice | None = None
+        self._ruled: dict[tuple[bool, bool, bool], bool] = {}
 
     def split(self, rank: int, size: int) -> range:
         """Restrict forward passes in training mode to the part of the replicas that belongs to this process.
@@ -155,14 +159,13 @@ class ReplicaEnsemble(nn.Module):
         n_here = self.n_replica if part is None else part.stop - part.start
         if not shared:
             check_axis(n_here, inputs)
-        layers = _plain_layers(self.network) if len(inputs) == 1 else None
-        if layers is not None:
-            return _run(layers, inputs[0], n_here, shared, part)
         try:
-            return self._vmap(inputs, shared, part)
+            outputs = self._by_rules(inputs, n_here, shared, part)
+            return self._vmap(inputs, shared, part) if outputs is NotImplemented else outputs
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            self._ruled.clear()  # the inputs may be at fault
             # Run one replica alone first. A network that also fails alone raises its own, clearer error here.
             with torch.no_grad():
                 self.replica(0)(*(x if shared else x[0] for x in inputs))
@@ -170,6 +173,37 @@ class ReplicaEnsemble(nn.Module):
                 f"{type(self.network).__name__} runs alone but not as a batch of replicas: "
                 f"{str(error).splitlines()[0]} {_REMEDY}"
             ) from error
+
+    def _by_rules(self, inputs: tuple[Any, ...], n_here: int, shared: bool, part: slice | None) -> Any:
+        """Return the outputs by the rules of ``layers``, or ``NotImplemented`` if there is no rule for something."""
+        kind = (self.training, shared, torch.is_grad_enabled())
+        modules = list(self.network.modules())
+        if not self._ruled.get(kind, True) or not _plain_calls(modules):
+            return NotImplemented
+        own: list[Tensor] = [p for module in modules for p in module._parameters.values() if p is not None]
+        own += [self.network.get_buffer(name) for name in self._stacked_buffers]
+        stacked = {id(tensor): tensor if part is None else tensor[part] for tensor in own}
+        try:
+            if len(inputs) == 1 and (layers := plain_layers(self.network)):
+                return run_plain(layers, stacked, inputs[0], n_here, shared)
+            if kind not in self._ruled:
+                # Try a copy first, with the same tensors. The code of a network may change attributes of the network
+                # or draw random numbers before it comes to a function without a rule.
+                tensors = {id(t): t for t in (*self.network.parameters(), *self.network.buffers())}
+                # Activation checkpointing counts the tensors that are saved. It shall not count those of the trial.
+                unseen = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+                self._ruled[kind] = False
+                with torch.random.fork_rng(devices=_cuda_devices()), unseen, suppress(NotBatched, Exception):
+                    copy = deepcopy(self.network, tensors)
+                    _run_rules(copy, list(copy.modules()), stacked, inputs, n_here, shared)
+                    self._ruled[kind] = True
+            if self._ruled[kind]:
+                return _run_rules(self.network, modules, stacked, inputs, n_here, shared)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotBatched, RuntimeError):  # vmap can do it, or reports what is wrong
+            self._ruled[kind] = False
+        return NotImplemented
 
     def _vmap(self, inputs: tuple[Any, ...], shared: bool, part: slice | None) -> Any:
         parameters: dict[str, Tensor] = dict(self.network.named_parameters())
@@ -276,11 +310,15 @@ def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
     return tuple(int(seed) for seed in found)
 
 
+def _cuda_devices() -> Sequence[int]:
+    """Return the GPUs with random numbers, without initialising CUDA: the process could no longer fork afterwards."""
+    return range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the random numbers as ``torch.manual_seed(seed)`` does, and restore the old state on exit."""
-    # Do not initialise CUDA here: the process could no longer fork afterwards.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = _cuda_devices()
     with torch.random.fork_rng(devices=devices):
         if devices:
             torch.manual_seed(seed)
@@ -383,51 +421,48 @@ def check_axis(n_replica: int, inputs: Iterable[Any]) -> None:
             )
 
 
-def _plain_layers(module: nn.Module) -> list[nn.Module] | None:
-    """Return the layers of an ``nn.Sequential`` if each can run on all replicas at once, ``None`` otherwise."""
-    # A hook runs only when the layer is called, and it may change the result, for example by computing the weight.
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return None
-    kind = type(module)
-    if kind is nn.Sequential:
-        parts = [_plain_layers(child) for child in module.children()]
-        return None if any(part is None for part in parts) else [layer for part in parts for layer in part or ()]
-    plain = kind in (nn.Linear, nn.Dropout, *_ELEMENTWISE) or (type(module) is nn.Flatten and module.start_dim > 0)
-    return [module] if plain else None
+def _plain_calls(modules: Iterable[nn.Module]) -> bool:
+    """Return whether a call of a network runs the Python code of its layers, with no hook that sees their outputs."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or _has_any_global_hook():
+        return False
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
+        or "_orig_mod" in module._modules  # of torch.compile
+        or isinstance(module, torch.jit.ScriptModule)
+        for module in modules
+    )
 
 
-def _run(layers: Sequence[nn.Module], x: Tensor, n_replica: int, shared: bool, part: slice | None) -> Tensor:
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            if part is None:
-                x = _linear(x, layer.weight, layer.bias, shared)
-            else:
-                x = _linear(x, layer.weight[part], None if layer.bias is None else layer.bias[part], shared)
-            shared = False
-        elif isinstance(layer, nn.Flatten):
-            x = x.flatten(layer.start_dim + (not shared), layer.end_dim + (layer.end_dim >= 0 and not shared))
-        else:
-            if isinstance(layer, nn.Dropout) and shared:
-                x, shared = x.expand(n_replica, *x.shape).clone(), False
-            x = layer(x)
-    return x
+def _run_rules(
+    network: nn.Module,
+    modules: list[nn.Module],
+    stacked: dict[int, Tensor],
+    inputs: tuple[Any, ...],
+    n_here: int,
+    shared: bool,
+) -> Any:
+    buffers = [(module._buffers, dict(module._buffers)) for module in modules if module._buffers]
+    try:
+        outputs = run(network, stacked, inputs, n_here, shared)
+        if any(now.get(name) is not buffer for now, before in buffers for name, buffer in before.items()):
+            raise NotBatched
+    finally:
+        for now, before in buffers:
+            now.update(before)
+    return outputs
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, shared: bool) -> Tensor:
-    """Return ``x W_r^T + b_r`` for all r, ``[R, ..., out]``, from ``x [..., in]`` if shared, else ``[R, ..., in]``.
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory up to 64 MB for the next step, where it would return it to the system.
 
-    Compute the transpose of this product. The gradient of the weights then has the memory layout of the weights, so
-    torch need not copy it.
+    Getting it back took a third to half of the time of a step of convolutions. glibc keeps twice the size of the
+    largest block of up to 32 MB that was ever freed. Nothing is written to this block, so it takes no memory.
     """
-    n_replica, n_out, _ = weight.shape
-    if shared:
-        shape, rows, columns = x.shape[:-1], weight.flatten(0, 1), x.reshape(-1, x.shape[-1]).t()
-        y = rows @ columns if bias is None else torch.addmm(bias.reshape(-1, 1), rows, columns)
-        y = y.view(n_replica, n_out, -1)
-    else:
-        shape, columns = x.shape[1:-1], x.reshape(n_replica, -1, x.shape[-1]).mT
-        y = weight @ columns if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, columns)
-    return y.mT.view(n_replica, *shape, n_out)
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
 
 
 def replica_axes(module: nn.Module) -> dict[str, int]:

@@ -44,13 +44,22 @@ def per_replica(function: Callable[..., Tensor], *, shared: bool = True, loop: b
             each = (others if shared else [other[r] for other in others] for r in range(len(outputs)))
             losses = [function(out, *own) for out, own in zip(outputs, each, strict=True)]
             return torch.stack([torch.as_tensor(loss, device=outputs.device) for loss in losses])
-        if function is nn.functional.cross_entropy and outputs.dim() == 3 and len(others) == 1:
+        if _is_cross_entropy(function) and outputs.dim() == 3 and len(others) == 1:
             return _cross_entropy(outputs, others[0], shared)
         axes = (0, *(None if shared else 0 for _ in others))
         values: Tensor = vmap(function, in_dims=axes, randomness="different")(outputs, *others)
         return values
 
     return of_all
+
+
+def _is_cross_entropy(function: Callable[..., Tensor]) -> bool:
+    """Return whether this is the cross-entropy with its defaults, as a function or as a module without hooks."""
+    if type(function) is not nn.CrossEntropyLoss:
+        return function is nn.functional.cross_entropy
+    default = nn.CrossEntropyLoss()
+    names = ("weight", "ignore_index", "reduction", "label_smoothing", "_forward_hooks", "_forward_pre_hooks")
+    return all(getattr(function, name) == getattr(default, name) for name in names)
 
 
 def _cross_entropy(logits: Tensor, y: Tensor, shared: bool) -> Tensor:
