@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from benchmarks.report import table, write
 from lightning_glassy import AgingRecord, LogTimeSchedule
 from lightning_glassy.loggers import tensorboard as sink_module
+from lightning_glassy.loggers.figures import Figures, Picture
 from lightning_glassy.loggers.sinks import Pairs
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from tests.browser import MISSING, available, chromium, open_tab, tensorboard, wait_for
@@ -130,19 +131,17 @@ def _marks(browser: Any, name: str) -> list[float]:
 def event_bytes(folder: Path, *, figures: bool, with_scalars: bool, parts: bool) -> tuple[int, int]:
     """Bytes of the event file and of the record of a million steps, of some of what the sink writes.
 
-    Every event is a part of its own, as in a training so slow that there is never more than one in five seconds.
+    Every event is a part of its own, as in a training so slow that there is never more than one between two writes.
     """
     writer = SummaryWriter(folder)
     sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
-    sink._has_tab = parts
     record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"notes": "x" * 1000})
     rng = np.random.default_rng(0)
     with contextlib.ExitStack() as changed:
-        changed.enter_context(patch.object(sink_module, "_SECONDS", 0.0))
+        if not parts:
+            changed.enter_context(patch.object(sink, "_write_part"))
         if not with_scalars:
             changed.enter_context(patch.object(sink_module, "scalars", return_value=[]))
-        if not figures:
-            changed.enter_context(patch.object(sink, "_draw"))
         for event in LogTimeSchedule.logspaced(10**6).events:
             pairs: Pairs = [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times]
             for pair in pairs:
@@ -150,6 +149,8 @@ def event_bytes(folder: Path, *, figures: bool, with_scalars: bool, parts: bool)
             record.append_one_time("learning_rate", event.step, 0.05)
             sink.update(record, pairs, event.step)
         sink.close(record)
+        for name, figure in Figures("").draw(record) if figures else ():
+            sink.log_figure(Picture(name, figure, 10**6))
     writer.close()
     (events,) = folder.iterdir()
     return events.stat().st_size, record.save(folder / "record.npz").stat().st_size

@@ -397,6 +397,8 @@ def _named(text: str, sources: Sequence[Source]) -> str:
 
 # ---------------------------------------------------------------------- show
 
+_MOST_LINES = 40  # of one kind
+
 
 def _show(options: argparse.Namespace) -> None:
     sources = read_sources([options.path])
@@ -440,26 +442,31 @@ def _as_text(source: Source) -> str:
         f"  waiting times   {_range(record.waiting_times)}",
         f"  lags            {_range(record.lags)}",
     ]
-    for group, n in record.n_parameters.items():
-        sampled = record.n_sampled[group]
-        lines.append(
-            f"  group           {group!r}: N = {n:,}" + ("" if sampled == n else f", {sampled:,} of them sampled")
-        )
+    sizes, sampled = record.n_parameters, record.n_sampled
+    largest = {"all", *sorted(sizes, key=lambda group: -sizes[group])[:_MOST_LINES]}
+    for group, n in sizes.items():
+        if group in largest:
+            of_sample = "" if sampled[group] == n else f", {sampled[group]:,} of them sampled"
+            lines.append(f"  group           {group!r}: N = {n:,}{of_sample}")
+    lines += _left_out("groups, none of them larger", len(sizes) - len(largest))
     if record.overlap_thresholds:
         lines.append(f"  overlaps        eps = {', '.join(f'{eps:.3g}' for eps in record.overlap_thresholds)}")
     if len(record):
         lines.append(f"  observables     {', '.join(record.available())}")
     lines += [
         f"  between         {name!r}: {len(record.between(name)[0]):,} matrices between replicas"
-        for name in record.between_names
+        for name in record.between_names[:_MOST_LINES]
     ]
-    for name in record.profile_names:
+    lines += _left_out("tables of matrices", len(record.between_names) - _MOST_LINES)
+    for name in record.profile_names[:_MOST_LINES]:
         profile = record.profile(name)
         lines.append(f"  profile         {name!r}: {len(profile.values):,} functions on {len(profile.grid):,} points")
-    for name in record.one_time_names:
+    lines += _left_out("profiles", len(record.profile_names) - _MOST_LINES)
+    for name in record.one_time_names[:_MOST_LINES]:
         steps, values = record.one_time(name)
         ends = f", {values[0]:.4g} at step {steps[0]:,}, {values[-1]:.4g} at step {steps[-1]:,}" if len(steps) else ""
         lines.append(f"  series          {name!r}: {len(steps):,} values{ends}")
+    lines += _left_out("series", len(record.one_time_names) - _MOST_LINES)
     lines += [f"  ! {doubt}" for doubt in record.doubts]
     for key, value in record.meta.items():
         if key == "doubts" and record.doubts:
@@ -467,6 +474,11 @@ def _as_text(source: Source) -> str:
         text = json.dumps(value)
         lines.append(f"  meta            {key}: {text if len(text) <= 100 else text[:97] + '...'}")
     return "\n".join(lines)
+
+
+def _left_out(what: str, n: int) -> list[str]:
+    """Return a line about the lines that are not printed, unless there are none."""
+    return [f"  ...             and {n:,} more {what}: --json lists all"] if n > 0 else []
 
 
 def _range(steps: NDArray[np.int64]) -> str:

@@ -65,3 +65,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def every_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sinks write at every event."""
+    from lightning_glassy.loggers import sinks
+    from tests.helpers import write_at_every_event
+
+    for name in ("_SHORTEST", "_LONGEST", "_SHARE"):
+        monkeypatch.setattr(sinks, name, getattr(sinks, name))  # restored at the end of the test
+    write_at_every_event()

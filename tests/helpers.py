@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_glassy.loggers import sinks
 
 
 class SmallNet(LightningModule):
@@ -66,6 +69,11 @@ def quiet_trainer(tmp_path: Path, **options: Any) -> Trainer:
         "log_every_n_steps": 1,
     }
     return Trainer(**(defaults | options))
+
+
+def write_at_every_event() -> None:
+    """Let the sinks of this process write at every event, as in a training with slow steps."""
+    sinks._SHORTEST, sinks._LONGEST, sinks._SHARE = 0.0, 0.0, math.inf
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -382,16 +382,16 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lightning_glassy import AgingMonitor
 from tests.brute_force import BruteForce
-from tests.helpers import Recomputing, SmallNet, data, quiet_trainer
+from tests.helpers import Recomputing, SmallNet, data, quiet_trainer, write_at_every_event
 class Kill(Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == 50:
             os.kill(os.getpid(), signal.SIGKILL)
+write_at_every_event()
 quiet_trainer(Path({str(tmp_path)!r}), callbacks=[AgingMonitor(), Kill()]).fit(SmallNet(), data())
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment()).returncode == -9
     saved = AgingRecord.load(tmp_path / "glassy" / "aging_record.npz")
-    # Written whenever the run has grown by a tenth, at the next event.
     last = max(tw + lag for tw, lag in pairs(saved))
     assert 45 <= last <= 50
     assert pairs(saved) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag <= last}

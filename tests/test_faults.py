@@ -34,9 +34,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from lightning_glassy import AgingMonitor, AgingRecord, LogTimeSchedule
-from lightning_glassy.loggers import files
 from lightning_glassy.report import report
-from tests.helpers import SmallNet, data, quiet_trainer
+from tests.helpers import SmallNet, data, quiet_trainer, write_at_every_event
 from tests.processes import children
 from tests.test_tensorboard_plugin import runs_in
 
@@ -141,10 +140,6 @@ def die(*_: Any) -> None:
 
 
 # ------------------------------------------------------------------ kill -9
-
-
-def write_at_every_event() -> None:
-    files._GROWTH = 1.0
 
 
 def train_for_ever(root: Path) -> None:
@@ -276,6 +271,7 @@ def forbid_writing(root: Path, on: bool) -> None:
 
 def train_on_a_bad_disk(root: Path, fault: Callable[[Path, bool], None], first: int, last: int) -> None:
     """The disk is bad from one step to another, and the Trainer's own loggers have nothing to write then."""
+    write_at_every_event()
     loggers = [TensorBoardLogger(root), CSVLogger(root, name="table")]
     monitor = AgingMonitor(dirpath=root / "files")
     breaks = At(first, do=lambda trainer: fault(root, True))
@@ -586,6 +582,7 @@ def test_an_error_in_another_callback_is_the_one_seen_and_all_that_was_measured_
         assert pairs(monitor.record) == pairs_until(until)
 
 
+@pytest.mark.usefixtures("every_event")
 def test_a_callback_that_fails_while_an_error_is_handled_costs_what_was_not_written_yet(tmp_path: Path) -> None:
     """Lightning calls nobody after it: neither the other callbacks nor the loggers."""
     other = type("Other", (Callback,), {"on_exception": fail})()
@@ -594,7 +591,7 @@ def test_a_callback_that_fails_while_an_error_is_handled_costs_what_was_not_writ
         train(tmp_path, other, monitor, model=Failing("training_step"))
     assert pairs(monitor.record) == pairs_until(41)
     (record,) = on_disk(tmp_path / "glassy")
-    assert last_step(record) > 41 / 1.1 - 5  # the event before the run has grown by a tenth
+    assert last_step(record) == 41
     assert rows(record) == rows(monitor.record, until=last_step(record))
 
 
@@ -624,6 +621,7 @@ def test_a_training_that_ends_early_has_all_until_there(tmp_path: Path, end: str
 
 
 def train_with_signals(root: Path, signals: dict[int, signal.Signals], slurm: bool) -> None:
+    write_at_every_event()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in the background
     if slurm:
         task = {"JOB_ID": "123", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
@@ -646,7 +644,7 @@ def test_a_signal_leaves_the_record(tmp_path: Path) -> None:
         (record,) = on_disk(tmp_path / sent.name / "glassy")
         assert rows(record) == rows(whole, until=last_step(record))
         if sent == signal.SIGUSR1:  # nobody handles it: as kill -9
-            assert 41 / 1.1 - 5 < last_step(record) <= 41
+            assert 40 <= last_step(record) <= 41
         else:
             assert 40 <= last_step(record) <= 41
             assert (tmp_path / sent.name / "glassy" / "aging_record.csv").exists()
@@ -656,6 +654,7 @@ def test_a_signal_leaves_the_record(tmp_path: Path) -> None:
     "place",
     ["os.fsync", "lightning_glassy.record.AgingRecord.append", "lightning_glassy.measure.snapshots.SnapshotBank.add"],
 )
+@pytest.mark.usefixtures("every_event")
 def test_ctrl_c_in_the_middle_of_our_work_leaves_a_whole_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -163,9 +163,8 @@ def page(tmp_path: Path) -> Page:
 
 
 def test_the_record_of_a_training_is_in_its_event_files(
-    tmp_path: Path, provider: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, provider: Callable[[Path], Any], every_event: None
 ) -> None:
-    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)  # a part at every event
     logger, monitor = TensorBoardLogger(tmp_path, name="a"), AgingMonitor(groups="layer", summary=False)
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=300).fit(SmallNet(), data())
     page = Page(provider(tmp_path))
@@ -176,9 +175,8 @@ def test_the_record_of_a_training_is_in_its_event_files(
     assert len(monitor.record) > 100
 
 
-def test_all_tables_of_a_record_are_in_its_event_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_tables_of_a_record_are_in_its_event_files(tmp_path: Path, every_event: None) -> None:
     """Profiles, and matrices between replicas, too: what the files hold, the event files hold."""
-    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
     logger, said = TensorBoardLogger(tmp_path, name="a"), {"summary": False}
     monitor = AgingMonitor(**said)
     callbacks = [monitor, BarrierMonitor(loader=data(), **said), DisplacementDistribution(), LogTimeEvaluator(**said)]
@@ -275,10 +273,8 @@ def test_parts_together_are_the_record_whatever_is_in_it() -> None:
 def test_event_files_grow_by_less_than_three_records_in_a_million_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At worst: every event is a part of its own, as in a training so slow that five seconds pass between two."""
-    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    """At worst: every event is a part of its own, as in a training so slow that seconds pass between two."""
     monkeypatch.setattr(sink_module, "scalars", lambda *_: [])
-    monkeypatch.setattr(TensorBoardSink, "_draw", lambda *_: None)
     writer = SummaryWriter(tmp_path / "events")
     sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
     schedule = LogTimeSchedule.logspaced(10**6)
@@ -294,24 +290,6 @@ def test_event_files_grow_by_less_than_three_records_in_a_million_steps(
     (events,) = (tmp_path / "events").iterdir()
     size = record.save(tmp_path / "record.npz").stat().st_size
     assert size < events.stat().st_size < 3 * size
-
-
-def test_parts_are_at_least_five_seconds_apart_and_what_is_left_comes_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [100.0]
-    monkeypatch.setattr(sink_module.time, "monotonic", lambda: clock[0])
-    written: list[int] = []
-    events = SimpleNamespace(add_summary=lambda part, step: written.append(step))
-    experiment = SimpleNamespace(_get_file_writer=lambda: events, flush=lambda: None, add_figure=lambda *_, **__: None)
-    sink = TensorBoardSink(SimpleNamespace(experiment=experiment), "glassy")
-    record = AgingRecord({"all": 1})
-    for step in range(1, 41):
-        record.append(0, step, np.ones((1, 7)))
-        sink.update(record, [], step)
-        clock[0] += 1
-    sink.close(record)
-    assert written == [1, 6, 11, 16, 21, 26, 31, 36, 40]
 
 
 def test_a_part_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
@@ -346,12 +324,11 @@ class Disk:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread dies
-@pytest.mark.parametrize("room", [0, 1, 2])
+@pytest.mark.parametrize("room", [0, 1])
 def test_after_a_full_disk_the_tab_has_every_row(
     room: int, tmp_path: Path, provider: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever in a block of writes the disk becomes full, and if it is full once more at the end."""
-    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
+    """Wherever in a block of writes the disk becomes full: the part, and the scalars, which wait for the next block."""
     disk, writer, record = Disk(monkeypatch), SummaryWriter(tmp_path / "one"), AgingRecord({"all": 1})
     sink = TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "one")), "glassy")
     for lag in range(1, 11):
@@ -379,7 +356,6 @@ def test_after_a_full_disk_the_tab_has_every_row(
 
 def test_an_error_that_comes_a_moment_after_the_flush_costs_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard's thread says that a write is done before it says that the write has failed."""
-    monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
     written: list[int] = []
     results = iter([None, None, OSError("full"), None])
 

@@ -239,7 +239,7 @@ def aging_by_group(
         raise ValueError(f"most={most} must be at least 1")
     relaxation_of(observable)  # raises for an observable that does not relax
     sizes = record.n_parameters
-    largest = sorted(names, key=lambda group: -sizes[group])[:most]
+    largest = set(sorted(names, key=lambda group: -sizes[group])[:most])
     chosen = ["all", *(group for group in names if group in largest)]
     curves = {group: _curves(record, observable, group, eps) for group in chosen}
     threshold, waiting_time = _common_threshold([one for one in curves.values() if isinstance(one, Curves)])

@@ -25,7 +25,7 @@ from lightning_glassy.callbacks.run import same_weights, weight_sums
 from lightning_glassy.callbacks.watch import ParameterWatch
 from lightning_glassy.loggers.dispatch import file_sink, log_directory, run_of, sink_for
 from lightning_glassy.loggers.places import Directory, directory_of, inside
-from lightning_glassy.loggers.sinks import Pairs, Sinks
+from lightning_glassy.loggers.sinks import MOST_GROUPS, Pairs, Sinks
 from lightning_glassy.measure.optimizers import UpdateCounter
 from lightning_glassy.measure.resume import StateError, repack
 from lightning_glassy.measure.select import plain_name
@@ -217,6 +217,7 @@ class Recorder:
         self._updates: UpdateCounter | None = None
         self._names: set[str] = set()  # parameters that were trainable at the start
         self._given_up = False
+        self._undrawn = False  # whether the record is complete, and its figures are not drawn
         self._expected: dict[str, Tensor] = {}  # sums of the weights with which this fit starts
 
     def __getstate__(self) -> dict[str, Any]:
@@ -432,13 +433,23 @@ class Recorder:
             if completed is not None:
                 self.record.meta["completed"] = completed
             self._run.sinks.close(self.record)
+            self._undrawn = True
+
+    def draw(self) -> None:
+        """Draw the figures for the loggers, if the record has been completed since the last call."""
+        undrawn, self._undrawn = self._undrawn, False
+        if undrawn and self.record is not None:
+            self._run.sinks.draw(self.record)
 
     def end_trajectory(self) -> None:
         """Let nothing go on from the end of this fit, because another callback has replaced the trained weights."""
         self._replaced = True
 
     def let_go(self) -> None:
-        """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory."""
+        """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory.
+
+        Then draw the figures, which no step has to wait for any more.
+        """
         if self._open:  # a callback has left the Trainer, or failed
             self.close()
         tracker = self.tracker
@@ -450,6 +461,7 @@ class Recorder:
                 self.warn("another fit cannot go on", error)
         if self._replaced:
             self._ended = None
+        self.draw()
 
     def free(self) -> None:
         """Free all that refers to the weights or to the Trainer."""
@@ -724,9 +736,14 @@ class Recorder:
             # The run of this logger does not have the curves of the checkpoint.
             if sink is not None and (logger_run is None or logger_run not in before):
                 new.append(sink)
+        if place.loggers and len(record.groups) > MOST_GROUPS + 1:
+            rank_zero_info(
+                f"{place.who}: loggers of scalars get the curves of all parameters and of the {MOST_GROUPS} largest of "
+                f"{len(record.groups) - 1:,} groups. The record, its files and the tab Glassy have all groups"
+            )
         if len(record):
             waiting_times, lags = (steps.tolist() for steps in record.pairs)
-            Sinks(place.who, new).update(record, list(zip(waiting_times, lags, strict=True)), step)
+            run.sinks.update(record, list(zip(waiting_times, lags, strict=True)), step, only=new)
 
     def directory(self) -> Directory:
         """Return the directory of the files. It is found once in a fit, so an error is logged once."""
@@ -777,6 +794,8 @@ class Recorder:
         """
         if self._open and step < self._reached:
             self.go_back(step)
+        if self._open and self.record is not None:
+            self._run.sinks.flush(self.record)
         if not self._open and self._restored is not None:
             return dict(self._restored)  # a checkpoint of a fit that has not begun, which goes on from another one
         other = module is not None and self._trained is not None and module is not self._trained()

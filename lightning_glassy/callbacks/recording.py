@@ -279,7 +279,8 @@ class Recording(Callback):
         if not trainer.training and any(is_a(callback, "WeightAveraging") for callback in trainer.callbacks):  # type: ignore[attr-defined]
             self.recorder.end_trajectory()
         self._forget()
-        self.recorder.leave(type(self).__name__, trainer.global_step)
+        if self.recorder.leave(type(self).__name__, trainer.global_step):
+            self.recorder.draw()
 
     def _is_ours(self, trainer: Trainer) -> bool:
         """Return whether this callback measures the training of a Trainer, and not one that encloses it."""

@@ -28,7 +28,7 @@ def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> lis
     d2, s2 = (record.moments[..., record.sums.index(name)].T for name in ("d2", "s2"))  # [n_group, n_pair]
     waiting_times, lags = record.pairs
     coarse = np.array([resolution[group] for group in record.groups])[:, None]
-    n = np.array([record.n_sampled[group] for group in record.groups], dtype=np.float64)[:, None]
+    n = np.array(list(record.n_sampled.values()), dtype=np.float64)[:, None]
     finite, still = np.isfinite(d2), (d2 == 0) & (lags > 0)
     hidden = finite & (lags > 0) & within_rounding(d2, s2, coarse)
 
@@ -40,7 +40,8 @@ def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> lis
             return None
         if whole in named:
             return whole, f"in {found[whole].sum():,} of {len(lags):,} pairs"
-        groups = listed([repr(record.groups[i]) for i in named])
+        names = record.groups
+        groups = listed([repr(names[i]) for i in named])
         worst = max(named, key=lambda i: int(found[i].sum()))
         return worst, f"in up to {found[worst].sum():,} of {len(lags):,} pairs of the groups {groups}"
 

@@ -4,9 +4,9 @@
 tag                                     content
 ======================================  ===============================================================================
 ``glassy/<observable>/tw_<t_w>``        the curve of one waiting time against the lag, for the group ``"all"``
-``glassy/<observable>/<group>/tw_...``  the same for another group
-``glassy_figures/<observable>``         all curves of the group ``"all"`` on a logarithmic axis of lags, drawn at steps
-                                        1000, 10,000, ... and at the end
+``glassy/<observable>/<group>/tw_...``  the same for another group: the 16 groups with the most parameters
+``glassy_figures/<observable>``         all curves of the group ``"all"`` on a logarithmic axis of lags, drawn after the
+                                        training
 ``glassy_figures/<panel>``              the same for what other callbacks have measured; the names are those of
                                         :func:`lightning_glassy.plotting.panels.panels`
 ======================================  ===============================================================================
@@ -32,6 +32,13 @@ logger                 curves                             figures               
 any other              ``log_metrics``; the step is the
                        training step t_w + t
 =====================  =================================  ===========================  ================================
+
+Loggers get new points every few seconds, so that they cost less than the measurement. They also get them at each
+checkpoint, at the end, and after an exception. A run that is killed has lost the points of the last seconds. Curves of
+many groups would be thousands of tags, so these loggers have those of the 16 largest groups. The record, its files, the
+table of a ``CSVLogger`` and the tab Glassy have all groups. Figures are drawn after the last step, when all callbacks
+have ended the training. A killed run has none: the tab shows its curves at any time, and ``lightning-glassy report``
+draws its figures from the files.
 
 To add a logger, write a class in this package and add its name to :mod:`lightning_glassy.loggers.dispatch`.
 """

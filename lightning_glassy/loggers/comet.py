@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_glassy.loggers.curves import CurveSink, shortened
+from lightning_glassy.loggers.figures import Picture
 from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lightning_glassy.record import AgingRecord
 
 _LONGEST = 100  # Comet cuts longer names, which would remove the waiting time at the end
@@ -36,10 +35,10 @@ class CometSink(CurveSink):
         # Comet would use the last step, here a lag, for later logs without a step.
         self._logger.experiment.set_step(self._step)
 
-    def log_figure(self, quantity: str, figure: Figure) -> None:
+    def log_figure(self, picture: Picture) -> None:
         """Log the figure and replace the previous figure."""
-        name = f"{self._prefix}_figures/{quantity}"
-        self._logger.experiment.log_figure(name, figure, overwrite=True, step=self._step)
+        name = f"{self._prefix}_figures/{picture.name}"
+        self._logger.experiment.log_figure(name, picture.figure, overwrite=True, step=picture.step)
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
         """Log the two files and replace the previous files."""

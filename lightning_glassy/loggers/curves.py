@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_glassy.loggers.figures import Figures
+from lightning_glassy.loggers.figures import Picture
 from lightning_glassy.loggers.files import temporary_files
-from lightning_glassy.loggers.sinks import Pairs, Scalar, scalars
+from lightning_glassy.loggers.sinks import Pairs, Scalar, Sink, scalars
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lightning_glassy.record import AgingRecord
 
 
-class CurveSink(ABC):
+class CurveSink(Sink):
     """Log one series per quantity, group and waiting time against the lag, and figures with logarithmic axes.
 
     The record itself is logged at the end.
@@ -32,41 +30,30 @@ class CurveSink(ABC):
         self._logger = logger
         self._prefix = prefix
         self._step = 0
-        self._figures = Figures(type(logger).__name__)
+        self.place = type(logger).__name__
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Log the new pairs, and the figures if they are due."""
+        """Log the new pairs."""
         self._step = step
         self.log_curves(scalars(record, pairs, self._prefix))
-        if self._figures.due(step):
-            self._draw(record)
 
     def close(self, record: AgingRecord) -> None:
-        """Log the record, then the figures of the complete record."""
+        """Log the record."""
         if len(record):
             with temporary_files(record) as files:
                 self.log_record(record, files)
-            self._draw(record)
-
-    def _draw(self, record: AgingRecord) -> None:
-        for quantity, figure in self._figures.draw(record):
-            self.log_figure(quantity, figure)
 
     @abstractmethod
     def log_curves(self, points: Sequence[Scalar]) -> None:
         """Log points of curves against their lag."""
 
     @abstractmethod
-    def log_figure(self, quantity: str, figure: Figure) -> None:
-        """Log the figure of one quantity at the training step ``self._step``."""
+    def log_figure(self, picture: Picture) -> None:
+        """Log a figure at its training step."""
 
     @abstractmethod
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
         """Log the record from ``files``, the ``.npz`` and the ``.csv``, which are deleted after this call."""
-
-    @abstractmethod
-    def where(self) -> str | None:
-        """Return one line that shows the user where to find the output, or None."""
 
 
 def shortened(tag: str, longest: int) -> str:

@@ -73,7 +73,7 @@ def run_of(logger: Logger) -> str | None:
         return None
 
 
-class MetricsSink:
+class MetricsSink(Sink):
     """Write to any other Lightning logger with ``log_metrics``.
 
     The step is the training step t_w + t, because it never decreases. Many loggers drop a value with a smaller step
@@ -83,6 +83,7 @@ class MetricsSink:
     def __init__(self, logger: Logger, prefix: str) -> None:
         self._logger = logger
         self._prefix = prefix
+        self._last = -1  # the last step that was logged before an error
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Log the new pairs, with one call per training step."""
@@ -90,7 +91,10 @@ class MetricsSink:
         for tag, waiting_time, lag, value in scalars(record, pairs, self._prefix):
             by_step.setdefault(waiting_time + lag, {})[tag] = value
         for realised, metrics in sorted(by_step.items()):
-            self._logger.log_metrics(metrics, step=realised)
+            if realised > self._last:  # after an error, the same pairs come again
+                self._logger.log_metrics(metrics, step=realised)
+                self._last = realised
+        self._last = -1
 
     def close(self, record: AgingRecord) -> None:
         """Do nothing: the Trainer finalises its loggers."""

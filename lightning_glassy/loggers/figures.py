@@ -1,11 +1,12 @@
-"""Draw figures of a growing record for loggers."""
+"""Draw the figures of a complete record for loggers."""
 
 from __future__ import annotations
 
 import io
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,14 +16,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Figures are rare (steps 1000, 10,000, ... and the end), because one figure takes as long as many training steps.
-_FIRST, _GROWTH = 1000, 10
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its name, drawn once for all loggers.
+
+    Attributes:
+        name: name of the observable or panel.
+        figure: the figure.
+        step: the training step at the end.
+    """
+
+    name: str
+    figure: Figure
+    step: int
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as the content of a PNG file."""
+        return png(self.figure).getvalue()
 
 
 class Figures:
-    """Figures of a growing record: the observables that the registry marks as ``drawn``, and the panels.
+    """Figures of a record: the observables that the registry marks as ``drawn``, and the panels.
 
-    They are drawn at steps 1000, 10,000, ... and at the end.
+    One figure takes as long as many training steps, so they are drawn when the training is over.
 
     Args:
         place: name of the logger, for the warning if matplotlib is missing or a figure cannot be drawn. Each warning is
@@ -31,15 +49,7 @@ class Figures:
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._next = _FIRST
         self._warned: set[str] = set()
-
-    def due(self, step: int) -> bool:
-        """Return whether the figures are due. The result is True once per decade of steps."""
-        if step < self._next:
-            return False
-        self._next = max(self._next, step) * _GROWTH
-        return True
 
     def draw(self, record: AgingRecord) -> Iterator[tuple[str, Figure]]:
         """Yield the name and the figure of each observable and panel."""

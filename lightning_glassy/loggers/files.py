@@ -7,27 +7,23 @@ import itertools
 import os
 import secrets
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_glassy.loggers.sinks import Pairs
+from lightning_glassy.loggers.sinks import Pairs, Sink
 from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.record.atomic import remove_left
 
 RECORD_NAME = "aging_record"
 
-# The record is written again when the step has grown by this factor, or after this time, whichever comes first.
-_GROWTH = 1.1
-_SECONDS = 30.0
 
-
-class FileSink:
+class FileSink(Sink):
     """Write ``aging_record.npz`` during the run, and ``aging_record.csv`` at its end.
 
-    The record is written at an event if the step has grown by a tenth since the last write, or if 30 seconds have
-    passed. Every write is atomic, so a killed run keeps its last record, and no file is ever empty. The only exception
-    is a file system without hard links: there, the first file is empty for a moment.
+    The record is written at the first event, and then every few seconds. A killed run loses what was measured in the
+    last five seconds, or in the last 30 if a write takes long. Every write is atomic, so a killed run keeps its last
+    record, and no file is ever empty. The only exception is a file system without hard links: there, the first file is
+    empty for a moment.
 
     An existing file is never overwritten: the new file gets a number in its name. Only a resumed training takes over
     the earlier file of the same record, as soon as it lacks nothing of it (:meth:`AgingRecord.replaces`). Until then it
@@ -38,13 +34,14 @@ class FileSink:
         directory: directory for the files, created with the first file.
     """
 
+    is_whole = True
+    longest = 30.0
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path: Path | None = None
         self._written: tuple[int, int] | None = None  # identity of the file as this sink has written it
         self._earlier: list[Path] = []  # files of the same training that have more rows as yet
-        self._next_step = 0
-        self._next_time = 0.0
         self._complete = False
 
     @property
@@ -53,11 +50,8 @@ class FileSink:
         return self._path
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Write the record if it is due."""
-        if step >= self._next_step or time.monotonic() >= self._next_time:
-            # Set the next time before the attempt, so that a full disk is not tried again at every step.
-            self._next_step, self._next_time = int(step * _GROWTH) + 1, time.monotonic() + _SECONDS
-            self._save(record)
+        """Write the record."""
+        self._save(record)
 
     def close(self, record: AgingRecord) -> None:
         """Write the record and the table."""

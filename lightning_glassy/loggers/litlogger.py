@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_glassy.loggers.curves import CurveSink
-from lightning_glassy.loggers.figures import png
+from lightning_glassy.loggers.figures import Picture
 from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lightning_glassy.record import AgingRecord
 
 
@@ -32,14 +31,14 @@ class LitLoggerSink(CurveSink):
             if math.isfinite(value):
                 self._logger.experiment[tag].append(value, step=lag)
 
-    def log_figure(self, quantity: str, figure: Figure) -> None:
-        """Append an image to the series of the quantity."""
+    def log_figure(self, picture: Picture) -> None:
+        """Append an image to the series of the figure."""
         from litlogger import Image as LitImage
         from PIL import Image
 
-        with Image.open(png(figure)) as image:
-            key = f"{self._prefix}_figures/{quantity}"
-            self._logger.experiment[key].append(LitImage(image), step=self._step)
+        with Image.open(io.BytesIO(picture.png)) as image:
+            key = f"{self._prefix}_figures/{picture.name}"
+            self._logger.experiment[key].append(LitImage(image), step=picture.step)
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
         """Upload the two files and replace the previous files."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_glassy.loggers.curves import CurveSink, shortened
+from lightning_glassy.loggers.figures import Picture
 from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lightning_glassy.record import AgingRecord
 
 # The most metrics that MLflow accepts at once, and the longest name.
@@ -40,9 +40,12 @@ class MLflowSink(CurveSink):
         for start in range(0, len(metrics), _BATCH):
             self._logger.experiment.log_batch(self._logger.run_id, metrics=metrics[start : start + _BATCH])
 
-    def log_figure(self, quantity: str, figure: Figure) -> None:
+    def log_figure(self, picture: Picture) -> None:
         """Log a PNG and replace the previous PNG."""
-        self._logger.experiment.log_figure(self._logger.run_id, figure, f"{self._prefix}/{quantity}.png")
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / f"{picture.name}.png"
+            file.write_bytes(picture.png)
+            self._logger.experiment.log_artifact(self._logger.run_id, str(file), self._prefix)
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
         """Log the two files and replace the previous files."""

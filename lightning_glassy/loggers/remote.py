@@ -15,13 +15,13 @@ from typing import Any
 from fsspec.core import url_to_fs
 
 from lightning_glassy.loggers.files import RECORD_NAME, FileSink
-from lightning_glassy.loggers.sinks import Pairs
+from lightning_glassy.loggers.sinks import Pairs, Sink
 from lightning_glassy.record import AgingRecord
 
 _SECONDS = 30.0  # before the next try after a failure, which may have waited for the network
 
 
-class RemoteSink:
+class RemoteSink(Sink):
     """Write the files of a :class:`FileSink` to a remote directory, by way of a temporary local directory.
 
     A file is copied under a temporary name and then moved, so that a file of the record is always complete. An existing
@@ -31,6 +31,9 @@ class RemoteSink:
     Args:
         address: address of the directory, such as ``s3://bucket/runs/glassy``.
     """
+
+    is_whole = True
+    longest = 300.0
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -46,7 +49,7 @@ class RemoteSink:
         self._next_time = 0.0
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Write the record if it is due."""
+        """Write the record."""
         with self._remotely(record):
             self._files.update(record, pairs, step)
 

@@ -1,52 +1,109 @@
 """Sinks write a growing record to files and loggers.
 
-``update`` passes the new pairs to a sink, and ``close`` marks the end. A failure in a sink causes a warning. The
-training and the other sinks continue, and the record is kept.
+``update`` passes the new pairs to a sink, ``close`` marks the end, and ``log_figure`` follows after the training. A
+failure in a sink causes a warning. The training and the other sinks continue, and the record is kept.
+
+:class:`Sinks` decides when a sink writes. A sink gets the pairs of many events at once, so that it takes a small share
+of the time of a training. No figure is drawn before the end of the training.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
+from lightning_glassy.loggers.figures import Figures, Picture
 from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 Pairs = Sequence[tuple[int, int]]
 
 Scalar = tuple[str, int, int, float]
 """A point of a curve: (tag, waiting time, lag, value)."""
 
+MOST_GROUPS = 16
+"""Number of groups, besides ``"all"``, whose curves a logger of scalars gets: those with the most parameters.
 
-class Sink(Protocol):
-    """An object that writes a record to a file or a logger."""
+The record, its files, the table of a ``CSVLogger`` and the tab Glassy have all groups.
+"""
 
+# The pause in seconds between two writes of a sink: the time since the first event, between these bounds. It is longer
+# after a write that took more than this share of it.
+_SHORTEST, _LONGEST = 1.0, 5.0
+_SHARE = 0.01
+
+
+class Sink(ABC):
+    """An object that writes a record to a file or a logger.
+
+    Attributes:
+        place: name of the logger if it takes figures, for messages.
+        is_whole: whether each write is of the whole record, so that no pair needs to wait for the next write.
+        longest: the longest pause between two writes in seconds, however long they take.
+    """
+
+    place: str | None = None
+    is_whole = False
+    longest = math.inf
+
+    @abstractmethod
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Write the pairs (waiting time, lag) that are new in the record at ``step``."""
+        """Write the pairs (waiting time, lag) that are new in the record at ``step``.
 
+        After an error, the same pairs come again, together with those that are new since then.
+        """
+
+    @abstractmethod
     def close(self, record: AgingRecord) -> None:
-        """Write the rest of the record. More calls of ``update`` may follow if the training continues."""
+        """Complete the output. No pair waits any more. More calls may follow if the training continues."""
 
+    def log_figure(self, picture: Picture) -> None:  # noqa: B027 (not every sink takes figures)
+        """Log a figure of the complete record, after :meth:`close`."""
+
+    def go_back(self, record: AgingRecord) -> None:  # noqa: B027 (not every sink can correct its output)
+        """Take notice that the record has lost its last rows. Output that can be changed is corrected at the next call.
+
+        Points in a logger cannot be removed.
+        """
+
+    @abstractmethod
     def where(self) -> str | None:
         """Return one line that shows the user where to find the output, or None."""
 
 
+@dataclass
+class _Paced:
+    """A sink, the pairs that wait for it, and the time of its next write."""
+
+    sink: Sink
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    next_time: float = -math.inf
+    has_failed: bool = False
+
+
 class Sinks:
-    """Hold several sinks. A failure in one sink does not stop the other sinks or the training.
+    """Hold several sinks, and write to each of them now and then.
+
+    The first event is written at once. Then a sink pauses for as long as the training has taken, but at least for a
+    second and at most for five seconds. After a long write it pauses longer, so that each sink takes about a hundredth
+    of the time of the training. A failure in one sink does not stop the other sinks or the training. The pairs then
+    wait for the next write.
 
     Args:
         who: name of the callback whose record is written, for warnings.
-        sinks: the sinks.
     """
 
-    def __init__(self, who: str = "AgingMonitor", sinks: Iterable[Sink] = ()) -> None:
+    def __init__(self, who: str = "AgingMonitor") -> None:
         self._who = who
-        self._sinks = list(sinks)
-        self._failed: set[int] = set()
+        self._all: list[_Paced] = []
+        self._started: float | None = None
+        self._step = 0
 
     def add(self, name: str, make: Callable[[], Sink | None]) -> Sink | None:
         """Create a sink with ``make``, add it unless it is None, and return it. A warning uses ``name``."""
@@ -55,40 +112,94 @@ class Sinks:
         except Exception as error:
             self._log(f"the sink for {name}", error)
             return None
-        self._sinks += [] if sink is None else [sink]
+        self._all += [] if sink is None else [_Paced(sink)]
         return sink
 
-    def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Call :meth:`Sink.update` of each sink."""
-        self._each(lambda sink: sink.update(record, pairs, step))
+    def update(self, record: AgingRecord, pairs: Pairs, step: int, only: Collection[Sink] | None = None) -> None:
+        """Take the pairs that are new in the record at ``step``, and write to the sinks that are due.
+
+        Args:
+            record: the record.
+            pairs: the new pairs (waiting time, lag).
+            step: number of completed updates.
+            only: the sinks that get the pairs, default all.
+        """
+        now, self._step = time.monotonic(), step
+        self._started = now if self._started is None else self._started
+        for paced in self._all:
+            if only is None or paced.sink in only:
+                if not paced.sink.is_whole:
+                    paced.pairs += pairs
+                if now >= paced.next_time:
+                    self._write(paced, record)
+
+    def flush(self, record: AgingRecord) -> None:
+        """Write all pairs that wait. A training that goes on from a checkpoint does not log the earlier pairs again."""
+        for paced in self._all:
+            if paced.pairs:
+                self._write(paced, record)
 
     def close(self, record: AgingRecord) -> None:
-        """Call :meth:`Sink.close` of each sink."""
-        self._each(lambda sink: sink.close(record))
+        """Write all pairs that wait, and complete the output of each sink."""
+        for paced in self._all:
+            with self._caught(paced):
+                if paced.pairs:
+                    self._give(paced, record)
+            with self._caught(paced):
+                paced.sink.close(record)
+
+    def draw(self, record: AgingRecord) -> None:
+        """Draw each figure once, and give it to the sinks that take figures. Call this after the training."""
+        takers = [paced for paced in self._all if paced.sink.place is not None]
+        if not takers:
+            return
+        for name, figure in Figures(" and ".join(str(paced.sink.place) for paced in takers)).draw(record):
+            picture = Picture(name, figure, self._step)
+            for paced in takers:
+                with self._caught(paced):
+                    paced.sink.log_figure(picture)
 
     def go_back(self, record: AgingRecord) -> None:
-        """Tell the sinks that the record has lost its last rows. A sink with a method ``go_back`` writes it again.
-
-        Points in other loggers cannot be removed.
-        """
-        self._each(lambda sink: getattr(sink, "go_back", lambda _: None)(record))
+        """Tell the sinks that the record has lost its last rows, and forget those that have not been written yet."""
+        for paced in self._all:
+            paced.pairs = [pair for pair in paced.pairs if pair in record]
+            paced.next_time = -math.inf
+            with self._caught(paced):
+                paced.sink.go_back(record)
 
     def where(self) -> list[str]:
         """Return the lines of :meth:`Sink.where` of the sinks that return a line."""
-        return [line for line in self._each(lambda sink: sink.where()) if line]
+        lines: list[str | None] = []
+        for paced in self._all:
+            with self._caught(paced):
+                lines.append(paced.sink.where())
+        return [line for line in lines if line]
 
-    def _each(self, call: Callable[[Sink], T]) -> list[T]:
-        """Return the results of a call for the sinks that do not fail."""
-        results: list[T] = []
-        for sink in self._sinks:
-            try:
-                results.append(call(sink))
-            except Exception as error:
-                # A logger that is down stays down, so one warning per sink is enough. Later calls still try it.
-                if id(sink) not in self._failed:
-                    self._failed.add(id(sink))
-                    self._log(type(sink).__name__, error)
-        return results
+    def _write(self, paced: _Paced, record: AgingRecord) -> None:
+        """Let a sink write, and find the time of its next write."""
+        began = time.monotonic()
+        with self._caught(paced):
+            self._give(paced, record)
+        now = time.monotonic()
+        age = now - (now if self._started is None else self._started)
+        pause = max(_SHORTEST, min(age, _LONGEST), (now - began) / _SHARE)
+        paced.next_time = now + min(pause, paced.sink.longest)
+
+    def _give(self, paced: _Paced, record: AgingRecord) -> None:
+        """Give a sink the pairs that wait, and forget them if it raises nothing."""
+        pairs = list(paced.pairs)
+        paced.sink.update(record, pairs, self._step)
+        del paced.pairs[: len(pairs)]
+
+    @contextlib.contextmanager
+    def _caught(self, paced: _Paced) -> Iterator[None]:
+        """Log the first error of a sink. A logger that is down stays down, and later calls still try it."""
+        try:
+            yield
+        except Exception as error:
+            if not paced.has_failed:
+                paced.has_failed = True
+                self._log(type(paced.sink).__name__, error)
 
     def _log(self, what: str, error: Exception) -> None:
         log.warning(
@@ -101,25 +212,37 @@ class Sinks:
         )
 
 
+def curve_groups(record: AgingRecord) -> list[str]:
+    """Return the groups whose curves loggers of scalars get: ``"all"``, and the :data:`MOST_GROUPS` largest others.
+
+    The order is that of the record. Groups without a coordinate in the sample are left out.
+    """
+    sampled, sizes = record.n_sampled, record.n_parameters
+    there = [group for group in record.groups if sampled[group]]
+    others = [group for group in there if group != "all"]
+    largest = {"all", *sorted(others, key=lambda group: -sizes[group])[:MOST_GROUPS]}
+    return [group for group in there if group in largest]
+
+
 def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
     """Return the points of the curves at ``pairs`` for a logger of scalars.
 
     The tags are listed in :mod:`lightning_glassy.loggers`. The registry marks the observables with curves as
-    ``logged``. With replicas, a value is the mean over the replicas.
+    ``logged``, and :func:`curve_groups` has the groups. With replicas, a value is the mean over the replicas.
     """
+    if not pairs:
+        return []
     names = [name for name, (entry, _) in record.columns().items() if entry.logged]
-    table = record.mean_table(pairs, names)
-    moved = table.get("msd", [0.0] * len(table["lag"]))
+    table = record.mean_table(pairs, names, groups=curve_groups(record))
+    waiting_times, lags, groups = table["waiting_time"], table["lag"], table["group"]
+    moved = table.get("msd", [0.0] * len(lags))
     result: list[Scalar] = []
-    for i, (waiting_time, lag, group) in enumerate(
-        zip(table["waiting_time"], table["lag"], table["group"], strict=True)
-    ):
-        if record.n_sampled[group] == 0:
-            continue  # the sample has no coordinate of this group
-        for name in names:
-            value = table[name][i]
-            # Leave out an undefined value, such as alpha_2 if nothing moved. Keep the NaN of diverged weights.
-            if value == value or moved[i] != moved[i]:
-                of_group = "" if group == "all" else f"{group}/"
-                result.append((f"{prefix}/{name}/{of_group}tw_{waiting_time}", waiting_time, lag, value))
+    for name in names:
+        start = {group: f"{prefix}/{name}/{'' if group == 'all' else f'{group}/'}tw_" for group in set(groups)}
+        # Leave out an undefined value, such as alpha_2 if nothing moved. Keep the NaN of diverged weights.
+        result += [
+            (f"{start[group]}{waiting_time}", waiting_time, lag, value)
+            for waiting_time, lag, group, value, d2 in zip(waiting_times, lags, groups, table[name], moved, strict=True)
+            if value == value or d2 != d2
+        ]
     return result

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lightning_glassy.loggers.figures import Figures
-from lightning_glassy.loggers.sinks import Pairs, scalars
-from lightning_glassy.tensorboard.events import Place, summary, tag_of
+from lightning_glassy.loggers.figures import Picture
+from lightning_glassy.loggers.sinks import Pairs, Sink, scalars
+from lightning_glassy.tensorboard.checksums import quicken
+from lightning_glassy.tensorboard.events import Place, curves, image, summary, tag_of
 from lightning_glassy.tensorboard.parts import Written, next_part
 
 if TYPE_CHECKING:
@@ -26,16 +27,14 @@ _MOST_COMPARED = 32
 
 _PAUSE = 60.0  # seconds before the first attempt after a failed write
 
-_SECONDS = 5.0  # between two parts of the record, because TensorBoard looks for new events every five seconds
 
-
-class TensorBoardSink:
+class TensorBoardSink(Sink):
     """Write to a ``TensorBoardLogger``.
 
     The tags are listed in :mod:`lightning_glassy.loggers`. The step of a curve is the lag. Each waiting time has its
-    own tag, because TensorBoard drops earlier points of a tag if the step decreases. The record itself is written under
-    ``glassy_record/...`` in parts, at most every five seconds. The tab "Glassy" shows the record. The step of a part,
-    and of a figure, is the training step.
+    own tag, because TensorBoard drops earlier points of a tag if the step decreases. The points of one lag share an
+    event. The record itself is written under ``glassy_record/...`` in parts, and the tab "Glassy" shows it. The step of
+    a part, and of a figure, is the training step.
 
     The sink uses the writer of the logger. A full disk ends the writer's thread, and each later log call then raises an
     error. If the error is raised here, the logger gets a new writer. The sink tries again after a minute, then after
@@ -43,40 +42,52 @@ class TensorBoardSink:
     may be lost is written again with the same content and the same tag, so that TensorBoard may read either copy.
     """
 
+    place = "TensorBoard"
+
     def __init__(self, logger: Any, prefix: str) -> None:
         self._logger = logger
         self._prefix = prefix
         self._step = 0
-        self._figures = Figures("TensorBoard")
+        self._waiting: list[tuple[int, int]] = []  # pairs that came between two attempts
         self._start_parts()
-        self._has_tab = True
+        self._has_protocol = True  # whether the package tensorboard is there. If not, the logger uses tensorboardX.
         self._left_out = False
         self._failed = False
         self._pause, self._retry_time = _PAUSE, 0.0
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Write the scalars of the new pairs, and the figures and the next part of the record if they are due."""
+        """Write the next part of the record, and the scalars of the new pairs."""
         self._step = step
         if self._failed and time.monotonic() < self._retry_time:
-            return  # an attempt on a full disk leaves an empty event file
-        with self._writing():
-            # Write the part first. If its write fails, the later writes in this block raise the error.
-            if time.monotonic() >= self._next_time:
-                self._write_part(record)
-            for tag, _, lag, value in scalars(record, pairs, self._prefix):
-                self._logger.experiment.add_scalar(tag, value, global_step=lag)
-            if self._figures.due(step):
-                self._draw(record)
+            self._waiting += pairs  # an attempt on a full disk leaves an empty event file
+            return
+        self._write(record, pairs)
 
     def close(self, record: AgingRecord) -> None:
-        """Write the last part of the record, and draw the figures of the complete record."""
-        with self._writing():
-            self._write_part(record)
-            self._draw(record)
+        """Write the last part of the record, and the scalars that wait for an attempt."""
+        self._write(record, ())
 
     def go_back(self, record: AgingRecord) -> None:
         """Let the next part start the record anew, because parts only grow."""
+        self._waiting = [pair for pair in self._waiting if pair in record]
         self._start_parts()
+
+    def log_figure(self, picture: Picture) -> None:
+        """Log the figure as an image."""
+        if self._failed:
+            return
+        with self._writing():
+            tag, writer = f"{self._prefix}_figures/{picture.name}", self._logger.experiment
+            if self._has_protocol:
+                writer._get_file_writer().add_summary(image(tag, picture.png), picture.step)
+            else:
+                writer.add_figure(tag, picture.figure, global_step=picture.step)
+
+    def where(self) -> str | None:
+        """Return a line with the command that opens TensorBoard on this run, or None if a write failed."""
+        if self._failed:
+            return None
+        return f"curves     tensorboard --logdir {self._logger.log_dir}   (in the tab Glassy)"
 
     def _start_parts(self) -> None:
         # The token is the time, which is unique. A clock may be set back, so the tab does not order records by it.
@@ -85,13 +96,13 @@ class TensorBoardSink:
         # Parts that may not be in a file, by number: those after the last flush, and those before it.
         self._unflushed: dict[int, bytes] = {}
         self._flushed: dict[int, bytes] = {}
-        self._next_time = 0.0
 
-    def where(self) -> str | None:
-        """Return a line with the command that opens TensorBoard on this run, or None if a write failed."""
-        if self._failed:
-            return None
-        return f"curves     tensorboard --logdir {self._logger.log_dir}   (in the tab Glassy)"
+    def _write(self, record: AgingRecord, pairs: Pairs) -> None:
+        with self._writing():
+            # Write the part first. If its write fails, the later writes in this block raise the error.
+            self._write_part(record)
+            self._write_scalars(record, [*self._waiting, *pairs])
+        self._waiting = []
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -112,9 +123,8 @@ class TensorBoardSink:
 
     def _write_part(self, record: AgingRecord) -> None:
         """Write the new rows of the record as a part for the tab "Glassy", after the parts that may be lost."""
-        if not self._has_tab:
+        if not self._has_protocol:
             return
-        self._next_time = time.monotonic() + _SECONDS
         too_many = (record.n_replica or 1) > _MOST_COMPARED and bool(record.between_names)
         if too_many and not self._left_out:
             self._left_out = True
@@ -131,13 +141,22 @@ class TensorBoardSink:
         for number, content in self._unflushed.items():
             try:
                 part = summary(tag_of(Place(self._prefix, self._token, number)), content)
+                quicken()
             except ImportError as error:  # the logger then writes with tensorboardX
-                self._has_tab = False
+                self._has_protocol = False
                 log.warning("lightning_glassy: no tab in TensorBoard: %s", error)
                 return
             # The public methods write no metadata. This one also opens a new file if the logger has been closed.
             self._logger.experiment._get_file_writer().add_summary(part, self._step)
 
-    def _draw(self, record: AgingRecord) -> None:
-        for name, figure in self._figures.draw(record):
-            self._logger.experiment.add_figure(f"{self._prefix}_figures/{name}", figure, global_step=self._step)
+    def _write_scalars(self, record: AgingRecord, pairs: Pairs) -> None:
+        by_lag: dict[int, list[tuple[str, float]]] = {}
+        for tag, _, lag, value in scalars(record, pairs, self._prefix):
+            by_lag.setdefault(lag, []).append((tag, value))
+        for lag, points in sorted(by_lag.items()):
+            writer = self._logger.experiment
+            if self._has_protocol:
+                writer._get_file_writer().add_summary(curves(points), lag)
+                continue
+            for tag, value in points:
+                writer.add_scalar(tag, value, global_step=lag)

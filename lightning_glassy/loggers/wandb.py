@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_glassy.loggers.curves import CurveSink
-from lightning_glassy.loggers.figures import png
+from lightning_glassy.loggers.figures import Picture
 from lightning_glassy.loggers.files import RECORD_NAME
 from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lightning_glassy.record import AgingRecord
 
 _STEP = "trainer/global_step"  # the x axis of all other metrics that Lightning logs to wandb
@@ -41,16 +40,17 @@ class WandbSink(CurveSink):
         for row in rows.values():
             self._logger.experiment.log(row)
 
-    def log_figure(self, quantity: str, figure: Figure) -> None:
+    def log_figure(self, picture: Picture) -> None:
         """Log the figure as an image.
 
-        For a figure object, wandb would look for pyplot, which is not imported during training.
+        For a figure object, wandb would look for pyplot.
         """
         import wandb
         from PIL import Image
 
-        with Image.open(png(figure)) as image:
-            self._logger.experiment.log({f"{self._prefix}_figures/{quantity}": wandb.Image(image), _STEP: self._step})
+        with Image.open(io.BytesIO(picture.png)) as image:
+            key = f"{self._prefix}_figures/{picture.name}"
+            self._logger.experiment.log({key: wandb.Image(image), _STEP: picture.step})
 
     def log_record(self, record: AgingRecord, files: Sequence[Path]) -> None:
         """Log the table and the artifact."""

@@ -67,8 +67,12 @@ def check_name(what: str, name: str) -> None:
         raise ValueError(
             f"{what} has a name of {len(name):,} characters, {name[:40]!r}...: give it one of at most {_LONGEST_NAME:,}"
         )
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise ValueError(f"{what} {name!r} has a lone surrogate in its name, which files cannot hold: rename it")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what} {name!r} has a lone surrogate in its name, which files cannot hold: rename it"
+        ) from None
 
 
 def check_meta(meta: dict[str, Any]) -> None:

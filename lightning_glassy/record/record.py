@@ -674,21 +674,29 @@ class AgingRecord(RecordContent):
         return {name: column.ravel().tolist() for name, column in self._long_form(pairs, columns, sem=sem).items()}
 
     def mean_table(
-        self, pairs: Iterable[tuple[int, int]] | None = None, columns: Iterable[str] | None = None
+        self,
+        pairs: Iterable[tuple[int, int]] | None = None,
+        columns: Iterable[str] | None = None,
+        groups: Iterable[str] | None = None,
     ) -> dict[str, list[Any]]:
         """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica.
 
         Without ``columns``, the standard error of each mean follows as ``<name>_sem``, as in :meth:`sem`. These columns
-        are left out for a single run, and if replicas are :attr:`copies`.
+        are left out for a single run, and if replicas are :attr:`copies`. The lines are those of ``groups``, default
+        all.
+
+        Raises:
+            KeyError: as in :meth:`table`, or there is no such group.
         """
         sem = columns is None and self.has_errors
-        found = self._long_form(pairs, columns, mean=True, sem=sem)
+        found = self._long_form(pairs, columns, groups, mean=True, sem=sem)
         return {name: column.ravel().tolist() for name, column in found.items()}
 
     def _long_form(
         self,
         pairs: Iterable[tuple[int, int]] | None,
         columns: Iterable[str] | None,
+        groups: Iterable[str] | None = None,
         *,
         mean: bool = False,
         sem: bool = False,
@@ -699,15 +707,18 @@ class AgingRecord(RecordContent):
         if columns is not None:
             wanted = {name: wanted[name] for name in columns}
         rows = part.values if self.n_replica is not None else part.values[:, None]
+        names = list(self._n_parameters if groups is None else groups)
+        if groups is not None:
+            rows = rows[:, :, [self._group_index(group) for group in names]]
         moments = rows.T  # [n_moment, n_group, n_replica, n_row], for lines in this order
         sizes = {
-            "n": np.array(list(self._n_sampled.values()), dtype=np.float64)[:, None, None],
-            "population": np.array(list(self._n_parameters.values()))[:, None, None],
+            "n": np.array([self._n_sampled[group] for group in names], dtype=np.float64)[:, None, None],
+            "population": np.array([self._n_parameters[group] for group in names])[:, None, None],
         }
         (n_group, n_replica), (waiting_times, lags) = moments.shape[1:3], part.keys.T
         axes: dict[str, Any] = {} if self.n_replica is None or mean else {"replica": np.arange(n_replica)[:, None]}
         axes |= {"waiting_time": waiting_times, "lag": lags, "step": waiting_times + lags}
-        axes |= {"group": np.array(self.groups, dtype=object)[:, None, None], "n_parameters": sizes["population"]}
+        axes |= {"group": np.array(names, dtype=object)[:, None, None], "n_parameters": sizes["population"]}
         values: dict[str, Array] = {}
         errors: dict[str, Array] = {}
         for name, (entry, eps) in wanted.items():

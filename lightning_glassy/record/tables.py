@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,14 @@ MOMENTS_TABLE = TableName("moments", "moments")
 """Name of the table of moments, the only table of its kind."""
 
 
+class Mark(NamedTuple):
+    """The content of a table at one time: its first rows, and how many rows had been replaced until then."""
+
+    table: Table
+    n_row: int
+    n_replaced: int
+
+
 class Table:
     """Rows of float64 arrays of one shape, sorted by their integer keys.
 
@@ -63,7 +72,8 @@ class Table:
     def __init__(self, key_names: tuple[str, ...], shape: tuple[int, ...], grid: Array | None = None) -> None:
         self.key_names, self.shape, self.grid = key_names, shape, grid
         # By packed key: Python salts the hash of bytes, so that no file can make all keys collide.
-        self._rows: dict[bytes, Array] = {}
+        self._rows: dict[bytes, Array] = {}  # in the order in which the keys came, and no row is ever removed
+        self._replaced: list[bytes] = []  # key of each row that was set again
         self._format = f"<{len(key_names)}q"
         self._sorted: tuple[NDArray[np.int64], Array] | None = None
 
@@ -94,8 +104,11 @@ class Table:
 
     def put(self, key: Key, row: Array) -> None:
         """Set the row of a key, and replace an earlier row. The row is kept and not copied."""
-        self._sorted = None  # first, as in `add`
-        self._rows[struct.pack(self._format, *key)] = row
+        if not self.add(key, row):
+            packed = struct.pack(self._format, *key)
+            self._sorted = None  # first, as in `add`
+            self._replaced.append(packed)
+            self._rows[packed] = row
 
     def extend(self, keys: NDArray[np.int64], rows: Array, *, replace: bool = False) -> None:
         """Set many rows.
@@ -117,6 +130,7 @@ class Table:
         if len(new) < len(keys) or not (replace or self._rows.keys().isdisjoint(new)):
             raise ValueError(f"a key ({', '.join(self.key_names)}) is there twice")
         self._sorted = None
+        self._replaced += [key for key in new if key in self._rows]
         self._rows |= new
 
     @property
@@ -174,18 +188,34 @@ class Table:
         """The last step of a measurement, or -1 without rows. The integers of a key add up to this step."""
         return int(self._unpacked(self._rows).sum(axis=1).max(initial=-1))
 
-    def since(self, earlier: Mapping[bytes, Array]) -> Table:
-        """Return the rows that are new, or that differ from the :attr:`rows` of an earlier time."""
-        return self._part(
-            key
-            for key, row in self._rows.items()
-            if (old := earlier.get(key)) is not row and (old is None or not np.array_equal(old, row, equal_nan=True))
-        )
+    def mark(self) -> Mark:
+        """Return a mark of the present content, for :meth:`since`."""
+        return Mark(self, len(self._rows), len(self._replaced))
 
-    @property
-    def rows(self) -> dict[bytes, Array]:
-        """A copy of the rows, by key as bytes. Do not write to the rows."""
-        return dict(self._rows)
+    def since(self, mark: Mark | None) -> Table:
+        """Return the rows that were set after a mark of this table. The cost is that of these rows.
+
+        Without a mark, these are all rows. For a mark of another table, they are the rows that differ from its rows.
+        """
+        if mark is None:
+            return self
+        if mark.table is not self:
+            earlier = mark.table._at(mark)
+            return self._part(
+                key
+                for key, row in self._rows.items()
+                if (old := earlier.get(key)) is None or not np.array_equal(old, row, equal_nan=True)
+            )
+        # One call that no signal handler can interrupt, because a handler may add a row.
+        new = list(islice(reversed(self._rows), len(self._rows) - mark.n_row))
+        return self._part(dict.fromkeys([*reversed(new), *self._replaced[mark.n_replaced :]]))
+
+    def _at(self, mark: Mark) -> dict[bytes, Array]:
+        """Return the rows at a mark that are still there."""
+        rows = dict(islice(self._rows.items(), mark.n_row))
+        for key in self._replaced[mark.n_replaced :]:
+            rows.pop(key, None)
+        return rows
 
     def same_keys(self, other: Table) -> bool:
         """Return whether two tables have rows of the same keys."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lightning_glassy.observables import OBSERVABLES, Array, density, find, log_spaced, unicode_of
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.record import AgingRecord
+from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import plain
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def observables() -> list[dict[str, Any]]:
 
 def describe(record: AgingRecord) -> dict[str, Any]:
     """Return the groups, observables, thresholds, series and doubts of a record, and its last step."""
-    there = {name for group in record.groups for name in record.available(group)}
+    # Groups differ only in whether their gradient noise was measured. Ask one group of each kind.
+    series = set(record.one_time_names)
+    kinds = {series_name("gradient_noise", group) in series: group for group in record.groups}
+    there = {name for group in kinds.values() for name in record.available(group)}
     module = record.meta.get("module")
     waiting_times, lags = record.pairs
     steps = waiting_times + lags

@@ -8,6 +8,7 @@ if steps go back after a resumption. No tensor of a crafted file is ever unpacke
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -47,6 +48,30 @@ def by_record(contents: Iterable[tuple[str, bytes]]) -> dict[tuple[str, str], di
         place = place_of(tag) or Place(tag, "", 0)
         found.setdefault((place.monitor, place.token), {})[place.number] = content
     return found
+
+
+def curves(points: Iterable[tuple[str, float]]) -> Any:
+    """Return the summary that carries one scalar for each tag.
+
+    Raises:
+        ImportError: the package tensorboard is missing.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in points])
+
+
+def image(tag: str, png: bytes) -> Any:
+    """Return the summary that carries the content of a PNG file.
+
+    Raises:
+        ImportError: the package tensorboard is missing.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    width, height = struct.unpack(">II", png[16:24])  # in the first chunk of the file (PNG specification, 11.2.2)
+    content = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=content)])
 
 
 def summary(tag: str, content: bytes) -> Any:

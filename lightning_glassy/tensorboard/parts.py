@@ -11,8 +11,9 @@ that follow. The first part has the header of the record, and so has each part a
     each profile: keys, int64 [1, 2], grid, float64 [122], and values, float64 [1, 123]
 
 A profile has three numbers in the line: rows, points of the grid (0 if an earlier part has the grid), and values in a
-row. No part repeats the rows of another part, so that a run of any length writes little more than its record. Parts of
-format 1 had neither ``between`` nor ``profiles``.
+row. No part repeats the rows of another part, so that a run of any length writes little more than its record. For the
+same reason, a change of the metadata repeats a long header (of a record with very many groups) no more: the line then
+has ``"meta": {...}`` instead of the header. Parts of format 1 had neither ``between`` nor ``profiles``.
 
 The checksum is the CRC-32 of everything after it. TensorBoard's fast data server does not compare the checksums of the
 event file. The number of the part is the number in its tag. Earlier versions wrote neither.
@@ -36,22 +37,26 @@ from lightning_glassy.observables import Array
 from lightning_glassy.record import AgingRecord, RecordError
 from lightning_glassy.record.checks import check_plane
 from lightning_glassy.record.file import Part, opened, parse
-from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, TableName
+from lightning_glassy.record.tables import KINDS, MOMENTS_TABLE, NAMED_KINDS, Mark, TableName
+
+_LONG = 16_384  # characters of a header that is not repeated
+
+_ORDER = list(KINDS)
 
 _CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{8})", ')
 
 
 @dataclass(frozen=True)
 class Written:
-    """The content of the parts so far: their number, the header as text, and the rows of each table by key."""
+    """The content of the parts so far: their number, the header with its metadata as text, and a mark of each table."""
 
     n_part: int = 0
-    header: str = ""
-    rows: dict[TableName, dict[bytes, Array]] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    marks: dict[TableName, Mark] = field(default_factory=dict)
 
 
 def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] = ()) -> tuple[bytes | None, Written]:
-    """Make a part of the rows of a record that are not yet written.
+    """Make a part of the rows of a record that are not yet written. The cost is that of these rows.
 
     Args:
         record: the record in its present state.
@@ -64,12 +69,12 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
     """
     line: dict[str, Any] = {"part": written.n_part, "rows": 0, **{kind: {} for kind in NAMED_KINDS}}
     blocks: list[NDArray[Any]] = []
-    after: dict[TableName, dict[bytes, Array]] = {}
+    marks: dict[TableName, Mark] = {}
     # Sort the tables by kind, because the reader expects the numbers in this order.
-    for name, table in sorted(record.tables.items(), key=lambda item: list(KINDS).index(item[0].kind)):
+    for name, table in sorted(record.tables.items(), key=lambda item: _ORDER.index(item[0].kind)):
         if name.kind in left_out:
             continue
-        before, after[name] = written.rows.get(name, {}), table.rows
+        before, marks[name] = written.marks.get(name), table.mark()
         part = table.since(before)
         if not len(part):
             continue
@@ -82,14 +87,17 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
             grid = np.zeros(0) if before else table.grid
             blocks.insert(-1, grid.astype("<f8"))
             line[name.kind][name.name] = [len(part), len(grid), *table.shape]
-    header = json.dumps(record.header())
+    # The sizes of the groups are the same objects as before, unless this is another record. Compare no names.
+    header = {**record.header(), "meta": json.dumps(record.meta)}
     if header != written.header:
-        line["header"] = json.loads(header)
+        sizes, earlier = {**header, "meta": ""}, {**written.header, "meta": ""}
+        is_long = sizes == earlier and len(json.dumps(sizes)) > _LONG
+        line |= {"meta": record.meta} if is_long else {"header": record.header()}
     elif not blocks:
         return None, written
     content = b"\n".join([json.dumps(line).encode()[1:], b"".join(block.tobytes() for block in blocks)])
     checksum = b'{"checksum": "%08x", ' % zlib.crc32(content)
-    return checksum + content, Written(written.n_part + 1, header, after)
+    return checksum + content, Written(written.n_part + 1, header, marks)
 
 
 def join(parts: Mapping[int, bytes]) -> tuple[AgingRecord, str | None]:
@@ -154,7 +162,12 @@ def _split(part: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _assembled(parts: list[tuple[dict[str, Any], bytes]]) -> AgingRecord:
-    headers = [opened(head["header"]) for head, _ in parts if "header" in head]
+    headers: list[dict[str, Any]] = []
+    for head, _ in parts:
+        if "header" in head:
+            headers.append(opened(head["header"]))
+        elif "meta" in head and headers:
+            headers[-1] = {**headers[-1], "meta": head["meta"]}
     if not headers:
         raise RecordError("its first part is missing or damaged")
     header = headers[-1]
