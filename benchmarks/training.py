@@ -28,6 +28,7 @@ from lightning_glassy import AgingMonitor, LogTimeSchedule
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 HOOKS = ("on_train_start", "on_train_batch_end", "on_train_end")
+AFTER = "teardown"  # after all steps: loggers get their figures
 
 # Seconds. A training that takes longer is ended. Pairs of trainings are repeated while they fit into the second number.
 LONGEST, ENOUGH = 60.0, 90.0
@@ -114,7 +115,7 @@ def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.
             start = time.perf_counter()
             inner(*args)
             took = time.perf_counter() - start
-            run.hooks += took
+            run.hooks += took if name in HOOKS else 0.0
             run.by_hook[name] = run.by_hook.get(name, 0.0) + took
             if pair:
                 pair[1].record()
@@ -122,7 +123,7 @@ def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.
 
         return hook
 
-    for name in HOOKS:
+    for name in (*HOOKS, *((AFTER,) if hasattr(callback, AFTER) else ())):
         setattr(callback, name, timed(name, getattr(callback, name)))
     return events
 
@@ -244,9 +245,10 @@ def main(arguments: Sequence[str] = ()) -> None:
                     _range([f"{r:.3f}" for r in _spread(ratios)]) if ratios else f"ended after {done:,} steps",
                     len(pairs),
                     f"{memory:.0f}" if CUDA else "",
+                    f"{statistics.median(a.by_hook.get(AFTER, 0.0) for a, _ in pairs):.2f}",
                 ]
             )
-            by_hook = {hook: statistics.median(a.by_hook.get(hook, 0.0) for a, _ in pairs) for hook in HOOKS}
+            by_hook = {hook: statistics.median(a.by_hook.get(hook, 0.0) for a, _ in pairs) for hook in (*HOOKS, AFTER)}
             data.append(
                 {"case": case.name, "callback": name, "steps": case.steps, "parameters": size, "events": events}
                 | {"hook_share": shares, "wall_ratio": ratios, "extra_mib": memory if CUDA else None}
@@ -263,7 +265,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         "wall time over that without, median (range)",
         "pairs",
     ]
-    header += ["peak memory more (MiB)"]
+    header += ["peak memory more (MiB)", "after the training (s)"]
     text = table(header, rows) + (
         "\n\nThe default schedule, all parameters. Runs with and without the callback alternate, both with the logger "
         "or both without.\nThe hooks are those of the start, of each batch and of the end, with all that the callback "
