@@ -108,12 +108,12 @@ def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def timed(name: str, inner: Callable[..., None]) -> Callable[..., None]:
-        def hook(*args: Any) -> None:
+        def hook(*args: Any, **options: Any) -> None:
             pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) if CUDA else None
             if pair:
                 pair[0].record()
             start = time.perf_counter()
-            inner(*args)
+            inner(*args, **options)
             took = time.perf_counter() - start
             run.hooks += took if name in HOOKS else 0.0
             run.by_hook[name] = run.by_hook.get(name, 0.0) + took
@@ -123,7 +123,7 @@ def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.
 
         return hook
 
-    for name in (*HOOKS, *((AFTER,) if hasattr(callback, AFTER) else ())):
+    for name in (*HOOKS, AFTER):
         setattr(callback, name, timed(name, getattr(callback, name)))
     return events
 
