@@ -54,7 +54,7 @@ class SnapshotBank:
     def reserve(self, count: int) -> None:
         """Allocate memory for ``count`` snapshots, live and spare together, before they are captured."""
         while len(self.live) + len(self._spare) < count:
-            self._spare.append(self._allocate())
+            self._spare.append(self.allocate())
 
     def add(self, step: int) -> Snapshot:
         """Return an empty snapshot for the weights of ``step``. It takes the memory of a spare snapshot, if any."""
@@ -63,7 +63,7 @@ class SnapshotBank:
             # Make a new object, because sums that are still on their way to the host may refer to the old one.
             self.live[step] = Snapshot(step, spare.flats, spare.own_sums)
         else:
-            self.live[step] = self._allocate(step)
+            self.live[step] = self.allocate(step)
         return self.live[step]
 
     def hold(self, step: int) -> Snapshot:
@@ -71,7 +71,8 @@ class SnapshotBank:
         self.live[step] = Snapshot(step, [], [])
         return self.live[step]
 
-    def _allocate(self, step: int = -1) -> Snapshot:
+    def allocate(self, step: int = -1) -> Snapshot:
+        """Return an empty snapshot in new memory, which the bank does not keep."""
         flats, own_sums = [], []
         for bucket in self._parameters.buckets:
             device = self._device or bucket.device

@@ -207,15 +207,15 @@ def _rehearse(
     ]
     few = TrackedParameters([Selected(str(index), tensor, ()) for index, tensor in enumerate(tensors)])
     ours, plain = (kind(few, thresholds, msd_only=msd_only) for kind in (implementation, EagerMoments))
-    bank = SnapshotBank(few)
-    first, second = capture(bank, 0, ours), bank.add(1)
+    first, second, third = (SnapshotBank(few).allocate(step) for step in range(3))
+    ours((), first)
     for tensor in tensors:
         tensor.mul_(1.25)
-    # Try everything that a run launches: captures, measurements, and both at once.
+    # Try everything that a run does: captures, measurements, and both at once.
     pairs = list(zip(ours([first], second), plain([first]), strict=True))
     for _ in range(2):  # the second time, the kernels are launched as they were compiled
         pairs += zip(ours([second, first]), plain([second, first]), strict=True)
-    pairs += zip(second.own_sums, capture(bank, 2, plain).own_sums, strict=True)
-    pairs += zip(second.flats, bank.live[2].flats, strict=True)
+    plain((), third)
+    pairs += zip((*second.own_sums, *second.flats), (*third.own_sums, *third.flats), strict=True)
     if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-2, equal_nan=True) for a, b in pairs):
         raise RuntimeError("their sums differ from the sums of plain torch")
