@@ -63,7 +63,7 @@ def main() -> None:
     if options.steps < 200:
         parser.error(f"--steps {options.steps} is too short to see anything: at least 200")
     out, figure, names = options.out, new_figure(2), ("under-parametrised", "over-parametrised")
-    print(f"{options.steps // 47} epochs, the small net ends first. Watch: .venv/bin/lightning-glassy tensorboard {out}\n")
+    print(f"{options.steps // 47} epochs, the small net first. Watch: .venv/bin/lightning-glassy tensorboard {out}\n")
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         works = pool.map(train, (0, 1), names, (4, 128), (options, options))
         for ax, name, (record, file) in zip(figure.axes, names, works, strict=True):
