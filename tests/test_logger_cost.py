@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -206,6 +207,25 @@ def test_a_training_that_goes_back_writes_no_abandoned_pair(clock: Clock, tmp_pa
     assert notes.got == [(0, lag) for lag in range(1, 13)]
     lines = list(csv.reader((tmp_path / "glassy.csv").read_text().splitlines()))
     assert [line[1] for line in lines] == ["lag", *(str(lag) for lag in range(1, 13))]
+
+
+def test_a_pair_that_is_measured_again_before_the_first_update_is_there_once(tmp_path: Path) -> None:
+    """A hook sets the weights after the measurement of lag 0."""
+
+    class Sets(SmallNet):
+        def on_train_batch_start(self, *_: Any) -> None:
+            if self.global_step == 0:
+                with torch.no_grad():
+                    self.net[0].weight += 1
+
+    logger = [TensorBoardLogger(tmp_path, "tb"), CSVLogger(tmp_path, "csv")]
+    monitor = AgingMonitor(LogTimeSchedule([0, 2], [0, 1, 2]), summary=False, dirpath=tmp_path / "files")
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=5).fit(Sets(), data())
+    assert (0, 0) in monitor.record
+    lines = (Path(logger[1].log_dir) / "glassy.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(monitor.record)
+    found = [one.record for one in records_in(list(Path(logger[0].log_dir).glob("*tfevents*")))]
+    assert found == [monitor.record]
 
 
 def test_a_table_that_could_not_be_corrected_is_corrected_later(

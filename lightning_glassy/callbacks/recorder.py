@@ -350,6 +350,7 @@ class Recorder:
             step = 0  # a restart may have other weights at step 0, too
         self._cut_at = step, self.updates
         run, before, self._reached = self._run, self._reached, step
+        n_row = 0 if self.record is None else len(self.record)
         self._pending = [value for value in self._pending if value[1] < step]
         run.series = {name: {at: v for at, v in values.items() if at < step} for name, values in run.series.items()}
         for progress in run.progress.values():
@@ -363,6 +364,8 @@ class Recorder:
         elif self.record is not None:
             self.record = self.record.before(step)
         if not noted:
+            if self.record is not None and len(self.record) < n_row:
+                run.sinks.go_back(self.record)  # the pair at lag 0 is measured again
             return
         if self.record is not None:
             self.record.start_branch(step=step, gone_back_from=before)
