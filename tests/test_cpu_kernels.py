@@ -9,11 +9,12 @@ import sys
 import threading
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_glassy import AgingTracker, LogTimeSchedule
 from lightning_glassy.callbacks.distribution import DISPLACEMENT_EDGES, WEIGHT_EDGES
@@ -90,6 +91,22 @@ class TestCompiled(KernelChecks):
             assert all(torch.equal(*pair) for pair in zip(sums, alone, strict=True))
             assert all(torch.equal(*pair) for pair in zip(snapshot.flats, first.flats, strict=True))
             assert all(torch.equal(*pair) for pair in zip(snapshot.own_sums, first.own_sums, strict=True))
+
+    def test_an_event_calls_no_operation_of_torch(self) -> None:
+        class Operations(TorchDispatchMode):
+            seen: ClassVar[list[str]] = []
+
+            def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                self.seen.append(str(function))
+                return function(*args, **(kwargs or {}))
+
+        _, tracked = track(*(torch.randn(30) for _ in range(50)), groups="layer")
+        ours, bank = self.kernels(tracked), SnapshotBank(tracked)
+        due = [capture(bank, step, ours) for step in range(3)]
+        new = bank.add(9)
+        with Operations():
+            ours(due, new)
+        assert not Operations.seen
 
     def test_a_small_event_wakes_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _, tracked = track(torch.randn(1_000_000))

@@ -612,3 +612,18 @@ def test_show_names_a_few_of_very_many_groups_and_counts_the_others(
     assert sum("and 60 more series: --json lists all" in line for line in lines) == 1
     assert cli.main(["show", str(path), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["n_parameters"]) == 2001
+
+
+def test_what_a_few_quick_events_have_left_is_written_before_the_next_event(clock: Clock) -> None:
+    """Events are far apart in a long run."""
+    sink, record = Notes(clock), AgingRecord({"all": 1})
+    sinks, look = held(sink), 0
+    for step in range(1, 20_001):  # a millisecond each, with events at steps 1 to 20 alone
+        pairs = grown(record, step) if step <= 20 else []
+        if pairs or step >= look:
+            sinks.update(record, pairs, step)
+            look = sinks.next_look(step)
+        clock.now += 0.001
+    assert sink.got == [(0, lag) for lag in range(1, 21)]
+    assert len(sink.times) == 2
+    assert look == sys.maxsize

@@ -687,9 +687,11 @@ class Recorder:
             tracker.update(step, found)
         except Exception as error:
             tracker.give_up(error, step)
-        self._hand_over(tracker.new_pairs(), step)
+        pairs = tracker.new_pairs()
+        if self.record is not None:
+            self._run.sinks.update(self.record, pairs, step)
         # While measurements are on their way from the device, look again at the next step.
-        return step + 1 if tracker.pending else tracker.next_event
+        return step + 1 if tracker.pending else min(tracker.next_event, self._run.sinks.next_look(step))
 
     def drain(self, timeout: float | None = None) -> None:
         """Wait for the measurements under way.

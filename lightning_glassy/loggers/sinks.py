@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -52,6 +53,11 @@ class Sink(ABC):
     is_whole = False
     longest = math.inf
 
+    @property
+    def usual_pause(self) -> float:
+        """The usual pause between two writes in a long training, in seconds. Without a pause, each event is written."""
+        return _LONGEST
+
     @abstractmethod
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the pairs (waiting time, lag) that are new in the record at ``step``.
@@ -83,6 +89,7 @@ class _Paced:
 
     sink: Sink
     pairs: list[tuple[int, int]] = field(default_factory=list)
+    has_news: bool = False  # whether the record has rows that the sink has not written
     next_time: float = -math.inf
     has_failed: bool = False
 
@@ -103,7 +110,7 @@ class Sinks:
         self._who = who
         self._all: list[_Paced] = []
         self._started: float | None = None
-        self._step = 0
+        self._first_step = self._step = 0
 
     def add(self, name: str, make: Callable[[], Sink | None]) -> Sink | None:
         """Create a sink with ``make``, add it unless it is None, and return it. A warning uses ``name``."""
@@ -125,13 +132,27 @@ class Sinks:
             only: the sinks that get the pairs, default all.
         """
         now, self._step = time.monotonic(), step
-        self._started = now if self._started is None else self._started
+        if self._started is None:
+            self._started, self._first_step = now, step
         for paced in self._all:
             if only is None or paced.sink in only:
+                paced.has_news |= bool(pairs)
                 if not paced.sink.is_whole:
                     paced.pairs += pairs
-                if now >= paced.next_time:
+                if paced.has_news and now >= paced.next_time:
                     self._write(paced, record)
+
+    def next_look(self, step: int) -> int:
+        """Return the step at which a write becomes due that has waited, as estimated from the pace of the steps so far.
+
+        Events are far apart in a long run. Without another look, the last of a few quick events would wait for long.
+        """
+        due = min((paced.next_time for paced in self._all if paced.has_news), default=math.inf)
+        if due == math.inf or self._started is None:
+            return sys.maxsize
+        now = time.monotonic()
+        pace = (step - self._first_step) / max(now - self._started, 1e-3)
+        return step + 1 + int(pace * max(due - now, 0.0))
 
     def flush(self, record: AgingRecord) -> None:
         """Write all pairs that wait. A training that goes on from a checkpoint does not log the earlier pairs again."""
@@ -147,6 +168,7 @@ class Sinks:
                     self._give(paced, record)
             with self._caught(paced):
                 paced.sink.close(record)
+                paced.has_news = False
 
     def draw(self, record: AgingRecord) -> None:
         """Draw each figure once, and give it to the sinks that take figures. Call this after the training."""
@@ -180,9 +202,9 @@ class Sinks:
         began = time.monotonic()
         with self._caught(paced):
             self._give(paced, record)
-        now = time.monotonic()
+        now, usual = time.monotonic(), paced.sink.usual_pause
         age = now - (now if self._started is None else self._started)
-        pause = max(_SHORTEST, min(age, _LONGEST), (now - began) / _SHARE)
+        pause = max(min(max(_SHORTEST, age), usual), (now - began) / _SHARE) if usual else 0.0
         paced.next_time = now + min(pause, paced.sink.longest)
 
     def _give(self, paced: _Paced, record: AgingRecord) -> None:
@@ -190,6 +212,7 @@ class Sinks:
         pairs = list(paced.pairs)
         paced.sink.update(record, pairs, self._step)
         del paced.pairs[: len(pairs)]
+        paced.has_news = False
 
     @contextlib.contextmanager
     def _caught(self, paced: _Paced) -> Iterator[None]:

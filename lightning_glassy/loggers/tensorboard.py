@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # TensorBoard sends the metadata of a whole run at once. The matrices between more replicas are too large for this.
 _MOST_COMPARED = 32
 
+_SECONDS = 5.0  # between two writes, because TensorBoard looks for new events every five seconds
+
 _PAUSE = 60.0  # seconds before the first attempt after a failed write
 
 
@@ -54,6 +56,11 @@ class TensorBoardSink(Sink):
         self._left_out = False
         self._failed = False
         self._pause, self._retry_time = _PAUSE, 0.0
+
+    @property
+    def usual_pause(self) -> float:
+        """The usual pause between two writes in a long training, in seconds."""
+        return min(super().usual_pause, _SECONDS)
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the next part of the record, and the scalars of the new pairs."""

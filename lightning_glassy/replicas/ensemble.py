@@ -462,7 +462,7 @@ def _keep_freed_memory() -> None:
     Getting it back took a third to half of the time of a step of convolutions. glibc keeps twice the size of the
     largest block of up to 32 MB that was ever freed. Nothing is written to this block, so it takes no memory.
     """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")
 
 
 def replica_axes(module: nn.Module) -> dict[str, int]:

@@ -77,8 +77,8 @@ def quicken() -> None:
     """Let the writers of TensorBoard compute the checksums of long events by :func:`masked_crc32c`."""
     from tensorboard.summary.writer import record_writer
 
-    original = record_writer.masked_crc32c
-    if getattr(original, "_is_quick", False):
+    original = getattr(record_writer, "masked_crc32c", None)
+    if original is None or getattr(original, "_is_quick", False):
         return
 
     def checksum(data: bytes) -> int:

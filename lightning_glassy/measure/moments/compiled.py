@@ -187,6 +187,18 @@ def _msd_of_block(w, s, scale):
     return d2
 
 
+@compiled
+def _add_pair(w, s, bounds, scale, sums):
+    """Add the sums of (scale d)^2 and of (scale d)^4, and the number below each bound, ``[2 + n_bound]``."""
+    for k in range(0, len(bounds), 2):
+        d2, d4, n_low, n_high = _pair_of_block(w, s, bounds[k], bounds[k + 1], scale)
+        if k == 0:
+            sums[0] += d2
+            sums[1] += d4
+        sums[2 + k] += n_low
+        sums[3 + k] += n_high
+
+
 # ---------------------------------------------------------------------- all blocks
 
 
@@ -230,14 +242,8 @@ def walk(chunks, due, new, flags, bounds, scale, like, own, pairs, counter):
                 s = _wide(due[j] + (first + at) * width, n, like, of_s)
                 if flags[1]:
                     pairs[c, j, 0] += _msd_of_block(w, s, scale)
-                    continue
-                for k in range(0, len(bounds), 2):
-                    d2, d4, n_low, n_high = _pair_of_block(w, s, bounds[k], bounds[k + 1], scale)
-                    if k == 0:
-                        pairs[c, j, 0] += d2
-                        pairs[c, j, 1] += d4
-                    pairs[c, j, 2 + k] += n_low
-                    pairs[c, j, 3 + k] += n_high
+                else:
+                    _add_pair(w, s, bounds, scale, pairs[c, j])
 
 
 @compiled
@@ -301,14 +307,7 @@ def sum_pairs(rows, earlier, later, bounds, scale, out):
         for start in range(0, rows.shape[2], _BLOCK_OF_MANY):
             block = np.ascontiguousarray(rows[:, tile, start : start + _BLOCK_OF_MANY])
             for pair in range(len(earlier)):
-                a, b = block[earlier[pair]], block[later[pair]]
-                for k in range(0, len(bounds), 2):
-                    d2, d4, n_low, n_high = _pair_of_block(a, b, bounds[k], bounds[k + 1], scale)
-                    if k == 0:
-                        out[pair, tile, 0] += d2
-                        out[pair, tile, 1] += d4
-                    out[pair, tile, 2 + k] += n_low
-                    out[pair, tile, 3 + k] += n_high
+                _add_pair(block[earlier[pair]], block[later[pair]], bounds, scale, out[pair, tile])
 
 
 @compiled
