@@ -106,7 +106,7 @@ class TestCompiled(KernelChecks):
         new = bank.add(9)
         with Operations():
             ours(due, new)
-        assert not Operations.seen
+        assert set(Operations.seen) <= {"aten.lift_fresh.default"}  # of the array with the result
 
     def test_a_small_event_wakes_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _, tracked = track(torch.randn(1_000_000))

@@ -355,12 +355,12 @@ def count(chunks, earlier, scale, like, bins, shift, edges, counts):
         scale: factor of the differences, in the precision of the sums.
         like: as in `walk`.
         bins: for each value of the leading bits of ``|x|``, the number of positive edges at or below the least such
-            ``|x|``, int64. At most one edge lies between two of these numbers.
+            ``|x|``, int16. At most one edge lies between two of these numbers.
         shift: number of the other bits of ``|x|``.
-        edges: the positive edges, and then NaN, which nothing reaches, in the precision of the sums.
+        edges: the positive edges between two NaN, which nothing reaches, in the precision of the sums.
         counts: result, ``[4, 2 n_edge + 1]``. Four counters for each bin, because a counter is not ready at once.
     """
-    n_edge = len(edges) - 1
+    n_edge = len(edges) - 2
     raw, of_w, of_s = np.empty(_BLOCK, like.dtype), np.empty(_BLOCK, edges.dtype), np.empty(_BLOCK, edges.dtype)
     x = np.empty(_BLOCK, edges.dtype)
     for c in range(len(chunks)):
@@ -376,9 +376,10 @@ def count(chunks, earlier, scale, like, bins, shift, edges, counts):
                 _copy(w, x)
             for k in range(n):
                 size = abs(x[k])
-                place = bins[np.int64(_bits(size)) >> shift]
-                place += 1 if size >= edges[place] else 0
-                if x[k] < 0 and place:  # a bin includes its lower edge
-                    place = -place if size > edges[place - 1] else 1 - place
+                place = np.int64(bins[np.int64(_bits(size)) >> shift])
+                place += 1 if size >= edges[place + 1] else 0
+                # A bin includes its lower edge. Without a branch, because the sign of a displacement is random.
+                at_edge = 1 if size == edges[place] else 0
+                place = at_edge - place if x[k] < 0 else place
                 # What is not a number is counted at the end.
                 counts[k & 3, n_edge + (place if size == size else n_edge)] += 1

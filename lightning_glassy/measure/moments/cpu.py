@@ -271,7 +271,7 @@ class CompiledCounts:
         return torch.from_numpy(counts.sum(axis=0))
 
 
-def _bins(edges: NDArray[np.floating]) -> tuple[NDArray[np.int64], int, NDArray[np.floating]]:
+def _bins(edges: NDArray[np.floating]) -> tuple[NDArray[np.int16], int, NDArray[np.floating]]:
     """Return the table of :func:`compiled.count`, the number of bits that it leaves out, and its edges.
 
     The table goes by the exponent and six more bits, which cut a factor of two into 64 parts.
@@ -282,7 +282,7 @@ def _bins(edges: NDArray[np.floating]) -> tuple[NDArray[np.int64], int, NDArray[
     places = np.searchsorted(edges, least, side="right")
     places[np.isnan(least)] = len(edges)
     assert np.diff(places).max() <= 1
-    return places.astype(np.int64), shift, np.append(edges, np.nan).astype(edges.dtype)
+    return places.astype(np.int16), shift, np.concatenate([[np.nan], edges, [np.nan]]).astype(edges.dtype)
 
 
 class _Threads:
