@@ -66,8 +66,8 @@ class ReplicaEnsemble(nn.Module):
         Linear layers, convolutions, pooling, the usual activations, group, layer and batch norm, dropout, sums,
         products and changes of shape run on all replicas at once: one matrix product for each ``Linear``, one grouped
         convolution for each convolution. This holds for an ``nn.Sequential`` and for a network with its own
-        ``forward``. It computes the same function as the way below in a third to two thirds of the time if the layers
-        are small (``benchmarks/results/replicas.md``).
+        ``forward``. It computes the same function as the way below in about half of the time if the layers are small
+        (``benchmarks/results/replicas.md`` compares with a single network).
 
         If the network calls any other torch function, or if a layer has hooks, the whole forward pass is
         ``torch.func.vmap`` of ``torch.func.functional_call``. The first call raises an error if the control flow of the
