@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from benchmarks import __main__ as entry
-from benchmarks import measure, moments, report, scaling, training
+from benchmarks import costs, measure, moments, report, scaling, training
 from benchmarks.device import bandwidth, command, exact, host_time, trace, trainings, variants, verdict, versions, waits
 from benchmarks.device.command import Part, ended, run_parts
 from benchmarks.device.findings import Findings, load
@@ -565,3 +565,10 @@ def test_tests_that_did_not_run_have_not_passed() -> None:
         results = everything_met()
         results["parts"]["cuda_tests"].update(state)
         assert judgements(results).count("not measured") == 1
+
+
+def test_the_table_of_costs_in_the_readme_is_that_of_the_results() -> None:
+    text = costs.README.read_text()
+    made = costs.costs(costs.load("event"), costs.load("training"))
+    assert costs.page(text, made) == text
+    assert made.count("\n| ") == 6
