@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
@@ -419,6 +418,11 @@ def check_axis(n_replica: int, inputs: Iterable[Any]) -> None:
                 f"shared=False asks for tensors [n_replica={n_replica}, ...], not {found}: shared=True gives all "
                 "replicas the same"
             )
+
+
+def _has_any_global_hook() -> bool:
+    names = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(torch.nn.modules.module, f"_global_{name}", None) for name in names)
 
 
 def _plain_calls(modules: Iterable[nn.Module]) -> bool:

@@ -130,8 +130,14 @@ class _Rules(TorchFunctionMode):
         return None if tensor is None else self.parameter(tensor)
 
 
+# Older versions of torch cannot tell the hooks for saved tensors. Activation checkpointing would not be noticed there.
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
 def _saved_tensor_hooks() -> Any:
-    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if _top_hooks is None:
+        raise NotBatched
+    return _top_hooks(True)
 
 
 def run(
