@@ -73,6 +73,8 @@ class TestCompiled(KernelChecks):
         assert torch.equal(bank.live[9].flats[0], torch.cat([w.detach() for w in parameters]))
 
     def test_the_sums_have_the_same_bits_for_any_number_of_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lightning_glassy.measure.moments import cpu
+
         monkeypatch.setattr("lightning_glassy.measure.moments.cpu._BYTES_PER_THREAD", 1 << 18)
         parameters, tracked = track(torch.randn(400_000), torch.randn(9000).double(), torch.randn(300_000).bfloat16())
         ours, bank = self.kernels(tracked), SnapshotBank(tracked)
@@ -86,7 +88,11 @@ class TestCompiled(KernelChecks):
         finally:
             torch.set_num_threads(before)
         (alone, first), *others = found
+        pool = cpu._threads._pool
         assert any("lightning_glassy" in thread.name for thread in threading.enumerate())
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        ours(due)
+        assert cpu._threads._pool is pool  # large enough
         for sums, snapshot in others:
             assert all(torch.equal(*pair) for pair in zip(sums, alone, strict=True))
             assert all(torch.equal(*pair) for pair in zip(snapshot.flats, first.flats, strict=True))

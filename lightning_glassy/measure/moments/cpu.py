@@ -290,13 +290,13 @@ class _Threads:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._made_for = (0, 0)
+        self._process = self._size = 0
 
     def run(self, n: int, work: Callable[[], object]) -> None:
         """Call ``work`` on this thread, and on up to ``n - 1`` others at the same time."""
-        made_for = n, os.getpid()  # a forked process has no threads
-        if self._pool is None or self._made_for != made_for:
-            self._pool, self._made_for = ThreadPoolExecutor(n - 1, "lightning_glassy"), made_for
+        process = os.getpid()  # a forked process has no threads
+        if self._pool is None or self._process != process or self._size < n - 1:
+            self._pool, self._process, self._size = ThreadPoolExecutor(n - 1, "lightning_glassy"), process, n - 1
         helpers = [self._pool.submit(work) for _ in range(n - 1)]
         try:
             work()
