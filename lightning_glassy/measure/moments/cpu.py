@@ -200,8 +200,11 @@ class _Plan:
         n_thread = min((n_due + 1) * self._bytes // _BYTES_PER_THREAD, len(self._own))
         n_thread = min(n_thread, torch.get_num_threads()) if n_thread > 1 else 1
         if n_thread > 1:
-            # A thread may still run if Ctrl-C ends the event. It keeps what it reads and writes.
-            _threads.run(n_thread, lambda kept=(alive, self._bucket): compiled.walk(*walk))  # type: ignore[misc]
+            # A thread may still run if Ctrl-C ends the event. It keeps what it reads and writes, and has a counter of
+            # its own, so that it takes no chunk of the next event.
+            counter = np.zeros(1, np.int64)
+            walk = *walk[:-1], counter.ctypes.data
+            _threads.run(n_thread, lambda kept=(alive, self._bucket, counter): compiled.walk(*walk))  # type: ignore[misc]
         else:
             compiled.walk(*walk)
         sums = self._own, self._pairs, np.array(own_s, np.int64)
