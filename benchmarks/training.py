@@ -268,11 +268,11 @@ def main(arguments: Sequence[str] = ()) -> None:
     header += ["peak memory more (MiB)", "after the training (s)"]
     text = table(header, rows) + (
         "\n\nThe default schedule, all parameters. Runs with and without the callback alternate, both with the logger "
-        "or both without.\nThe hooks are those of the start, of each batch and of the end, with all that the callback "
-        "gives to the logger. The first\ntracker of a process also loads numba, before the first step, which is not in "
-        "the medians. A short run has many more events per\nstep than a long one: see `scaling`. A training that took "
-        f"more than {LONGEST:.0f} s was ended, and its events so far were counted. Pairs\nwere repeated as long as "
-        f"they fitted into {ENOUGH:.0f} s."
+        "or both without.\nThe hooks are those of the start, of each batch and of the end. Figures for the logger "
+        "follow, in the last column.\nThe first tracker of a process also loads numba, before the first step, which is "
+        "not in the medians. A short run has many more events per\nstep than a long one: see `scaling`. A training "
+        f"that took more than {LONGEST:.0f} s was ended, and its events so far were counted. Pairs\nwere repeated as "
+        f"long as they fitted into {ENOUGH:.0f} s."
     )
     if not quick:
         write("training", "Cost of the callback in whole trainings", text, data, DEVICE)

@@ -115,11 +115,17 @@ class TestCompiled(KernelChecks):
         assert set(Operations.seen) <= {"aten.lift_fresh.default"}  # of the array with the result
 
     def test_a_small_event_wakes_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from lightning_glassy.measure.moments import cpu
+
         _, tracked = track(torch.randn(1_000_000))
         ours = self.kernels(tracked)
-        due = [capture(SnapshotBank(tracked), 0, ours)]
-        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._threads", None)
+        due, runs = [capture(SnapshotBank(tracked), 0, ours)], []
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+        monkeypatch.setattr(cpu._threads, "run", lambda n, work: runs.append(n) or work())
         ours(due)
+        assert not runs
+        ours(due * 8)  # 36 MB, with the weights
+        assert runs == [2]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")

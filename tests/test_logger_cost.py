@@ -627,3 +627,19 @@ def test_what_a_few_quick_events_have_left_is_written_before_the_next_event(cloc
     assert sink.got == [(0, lag) for lag in range(1, 21)]
     assert len(sink.times) == 2
     assert look == sys.maxsize
+
+
+def test_a_training_writes_what_waits_although_its_next_event_is_far_away(clock: Clock, tmp_path: Path) -> None:
+    tables: list[str] = []
+
+    class Looks(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            clock.now += 0.1
+            if trainer.global_step == 200:
+                tables.extend(path.read_text() for path in tmp_path.rglob("glassy.csv"))
+
+    monitor = AgingMonitor(LogTimeSchedule([0], [*range(1, 21), 10_000]), summary=False)
+    logger = CSVLogger(tmp_path, "csv")
+    quiet_trainer(tmp_path, callbacks=[monitor, Looks()], logger=logger, max_steps=201).fit(SmallNet(), data())
+    (table,) = tables
+    assert len(table.splitlines()) == 1 + 20

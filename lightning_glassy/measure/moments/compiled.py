@@ -381,5 +381,5 @@ def count(chunks, earlier, scale, like, bins, shift, edges, counts):
                 # A bin includes its lower edge. Without a branch, because the sign of a displacement is random.
                 at_edge = 1 if size == edges[place] else 0
                 place = at_edge - place if x[k] < 0 else place
-                # What is not a number is counted at the end.
+                # NaN is counted in the last bin.
                 counts[k & 3, n_edge + (place if size == size else n_edge)] += 1
