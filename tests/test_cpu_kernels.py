@@ -29,6 +29,26 @@ from tests.kernel_checks import EPS, KernelChecks, exact, move, track
 needs_numba = pytest.mark.needs("numba")
 
 
+def in_order(x: np.ndarray[Any, Any]) -> float:
+    """Add numbers as the compiled loops do: 64 bytes at once, 16 times, and 2048 numbers in their own precision."""
+    total = 0.0
+    for block in (x[at : at + 2048] for at in range(0, len(x), 2048)):
+        step = 64 // x.itemsize
+        whole = len(block) - len(block) % step
+        lanes, rest = np.zeros(step, x.dtype), x.dtype.type(0)
+        for start in range(0, whole, 16 * step):
+            run = np.zeros(step, x.dtype)
+            for at in range(start, min(start + 16 * step, whole), step):
+                run = run + block[at : at + step]
+            lanes = lanes + run
+        while len(lanes) > 1:
+            lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+        for number in block[whole:]:
+            rest += number
+        total += float(lanes[0] + rest)
+    return total
+
+
 @needs_numba
 class TestCompiled(KernelChecks):
     @staticmethod
@@ -51,8 +71,36 @@ class TestCompiled(KernelChecks):
             assert snapshot.own_sums[0][0, 1].item() == w.double().sum().item()
             assert torch.equal(snapshot.flats[0], w)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    @pytest.mark.parametrize("n", [1, 7, 8, 9, 15, 16, 17, 195, 256, 259, 1001, 5001])
+    def test_numbers_are_added_in_the_order_that_is_written_down(self, n: int, dtype: torch.dtype) -> None:
+        from lightning_glassy.measure.moments.cpu import SCALE
+
+        (w,), tracked = track((torch.randn(n) * 0.05).to(dtype))
+        ours, alone = self.kernels(tracked, [1e-3, 1e-2]), self.kernels(tracked, msd_only=True)
+        snapshot, start = capture(SnapshotBank(tracked), 0, ours), w.detach().clone()
+        move([w], 0.01)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        now, then = w.detach().to(wide).numpy(), start.to(wide).numpy()
+        scale = now.dtype.type(SCALE)
+        square = np.square((now - then) * scale)
+        d2, d4 = (in_order(x) / SCALE**power for x, power in ((square, 2), (np.square(square), 4)))
+        w2, w1, s2, s1 = (in_order(x) for x in (np.square(now), now, np.square(then), then))
+        counts = [np.sum(square <= np.square(np.multiply(SCALE, eps)).astype(now.dtype)) for eps in (1e-3, 1e-2)]
+        assert ours([snapshot])[0][0, 0].tolist() == [d2, d4, (w2 + s2 - d2) / 2, w2, s2, w1, s1, *counts]
+        assert alone([snapshot])[0][0, 0, 0] == d2
+
+    def test_equal_numbers_whose_errors_of_rounding_add_up(self) -> None:
+        for value, by in np.random.default_rng(0).uniform(0.5, 2.0, (100, 2)):
+            (w,), tracked = track(torch.full((10_000,), 0.05 * value))
+            ours, start = self.kernels(tracked), w.detach().clone()
+            snapshot = capture(SnapshotBank(tracked), 0, ours)
+            with torch.no_grad():
+                w += 1e-3 * by
+            assert np.allclose(ours([snapshot])[0][0, 0, :7], exact(w, start)[:7], rtol=1e-6, atol=0)
+
     def test_a_tensor_that_begins_and_ends_within_a_block(self) -> None:
-        for n in (1, 511, 512, 513, 65_535, 65_537, 131_073):
+        for n in (1, 511, 512, 513, 2047, 2048, 2049, 65_535, 65_537, 131_073):
             (w,), tracked = track(torch.randn(n))
             ours, start = self.kernels(tracked), w.detach().clone()
             snapshot = capture(SnapshotBank(tracked), 0, ours)
@@ -256,6 +304,33 @@ def test_a_second_process_reads_the_compiled_pass_from_disk(tmp_path: Path) -> N
     assert run(tmp_path, **cache) == "CompiledMoments [[0.0, 0.0]] 0"
     assert list((tmp_path / "cache").rglob("*.nbc"))
     assert run(tmp_path, **cache) == "CompiledMoments [[0.0, 0.0]] 1"
+
+
+ANY_PROCESSOR = """
+import torch
+from lightning_glassy import AgingTracker, LogTimeSchedule
+torch.manual_seed(0)
+net = torch.nn.Sequential(*(torch.nn.Linear(20, n) for n in (20, 7, 33)))
+tracker = AgingTracker(net, LogTimeSchedule([0], [1, 2]), overlap_thresholds=[0.01])
+for step in range(3):
+    tracker.update(step)
+    with torch.no_grad():
+        for w in net.parameters():
+            w += torch.arange(w.numel()).reshape(w.shape) * 1e-5 - w * 0.01
+print(type(tracker._moments).__name__, tracker.record.moments.tobytes().hex())
+"""
+
+
+@needs_numba
+@pytest.mark.slow
+def test_another_processor_measures_the_same_bits(tmp_path: Path) -> None:
+    for name in ("here", "any"):
+        (tmp_path / name).mkdir()
+    here = run(tmp_path, ANY_PROCESSOR, NUMBA_CACHE_DIR=str(tmp_path / "here"))
+    # What every processor of this kind can do, which is less than this one can.
+    any_one = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    assert here.startswith("CompiledMoments ")
+    assert run(tmp_path, ANY_PROCESSOR, NUMBA_CACHE_DIR=str(tmp_path / "any"), **any_one) == here
 
 
 @needs_numba

@@ -3,33 +3,39 @@
 All of them are in this file. numba notices that a compiled function on disk is stale by the date of its own file only.
 Memory is named by its address, because a table of tensors has many sizes. Weights of 16 bits and weights that are
 scattered in memory are copied block by block. A block stays in the first-level cache.
+
+The code says in which order numbers are added. A compiler that may choose the order (``fastmath``) chooses another one
+for another processor, and sometimes another one on the same processor. A process that goes on with a run would then
+measure other bits than the process that began it.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs, allow-untyped-decorators, allow-subclassing-any
 # (numba types the arguments of a function and has no type hints)
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, models, overload, register_model
 
-# Coordinates that are summed in their own precision, before they are added to a float64 sum.
-_BLOCK = 512
+# Coordinates that are summed in their own precision, before they are added to a float64 sum. Two blocks fit in a
+# first-level cache, and those of many checkpoints in a second-level cache.
+_BLOCK = 2048
 
-# Values of each checkpoint in a block. So many values of 150 checkpoints fit in a second-level cache.
-_BLOCK_OF_MANY = 1024
+# Bytes of the numbers that are added at once. Processors take 16, 32 or all 64 of them in one instruction.
+_LANES = 64
 
-# The order of a sum is free, as in torch. NaN and infinite values keep their meaning. Other threads run meanwhile.
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz"},
-}
+# Numbers of each lane that are added one after another. The sums of such runs are added then, so that even errors of
+# rounding that all have the same sign stay below 1e-6.
+_RUN = 16
+
+# A division by 0 is no error, and other threads run meanwhile.
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,41 +156,173 @@ def _wide(address, n, like, scratch):
     return carray(_pointer(_widened(address, n, like, scratch[:n]), scratch), n)
 
 
+# ---------------------------------------------------------------------- many numbers at once
+
+
+class Lanes(types.Type):
+    """The numba type of 64 bytes of numbers. Operators act on each number by itself."""
+
+    def __init__(self, number):
+        self.number = number
+        super().__init__(name=f"Lanes({number})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        number = manager.lookup(lanes.number).get_value_type()
+        super().__init__(manager, lanes, ir.VectorType(number, 8 * _LANES // lanes.number.bitwidth))
+
+
+def _part(builder, vector, *places):
+    """Return the numbers at these places of an LLVM vector, as a vector."""
+    indices = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), indices)
+
+
+@intrinsic
+def _load(typing, array, at):
+    """Return the lanes that begin at an index of a contiguous array."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        lanes = context.get_value_type(signature.return_type).as_pointer()
+        return builder.load(builder.bitcast(builder.gep(data, arguments[1:]), lanes), align=array.dtype.bitwidth // 8)
+
+    return (Lanes(array.dtype)(array, types.intp), generate) if array.layout == "C" else None
+
+
+@intrinsic
+def _fill(typing, number):
+    """Return lanes that are all this number."""
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
+        vector = builder.insert_element(vector, arguments[0], ir.Constant(ir.IntType(32), 0))
+        return _part(builder, vector, *[0] * vector.type.count)
+
+    return Lanes(number)(number), generate
+
+
+@intrinsic
+def _total(typing, lanes):
+    """Return the sum of all lanes: each of the first half plus its partner in the other half, and so on."""
+
+    def generate(context, builder, signature, arguments):
+        (vector,) = arguments
+        add = builder.add if isinstance(lanes.number, types.Integer) else builder.fadd
+        while (half := vector.type.count // 2) > 0:
+            vector = add(_part(builder, vector, *range(half)), _part(builder, vector, *range(half, 2 * half)))
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return lanes.number(lanes), generate
+
+
+def _define(sign, name):
+    """Define an operator between lanes of the same type by the instruction of LLVM with this name."""
+
+    @intrinsic
+    def compute(typing, a, b):
+        def generate(context, builder, signature, arguments):
+            return getattr(builder, name if isinstance(a.number, types.Integer) else f"f{name}")(*arguments)
+
+        return a(a, b), generate
+
+    @overload(sign)
+    def operate(a, b):
+        return (lambda a, b: compute(a, b)) if isinstance(a, Lanes) and a == b else None
+
+
+_define(operator.add, "add")
+_define(operator.sub, "sub")
+_define(operator.mul, "mul")
+
+
+@intrinsic
+def _at_most(typing, a, b):
+    """Return lanes of integers: -1 where ``a <= b``, and 0 elsewhere."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.sext(builder.fcmp_ordered("<=", *arguments), context.get_value_type(signature.return_type))
+
+    return Lanes(types.int32 if a.number == types.float32 else types.int64)(a, b), generate
+
+
 # ---------------------------------------------------------------------- sums of a block
+
+
+@compiled
+def _whole(w):
+    """Return the step from lanes to lanes, the step from run to run, and how many numbers are in whole lanes."""
+    step = _LANES // w.itemsize
+    return step, _RUN * step, w.shape[0] - w.shape[0] % step
 
 
 @compiled
 def _own_of_block(w, zero):
     """Return the sums of w^2 and of w."""
-    w2, w1 = zero, zero
-    for k in range(w.shape[0]):
+    step, run, whole = _whole(w)
+    nothing = squares = values = _fill(zero)
+    for start in range(0, whole, run):
+        run_squares = run_values = nothing
+        for k in range(start, min(start + run, whole), step):
+            value = _load(w, k)
+            run_squares = run_squares + value * value
+            run_values = run_values + value
+        squares, values = squares + run_squares, values + run_values
+    w2 = w1 = zero
+    for k in range(whole, w.shape[0]):
         w2 += w[k] * w[k]
         w1 += w[k]
-    return w2, w1
+    return _total(squares) + w2, _total(values) + w1
 
 
 @compiled
 def _pair_of_block(w, s, low, high, scale):
     """Return the sums of (scale d)^2 and of (scale d)^4, and how often (scale d)^2 is at most each of two bounds."""
+    step, run, whole = _whole(w)
     zero, one = scale - scale, scale / scale
-    d2, d4, n_low, n_high = zero, zero, zero, zero
-    for k in range(w.shape[0]):
-        difference = (w[k] - s[k]) * scale
-        square = difference * difference
-        d2 += square
-        d4 += square * square
-        n_low += one if square <= low else zero
-        n_high += one if square <= high else zero
-    return d2, d4, n_low, n_high
+    scales, lows, highs = _fill(scale), _fill(low), _fill(high)
+    nothing = squares = fourths = _fill(zero)
+    at_low = at_high = _at_most(_fill(one), nothing)
+    for start in range(0, whole, run):
+        run_squares = run_fourths = nothing
+        for k in range(start, min(start + run, whole), step):
+            difference = (_load(w, k) - _load(s, k)) * scales
+            square = difference * difference
+            run_squares = run_squares + square
+            run_fourths = run_fourths + square * square
+            at_low = at_low - _at_most(square, lows)
+            at_high = at_high - _at_most(square, highs)
+        squares, fourths = squares + run_squares, fourths + run_fourths
+    d2, d4, n_low, n_high = zero, zero, 0, 0
+    for k in range(whole, w.shape[0]):
+        rest = (w[k] - s[k]) * scale
+        d2 += rest * rest
+        d4 += (rest * rest) * (rest * rest)
+        n_low += rest * rest <= low
+        n_high += rest * rest <= high
+    return _total(squares) + d2, _total(fourths) + d4, _total(at_low) + n_low, _total(at_high) + n_high
 
 
 @compiled
 def _msd_of_block(w, s, scale):
-    d2 = scale - scale
-    for k in range(w.shape[0]):
-        difference = (w[k] - s[k]) * scale
-        d2 += difference * difference
-    return d2
+    """Return the sum of (scale d)^2."""
+    step, run, whole = _whole(w)
+    zero = scale - scale
+    scales, nothing = _fill(scale), _fill(zero)
+    squares = nothing
+    for start in range(0, whole, run):
+        run_squares = nothing
+        for k in range(start, min(start + run, whole), step):
+            difference = (_load(w, k) - _load(s, k)) * scales
+            run_squares = run_squares + difference * difference
+        squares = squares + run_squares
+    d2 = zero
+    for k in range(whole, w.shape[0]):
+        rest = (w[k] - s[k]) * scale
+        d2 += rest * rest
+    return _total(squares) + d2
 
 
 @compiled
@@ -304,8 +442,8 @@ def sum_pairs(rows, earlier, later, bounds, scale, out):
     """
     out[:] = 0
     for tile in range(rows.shape[1]):
-        for start in range(0, rows.shape[2], _BLOCK_OF_MANY):
-            block = np.ascontiguousarray(rows[:, tile, start : start + _BLOCK_OF_MANY])
+        for start in range(0, rows.shape[2], _BLOCK):
+            block = np.ascontiguousarray(rows[:, tile, start : start + _BLOCK])
             for pair in range(len(earlier)):
                 _add_pair(block[earlier[pair]], block[later[pair]], bounds, scale, out[pair, tile])
 

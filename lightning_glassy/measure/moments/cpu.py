@@ -1,14 +1,14 @@
 """Measure the moments on a CPU in one compiled pass over all tensors and all due snapshots, which needs numba.
 
 The coordinates are cut into *chunks*. Each chunk is a run of coordinates within one tensor, and a table lists the
-chunks with their addresses. A chunk is read in blocks of 512 coordinates. A block of weights stays in the first-level
+chunks with their addresses. A chunk is read in blocks of 2048 coordinates. A block of weights stays in the first-level
 cache while the same block of each due snapshot is read, so that everything is read from memory once. At a capture, the
 block is also written to the new snapshot. The many short streams keep a single core busy at the speed of the memory.
 
 Large events are shared with other threads, as many as ``torch.get_num_threads()`` allows. They are threads of Python,
 which sleep between events, and not those of OpenMP, which would wait in a loop for work and fight with the threads of
 torch. They take chunk after chunk, so that a thread that gets no processor holds nobody up. Each chunk has its own
-sums, which are added in a fixed order. The bits of a sum do not depend on the number of threads.
+sums, which are added in a fixed order. The bits of a sum depend neither on the number of threads nor on the processor.
 
 numba compiles the pass when the first tracker is made, in a few seconds, and keeps it on disk for later processes.
 """
@@ -33,7 +33,7 @@ from lightning_glassy.record import MOMENTS
 _CHUNK, _MOST_CHUNKS = 1 << 16, 1 << 12
 
 # Differences are taken between weights times 2^13. The square of d^2 then stays within the range of float32, summed
-# over a block, for |d| from 4e-14 to 9e4. A power of two costs no rounding.
+# over a block, for |d| from 4e-14 to 7e4. A power of two costs no rounding.
 SCALE = 2.0**13
 
 _SUM_BYTES = 4 << 20  # for the sums of the chunks
