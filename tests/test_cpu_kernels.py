@@ -307,8 +307,9 @@ def test_a_second_process_reads_the_compiled_pass_from_disk(tmp_path: Path) -> N
 
 
 ANY_PROCESSOR = """
+import numpy as np
 import torch
-from lightning_glassy import AgingTracker, LogTimeSchedule
+from lightning_glassy import AgingRecord, AgingTracker, LogTimeSchedule
 torch.manual_seed(0)
 net = torch.nn.Sequential(*(torch.nn.Linear(20, n) for n in (20, 7, 33)))
 tracker = AgingTracker(net, LogTimeSchedule([0], [1, 2]), overlap_thresholds=[0.01])
@@ -318,6 +319,8 @@ for step in range(3):
         for w in net.parameters():
             w += torch.arange(w.numel()).reshape(w.shape) * 1e-5 - w * 0.01
 print(type(tracker._moments).__name__, tracker.record.moments.tobytes().hex())
+walk = AgingRecord.from_trajectory(np.cumsum(np.random.default_rng(0).normal(size=(3, 1000)), axis=0))
+print(walk.moments.tobytes().hex())
 """
 
 
@@ -328,7 +331,8 @@ def test_another_processor_measures_the_same_bits(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     here = run(tmp_path, ANY_PROCESSOR, NUMBA_CACHE_DIR=str(tmp_path / "here"))
     # What every processor of this kind can do, which is less than this one can.
-    any_one = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    features = " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
+    any_one = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": features}
     assert here.startswith("CompiledMoments ")
     assert run(tmp_path, ANY_PROCESSOR, NUMBA_CACHE_DIR=str(tmp_path / "any"), **any_one) == here
 

@@ -600,6 +600,19 @@ def test_functions_that_could_not_be_read_again_are_refused(
     assert len(record.profile("there").values) == 1
 
 
+def test_a_grid_that_another_processor_rounded_is_the_same_grid(record: AgingRecord, tmp_path: Path) -> None:
+    here = np.concatenate([-(10.0 ** np.arange(3)), 10.0 ** np.linspace(-300, 300, 61)])
+    here.sort()
+    for direction in (-np.inf, np.inf):
+        there = np.nextafter(np.nextafter(here, direction), direction)
+        record.append_profile("displacement", 0, 1, here, np.zeros(len(here) + 1))
+        record.append_profile("displacement", 0, 2, there, np.ones(len(here) + 1))
+        assert np.array_equal(record.profile("displacement").grid, here)
+        assert AgingRecord.load(record.save(tmp_path / "record.npz")) == record
+        with pytest.raises(ValueError, match="another grid"):
+            record.append_profile("displacement", 0, 3, here * (1 + 1e-12), np.ones(len(here) + 1))
+
+
 def test_hostile_functions_are_errors(record: AgingRecord, tmp_path: Path) -> None:
     record.append_profile("displacement", 0, 1, [0.0, 1.0], [1.0, 2.0, 3.0])
     for name, array in (

@@ -505,6 +505,8 @@ def moments_of(w: Array, s: Array, thresholds: Iterable[float], members: Iterabl
         members: the coordinates of each group.
     """
     d = w - s
-    terms = {"d2": d**2, "d4": d**4, "ws": w * s, "w2": w**2, "s2": s**2, "w": w, "s": s}
+    d2 = d * d
+    # The square of the square: a power of 4 is rounded otherwise on other processors.
+    terms = {"d2": d2, "d4": d2 * d2, "ws": w * s, "w2": w * w, "s2": s * s, "w": w, "s": s}
     columns = np.stack([*(terms[name] for name in MOMENTS), *(np.abs(d) <= eps for eps in thresholds)], axis=-1)
     return np.stack([columns[..., member, :].sum(-2) for member in members], axis=-2)

@@ -29,6 +29,7 @@ from lightning_glassy.record.tables import (
     TableName,
     check_grid,
     key_of,
+    same_points,
 )
 from lightning_glassy.record.text import quoted
 
@@ -155,7 +156,8 @@ class RecordContent:
                 ``"loss_path"`` for the losses of :class:`BarrierMonitor`, or another name.
             waiting_time: step of the reference.
             lag: steps since the reference, 0 for a function of the waiting time alone.
-            grid: the points at which the function is known, ``[n_point]``, the same for all pairs.
+            grid: the points at which the function is known, ``[n_point]``, the same for all pairs. Points that differ
+                by an error of rounding are the same: another processor rounds powers otherwise.
             values: ``[n_value]``, with the same length for all pairs. See :class:`Profile`.
 
         Raises:
@@ -190,7 +192,7 @@ class RecordContent:
         if name not in self._tables:
             self._tables[name] = Table(KINDS[kind], shape, points)
         table = self._tables[name]
-        if table.shape != shape or (points is not None and not np.array_equal(table.grid, points)):  # type: ignore[arg-type]
+        if table.shape != shape or not same_points(table.grid, points):
             raise ValueError(f"profile {of_kind!r} has another grid, or number of values: use another name for these")
         return table
 
