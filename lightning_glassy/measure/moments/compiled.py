@@ -193,6 +193,23 @@ def _load(typing, array, at):
 
 
 @intrinsic
+def _prefetch(typing, array, at):
+    """Begin to bring the memory at an index of a contiguous array into the cache. The array need not reach so far."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        )
+        how = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read it, to keep it, as data
+        builder.call(function, [builder.bitcast(builder.gep(data, arguments[1:]), pointer), *how])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@intrinsic
 def _fill(typing, number):
     """Return lanes that are all this number."""
 
@@ -249,6 +266,9 @@ def _at_most(typing, a, b):
 
 
 # ---------------------------------------------------------------------- sums of a block
+#
+# While a block is summed, the block ``ahead`` is fetched from memory. It is the next to be read. A processor does not
+# foresee the step from one array to another, and would have to wait.
 
 
 @compiled
@@ -259,13 +279,14 @@ def _whole(w):
 
 
 @compiled
-def _own_of_block(w, zero):
+def _own_of_block(w, ahead, zero):
     """Return the sums of w^2 and of w."""
     step, run, whole = _whole(w)
     nothing = squares = values = _fill(zero)
     for start in range(0, whole, run):
         run_squares = run_values = nothing
         for k in range(start, min(start + run, whole), step):
+            _prefetch(ahead, k)
             value = _load(w, k)
             run_squares = run_squares + value * value
             run_values = run_values + value
@@ -278,7 +299,7 @@ def _own_of_block(w, zero):
 
 
 @compiled
-def _pair_of_block(w, s, low, high, scale):
+def _pair_of_block(w, s, ahead, low, high, scale):
     """Return the sums of (scale d)^2 and of (scale d)^4, and how often (scale d)^2 is at most each of two bounds."""
     step, run, whole = _whole(w)
     zero, one = scale - scale, scale / scale
@@ -288,6 +309,7 @@ def _pair_of_block(w, s, low, high, scale):
     for start in range(0, whole, run):
         run_squares = run_fourths = nothing
         for k in range(start, min(start + run, whole), step):
+            _prefetch(ahead, k)
             difference = (_load(w, k) - _load(s, k)) * scales
             square = difference * difference
             run_squares = run_squares + square
@@ -306,7 +328,7 @@ def _pair_of_block(w, s, low, high, scale):
 
 
 @compiled
-def _msd_of_block(w, s, scale):
+def _msd_of_block(w, s, ahead, scale):
     """Return the sum of (scale d)^2."""
     step, run, whole = _whole(w)
     zero = scale - scale
@@ -315,6 +337,7 @@ def _msd_of_block(w, s, scale):
     for start in range(0, whole, run):
         run_squares = nothing
         for k in range(start, min(start + run, whole), step):
+            _prefetch(ahead, k)
             difference = (_load(w, k) - _load(s, k)) * scales
             run_squares = run_squares + difference * difference
         squares = squares + run_squares
@@ -326,10 +349,10 @@ def _msd_of_block(w, s, scale):
 
 
 @compiled
-def _add_pair(w, s, bounds, scale, sums):
+def _add_pair(w, s, ahead, bounds, scale, sums):
     """Add the sums of (scale d)^2 and of (scale d)^4, and the number below each bound, ``[2 + n_bound]``."""
     for k in range(0, len(bounds), 2):
-        d2, d4, n_low, n_high = _pair_of_block(w, s, bounds[k], bounds[k + 1], scale)
+        d2, d4, n_low, n_high = _pair_of_block(w, s, ahead, bounds[k], bounds[k + 1], scale)
         if k == 0:
             sums[0] += d2
             sums[1] += d4
@@ -372,16 +395,19 @@ def walk(chunks, due, new, flags, bounds, scale, like, own, pairs, counter):
             if new:
                 _copy(carray(_pointer(here, like), n), carray(_pointer(new + (first + at) * width, like), n))
             w = _wide(here, n, like, of_w)
-            if flags[0]:
-                w2, w1 = _own_of_block(w, zero)
-                own[c, 0] += w2
-                own[c, 1] += w1
             for j in range(len(due)):
                 s = _wide(due[j] + (first + at) * width, n, like, of_s)
+                then = due[j + 1] + (first + at) * width if j + 1 < len(due) else here + n * width
+                ahead = carray(_pointer(then, like), n)
                 if flags[1]:
-                    pairs[c, j, 0] += _msd_of_block(w, s, scale)
+                    pairs[c, j, 0] += _msd_of_block(w, s, ahead, scale)
                 else:
-                    _add_pair(w, s, bounds, scale, pairs[c, j])
+                    _add_pair(w, s, ahead, bounds, scale, pairs[c, j])
+            if flags[0]:
+                then = due[0] + (first + at + n) * width if len(due) else here + n * width
+                w2, w1 = _own_of_block(w, carray(_pointer(then, like), n), zero)
+                own[c, 0] += w2
+                own[c, 1] += w1
 
 
 @compiled
@@ -445,7 +471,8 @@ def sum_pairs(rows, earlier, later, bounds, scale, out):
         for start in range(0, rows.shape[2], _BLOCK):
             block = np.ascontiguousarray(rows[:, tile, start : start + _BLOCK])
             for pair in range(len(earlier)):
-                _add_pair(block[earlier[pair]], block[later[pair]], bounds, scale, out[pair, tile])
+                w = block[earlier[pair]]
+                _add_pair(w, block[later[pair]], w, bounds, scale, out[pair, tile])
 
 
 @compiled
@@ -477,10 +504,11 @@ def compare(chunks, like, one, out):
             for a in range(n_replica):
                 w_a = carray(_pointer(addresses[a], one), n)
                 for b in range(a + 1, n_replica):
-                    out[pair] += _msd_of_block(w_a, carray(_pointer(addresses[b], one), n), one[0])
+                    out[pair] += _msd_of_block(w_a, carray(_pointer(addresses[b], one), n), w_a, one[0])
                     pair += 1
             for a in range(n_replica):
-                out[pair + a] += _own_of_block(carray(_pointer(addresses[a], one), n), one[0] - one[0])[0]
+                w_a = carray(_pointer(addresses[a], one), n)
+                out[pair + a] += _own_of_block(w_a, w_a, one[0] - one[0])[0]
 
 
 @compiled
