@@ -49,6 +49,10 @@ def in_order(x: np.ndarray[Any, Any]) -> float:
     return total
 
 
+def tasks_of_this_process() -> set[int]:
+    return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+
+
 @needs_numba
 class TestCompiled(KernelChecks):
     @staticmethod
@@ -121,9 +125,7 @@ class TestCompiled(KernelChecks):
         assert torch.equal(bank.live[9].flats[0], torch.cat([w.detach() for w in parameters]))
 
     def test_the_sums_have_the_same_bits_for_any_number_of_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from lightning_glassy.measure.moments import cpu
-
-        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._BYTES_PER_THREAD", 1 << 18)
+        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._SHARED_BYTES", 1 << 18)
         parameters, tracked = track(torch.randn(400_000), torch.randn(9000).double(), torch.randn(300_000).bfloat16())
         ours, bank = self.kernels(tracked), SnapshotBank(tracked)
         due = [capture(bank, 0, ours)]
@@ -136,11 +138,6 @@ class TestCompiled(KernelChecks):
         finally:
             torch.set_num_threads(before)
         (alone, first), *others = found
-        pool = cpu._threads._pool
-        assert any("lightning_glassy" in thread.name for thread in threading.enumerate())
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-        ours(due)
-        assert cpu._threads._pool is pool  # large enough
         for sums, snapshot in others:
             assert all(torch.equal(*pair) for pair in zip(sums, alone, strict=True))
             assert all(torch.equal(*pair) for pair in zip(snapshot.flats, first.flats, strict=True))
@@ -168,17 +165,66 @@ class TestCompiled(KernelChecks):
         _, tracked = track(torch.randn(1_000_000))
         ours = self.kernels(tracked)
         due, runs = [capture(SnapshotBank(tracked), 0, ours)], []
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-        monkeypatch.setattr(cpu._threads, "run", lambda n, work: runs.append(n) or work())
+        monkeypatch.setattr(cpu._team, "run", lambda work: runs.append(work) or work())
         ours(due)
         assert not runs
         ours(due * 8)  # 36 MB, with the weights
-        assert runs == [2]
+        assert len(runs) == 1
+
+    @pytest.mark.parametrize("n", [1, 2, 5])
+    def test_a_large_event_is_shared_with_the_threads_of_torch(self, n: int) -> None:
+        from lightning_glassy.measure.moments import cpu
+
+        if cpu._team._parallel is None:
+            pytest.skip("torch has no threads of OpenMP here")
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(n)
+            torch.ones(1_000_000).sum()
+            seen: list[set[int]] = []
+            for _ in range(3):
+                met, turns = threading.Barrier(n, timeout=60), []
+                cpu._team.run(lambda met=met, turns=turns: (met.wait(), turns.append(threading.get_native_id())))
+                seen.append(set(turns))
+                assert len(turns) == n
+            if sys.platform == "linux":  # it is a team of OpenMP, whose threads stay
+                tasks = tasks_of_this_process()
+                assert seen[0] == seen[1] == seen[2]
+                assert seen[0] <= tasks
+                assert threading.get_native_id() in seen[0]
+                torch.ones(1_000_000).sum()
+                assert tasks_of_this_process() == tasks  # torch has started none for itself
+        finally:
+            torch.set_num_threads(before)
+
+    def test_what_fails_on_a_thread_is_raised(self) -> None:
+        from lightning_glassy.measure.moments import cpu
+
+        if cpu._team._parallel is None:
+            pytest.skip("torch has no threads of OpenMP here")
+        before = torch.get_num_threads()
+        calling = threading.get_ident()
+        met = threading.Barrier(2, timeout=60)
+
+        def fail(on_calling: bool, error: BaseException) -> None:
+            met.wait()
+            if (threading.get_ident() == calling) is on_calling:
+                raise error
+
+        try:
+            torch.set_num_threads(2)
+            for on_calling, error in ((True, KeyboardInterrupt()), (False, MemoryError())):
+                with pytest.raises(type(error)):
+                    cpu._team.run(lambda case=(on_calling, error): fail(*case))
+        finally:
+            torch.set_num_threads(before)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-    def test_a_forked_process_measures_with_threads_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._BYTES_PER_THREAD", 1 << 18)
+    def test_a_forked_process_measures_without_the_threads_that_it_has_lost(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lightning_glassy.measure.moments.cpu._SHARED_BYTES", 1 << 18)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
         _, tracked = track(torch.randn(400_000))
         ours = self.kernels(tracked)
@@ -207,7 +253,7 @@ class TestCompiled(KernelChecks):
     def test_nothing_is_compiled_after_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from lightning_glassy.measure.moments import compiled, cpu
 
-        monkeypatch.setattr(cpu, "_BYTES_PER_THREAD", 1 << 18)
+        monkeypatch.setattr(cpu, "_SHARED_BYTES", 1 << 18)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
         dispatchers = [value for value in vars(compiled).values() if hasattr(value, "signatures")]
         assert len(dispatchers) > 5

@@ -3,21 +3,22 @@
 The coordinates are cut into *chunks*. Each chunk is a run of coordinates within one tensor, and a table lists the
 chunks with their addresses. A chunk is read in blocks of 2048 coordinates. A block of weights stays in the first-level
 cache while the same block of each due snapshot is read, so that everything is read from memory once. At a capture, the
-block is also written to the new snapshot. The many short streams keep a single core busy at the speed of the memory.
+block is also written to the new snapshot. While a block is summed, the next one is fetched from memory.
 
-Large events are shared with other threads, as many as ``torch.get_num_threads()`` allows. They are threads of Python,
-which sleep between events, and not those of OpenMP, which would wait in a loop for work and fight with the threads of
-torch. They take chunk after chunk, so that a thread that gets no processor holds nobody up. Each chunk has its own
-sums, which are added in a fixed order. The bits of a sum depend neither on the number of threads nor on the processor.
+Large events are shared with the threads of torch, ``torch.get_num_threads()`` of them. They take chunk after chunk, so
+that a thread that gets no processor leaves the work to the others. Each chunk has its own sums, which are added in a
+fixed order. The bits of a sum depend neither on the number of threads nor on the processor.
 
 numba compiles the pass when the first tracker is made, in a few seconds, and keeps it on disk for later processes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,8 +39,9 @@ SCALE = 2.0**13
 
 _SUM_BYTES = 4 << 20  # for the sums of the chunks
 
-# Bytes that a thread reads at least. One core reads them in about the tenfold time of waking another thread.
-_BYTES_PER_THREAD = 16 << 20
+# Bytes of an event that is shared with other threads. One core reads them in about 3 ms. A thread may have to wait as
+# long for a processor if other processes run.
+_SHARED_BYTES = 32 << 20
 
 # The dtypes of weights, and the dtype as which numba reads them. It has no floating-point numbers of 16 bits on a CPU.
 _READ_AS = {
@@ -172,23 +174,22 @@ class _Plan:
     ) -> None:
         flats, own = [s.flats[index].data_ptr() for s in due], [s.own_sums[index].data_ptr() for s in due]
         if new is None:
-            self._run(flats, 0, self._alone, due, own, 0, at, out)
+            self._run(flats, 0, self._alone, own, 0, at, out)
         else:
             there = new.own_sums[index].data_ptr()
-            self._run(flats, new.flats[index].data_ptr(), self._both, (*due, new), own, there, at, out)
+            self._run(flats, new.flats[index].data_ptr(), self._both, own, there, at, out)
 
     def _run(
         self,
         flats: list[int],
         new: int,
         flags: NDArray[np.bool_],
-        alive: Sequence[Snapshot],
         own_s: list[int],
         own_new: int,
         at: int,
         out: NDArray[np.float64],
     ) -> None:
-        """Run the pass, on as many threads as pay."""
+        """Run the pass, and add up its sums."""
         n_due = len(flats)
         if self._pairs.shape[1] < n_due:
             self._pairs = np.empty((len(self._own), n_due, 2 + len(self._bounds)))
@@ -197,14 +198,8 @@ class _Plan:
             self.chunks.table, np.array(flats, np.int64), new, flags, self._bounds, self._scale, self.chunks.like,
             self._own, self._pairs, self._next_chunk,
         )  # fmt: skip
-        n_thread = min((n_due + 1) * self._bytes // _BYTES_PER_THREAD, len(self._own))
-        n_thread = min(n_thread, torch.get_num_threads()) if n_thread > 1 else 1
-        if n_thread > 1:
-            # A thread may still run if Ctrl-C ends the event. It keeps what it reads and writes, and has a counter of
-            # its own, so that it takes no chunk of the next event.
-            counter = np.zeros(1, np.int64)
-            walk = *walk[:-1], counter.ctypes.data
-            _threads.run(n_thread, lambda kept=(alive, self._bucket, counter): compiled.walk(*walk))  # type: ignore[misc]
+        if (n_due + 1) * self._bytes >= _SHARED_BYTES and len(self._own) > 1:
+            _team.run(lambda: compiled.walk(*walk))
         else:
             compiled.walk(*walk)
         sums = self._own, self._pairs, np.array(own_s, np.int64)
@@ -288,27 +283,43 @@ def _bins(edges: NDArray[np.floating]) -> tuple[NDArray[np.int16], int, NDArray[
     return places.astype(np.int16), shift, np.concatenate([[np.nan], edges, [np.nan]]).astype(edges.dtype)
 
 
-class _Threads:
-    """Threads that help the calling one. They sleep until there is something to do, and end with the process."""
+class _Team:
+    """The threads with which torch computes on a CPU, as far as torch uses OpenMP.
+
+    They are awake after an operation of torch, and wait in a loop for more work. Threads of our own would have to share
+    the processors with these loops.
+    """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._process = self._size = 0
+        self._is_forked = False  # a forked process has no other threads, and OpenMP does not notice
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=lambda: setattr(self, "_is_forked", True))
+        # What OpenMP calls is kept, because it is machine code that would be freed with the object.
+        self._call = ctypes.CFUNCTYPE(None, ctypes.py_object)(lambda work: work())
+        self._parallel: Any = None
+        with contextlib.suppress(AttributeError, OSError):  # another OpenMP, as on Windows, or none
+            # A symbol is also looked for in the libraries that the one of torch needs.
+            self._parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
+            self._parallel.argtypes = [type(self._call), ctypes.py_object, ctypes.c_uint, ctypes.c_uint]
+            self._parallel.restype = None
 
-    def run(self, n: int, work: Callable[[], object]) -> None:
-        """Call ``work`` on this thread, and on up to ``n - 1`` others at the same time."""
-        process = os.getpid()  # a forked process has no threads
-        if self._pool is None or self._process != process or self._size < n - 1:
-            self._pool, self._process, self._size = ThreadPoolExecutor(n - 1, "lightning_glassy"), process, n - 1
-        helpers = [self._pool.submit(work) for _ in range(n - 1)]
-        try:
+    def run(self, work: Callable[[], object]) -> None:
+        """Call ``work`` on ``torch.get_num_threads()`` threads at the same time, one of which is the calling one."""
+        n_thread = torch.get_num_threads()
+        if self._parallel is None or self._is_forked or n_thread == 1:
             work()
-        finally:
-            # Do not wait for a thread that has not begun. There is nothing left for it.
-            wait([helper for helper in helpers if not helper.cancel()])
-        for helper in helpers:
-            if not helper.cancelled():
-                helper.result()
+            return
+        failures: list[BaseException] = []
+
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:  # no exception passes through OpenMP
+                failures.append(error)
+
+        self._parallel(self._call, guarded, n_thread, 0)
+        if failures:
+            raise failures[0]
 
 
-_threads = _Threads()
+_team = _Team()
