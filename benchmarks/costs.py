@@ -26,7 +26,7 @@ def load(name: str) -> dict[str, Any]:
 
 def time_of(seconds: float) -> str:
     """Format a time in microseconds or milliseconds."""
-    return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.2g} ms"
+    return f"{1e6 * seconds:.0f} µs" if seconds < 1e-3 else f"{1e3 * seconds:.{1 if seconds < 1e-2 else 0}f} ms"
 
 
 def costs(event: Mapping[str, Any], training: Mapping[str, Any]) -> str:

@@ -175,9 +175,11 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Where the figures come from. The GPU is named if they are those of a CUDA device."""
     cpu = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        # A virtual machine gives several generations of a processor the same name.
+        cpu = f"{about['model name']} (family {about['cpu family']}, model {about['model']})"
+    except (OSError, KeyError):
         pass
     return {
         "date": date.today().isoformat(),

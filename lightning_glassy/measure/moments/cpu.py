@@ -294,7 +294,7 @@ class _Team:
         self._is_forked = False  # a forked process has no other threads, and OpenMP does not notice
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=lambda: setattr(self, "_is_forked", True))
-        # What OpenMP calls is kept, because it is machine code that would be freed with the object.
+        # Machine code that OpenMP can call. It is freed together with this object.
         self._call = ctypes.CFUNCTYPE(None, ctypes.py_object)(lambda work: work())
         self._parallel: Any = None
         with contextlib.suppress(AttributeError, OSError):  # another OpenMP, as on Windows, or none
