@@ -193,7 +193,7 @@ class TestCompiled(KernelChecks):
                 assert seen[0] <= tasks
                 assert threading.get_native_id() in seen[0]
                 torch.ones(1_000_000).sum()
-                assert tasks_of_this_process() == tasks  # torch has started none for itself
+                assert tasks_of_this_process() <= tasks  # torch has started none for itself
         finally:
             torch.set_num_threads(before)
 

@@ -284,14 +284,15 @@ def _bins(edges: NDArray[np.floating]) -> tuple[NDArray[np.int16], int, NDArray[
 
 
 class _Team:
-    """The threads with which torch computes on a CPU, as far as torch uses OpenMP.
+    """The threads with which torch computes on a CPU.
 
     They are awake after an operation of torch, and wait in a loop for more work. Threads of our own would have to share
-    the processors with these loops.
+    the processors with these loops. If torch does not use OpenMP, and in a forked process, there is only the calling
+    thread.
     """
 
     def __init__(self) -> None:
-        self._is_forked = False  # a forked process has no other threads, and OpenMP does not notice
+        self._is_forked = False  # OpenMP does not notice that its threads are not there then
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=lambda: setattr(self, "_is_forked", True))
         # Machine code that OpenMP can call. It is freed together with this object.
