@@ -5,9 +5,10 @@ chunks with their addresses. A chunk is read in blocks of 2048 coordinates. A bl
 cache while the same block of each due snapshot is read, so that everything is read from memory once. At a capture, the
 block is also written to the new snapshot. While a block is summed, the next one is fetched from memory.
 
-Large events are shared with the threads of torch, ``torch.get_num_threads()`` of them. They take chunk after chunk, so
-that a thread that gets no processor leaves the work to the others. Each chunk has its own sums, which are added in a
-fixed order. The bits of a sum depend neither on the number of threads nor on the processor.
+Large events are shared with the threads of torch, ``torch.get_num_threads()`` of them. They take chunk after chunk. A
+thread that gets no processor leaves the chunks to the others, but the event does not end before it has looked. Each
+chunk has its own sums, which are added in a fixed order. The bits of a sum depend neither on the number of threads nor
+on the processor.
 
 numba compiles the pass when the first tracker is made, in a few seconds, and keeps it on disk for later processes.
 """
