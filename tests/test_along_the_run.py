@@ -164,7 +164,7 @@ def test_the_pictures_show_what_is_in_the_record(trained: AgingRecord) -> None:
         ("loss", 0, "train loss", "train_loss"),
         ("loss", 0, "test loss", "test_loss"),
         ("gradient_noise", 0, "noise $D$", "gradient_noise"),
-        ("curvature", 0, r"flat, $|\lambda| < \epsilon$", "flat_fraction"),
+        ("curvature", 0, r"flat, $|\lambda| < \lambda_0$", "flat_fraction"),
         ("curvature", 1, "leading", "hessian_max"),
         ("curvature", 1, "lowest", "hessian_min"),
     ):

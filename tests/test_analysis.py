@@ -445,7 +445,7 @@ def test_a_random_walk_diffuses_at_half_its_variance_per_step() -> None:
     assert found.coefficient == pytest.approx(0.045, abs=4.5 * found.standard_error)
     assert found.standard_error < 0.002
     assert {window.motion for window in found.windows} == {"diffusive"}
-    assert "diffusion at the bottom: D = 0.04" in str(found)
+    assert "diffusion at the bottom: K = 0.04" in str(found)
 
 
 def test_a_floor_below_the_diffusion_does_not_bias_its_coefficient() -> None:

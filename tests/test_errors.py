@@ -444,7 +444,7 @@ def test_the_diffusion_at_the_bottom_has_its_error_in_the_headline() -> None:
     found = report(of(walks(n=400)), n_bootstrap=20)
     error = found.diffusion.standard_error
     assert (
-        f"D = {found.diffusion.coefficient:.3g} ± {error:.2g}",
+        f"K = {found.diffusion.coefficient:.3g} ± {error:.2g}",
         "diffusion at the bottom, per step",
     ) in found.headline
 

@@ -6,6 +6,7 @@ except ImportError as error:
     raise ImportError("lightning_glassy.analysis needs scipy: pip install 'lightning-glassy[analysis]'") from error
 
 from lightning_glassy.analysis.collapse import Collapse, CollapseQuality, collapse, collapse_quality, scaled_lag
+from lightning_glassy.analysis.comparison import ComparedRecord, Comparison, compare
 from lightning_glassy.analysis.crossings import Crossings, lag_to_threshold
 from lightning_glassy.analysis.curves import Curves, relaxation_curves
 from lightning_glassy.analysis.diffusion import Diffusion, diffusion
@@ -19,12 +20,15 @@ from lightning_glassy.analysis.overlaps import OverlapAt, overlap_at
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
 from lightning_glassy.analysis.relaxation import RelaxationTime, RelaxationTimes, relaxation_times
+from lightning_glassy.analysis.words import Slowdown, in_words
 
 __all__ = [
     "AgingExponent",
     "AgingRate",
     "Collapse",
     "CollapseQuality",
+    "ComparedRecord",
+    "Comparison",
     "Crossings",
     "Curves",
     "Diffusion",
@@ -38,14 +42,17 @@ __all__ = [
     "Peak",
     "RelaxationTime",
     "RelaxationTimes",
+    "Slowdown",
     "ThresholdFit",
     "Verdict",
     "aging_by_group",
     "aging_exponent",
     "collapse",
     "collapse_quality",
+    "compare",
     "diffusion",
     "heterogeneity",
+    "in_words",
     "lag_to_threshold",
     "loss_regimes",
     "noise_clock",

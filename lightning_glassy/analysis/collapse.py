@@ -2,7 +2,7 @@ r"""The collapse of curves of different waiting times on one curve, against a re
 
 The two scaling variables differ if the lag is not much shorter than the waiting time:
 
-* ``"effective"`` is the effective time :math:`\lambda = t_w^{1-\mu}\,[(1+t/t_w)^{1-\mu} - 1]/(1-\mu)`. The clock slows
+* ``"effective"`` is the effective time :math:`h = t_w^{1-\mu}\,[(1+t/t_w)^{1-\mu} - 1]/(1-\mu)`. The clock slows
   down during the lag, too. For :math:`\mu \to 1` it is :math:`\ln(1 + t/t_w)`.
 * ``"plain"`` is :math:`t/t_w^\mu`, as in Herrera Segura et al. 2022.
 """

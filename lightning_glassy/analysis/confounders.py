@@ -52,4 +52,4 @@ def confounders(record: AgingRecord) -> list[str]:
             found.append("momentum: lags below 1/(1 - momentum) steps are ballistic")
         if any(group.get("weight_decay") for group in groups):
             found.append("weight decay moves the weights by itself")
-    return found
+    return list(dict.fromkeys(found))  # several optimisers have the same doubts

@@ -76,7 +76,7 @@ class Diffusion:
         else:
             error = "" if self.standard_error is None else f" +- {self.standard_error:.2g}"
             first = (
-                f"diffusion at the bottom: D = {self.coefficient:.3g}{error} per step (from t_w = {self.bottom[0]:,}, "
+                f"diffusion at the bottom: K = {self.coefficient:.3g}{error} per step (from t_w = {self.bottom[0]:,}, "
                 f"lags {self.bottom[1]:,} ... {self.bottom[2]:,})"
             )
         lines = [first, f"  {'t_w':>10}   motion (lags, local exponent)"]
@@ -97,7 +97,7 @@ def diffusion(record: AgingRecord, *, group: str = "all") -> Diffusion:
     The exponent :math:`\gamma(t_w, t) = \partial\ln\Delta/\partial\ln t` is the slope of a straight line through the
     lags up to a quarter of a decade on either side. A system at the bottom of its landscape diffuses, and does not age
     (Baity-Jesi et al. 2018). The diffusion coefficient of one coordinate comes from the straight line :math:`\Delta =
-    \Delta_0 + 2 D t` (least squares of the relative deviations). The line is fitted to the diffusive window that the
+    \Delta_0 + 2 K t` (least squares of the relative deviations). The line is fitted to the diffusive window that the
     waiting times of the last decade share, if their curves agree there to within a quarter.
 
     A record of more than 25 waiting times or 100 lags is thinned to 40 and 60.

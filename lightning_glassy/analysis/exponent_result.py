@@ -28,9 +28,9 @@ CONTRADICTORY = "the slopes of the thresholds contradict each other"
 """Words of some sentences of :mod:`lightning_glassy.analysis.headline`, and of a doubt."""
 
 WIDTH = 100  # of the text
-_COLUMNS = {**dict(zip(COLLAPSES, ("lambda", "t/t_w^mu"), strict=True)), THRESHOLD: THRESHOLD}
+_COLUMNS = {**dict(zip(COLLAPSES, ("h", "t/t_w^mu"), strict=True)), THRESHOLD: THRESHOLD}
 _LEGEND = (
-    "missed by: rms distance of the curves from a common one; then mu by method: collapse in lambda, the effective "
+    "missed by: rms distance of the curves from a common one; then mu by method: collapse in h, the effective "
     "time, or in t/t_w^mu, slope of the threshold lags; 0.605(2) is 0.605 +- 0.002",
 )
 

@@ -68,10 +68,10 @@ def aging_exponent(
     The result is about one observable, and has the others beside it. Its ``mu`` is None unless the curves collapse, the
     methods agree and no other observable contradicts: see :mod:`lightning_glassy.analysis.headline`.
 
-    *Collapse*: find the exponent that minimises the Houdayer-Hartmann quality, in the effective time :math:`\lambda`
+    *Collapse*: find the exponent that minimises the Houdayer-Hartmann quality, in the effective time :math:`h`
     and in :math:`t/t_w^\mu` (:mod:`lightning_glassy.analysis.collapse`). If data age by a slowing clock, the estimate
-    is unbiased in :math:`\lambda` and low in :math:`t/t_w^\mu`. If data scale with :math:`t/t_w^\mu`, it is unbiased
-    there and high in :math:`\lambda`. The better collapse decides, and the difference is the systematic error.
+    is unbiased in :math:`h` and low in :math:`t/t_w^\mu`. If data scale with :math:`t/t_w^\mu`, it is unbiased
+    there and high in :math:`h`. The better collapse decides, and the difference is the systematic error.
 
     *Threshold* (Herrera Segura et al. 2022): fit the slope of :math:`\ln t^*` against :math:`\ln t_w`. It tends to
     :math:`\mu` only for lags much shorter than the waiting time.

@@ -143,23 +143,28 @@ def heterogeneity(record: AgingRecord, *, group: str = "all", eps: float | None 
     )
 
 
-def overlap_distribution(overlaps: Array, bins: int = 40) -> tuple[Array, Array]:
-    r"""Return the distribution P(q) of the overlaps between replicas: a histogram over :math:`[-1, 1]`.
+def overlap_distribution(
+    overlaps: Array, bins: int = 40, span: tuple[float, float] = (-1.0, 1.0)
+) -> tuple[Array, Array]:
+    r"""Return the distribution P(q) of the overlaps between replicas: a histogram.
 
     Args:
         overlaps: q of each pair, of any shape. Values that are not finite are left out.
         bins: number of bins.
+        span: range of the histogram, default :math:`[-1, 1]`. Values beyond it count in the outer bins.
 
     Returns:
         Edges ``[bins + 1]`` and density ``[bins]``. The integral of the density is 1, or 0 without overlaps.
 
     Raises:
-        ValueError: there is less than one bin.
+        ValueError: there is less than one bin, or the range is empty.
     """
     if bins < 1:
         raise ValueError(f"bins={bins} must be at least 1")
-    finite = np.clip(overlaps[np.isfinite(overlaps)], -1.0, 1.0)
-    counts, edges = np.histogram(finite, bins=bins, range=(-1.0, 1.0))
+    if not span[0] < span[1]:
+        raise ValueError(f"span={span} must be a range from a smaller to a larger number")
+    finite = np.clip(overlaps[np.isfinite(overlaps)], *span)
+    counts, edges = np.histogram(finite, bins=bins, range=span)
     return edges, counts / max(counts.sum(), 1) / np.diff(edges)
 
 

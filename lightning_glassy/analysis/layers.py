@@ -38,6 +38,10 @@ _UNCERTAIN = 0.5  # a local rate with a larger standard error is not shown
 _CANDIDATES = 41  # thresholds that are tried for the common threshold
 
 
+# The exponent of a group, the fitted value, its interval, and the reason why there is no exponent.
+Fitted = tuple[float | None, float | None, tuple[float, float] | None, str | None]
+
+
 @dataclass(frozen=True)
 class GroupRow:
     r"""Aging of one group of parameters.
@@ -204,6 +208,7 @@ def aging_by_group(
     confidence: float = 0.95,
     n_bootstrap: int = 50,
     most: int = MOST_GROUPS,
+    exponents: bool = True,
 ) -> GroupAging:
     r"""Analyse the aging of every group of parameters, and sort the groups by it.
 
@@ -227,6 +232,7 @@ def aging_by_group(
         confidence: level of the intervals of the exponents.
         n_bootstrap: number of resampled fits of each group.
         most: largest number of groups. If there are more, those with the most parameters are analysed.
+        exponents: whether exponents are fitted. They take most of the time. Without them, each row has the reason.
 
     Raises:
         ValueError: an argument is out of its range, there is no such observable, or the record has no group besides
@@ -246,7 +252,18 @@ def aging_by_group(
     times = _apart(record.waiting_times)
     options: dict[str, Any] = {"window": window, "confidence": confidence, "n_bootstrap": n_bootstrap}
     rows = [
-        _row(record, observable, group, eps, curves[group], times, threshold, waiting_time, options) for group in chosen
+        _row(
+            record,
+            observable,
+            group,
+            eps,
+            curves[group],
+            times,
+            threshold,
+            waiting_time,
+            options if exponents else None,
+        )
+        for group in chosen
     ]
     ordered = sorted(rows[1:], key=lambda row: (-np.inf if row.rate is None else row.rate.rate, row.n_parameters))
     return GroupAging(
@@ -287,14 +304,18 @@ def _row(
     times: NDArray[np.int64],
     threshold: float,
     waiting_time: int,
-    options: dict[str, Any],
+    options: dict[str, Any] | None,
 ) -> GroupRow:
     """Return the row of one group, from its curves or the reason why there are none."""
     unknown = np.full(max(len(times) - 1, 0), np.nan)
     n = record.n_parameters[group]
     if isinstance(curves, str):
         return GroupRow(group, n, None, None, None, curves, None, "cannot tell", np.nan, False, False, unknown, unknown)
-    mu, estimate, interval, why_not = _exponent(record, observable, group, eps, options)
+    if options is None:
+        fitted: Fitted = (None, None, None, "the exponent was not fitted")
+    else:
+        fitted = _exponent(record, observable, group, eps, options)
+    mu, estimate, interval, why_not = fitted
     judged = verdict(record, group=group, observable=observable, eps=eps)
     lag, early, late = np.nan, False, False
     at = np.flatnonzero(curves.waiting_times == waiting_time)
@@ -319,9 +340,7 @@ def _row(
     )
 
 
-def _exponent(
-    record: AgingRecord, observable: str, group: str, eps: float | None, options: dict[str, Any]
-) -> tuple[float | None, float | None, tuple[float, float] | None, str | None]:
+def _exponent(record: AgingRecord, observable: str, group: str, eps: float | None, options: dict[str, Any]) -> Fitted:
     """Return the exponent of a group, the fitted value, its interval, and the reason why there is no exponent."""
     try:
         fit = aging_exponent(record, observable, group=group, eps=eps, **options)

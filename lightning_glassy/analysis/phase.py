@@ -398,7 +398,7 @@ class _Shifts:
         self._x = np.log(self.waiting_times.astype(np.float64))
         self._heights = np.array(heights).reshape(len(kept), curves.n_replica)  # [n_tw, n_replica]
         self._offsets, self._exponents, self._ratios = np.array(offsets), np.array(exponents), np.array(ratios)
-        self._noise = _noise(self._x, self._heights.mean(axis=1))
+        self._noise = noise_around_line(self._x, self._heights.mean(axis=1))
 
     def lost(self) -> str | None:
         """Return the reason why the last waiting times cannot be compared, or None if they can be."""
@@ -470,7 +470,7 @@ class _Shifts:
             if n >= _FEWEST:
                 error = trends.std(ddof=1) / np.sqrt(n)
             else:
-                error = _noise(x, heights.mean(axis=1)) / np.sqrt(centred @ centred)
+                error = noise_around_line(x, heights.mean(axis=1)) / np.sqrt(centred @ centred)
             trend = float(trends.mean())
             offsets = self._between[first : last + 1][:, bands == band][:, finite].mean(axis=-1)
             offset = float(np.abs(centred) @ offsets / (centred @ centred))
@@ -480,7 +480,7 @@ class _Shifts:
         return None
 
 
-def _noise(x: Array, heights: Array) -> float:
+def noise_around_line(x: Array, heights: Array) -> float:
     """Return the standard deviation of a height from the straight line between its neighbours."""
     if len(x) < 3:
         return np.inf

@@ -13,6 +13,9 @@ from lightning_glassy.record.text import few
 
 log = logging.getLogger(__name__)
 
+_SHORT = 2000  # steps of a run with a short table
+_VISIBLE = 2  # doubts that are printed
+
 
 def print_lines(write: Callable[[str], object], lines: Sequence[str]) -> None:
     """Print lines, unless the output is closed or full."""
@@ -23,10 +26,11 @@ def print_lines(write: Callable[[str], object], lines: Sequence[str]) -> None:
 
 @quiet()
 def summary(record: AgingRecord, who: str) -> list[str]:
-    """Return a table of the displacement, and the verdict and the aging exponent of a long enough record.
+    """Return the answer in plain words, a table of the displacement, and the verdict and the aging exponent.
 
     A record that is too short for an exponent (:func:`~lightning_glassy.analysis.curves.too_short`) has the verdict
-    only if it is decided, one line with the reason, and the doubts about its numbers.
+    only if it is decided, and one line with the reason. Two doubts are printed, the gravest first, and the number of
+    the others.
 
     Args:
         record: the record.
@@ -34,7 +38,8 @@ def summary(record: AgingRecord, who: str) -> list[str]:
     """
     if not len(record):
         return [f"{who}: training ended before a pair could be measured"]
-    return [_table(record), *_findings(record, who)]
+    words, findings = _findings(record, who)
+    return [*words, _table(record), *findings]
 
 
 def _table(record: AgingRecord) -> str:
@@ -42,8 +47,10 @@ def _table(record: AgingRecord) -> str:
     waiting_times, lags, msd = record.waiting_times, record.lags, record.msd()
     if record.n_replica is not None:
         msd = msd.mean(axis=0)
-    rows = few(range(len(waiting_times)), 6)
-    columns = few([j for j, lag in enumerate(lags) if lag > 0 or len(lags) == 1], 7)  # at lag 0 nothing has moved
+    most = (3, 4) if record.last_step < _SHORT else (6, 7)
+    rows = few(range(len(waiting_times)), most[0])
+    # At lag 0 nothing has moved.
+    columns = few([j for j, lag in enumerate(lags) if lag > 0 or len(lags) == 1], most[1])
     lines = [
         f"Aging of {record.n_parameters['all']:,} parameters: mean squared displacement at lag t after step t_w",
         f"{'t_w':>10} |" + "".join(f"{f't={lags[j]:,}':>12}" for j in columns),
@@ -54,26 +61,38 @@ def _table(record: AgingRecord) -> str:
     return "\n".join(lines)
 
 
-def _findings(record: AgingRecord, who: str) -> list[str]:
-    """Return the verdict and the aging exponent in words, or the reason why the record is too short for them."""
+def _findings(record: AgingRecord, who: str) -> tuple[list[str], list[str]]:
+    """Return the answer in plain words, and the verdict and the aging exponent, or the reason why there are none."""
     try:
-        from lightning_glassy.analysis import NotEnoughDataError, aging_exponent, reconcile, relaxation_curves, verdict
+        from lightning_glassy.analysis import NotEnoughDataError, reconcile, relaxation_curves, verdict
         from lightning_glassy.analysis.curves import too_short
+        from lightning_glassy.analysis.latest import latest_exponent
+        from lightning_glassy.analysis.words import doubts_of, in_words
     except ImportError as error:
-        return [f"no verdict and no aging exponent: {error}"]
+        return [], [f"no verdict and no aging exponent: {error}"]
     try:
         curves, judged = relaxation_curves(record), verdict(record)
         short = too_short(curves)
         if short is not None:
             decided = [] if judged.kind == "cannot tell" else [str(replace(judged, warnings=[]))]
-            return [*decided, short, *(f"  ! {doubt}" for doubt in [*curves.doubts, *record.doubts])]
+            doubts = list(dict.fromkeys([*record.doubts, *curves.doubts]))
+            return [], [*decided, short, *_few_doubts(doubts)]
+        fit, missing = None, []
         try:
-            fit = aging_exponent(record)
+            fit = latest_exponent(record)
+            judged = reconcile(judged, fit)
         except NotEnoughDataError as error:
-            return [str(judged), f"no aging exponent: {error}"]
-        # Print a doubt of both only once.
-        doubts = [warning for warning in judged.warnings if warning not in fit.warnings]
-        return [str(replace(reconcile(judged, fit), warnings=doubts)), str(fit)]
+            missing = [f"no aging exponent: {error}"]
+        doubts = doubts_of(record, judged, fit)
+        told = [str(replace(judged, warnings=[])), *missing, *([] if fit is None else [str(replace(fit, warnings=[]))])]
+        return in_words(record, judged, fit), [*told, *_few_doubts(doubts)]
     except Exception as error:
         log.warning("%s: the record could not be analysed (%s: %s)", who, type(error).__name__, str(error))
-        return []
+        return [], []
+
+
+def _few_doubts(doubts: Sequence[str]) -> list[str]:
+    """Return the lines of the gravest doubts, and one line for the others."""
+    lines = [f"  ! {doubt}" for doubt in doubts[:_VISIBLE]]
+    more = len(doubts) - _VISIBLE
+    return [*lines, f"  ! {more} more in 'lightning-glassy report'"] if more > 0 else lines

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 
+from lightning_glassy.record.text import duration
+
 _UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -41,9 +43,9 @@ class Progress:
         elapsed, new = now - self._start[0], done - self._start[1]
         text = f"{100 if done >= total else 100 * done // total:3d} %   {_bytes(done, total)}"
         if done >= total:
-            return f"{text}   {_duration(elapsed)}"
+            return f"{text}   {duration(elapsed)}"
         left = elapsed * (total - done) / new if new > 0 else math.inf
-        return text if math.isinf(left) else f"{text}   {_duration(max(left, 1))} left"
+        return text if math.isinf(left) else f"{text}   {duration(max(left, 1))} left"
 
 
 def _bytes(done: int, total: int) -> str:
@@ -51,19 +53,3 @@ def _bytes(done: int, total: int) -> str:
         if total >= size:
             return f"{done / size:.1f} of {total / size:.1f} {unit}"
     return f"{done} of {total} B"
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in its two largest units.
-
-    Example:
-        >>> _duration(11_400)
-        '3 h 10 min'
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {smaller}"
-    return f"{whole // 60} min {whole % 60} s"

@@ -14,6 +14,7 @@ from lightning_glassy.observables.distributions import (
     gaussian_probabilities,
     relative_overlap_thresholds,
 )
+from lightning_glassy.observables.last_decade import over_last_decade
 from lightning_glassy.observables.registry import (
     NOT_SUMS,
     OBSERVABLES,
@@ -45,6 +46,7 @@ from lightning_glassy.observables.two_time import (
     normalised_msd,
     overlap,
     overlap_standard_error,
+    relative_displacement,
     replica_overlap,
 )
 
@@ -79,9 +81,11 @@ __all__ = [
     "msd_standard_error",
     "non_gaussian",
     "normalised_msd",
+    "over_last_decade",
     "overlap",
     "overlap_standard_error",
     "register",
+    "relative_displacement",
     "relative_overlap_thresholds",
     "relaxation_of",
     "relaxing",

@@ -96,6 +96,32 @@ register(
     )
 )
 
+
+@quiet()
+def relative_displacement(sum_d2: ArrayLike, sum_s2: ArrayLike) -> Array:
+    r"""Rms displacement over the rms weight at the waiting time, :math:`\sqrt{\sum d^2 / \sum s^2}`.
+
+    It is a plain number: 0.1 means that the weights have moved by 10 % of their size. It compares networks whose
+    weights have different sizes. It is NaN if all weights are 0 at the waiting time.
+
+    Example:
+        >>> float(relative_displacement(sum_d2=0.01, sum_s2=1.0))
+        0.1
+    """
+    return np.asarray(np.sqrt(ratio(*float64(sum_d2, sum_s2))))
+
+
+register(
+    Observable(
+        name="relative_displacement",
+        title="relative displacement",
+        symbol=r"\delta(t_w, t_w+t)",
+        formula=relative_displacement,
+        inputs=("d2", "s2"),
+        log=True,
+    )
+)
+
 # ---------------------------------------------------------------------- correlation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,6 +51,33 @@ def new_figure(columns: int, *, width: float = 6.4, height: float = 4.4) -> Figu
     return figure
 
 
+def pyplot_axes(columns: int = 1, *, width: float = 6.4, height: float = 4.4) -> tuple[Axes, ...]:
+    """Create a figure of pyplot with axes side by side, which a notebook shows by itself. Return the axes.
+
+    Raises:
+        ImportError: matplotlib is missing. The message names the extra to install.
+    """
+    require_matplotlib()
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"figure.max_open_warning": 0}):  # a script may draw many records
+        figure, axes = pyplot.subplots(1, columns, figsize=(width * columns, height), dpi=110, squeeze=False)
+    figure.subplots_adjust(left=0.8 / (width * columns), right=0.985, bottom=0.55 / height, top=1 - 0.35 / height)
+    return tuple(axes[0])
+
+
+def epoch_axis(ax: Axes, record: AgingRecord) -> None:
+    """Draw a second axis in epochs above an axis in steps, if the record knows the steps of an epoch."""
+    size = record.steps_per_epoch
+    if size is None or ax.get_xscale() != "log" or ax.get_xlim()[1] < 2 * size:
+        return
+    top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, size), lambda x: np.multiply(x, size)))
+    top.tick_params(labelsize=7, pad=1)
+    top.set_xlabel("epochs", fontsize=8, labelpad=2)
+    figure = ax.figure
+    figure.subplots_adjust(top=min(figure.subplotpars.top, 1 - 0.75 / figure.get_size_inches()[1]))  # type: ignore[union-attr]
+
+
 def drawable(values: ArrayLike, *, log: bool = False) -> NDArray[np.bool_]:
     """Return which values axes can show. The margins of matplotlib would overflow beyond 1e200.
 
@@ -71,12 +98,52 @@ def logarithmic(ax: Axes, *, both: bool = True) -> None:
     lines = [line for line in ax.get_lines() if len(line.get_xdata())]  # type: ignore[arg-type]
     if not lines:
         return
-    ax.set_xscale("log")
+    log_axis(ax, "x")
     if both:
         values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in lines])
         if values.min() == values.max():
             ax.set_ylim(values.min() / 2, 2 * values.max())
-        ax.set_yscale("log")
+        log_axis(ax, "y")
+
+
+def log_axis(ax: Axes, *names: Literal["x", "y"]) -> None:
+    """Make axes logarithmic, with a few labels that do not overlap, whatever the range.
+
+    Beyond two decades the powers of ten are labelled. Between half a decade and two decades 1, 2 and 5 times a power of
+    ten are labelled, and below it a few round numbers.
+    """
+    from matplotlib.ticker import FuncFormatter, Locator, LogFormatterMathtext, LogLocator, MaxNLocator, NullFormatter
+
+    class Few(Locator):
+        def __call__(self) -> Any:
+            return self.tick_values(*self.axis.get_view_interval())  # type: ignore[union-attr]
+
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            low, high = sorted((vmin, vmax))
+            if not 0 < low < high:
+                return []
+            decades = np.log10(high / low)
+            if decades < 0.5:
+                return MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+            locator = LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,), numticks=8)
+            locator.set_axis(self.axis)
+            return locator.tick_values(low, high)
+
+    for name in names:
+        (ax.set_xscale if name == "x" else ax.set_yscale)("log")
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        powers = LogFormatterMathtext()
+        axis.set_major_locator(Few())
+
+        def text(value: float, place: Any, axis: Any = axis, powers: Any = powers) -> str:
+            low, high = sorted(axis.get_view_interval())
+            if low > 0 and high / low >= 100:
+                powers.set_axis(axis)
+                return str(powers(value, place))
+            return f"{value:,g}" if 1e-3 <= value < 1e6 else f"{value:.3g}"
+
+        axis.set_major_formatter(FuncFormatter(text))
+        axis.set_minor_formatter(NullFormatter())
 
 
 class Colours:
@@ -120,6 +187,7 @@ def draw_curves(
     errors: Array | None = None,
     n_replica: int = 1,
     log: bool = True,
+    colours: Colours | None = None,
 ) -> Axes:
     """Draw one curve per waiting time, on a logarithmic x axis and, with ``log``, a logarithmic y axis.
 
@@ -127,8 +195,8 @@ def draw_curves(
     left out. More than 40 curves, or 100 points of a curve, are thinned evenly in the logarithm. A band of one standard
     error on either side is drawn where ``errors`` is finite, and a note in the axes says so.
     """
-    ax = new_figure(1).axes[0] if ax is None else ax
-    colours = Colours(waiting_times)
+    ax = pyplot_axes()[0] if ax is None else ax
+    colours = Colours(waiting_times) if colours is None else colours
     positive = values[drawable(values, log=True)]
     floor = 0.5 * positive.min(initial=np.inf) if log else -np.inf  # a logarithmic axis cannot show an edge below 0
     for i in log_spaced(waiting_times, MOST_CURVES):

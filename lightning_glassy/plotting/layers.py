@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_glassy.observables import relaxation_of
-from lightning_glassy.plotting.axes import new_figure
+from lightning_glassy.plotting.axes import (
+    log_axis,
+    new_figure,
+    pyplot_axes,
+)
+from lightning_glassy.plotting.given import result_of
+from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few, printable
 
 if TYPE_CHECKING:
@@ -17,9 +23,17 @@ if TYPE_CHECKING:
     from lightning_glassy.analysis import GroupAging
 
 MOST_ROWS = 40  # more names cannot be read
+_LEFT = 0.3  # part of the width that is left for the names
 
 
-def plot_groups(found: GroupAging, *, ax: Axes | None = None, colorbar: bool = True) -> Axes:
+def plot_groups(
+    record: AgingRecord | GroupAging,
+    *,
+    observable: str | None = None,
+    eps: float | None = None,
+    ax: Axes | None = None,
+    colorbar: bool = True,
+) -> Axes:
     """Draw the local aging rate of each group as a colour, against the waiting time.
 
     White is no aging, red is aging, and blue is relaxation that becomes faster. Hatched cells are not known. The groups
@@ -27,14 +41,19 @@ def plot_groups(found: GroupAging, *, ax: Axes | None = None, colorbar: bool = T
     the axis says so.
 
     Args:
-        found: result of :func:`~lightning_glassy.analysis.aging_by_group`.
-        ax: axes to draw on, default new axes.
+        record: record to draw, or a result of :func:`~lightning_glassy.analysis.aging_by_group`.
+        observable: observable of the record that relaxes, default the displacement.
+        eps: threshold of the overlap.
+        ax: axes to draw on, default new axes of pyplot.
         colorbar: whether to draw the colour scale beside the axes.
     """
+    found = result_of(record, _by_group, observable=observable, eps=eps)
     everything = list(zip(found.names(28), (found.whole, *found.rows), strict=True))
     chosen = [everything[0], *few(everything[1:], MOST_ROWS)]
     rows = [row for _, row in chosen]
-    ax = _figure(len(rows)).axes[0] if ax is None else ax
+    if ax is None:
+        (ax,) = pyplot_axes(height=_height(len(rows)))
+        ax.figure.subplots_adjust(left=_LEFT)
     times = found.waiting_times.astype(np.float64)
     ax.set_facecolor("0.92")
     if len(times) >= 2:
@@ -50,7 +69,7 @@ def plot_groups(found: GroupAging, *, ax: Axes | None = None, colorbar: bool = T
             vmax=1.5,
             rasterized=True,
         )
-        ax.set_xscale("log")
+        log_axis(ax, "x")
         if colorbar:
             bar = ax.figure.colorbar(mesh, ax=ax, ticks=[-1, 0, 1], extend="both", aspect=30)
             bar.set_label("local aging rate")
@@ -77,6 +96,16 @@ def groups_figure(found: GroupAging) -> Figure:
 
 
 def _figure(rows: int) -> Figure:
-    figure = new_figure(1, height=max(3.2, 1.2 + 0.2 * rows))
-    figure.subplots_adjust(left=0.3)  # for the names
+    figure = new_figure(1, height=_height(rows))
+    figure.subplots_adjust(left=_LEFT)
     return figure
+
+
+def _height(rows: int) -> float:
+    return max(3.2, 1.2 + 0.2 * rows)
+
+
+def _by_group(record: AgingRecord, observable: str | None, eps: float | None) -> GroupAging:
+    from lightning_glassy.analysis import aging_by_group
+
+    return aging_by_group(record, observable or "msd", eps=eps)

@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lightning_glassy.plotting.axes import new_figure, title_of
+from lightning_glassy.plotting.axes import (
+    new_figure,
+    title_of,
+)
 from lightning_glassy.plotting.exponents import plot_curves
 from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement_distribution, plot_noise_clock
 from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss

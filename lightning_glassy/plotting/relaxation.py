@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_glassy.plotting.axes import cell_edges, draw_curves, drawable, grid, new_figure
+from lightning_glassy.plotting.axes import (
+    cell_edges,
+    draw_curves,
+    drawable,
+    grid,
+    log_axis,
+    pyplot_axes,
+)
+from lightning_glassy.plotting.given import result_of
+from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +24,9 @@ if TYPE_CHECKING:
     from lightning_glassy.analysis.collapse import Variable
 
 
-def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
+def plot_relaxation_times(
+    record: AgingRecord | RelaxationTimes, *, group: str = "all", axes: tuple[Axes, Axes] | None = None
+) -> tuple[Axes, Axes]:
     r"""Draw the relaxation times and their local slope against the waiting time.
 
     Left are the times of each method with their errors, the fitted power law (thin), and the preferred law of the main
@@ -23,10 +34,12 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
     is constant.
 
     Args:
-        found: result of :func:`~lightning_glassy.analysis.relaxation_times`.
-        axes: two axes to draw on, default new axes.
+        record: record to draw, or a result of :func:`~lightning_glassy.analysis.relaxation_times`.
+        group: group of the record.
+        axes: two axes to draw on, default new axes of pyplot.
     """
-    left, right = new_figure(2).axes if axes is None else axes
+    found = result_of(record, _relaxation_times, group=group)
+    left, right = pyplot_axes(2) if axes is None else axes
     from matplotlib import colormaps
 
     style: dict[str, Any]
@@ -55,14 +68,13 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
         errors = None if one.slope_errors is None else np.nan_to_num(one.slope_errors[shown])
         right.errorbar(one.slope_at[shown], one.slopes[shown], yerr=errors, **(style | {"linestyle": "-"}))
     if points[0]:
-        left.set_xscale("log")
-        left.set_yscale("log")
+        log_axis(left, "x", "y")
         left.legend(fontsize=8)
     else:
         words = "the measured lags determine\nno relaxation time after step 0"
         left.text(0.5, 0.5, words, ha="center", transform=left.transAxes)
     if points[1]:
-        right.set_xscale("log")
+        log_axis(right, "x")
         for level in (0, 1):
             right.axhline(level, color="0.6", linewidth=0.8, linestyle=":")
     words = found.preferred if found.preferred is not None else "cannot tell"
@@ -76,11 +88,12 @@ def plot_relaxation_times(found: RelaxationTimes, *, axes: tuple[Axes, Axes] | N
 
 
 def plot_collapse_residuals(
-    curves: Curves,
-    mu: float,
+    record: AgingRecord | Curves,
+    mu: float | None = None,
     variable: Variable = "effective",
     *,
     t0: float = 0.0,
+    group: str = "all",
     axes: tuple[Axes, Axes] | None = None,
 ) -> tuple[Axes, Axes]:
     r"""Draw the misfit of every point from the other curves, after a collapse with a given exponent.
@@ -93,18 +106,25 @@ def plot_collapse_residuals(
     If no power law rescales the curves, the misfits have a pattern: whole curves lie above or below the others.
 
     Args:
-        curves: result of :func:`~lightning_glassy.analysis.relaxation_curves`.
-        mu: aging exponent.
+        record: record to draw, or a result of :func:`~lightning_glassy.analysis.relaxation_curves`.
+        mu: aging exponent. For a record, the default is its exponent, in the variable of its better collapse.
         variable: scaling variable, ``"effective"`` or ``"plain"``.
         t0: origin of the clock, in steps before step 0. Curves up to this time are left out.
-        axes: two axes to draw on, default new axes.
+        group: group of the record.
+        axes: two axes to draw on, default new axes of pyplot.
 
     Raises:
-        ValueError: there is no such variable.
+        ValueError: there is no such variable, ``mu`` is missing for curves, or the record has no exponent.
     """
+    if mu is None:
+        if not isinstance(record, AgingRecord):
+            raise ValueError("mu=None: curves need an exponent. A record has its own")
+        mu, variable, t0, record = _fitted(record, group)
+        group = "all"  # of the curves, which are found
+    curves = result_of(record, _curves, group=group)
     from lightning_glassy.analysis.collapse import CollapseQuality, log_errors, scaled_lag
 
-    left, right = new_figure(2).axes if axes is None else axes
+    left, right = pyplot_axes(2) if axes is None else axes
     used = curves.after(-t0)
     quality = CollapseQuality(used.waiting_times, used.lags, used.mean(), log_errors(used.values))
     misfits, errors = quality.residuals(mu, variable, t0)
@@ -115,7 +135,7 @@ def plot_collapse_residuals(
     if several:
         left.axhspan(-2, 2, color="0.5", alpha=0.15, linewidth=0)
     left.set_ylabel("misfit over its error" if several else "misfit (difference of logarithms)")
-    name = {"effective": r"effective time $\lambda$", "plain": r"$t/t_w^\mu$"}[variable]
+    name = {"effective": r"effective time $h$", "plain": r"$t/t_w^\mu$"}[variable]
     left.set_xlabel(rf"{name}, $\mu = {mu:.3f}$")
 
     clock = used.waiting_times + t0
@@ -130,10 +150,34 @@ def plot_collapse_residuals(
             vmax=most,
             rasterized=True,
         )
-        right.set_xscale("log")
-        right.set_yscale("log")
+        log_axis(right, "x", "y")
         right.figure.colorbar(mesh, ax=right).set_label("misfit (difference of logarithms)")
     right.set_facecolor("0.92")
     right.set_xlabel("waiting time $t_w$ (steps)" if not t0 else f"waiting time $t_w$ + {t0:.3g} (steps)")
     right.set_ylabel("lag $t$ (steps)")
     return left, right
+
+
+def _relaxation_times(record: AgingRecord, group: str) -> RelaxationTimes:
+    from lightning_glassy.analysis import relaxation_times
+
+    return relaxation_times(record, group=group)
+
+
+def _curves(record: AgingRecord, group: str) -> Curves:
+    from lightning_glassy.analysis import relaxation_curves
+
+    return relaxation_curves(record, group=group)
+
+
+def _fitted(record: AgingRecord, group: str) -> tuple[float, Variable, float, Curves]:
+    """Return the exponent of a record, its scaling variable, the origin of its clock, and the curves it belongs to."""
+    from lightning_glassy.analysis import NotEnoughDataError, aging_exponent
+    from lightning_glassy.analysis.exponents import windowed
+    from lightning_glassy.analysis.plateaus import above_plateaus
+
+    fit = aging_exponent(record, group=group)
+    if np.isnan(fit.estimate):
+        raise NotEnoughDataError(f"there is no collapse to draw: {fit.why_not}")
+    used = above_plateaus(windowed(_curves(record, group), fit.window, fit.t0))
+    return fit.estimate, fit.variable, fit.t0, used

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 
 from lightning_glassy.observables import Array, log_spaced
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.plotting.axes import bands_of, draw_band, drawable, grid, logarithmic, new_figure, note
+from lightning_glassy.plotting.axes import (
+    bands_of,
+    draw_band,
+    drawable,
+    epoch_axis,
+    grid,
+    log_axis,
+    logarithmic,
+    note,
+    pyplot_axes,
+)
 from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import printable
 
@@ -31,9 +41,9 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
         record: record to draw.
         regimes: result of :func:`~lightning_glassy.analysis.loss_regimes`. With this argument, the fitted curve and
             both crossovers are drawn, each crossover with a band of the steps that the fit allows.
-        ax: axes to draw on, default new axes.
+        ax: axes to draw on, default new axes of pyplot.
     """
-    ax = new_figure(1).axes[0] if ax is None else ax
+    ax = pyplot_axes()[0] if ax is None else ax
     for name in record.one_time_names:
         if name.endswith("_loss"):
             words = printable(name.replace("\n", " ").replace("_", " "))  # a label that begins with "_" has no legend
@@ -43,14 +53,17 @@ def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Ax
         ax.plot(
             regimes.steps[shown], regimes.fitted[shown], color="0.4", linestyle="--", linewidth=1, label="three regimes"
         )
+        has_band = False
         for at, interval in (
             (regimes.falls_from, regimes.falls_interval),
             (regimes.bottom_from, regimes.bottom_interval),
         ):
             if at is not None and interval is not None:
-                ax.axvspan(*interval, color="0.5", alpha=0.2, linewidth=0)
+                label = None if has_band else "crossover, with the steps that the fit allows"
+                ax.axvspan(*interval, color="0.5", alpha=0.2, linewidth=0, label=label)
+                has_band = True
                 ax.axvline(at, color="0.4", linewidth=0.8)
-    _finish_series(ax, "loss")
+    _finish_series(ax, record, "loss")
     _note_bands(ax, record)
     return ax
 
@@ -63,17 +76,17 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
     Args:
         record: record to draw.
         group: name of the group of parameters.
-        ax: axes to draw on, default new axes.
+        ax: axes to draw on, default new axes of pyplot.
 
     Raises:
         KeyError: the record has no gradient noise of this group.
     """
-    ax = new_figure(1).axes[0] if ax is None else ax
+    ax = pyplot_axes()[0] if ax is None else ax
     for quantity, label in (("gradient_noise", "noise $D$"), ("gradient_norm2", r"signal $\|\langle g\rangle\|^2$")):
         name = series_name(quantity, group)
         if quantity == "gradient_noise" or name in record.one_time_names:
             _plot_series(ax, record, name, label=label, positive=True, error=f"{name}_error")
-    _finish_series(ax, "strength of the gradient")
+    _finish_series(ax, record, "strength of the gradient")
     logarithmic(ax)
     _note_bands(ax, record)
     return ax
@@ -82,29 +95,30 @@ def plot_gradient_noise(record: AgingRecord, *, group: str = "all", ax: Axes | N
 def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None) -> tuple[Axes, Axes]:
     r"""Draw the fractions of flat and descending directions and the extreme eigenvalues of the curvature.
 
-    Both are drawn against the step. The axis of the eigenvalues is logarithmic beyond :math:`\pm\epsilon` and linear in
-    between. Two shaded bands hold 90 % and 50 % of the directions. The bands of the fractions are their errors.
+    Both are drawn against the step. The axis of the eigenvalues is logarithmic beyond :math:`\pm\lambda_0`, the ``eps``
+    of the callback, and linear in between. Two shaded bands hold 90 % and 50 % of the directions. The bands of the
+    fractions are their errors.
 
     Args:
         record: record with the series of :class:`~lightning_glassy.CurvatureMonitor`.
-        axes: two axes to draw on, default new axes.
+        axes: two axes to draw on, default new axes of pyplot.
     """
-    left, right = new_figure(2).axes if axes is None else axes
+    left, right = pyplot_axes(2) if axes is None else axes
     there = record.one_time_names
     matrix = "gauss_newton" if "gauss_newton_trace" in there else "hessian"
     for name, label in (
-        ("flat_fraction", r"flat, $|\lambda| < \epsilon$"),
-        (f"{matrix}_index", r"$\lambda < -\epsilon$"),
+        ("flat_fraction", r"flat, $|\lambda| < \lambda_0$"),
+        (f"{matrix}_index", r"$\lambda < -\lambda_0$"),
     ):
         if name in there:
             _plot_series(left, record, name, label=label, error=f"{name}_error")
     left.set_ylim(-0.02, 1.02)
-    _finish_series(left, "fraction of the directions")
-    for low, high in (("q05", "q95"), ("q25", "q75")):
+    _finish_series(left, record, "fraction of the directions")
+    for low, high, part in (("q05", "q95", "90 %"), ("q25", "q75", "50 %")):
         if {f"{matrix}_{low}", f"{matrix}_{high}"} <= set(there):
             (steps, lower), (others, upper) = _late(record, f"{matrix}_{low}"), _late(record, f"{matrix}_{high}")
             both, i, k = np.intersect1d(steps, others, return_indices=True)
-            right.fill_between(both, lower[i], upper[k], color="C0", alpha=0.2, linewidth=0)
+            right.fill_between(both, lower[i], upper[k], color="C0", alpha=0.2, linewidth=0, label=f"{part} of all")
     for name, colour, label, marker in (
         ("max", "C3", "leading", "o"),
         ("max_at_least", "C3", "leading, at least", "2"),
@@ -116,7 +130,7 @@ def plot_curvature(record: AgingRecord, *, axes: tuple[Axes, Axes] | None = None
     meta = record.meta.get("CurvatureMonitor")
     eps = meta.get("eps") if isinstance(meta, dict) else None
     right.set_yscale("symlog", linthresh=eps if isinstance(eps, float) and 0 < eps < np.inf else 1e-3)
-    _finish_series(right, rf"eigenvalue $\lambda$ ({matrix.replace('_', ' ')})")
+    _finish_series(right, record, rf"eigenvalue $\lambda$ ({matrix.replace('_', ' ')})")
     return left, right
 
 
@@ -153,10 +167,11 @@ def _note_bands(ax: Axes, record: AgingRecord) -> None:
         note(ax, bands_of(record.n_replica), left=True)  # losses and noise fall with the step
 
 
-def _finish_series(ax: Axes, label: str) -> None:
+def _finish_series(ax: Axes, record: AgingRecord, label: str) -> None:
     if any(len(line.get_xdata()) for line in ax.get_lines()):  # type: ignore[arg-type]
-        ax.set_xscale("log")
+        log_axis(ax, "x")
         ax.legend(fontsize=8)
-    ax.set_xlabel("step $t$")
+    ax.set_xlabel("step")
+    epoch_axis(ax, record)
     ax.set_ylabel(label)
     grid(ax)

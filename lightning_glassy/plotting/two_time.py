@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_glassy.observables import find
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.plotting.axes import draw_curves, new_figure, title_of
+from lightning_glassy.plotting.axes import (
+    Colours,
+    draw_curves,
+    epoch_axis,
+    new_figure,
+    title_of,
+)
 from lightning_glassy.record import AgingRecord
 
 if TYPE_CHECKING:
@@ -25,6 +33,8 @@ def plot_two_time(
     eps: float | None = None,
     ax: Axes | None = None,
     colorbar: bool = True,
+    only: Sequence[int] | NDArray[np.int64] | None = None,
+    colours: Colours | None = None,
 ) -> Axes:
     """Draw one curve per waiting time against the lag, on a logarithmic axis. The colour is the waiting time.
 
@@ -37,8 +47,10 @@ def plot_two_time(
         quantity: name of the observable, see :data:`lightning_glassy.observables.OBSERVABLES`.
         group: name of the group of parameters.
         eps: threshold of the overlap, default the first threshold of the record.
-        ax: axes to draw on, default new axes.
+        ax: axes to draw on, default new axes of pyplot.
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
+        only: waiting times to draw, default all.
+        colours: colours of the waiting times, default those of the waiting times of this record.
 
     Raises:
         KeyError: the record has no such group, or no gradient noise of this group.
@@ -47,16 +59,25 @@ def plot_two_time(
     entry = find(quantity, argument="quantity")
     if not len(record):
         raise ValueError("the record holds no measured pair yet: there is nothing to draw")
-    values = record.mean(quantity, group, eps=eps)
-    errors = record.sem(quantity, group, eps=eps) if record.has_errors else None
-    lags, n_replica = np.broadcast_to(record.lags, values.shape), record.n_replica or 1
+    kept = np.isin(record.waiting_times, record.waiting_times if only is None else only)
+    values = record.mean(quantity, group, eps=eps)[kept]
+    errors = record.sem(quantity, group, eps=eps)[kept] if record.has_errors else None
+    lags, n_replica, times = (
+        np.broadcast_to(record.lags, values.shape),
+        record.n_replica or 1,
+        record.waiting_times[kept],
+    )
     ax = draw_curves(
-        record.waiting_times, lags, values, ax, colorbar, errors=errors, n_replica=n_replica, log=entry.log
+        times, lags, values, ax, colorbar, errors=errors, n_replica=n_replica, log=entry.log, colours=colours
     )
     ax.set_xlabel("lag $t$ (steps)")
+    epoch_axis(ax, record)
     threshold = ""
     if entry.has_threshold:
-        threshold = rf", $\epsilon = {record.overlap_thresholds[0] if eps is None else eps:.2g}$"
+        value = record.overlap_thresholds[0] if eps is None else eps
+        size = record.rms_weight(group)
+        part = rf" ({100 * value / size:.2g} % of $w_\mathrm{{rms}}$)" if size is not None else ""
+        threshold = rf", $\epsilon = {value:.2g}$" + part
     ax.set_ylabel(f"{entry.title} ${entry.symbol}$" + threshold)
     return ax
 

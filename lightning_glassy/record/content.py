@@ -539,7 +539,10 @@ class RecordContent:
 
     @classmethod
     def load(cls: type[R], path: str | os.PathLike[str]) -> R:
-        """Read a record. The file is not trusted: nothing in it is executed, unpickled or decompressed.
+        """Read a record from its file, or from the directory of a run.
+
+        The file is not trusted: nothing in it is executed, unpickled or decompressed. A directory must hold one record,
+        here or below: ``aging_record.npz``, which an AgingMonitor writes to the directory ``glassy`` of a run.
 
         A record can be read if it has sums that this version does not know. The unknown sums are kept. A record can
         also be read if it lacks known sums: :meth:`available` lists the observables that can be computed. Files of the
@@ -549,11 +552,14 @@ class RecordContent:
         be larger than the file by orders of magnitude. No training writes such a file, so it is refused.
 
         Raises:
-            OSError: there is no such file, or it cannot be read.
-            RecordError: the file is truncated, foreign, from a newer version of this package, or malformed. The message
+            OSError: there is no such file, it cannot be read, or a directory holds no record.
+            RecordError: a directory holds several records. The message names them. Or the file is truncated, foreign,
+                from a newer version of this package, or malformed. The message
                 gives the reason.
         """
         path = Path(path)
+        if path.is_dir():
+            path = file.only_record(path)
         if path.exists() and not path.is_file() and not path.is_dir():
             raise RecordError(f"{path}: not a file but a device or a pipe, which may never end")
         with path.open("rb") as opened:  # the system raises its own error for a missing file or a directory

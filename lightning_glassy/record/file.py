@@ -20,12 +20,16 @@ was the replica axis.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -62,6 +66,9 @@ class Part(NamedTuple):
     keys: NDArray[np.int64]
     rows: Array
     grid: Array | None
+
+
+_MOST_NAMED = 8  # records of a directory that an error names
 
 
 def write(file: BinaryIO, header: Mapping[str, Any], tables: Mapping[TableName, Table]) -> None:
@@ -220,3 +227,27 @@ def _parse_npy(content: bytes, name: str) -> NDArray[Any]:
     if any(extent < 0 for extent in shape) or math.prod(shape) * dtype.itemsize != len(data):
         raise RecordError(f"{name}: {len(data)} bytes where its header promises {shape} of {dtype}")
     return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def only_record(directory: Path) -> Path:
+    """Return the record file in a directory or below it, if there is one only. Links to directories are not followed.
+
+    Raises:
+        IsADirectoryError: there is none.
+        RecordError: there are several. The message names them.
+    """
+    found: list[Path] = []
+    for place, directories, names in os.walk(directory):
+        directories.sort()
+        found += [Path(place) / name for name in sorted(names) if fnmatch(name, "aging_record*.npz")]
+        if len(found) > _MOST_NAMED:
+            break
+    if not found:
+        raise IsADirectoryError(
+            errno.EISDIR, "this directory and those below it have no aging_record.npz", str(directory)
+        )
+    if len(found) > 1:
+        listed = ", ".join(str(path.relative_to(directory)) for path in found[:_MOST_NAMED])
+        more = " and more" if len(found) > _MOST_NAMED else ""
+        raise RecordError(f"{directory} holds several records: {listed}{more}. Name one of them")
+    return found[0]

@@ -60,6 +60,62 @@ class AgingRecord(RecordContent):
 
     _compared: tuple[Array, list[tuple[int, int]]] | None = None  # the rows whose copies are known, and the copies
 
+    # ------------------------------------------------------------------ figures
+
+    def plot(self, name: str | None = None, *, group: str = "all", ax: Any = None, **options: Any) -> Any:
+        """Draw a figure by its name, with matplotlib. A notebook shows it by itself.
+
+        Args:
+            name: name of an observable (see :meth:`available`), or ``"collapse"``, ``"threshold_lags"``, ``"groups"``,
+                ``"relaxation_times"``, ``"loss"``, ``"distributions"`` and so on. The default is an overview: the
+                curves of the displacement, and the lag to reach some displacements against the waiting time.
+            group: name of the group of parameters.
+            ax: axes to draw on, or two axes for a figure of two. Default: new axes of pyplot.
+            **options: further arguments of the plot, such as ``eps``. See :mod:`lightning_glassy.plotting`.
+
+        Returns:
+            The axes, or two axes.
+
+        Raises:
+            ImportError: matplotlib is missing. The message names the extra to install.
+            KeyError: the record does not have the group, or not the data of the figure.
+            ValueError: there is no figure of this name, or the record has no measured pair.
+        """
+        from lightning_glassy.plotting import plot
+
+        choice = {} if group == "all" else {"group": group}
+        return plot(self, name, ax=ax, **choice, **options)
+
+    def _repr_html_(self) -> str:
+        """Return the answer in plain words and the curves of the displacement, for a notebook."""
+        from lightning_glassy.plotting.notebook import html_of
+
+        return html_of(self)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Number of optimiser updates in an epoch, None if the record does not have it."""
+        size = self.meta.get("steps_per_epoch")
+        return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+    def rms_weight(self, group: str = "all") -> float | None:
+        r"""Compute the rms weight :math:`\sqrt{\langle w^2\rangle}` at the first waiting time, the mean over replicas.
+
+        Returns:
+            None if the record does not have the sum of squares, or no pair.
+
+        Raises:
+            KeyError: the record does not have the group.
+        """
+        index = self._group_index(group)
+        if "s2" not in self.sums or not len(self):
+            return None
+        table = self._tables[MOMENTS_TABLE]
+        squares = table.values[np.argmin(table.keys[:, 0]), ..., index, self.sums.index("s2")]
+        n = self._n_sampled[group]
+        mean = float(np.mean(squares)) / n if n else np.nan
+        return math.sqrt(mean) if np.isfinite(mean) and mean > 0 else None
+
     # ------------------------------------------------------------------ observables
 
     def observable(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
@@ -199,6 +255,13 @@ class AgingRecord(RecordContent):
         if normalise not in (None, "noise"):
             raise ValueError(f"normalise={normalise!r} is neither 'noise' nor None")
         return self.observable("msd" if normalise is None else "normalised_msd", group)
+
+    def relative_displacement(self, group: str = "all") -> Array:
+        r"""Compute the rms displacement over the rms weight at the waiting time, a plain number.
+
+        See :func:`lightning_glassy.observables.relative_displacement`. Shapes and errors are as in :meth:`msd`.
+        """
+        return self.observable("relative_displacement", group)
 
     def correlation(self, group: str = "all", kind: CorrelationKind = "raw") -> Array:
         """Compute the two-time correlation, ``"raw"``, ``"cosine"``, ``"centred"`` or ``"pearson"``.

@@ -107,3 +107,19 @@ def csv_cell(value: Any) -> Any:
         return value
     text = value.replace("\r", r"\r")
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units.
+
+    Example:
+        >>> duration(11_400)
+        '3 h 10 min'
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole // 60} min {whole % 60} s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,15 +11,12 @@ from lightning_glassy.analysis import collapse, relaxation_curves
 from lightning_glassy.analysis.exponents import windowed
 from lightning_glassy.analysis.plateaus import above_plateaus
 from lightning_glassy.observables import find
+from lightning_glassy.plotting.exponents import note_doubt
 from lightning_glassy.plotting.panels import panels
-from lightning_glassy.record.text import printable
 from lightning_glassy.report.findings import Findings
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from lightning_glassy.analysis import AgingExponent
 
 
 def figures(found: Findings) -> dict[str, Figure]:
@@ -45,7 +41,7 @@ def figures(found: Findings) -> dict[str, Figure]:
         left, right = drawn["collapse"].axes
         plotting.plot_curves(used, ax=left).set_ylabel(used.label)
         plotting.plot_collapse(collapse(used, fit.estimate, fit.variable, t0=fit.t0), ax=right)
-        _doubt(right, fit)
+        note_doubt(right, fit)
         drawn["collapse_residuals"] = plotting.new_figure(2)
         left, right = drawn["collapse_residuals"].axes
         slow = above_plateaus(used)  # the part of the curves that determines the exponent
@@ -53,7 +49,7 @@ def figures(found: Findings) -> dict[str, Figure]:
     if fit is not None:
         drawn["threshold_lags"] = plotting.new_figure(1)
         plotting.plot_threshold_lags(fit, ax=drawn["threshold_lags"].axes[0]).set_title(title, fontsize=10)
-        _doubt(drawn["threshold_lags"].axes[0], fit)
+        note_doubt(drawn["threshold_lags"].axes[0], fit)
     if found.relaxation is not None:
         drawn["relaxation_times"] = plotting.new_figure(2)
         left, right = drawn["relaxation_times"].axes
@@ -73,17 +69,6 @@ def figures(found: Findings) -> dict[str, Figure]:
         plotting.plot_replica_overlaps(between, axes=(left, right))
     more = panels(record, group=group, regimes=found.regimes)
     return drawn | {name: draw() for name, draw in more.items()}
-
-
-def _doubt(ax: Axes, fit: AgingExponent) -> None:
-    """Write above the axes that the exponent is no headline, with the reason, under a title that is there."""
-    if fit.why_not is None:
-        return
-    why = printable(fit.why_not).replace("$", r"\$")
-    words = wrap(f"no aging exponent: {why}", 90, max_lines=2, placeholder=" ...")
-    title = [ax.get_title()] if ax.get_title() else []
-    ax.set_title("\n".join([*title, *words]), fontsize=8)
-    ax.figure.subplots_adjust(top=0.87)
 
 
 def _curves(found: Findings) -> Figure:

@@ -17,6 +17,7 @@ from lightning_glassy.analysis import (
     aging_by_group,
 )
 from lightning_glassy.analysis.curves import TOO_SHORT
+from lightning_glassy.analysis.words import Confidence, confidence, doubts_of, in_words
 from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable
@@ -72,6 +73,21 @@ class Findings:
         draws = min(self.options.get("n_bootstrap", _DRAWS), _DRAWS)
         return aging_by_group(self.record, self.observable, eps=self.eps, n_bootstrap=draws, **options)
 
+    @cached_property
+    def words(self) -> list[str]:
+        """The answer in a few plain sentences: see :func:`lightning_glassy.analysis.in_words`."""
+        return in_words(self.record, self.verdict, self.exponent)
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure the verdict is: ``"sure"``, ``"doubtful"`` or ``"unknown"``."""
+        return confidence(self.record, self.verdict)
+
+    @property
+    def doubts(self) -> list[str]:
+        """All doubts about the answer, each once, the gravest first."""
+        return doubts_of(self.record, self.verdict, self.exponent)
+
     @property
     def headline(self) -> list[tuple[str, str]]:
         """The short answers at the top of the page, as pairs of a value and its name."""
@@ -87,7 +103,7 @@ class Findings:
             answers.append((f"μ = {fit.mu:.3f}", f"aging exponent, {interval}"))
         if self.diffusion.coefficient is not None:
             error = "" if self.diffusion.standard_error is None else f" ± {self.diffusion.standard_error:.2g}"
-            answers.append((f"D = {self.diffusion.coefficient:.3g}{error}", "diffusion at the bottom, per step"))
+            answers.append((f"K = {self.diffusion.coefficient:.3g}{error}", "diffusion at the bottom, per step"))
         for name, value, form in (
             ("training loss at the end", judged.train_loss, ".3g"),
             ("training accuracy at the end", judged.train_accuracy, ".2%"),
@@ -115,7 +131,8 @@ class Findings:
         )
         # Escape the names in a record, which are not trusted.
         more = [str(part) for part in (self.relaxation, self.heterogeneity, self.regimes) if part is not None]
-        return printable("\n\n".join([self.title, judged, exponent, str(self.diffusion), *more]))
+        words = "\n".join(self.words)
+        return printable("\n\n".join([self.title, words, judged, exponent, str(self.diffusion), *more]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers and texts as plain values, with None for a number that is not finite."""
@@ -128,6 +145,8 @@ class Findings:
             "n_replica": self.record.n_replica or 1,
             "waiting_times": self.record.waiting_times,
             "lags": self.record.lags,
+            "words": self.words,
+            "confidence": self.confidence,
             "doubts": self.record.doubts,
             "verdict": asdict(self.verdict),
             "aging_exponent": None if self.exponent is None else self.exponent.to_dict(),
