@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,14 +23,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.report import table, write
 from lightning_glassy import AgingRecord, LogTimeSchedule
-from lightning_glassy.loggers import tensorboard as sink_module
+from lightning_glassy.loggers import signals as signals_module
+from lightning_glassy.loggers import sinks as sinks_module
 from lightning_glassy.loggers.figures import Figures, Picture
-from lightning_glassy.loggers.sinks import Pairs
+from lightning_glassy.loggers.signals import Signals
+from lightning_glassy.loggers.sinks import Pairs, Sinks
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from tests.browser import MISSING, available, chromium, open_tab, tensorboard, wait_for
 
 RUNS, WAITING_TIMES, LAGS = 20, 20, 60
 REPEATS = 7
+PACE = 0.01  # seconds of a step
 
 START = """
 import time
@@ -128,26 +132,50 @@ def _marks(browser: Any, name: str) -> list[float]:
     return times
 
 
-def event_bytes(folder: Path, *, figures: bool, with_scalars: bool, parts: bool) -> tuple[int, int]:
+def event_bytes(
+    folder: Path,
+    *,
+    figures: bool = False,
+    signals: bool = False,
+    curves: bool = False,
+    parts: bool = False,
+    pace: float = 0.0,
+) -> tuple[int, int]:
     """Bytes of the event file and of the record of a million steps, of some of what the sink writes.
 
     Every event is a part of its own, as in a training so slow that there is never more than one between two writes.
+    With ``pace``, the sink is written to as in a training of so many seconds a step.
     """
     writer = SummaryWriter(folder)
-    sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
+    sink, found = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy", curves), Signals()
     record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"notes": "x" * 1000})
-    rng = np.random.default_rng(0)
+    rng, clock, sinks = np.random.default_rng(0), SimpleNamespace(monotonic=lambda: 0.0), Sinks()
+    sinks.add("TensorBoard", lambda: sink)
     with contextlib.ExitStack() as changed:
+        for module in (sinks_module, signals_module) if pace else ():
+            changed.enter_context(patch.object(module, "time", clock))
         if not parts:
             changed.enter_context(patch.object(sink, "_write_part"))
-        if not with_scalars:
-            changed.enter_context(patch.object(sink_module, "scalars", return_value=[]))
         for event in LogTimeSchedule.logspaced(10**6).events:
             pairs: Pairs = [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times]
             for pair in pairs:
-                record.append(*pair, rng.random((1, 9)))
+                # Digits that do not compress, on curves as smooth as measured ones.
+                sums = 1 + 0.02 * rng.random((1, 9))
+                sums[:, :7] *= (pair[1] / (1 + pair[0]) ** 0.6) ** 0.8
+                sums[:, 7:] = 1000 * np.exp(-sums[:, :2])
+                record.append(*pair, sums)
             record.append_one_time("learning_rate", event.step, 0.05)
+            if pace:
+                clock.monotonic = partial(float, event.step * pace)
+                sinks.update(record, pairs, event.step)
+                continue
             sink.update(record, pairs, event.step)
+            if signals:
+                n = len(found.found)
+                found.look(record)
+                sink.log_signals(found.found[n:])
+        if pace:
+            sinks.close(record)
         sink.close(record)
         for name, figure in Figures("").draw(record) if figures else ():
             sink.log_figure(Picture(name, figure, 10**6))
@@ -161,10 +189,17 @@ def main() -> None:
     start = start_seconds()
     with tempfile.TemporaryDirectory() as folder:
         times = page_times(Path(folder)) if available() else {}
-        off = {"figures": False, "with_scalars": False, "parts": False}
         growth = {}
-        for name, on in (("the tab", "parts"), ("scalars", "with_scalars"), ("figures", "figures")):
-            growth[name], record = event_bytes(Path(folder) / on, **(off | {on: True}))
+        for name, on in (
+            ("the tab", ["parts"]),
+            ("numbers against the step", ["signals"]),
+            ("figures", ["figures"]),
+            ("all of these, the default", ["parts", "signals", "figures"]),
+            ("curves as scalars, if wanted", ["curves"]),
+        ):
+            growth[name], record = event_bytes(Path(folder) / "_".join(on), **dict.fromkeys(on, True))
+        name = f"the default, at {1000 * PACE:.0f} ms a step"
+        growth[name], _ = event_bytes(Path(folder) / "paced", parts=True, figures=True, pace=PACE)
     rows = [[name, f"{t['shown'] / 1000:.2f} s", f"{t['moved'] / 1000:.2f} s"] for name, t in times.items()]
     points = f"{RUNS} runs x {WAITING_TIMES} waiting times x {LAGS} lags"
     drawing = f"The drawing was not measured: it {MISSING}."
@@ -177,7 +212,8 @@ def main() -> None:
             drawing,
             "Medians, in headless Chromium without a GPU; the server, the browser and its driver share the cores.",
             table(["written by a run of 10^6 steps, default schedule", "size", "records"], sizes),
-            f"The record has {record / 1000:,.0f} kB. Counted at worst: every event is a part of its own.",
+            f"The record has {record / 1000:,.0f} kB. Counted at worst, every event is a part of its own. "
+            "In a faster training, several events share a part.",
         ]
     )
     results = {"start": start, "page": times, "bytes": growth, "record": record}

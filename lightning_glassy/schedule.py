@@ -274,6 +274,32 @@ class LogTimeSchedule:
         lags = _geometric(max(1, end // 20_000), half, 20, round_up=True)
         return cls(_geometric(max(1, end // 200), half, 10), lags, end)
 
+    @classmethod
+    def epochs(
+        cls, n_epochs: int, steps_per_epoch: int, *, waiting_times_per_decade: int = 5, lags_per_decade: int = 10
+    ) -> LogTimeSchedule:
+        """Return a schedule with waiting times and lags at the ends of epochs, log-spaced in their number.
+
+        Args:
+            n_epochs: number of epochs of the run.
+            steps_per_epoch: number of optimiser updates in each epoch.
+            waiting_times_per_decade: grid points in each factor of ten of the epochs.
+            lags_per_decade: the same for the lags.
+
+        Raises:
+            TypeError: an argument is not an integer.
+            ValueError: an argument is below 1, or a number per decade is above 1000.
+
+        Example:
+            >>> schedule = LogTimeSchedule.epochs(12, 100)
+            >>> schedule.waiting_times, schedule.lags[-3:]
+            ((0, 100, 200, 300, 400, 600, 1000), (800, 1000, 1200))
+        """
+        end, size = _positive("n_epochs", n_epochs), _positive("steps_per_epoch", steps_per_epoch)
+        waiting = Steps.logspaced(waiting_times_per_decade, last=end).upto(end)
+        lags = {*Steps.logspaced(lags_per_decade, last=end, zero=False).upto(end), end}
+        return cls([size * epoch for epoch in waiting], [size * epoch for epoch in sorted(lags)], end * size)
+
     def until(self, max_step: int) -> LogTimeSchedule:
         """Return the same schedule for a run that ends at ``max_step``, or at the earlier end of this schedule.
 
@@ -446,8 +472,11 @@ class LogTimeSchedule:
 StepsLike = Steps | LogTimeSchedule | int | Sequence[int]
 """Steps of a measurement along the run, as a list, or as a number per decade. A schedule gives its waiting times."""
 
-ScheduleLike = LogTimeSchedule | int | Preset
-"""Pairs of times: a schedule, a number of waiting times and of lags per decade, or the name of a preset."""
+ScheduleLike = LogTimeSchedule | int | Preset | Literal["epoch"]
+"""Pairs of times: a schedule, a number of waiting times and of lags per decade, or the name of a preset.
+
+``"epoch"`` measures at the ends of epochs, see :meth:`LogTimeSchedule.epochs`.
+"""
 
 
 def as_steps(schedule: StepsLike) -> Steps:
@@ -470,16 +499,20 @@ def as_steps(schedule: StepsLike) -> Steps:
     return _listed("schedule", schedule)
 
 
-def as_schedule(schedule: ScheduleLike | None, max_step: int | None) -> LogTimeSchedule:
+def as_schedule(
+    schedule: ScheduleLike | None, max_step: int | None, steps_per_epoch: int | None = None
+) -> LogTimeSchedule:
     """Return the schedule that an argument ``schedule`` stands for.
 
     Args:
         schedule: ``None`` stands for ``LogTimeSchedule.logspaced()``: 3 waiting times and 10 lags per decade.
-        max_step: last step of the run, which a preset needs.
+        max_step: last step of the run, which a preset and ``"epoch"`` need.
+        steps_per_epoch: updates in an epoch, which ``"epoch"`` needs.
 
     Raises:
         TypeError: the argument is of another type.
-        ValueError: a number is below 1 or above 1000, a preset is unknown, or the length of its run is unknown.
+        ValueError: a number is below 1 or above 1000, a preset is unknown, the length of its run is unknown, or the
+            run has no epochs of known length, or is shorter than one.
     """
     if schedule is None:
         return LogTimeSchedule.logspaced()
@@ -489,17 +522,41 @@ def as_schedule(schedule: ScheduleLike | None, max_step: int | None) -> LogTimeS
         number = _points_per_decade(schedule)
         return LogTimeSchedule.logspaced(waiting_times_per_decade=number, lags_per_decade=number)
     if not isinstance(schedule, str):
+        means = ""
+        if isinstance(schedule, Iterable):
+            means = (
+                f". A list says only when to look, and here pairs of times are measured: "
+                f"LogTimeSchedule({schedule!r}, {schedule!r}) has these waiting times and these lags"
+            )
         raise TypeError(
             f"schedule={schedule!r} is not a LogTimeSchedule, a number of waiting times and of lags per decade, the "
-            "name of a preset or None"
+            f"name of a preset, 'epoch' or None{means}"
         )
+    if schedule == "epoch":
+        return _epochs(max_step, steps_per_epoch)
     if schedule not in get_args(Preset):
-        raise ValueError(f"schedule={schedule!r} is not a preset; choose from {', '.join(map(repr, get_args(Preset)))}")
+        names = ", ".join(map(repr, (*get_args(Preset), "epoch")))
+        raise ValueError(f"schedule={schedule!r} is not a preset; choose from {names}")
     if max_step is None:
         raise ValueError(
             f"schedule={schedule!r} needs a run of known length: set max_steps, or use the default schedule"
         )
     return LogTimeSchedule.preset(schedule, max_step)
+
+
+def _epochs(max_step: int | None, steps_per_epoch: int | None) -> LogTimeSchedule:
+    """Return the schedule ``"epoch"`` of a run."""
+    if steps_per_epoch is None or max_step is None:
+        raise ValueError(
+            "schedule='epoch' needs a Trainer, automatic optimisation, and a run and epochs of known length: give "
+            "LogTimeSchedule.epochs(n_epochs, steps_per_epoch)"
+        )
+    if max_step < steps_per_epoch:
+        raise ValueError(
+            f"schedule='epoch' measures at the ends of epochs, and the run of {max_step} steps ends before the first "
+            f"one of {steps_per_epoch}: use the default schedule"
+        )
+    return LogTimeSchedule.epochs(max_step // steps_per_epoch, steps_per_epoch)
 
 
 def check_schedule(schedule: ScheduleLike | None) -> None:
@@ -509,7 +566,7 @@ def check_schedule(schedule: ScheduleLike | None) -> None:
         TypeError: the argument is of another type.
         ValueError: a number is below 1 or above 1000, or a preset is unknown.
     """
-    as_schedule(schedule, max_step=_LARGEST_STEP)
+    as_schedule(schedule, max_step=_LARGEST_STEP, steps_per_epoch=_LARGEST_STEP)
 
 
 def _is_number(value: object) -> TypeGuard[int]:
@@ -518,7 +575,10 @@ def _is_number(value: object) -> TypeGuard[int]:
 
 def _points_per_decade(number: int) -> int:
     if not 1 <= number <= 1000:
-        raise ValueError(f"schedule={number!r} points per decade must lie between 1 and 1000")
+        raise ValueError(
+            f"schedule={number!r} points per decade must lie between 1 and 1000. A number says how many steps are "
+            "measured in each factor of ten, and is no distance between steps"
+        )
     return int(number)
 
 

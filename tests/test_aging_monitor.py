@@ -285,7 +285,7 @@ def test_other_loggers_get_the_training_step_and_every_value(tmp_path: Path) -> 
         def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
             self.seen.append((step, metrics))
 
-    logger, monitor = Remembers(), AgingMonitor()
+    logger, monitor = Remembers(), AgingMonitor(curves="scalars")
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
     record = monitor.record
     seen = {(key, step): value for step, metrics in logger.seen for key, value in metrics.items() if "glassy" in key}

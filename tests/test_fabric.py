@@ -165,7 +165,7 @@ def test_a_run_that_goes_on_starts_where_it_is(tmp_path: Path) -> None:
 
 def test_the_loggers_of_fabric_get_the_curves(tmp_path: Path) -> None:
     tensorboard, table = TensorBoardLogger(tmp_path, name="a"), CSVLogger(tmp_path, name="b")
-    monitor = FabricAgingMonitor(SCHEDULE)
+    monitor = FabricAgingMonitor(SCHEDULE, curves="scalars")
     Loop(monitor, loggers=[tensorboard, table]).train(8)
     events = EventAccumulator(tensorboard.log_dir).Reload()
     assert [event.step for event in events.Scalars("glassy/msd/tw_1")] == [1, 2, 5]

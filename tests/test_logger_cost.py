@@ -158,7 +158,7 @@ def test_a_checkpoint_finds_all_points_written(tmp_path: Path) -> None:
                 raise KeyError("the run is killed here, and writes nothing more")
 
     at_checkpoint: list[str] = []
-    monitor = AgingMonitor(summary=False)
+    monitor = AgingMonitor(summary=False, curves="scalars")
     with pytest.raises(KeyError):
         quiet_trainer(tmp_path, callbacks=[monitor, Saves()], logger=Other()).fit(SmallNet(), data())
     assert len(at_checkpoint) == len(monitor.record) == len(logged)
@@ -173,7 +173,7 @@ def test_a_run_that_goes_on_in_its_logger_has_each_point_once(tmp_path: Path) ->
             if trainer.global_step == 30:
                 trainer.save_checkpoint(tmp_path / "a.ckpt")
 
-    options: dict[str, Any] = {"summary": False, "dirpath": tmp_path / "files"}
+    options: dict[str, Any] = {"summary": False, "dirpath": tmp_path / "files", "curves": "scalars"}
     quiet_trainer(
         tmp_path,
         callbacks=[AgingMonitor(**options), Saves()],
@@ -259,7 +259,7 @@ def test_steps_never_decrease_when_an_unknown_logger_comes_back(clock: Clock) ->
             steps.append(step)
 
     logger, record = Down(), AgingRecord({"all": 1})
-    sinks = held(MetricsSink(logger, "glassy"))
+    sinks = held(MetricsSink(logger, "glassy", curves=True))
     for lag in range(1, 41):
         if lag == 20:
             logger.room = 3
@@ -276,7 +276,7 @@ def test_scalars_that_a_full_disk_took_are_in_tensorboard_at_the_end(
 ) -> None:
     record, writer = AgingRecord({"all": 1}), SummaryWriter(tmp_path)
     logger = SimpleNamespace(experiment=writer, log_dir=str(tmp_path))
-    sinks, flush = held(TensorBoardSink(logger, "glassy")), SummaryWriter.flush
+    sinks, flush = held(TensorBoardSink(logger, "glassy", curves=True)), SummaryWriter.flush
     for lag in range(1, 31):
         full = 10 <= lag < 20
         monkeypatch.setattr(SummaryWriter, "flush", (lambda self: os.open("/nowhere", 0)) if full else flush)
@@ -320,7 +320,7 @@ def counting(watches: Watches, **methods: tuple[Any, str]) -> Iterator[None]:
 
 
 def test_a_training_draws_no_figure_and_writes_a_few_times(tmp_path: Path, clock: Clock) -> None:
-    watches, monitor = Watches(), AgingMonitor(summary=False)
+    watches, monitor = Watches(), AgingMonitor(summary=False, curves="scalars")
     logger = [TensorBoardLogger(tmp_path), CSVLogger(tmp_path)]
     trainer = quiet_trainer(tmp_path, callbacks=[watches, monitor], logger=logger, max_steps=400)
     with counting(
@@ -481,7 +481,10 @@ def test_loggers_of_scalars_get_the_largest_groups_and_the_user_is_told(
     told: list[str] = []
     monkeypatch.setattr("lightning_glassy.callbacks.recorder.rank_zero_info", told.append)
     names = {f"group {i}": "net.0.*" for i in range(MOST_GROUPS + 1)}
-    logger, monitor = CSVLogger(tmp_path), AgingMonitor(groups=names, summary=False, schedule=LogTimeSchedule([0], [1]))
+    logger, monitor = (
+        CSVLogger(tmp_path),
+        AgingMonitor(groups=names, summary=False, schedule=LogTimeSchedule([0], [1]), curves="scalars"),
+    )
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=2).fit(SmallNet(), data())
     assert sum(f"the {MOST_GROUPS} largest of {MOST_GROUPS + 1} groups" in words for words in told) == 1
     assert len((Path(logger.log_dir) / "glassy.csv").read_text().splitlines()) == 1 + MOST_GROUPS + 2

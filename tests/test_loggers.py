@@ -78,9 +78,16 @@ def signals() -> Iterator[None]:
 def train(
     tmp_path: Path, logger: Any, steps: int = 1200, model: type[SmallNet] = SmallNet, **options: Any
 ) -> AgingRecord:
-    monitor = AgingMonitor(**options)
+    monitor = AgingMonitor(**{"curves": "scalars"} | options)
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=steps).fit(model(), data())
     return monitor.record
+
+
+def without_signals(found: Curves, prefix: str = "glassy") -> Curves:
+    """Take the numbers against the training step away. There must be some, and all belong to the group "all"."""
+    signals = {f"{prefix}/moved_percent", f"{prefix}/aging_rate", f"{prefix}/mu"} & set(found)
+    assert f"{prefix}/moved_percent" in signals
+    return {name: curve for name, curve in found.items() if name not in signals}
 
 
 def curves_of(record: AgingRecord, prefix: str = "glassy") -> Curves:
@@ -143,7 +150,7 @@ def wandb_curves(directory: Path, prefix: str = "glassy") -> Curves:
     curves: Curves = defaultdict(dict)
     for row in wandb_rows(directory):
         for key, value in row.items():
-            if key.startswith(f"{prefix}/") and key != f"{prefix}/lag":
+            if key.startswith(f"{prefix}/") and key.count("/") > 1 + prefix.count("/"):
                 assert row[f"{prefix}/lag"] not in curves[key]
                 curves[key][row[f"{prefix}/lag"]] = value
     return curves
@@ -172,7 +179,7 @@ def test_wandb_has_a_series_per_waiting_time_against_the_lag(
         for metric in wandb_records(tmp_path)
         if metric.HasField("metric")
     }
-    assert axes["glassy/*"].step_metric == "glassy/lag"
+    assert axes["glassy/msd/*"].step_metric == "glassy/lag"
     assert axes["glassy/lag"].options.hidden
     assert axes["*"].step_metric == "trainer/global_step"  # Lightning's own axis is left to all else
 
@@ -206,9 +213,31 @@ def test_wandb_has_figures_a_table_and_the_record(tmp_path: Path, prefix: str, n
 
 
 @pytest.mark.needs("wandb")
+def test_wandb_has_by_default_a_handful_of_metrics_one_chart_and_one_table(tmp_path: Path) -> None:
+    logger = WandbLogger(save_dir=tmp_path, project="p")
+    record = train(tmp_path, logger, groups="layer", curves="figures")
+    run = logger.experiment
+    wandb_finish(run, tmp_path)
+    rows = list(wandb_rows(tmp_path))
+    metrics = {key: row for row in rows for key in row if key.startswith("glassy/")}
+    assert set(metrics) <= {"glassy/moved_percent", "glassy/aging_rate", "glassy/mu"}
+    assert all(row["trainer/global_step"] >= 10 for row in rows if "glassy/moved_percent" in row)
+    charts = [key for row in rows for key in row if key.startswith("glassy_curves") and key.endswith("|path")]
+    assert len(charts) == 1
+    (row,) = (row for row in rows if charts[0] in row)
+    table = json.loads((Path(run.dir) / row[charts[0]]).read_text())
+    lines = {name for _, name, _, _ in table["data"]} if len(table["columns"]) == 4 else {e[1] for e in table["data"]}
+    assert lines == {f"t_w = {time:,}" for time in record.waiting_times}
+    by_time = {(e[1], round(10 ** e[table["columns"].index("step")])): e for e in table["data"]}
+    value = by_time["t_w = 100", 100][table["columns"].index("lineVal")]
+    at = record.msd()[record.waiting_times == 100, record.lags == 100].item()
+    assert 10**value == pytest.approx(at, rel=1e-9)
+
+
+@pytest.mark.needs("wandb")
 def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, project="p")
-    monitors = [AgingMonitor(), AgingMonitor(moments="msd")]
+    monitors = [AgingMonitor(curves="scalars"), AgingMonitor(moments="msd", curves="scalars")]
     trainer, model = quiet_trainer(tmp_path, callbacks=monitors, logger=logger, max_steps=-1, max_epochs=2), SmallNet()
     trainer.fit(model, data())
     trainer.fit_loop.max_epochs = 4
@@ -272,7 +301,7 @@ def test_mlflow_has_metrics_whose_step_is_the_lag_figures_and_the_record(
     record = train(tmp_path, mlflow)
     command = f"mlflow ui --backend-store-uri {database}"
     assert f"curves     MLflow run {mlflow.run_id}: {command}\n" in capsys.readouterr().out
-    assert mlflow_curves(mlflow) == curves_of(record)
+    assert without_signals(mlflow_curves(mlflow)) == curves_of(record)
     files = {path.name: path for path in (tmp_path / "kept" / mlflow.run_id / "artifacts" / "glassy").iterdir()}
     pictures = {"msd.png", "non_gaussian.png", *(f"overlap_{eps:.6g}.png" for eps in record.overlap_thresholds)}
     assert set(files) == pictures | {"aging_record.npz", "aging_record.csv"}
@@ -302,7 +331,7 @@ def test_mlflow_takes_any_name_of_a_group_and_any_number_of_points(
         record = train(tmp_path, mlflow, steps=12, groups=groups)
     assert not [message for message in caplog.messages if "lightning_glassy" in message]
     names, expected = mlflow.experiment.get_run(mlflow.run_id).data.metrics, curves_of(record)
-    assert len(names) == len(expected)
+    assert len(without_signals(names)) == len(expected)
     assert max(sizes) == 1000  # what a server takes in one request; SQLite alone would take more
     (deep,) = (name for name in names if "/msd/deep." in name and name.endswith("/tw_1"))
     assert len(deep) == 250
@@ -313,17 +342,20 @@ def test_mlflow_takes_any_name_of_a_group_and_any_number_of_points(
 
 @pytest.mark.needs("mlflow")
 def test_mlflow_goes_on_in_a_second_fit_and_in_a_resumed_run(tmp_path: Path, mlflow: MLFlowLogger) -> None:
-    monitor, model = AgingMonitor(), SmallNet()
+    monitor, model = AgingMonitor(curves="scalars"), SmallNet()
     trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=mlflow, max_steps=-1, max_epochs=2)
     trainer.fit(model, data())
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model, data())
-    assert mlflow_curves(mlflow) == curves_of(monitor.record)
+    assert without_signals(mlflow_curves(mlflow)) == curves_of(monitor.record)
     trainer.save_checkpoint(tmp_path / "at48.ckpt")
-    resumed, again = MLFlowLogger(tracking_uri=mlflow.experiment.tracking_uri, run_id=mlflow.run_id), AgingMonitor()
+    resumed, again = (
+        MLFlowLogger(tracking_uri=mlflow.experiment.tracking_uri, run_id=mlflow.run_id),
+        AgingMonitor(curves="scalars"),
+    )
     trainer = quiet_trainer(tmp_path, callbacks=[again], logger=resumed, max_steps=130)
     trainer.fit(SmallNet(), data(), ckpt_path=tmp_path / "at48.ckpt")
-    assert mlflow_curves(resumed) == curves_of(again.record)
+    assert without_signals(mlflow_curves(resumed)) == curves_of(again.record)
     assert len(again.record) > len(monitor.record)
 
 
@@ -335,10 +367,10 @@ def test_a_training_that_fails_leaves_its_curves_and_its_record(tmp_path: Path, 
                 raise RuntimeError("the data are gone")
             return super().training_step(batch, batch_idx)
 
-    monitor = AgingMonitor()
+    monitor = AgingMonitor(curves="scalars")
     with pytest.raises(RuntimeError, match="the data are gone"):
         quiet_trainer(tmp_path, callbacks=[monitor], logger=mlflow).fit(Fails(), data())
-    assert mlflow_curves(mlflow) == curves_of(monitor.record)
+    assert without_signals(mlflow_curves(mlflow)) == curves_of(monitor.record)
     kept = tmp_path / "kept" / mlflow.run_id / "artifacts" / "glassy" / "aging_record.npz"
     assert AgingRecord.load(kept) == monitor.record
 
@@ -393,6 +425,7 @@ def test_comet_has_metrics_whose_step_is_the_lag_figures_and_the_record(tmp_path
             assert metric["step"] not in found[metric["metricName"]]
             found[metric["metricName"]][metric["step"]] = float(metric["metricValue"])
     assert all(len(name) <= 100 for name in found)
+    found = without_signals(found)
     assert found == {shortened(name, 100): curve for name, curve in curves_of(record).items()}
     assert len(found) == len(curves_of(record))
     uploads = [message["payload"] for message in messages if message["type"] == "file_upload"]
@@ -473,7 +506,8 @@ def test_litlogger_has_series_against_the_lag_figures_and_the_record(
     logger = LitLogger(root_dir=tmp_path, name="run", save_logs=False)
     record = train(tmp_path, logger, steps=100, groups="layer")
     assert f"curves     {logger.url}\n" in capsys.readouterr().out
-    assert {name: curve for name, curve in sent.curves.items() if name.startswith("glassy/")} == curves_of(record)
+    found = {name: curve for name, curve in sent.curves.items() if name.startswith("glassy/")}
+    assert without_signals(found) == curves_of(record)
     quantities = ("msd", "non_gaussian", *(f"overlap_{eps:.6g}" for eps in record.overlap_thresholds))
     assert sent.media == [(f"glassy_figures/{quantity}", 100) for quantity in quantities]
     files = {path.rpartition("/glassy/")[2]: content for path, content in sent.files.items()}
@@ -563,7 +597,7 @@ def test_loggers_that_fail_in_every_method_disturb_no_other(
     names = ["TensorBoardLogger", "WandbLogger", "MLFlowLogger", "CometLogger", "LitLogger", "CSVLogger", "NoLogger"]
     broken = [type(name, (Hopeless,), nowhere) for name in names]
     good = CSVLogger(tmp_path)
-    monitor = AgingMonitor(dirpath=tmp_path / "files")
+    monitor = AgingMonitor(dirpath=tmp_path / "files", curves="scalars")
     with caplog.at_level(logging.WARNING):
         quiet_trainer(
             tmp_path,
@@ -583,7 +617,7 @@ def test_loggers_that_fail_in_every_method_disturb_no_other(
     ]
     assert AgingRecord.load(tmp_path / "files" / "aging_record.npz") == monitor.record
     assert len((Path(good.log_dir) / "glassy.csv").read_text().splitlines()) == 1 + len(monitor.record)
-    assert mlflow_curves(mlflow) == curves_of(monitor.record)
+    assert without_signals(mlflow_curves(mlflow)) == curves_of(monitor.record)
 
 
 @pytest.mark.needs("mlflow")
@@ -624,7 +658,7 @@ def test_without_matplotlib_the_curves_are_there_and_the_extra_is_named_once(
     told = [message for message in caplog.messages if "lightning-glassy[plot]" in message]
     assert len(told) == 1
     assert "no figures in MLFlowLogger" in told[0]
-    assert mlflow_curves(mlflow) == curves_of(record)
+    assert without_signals(mlflow_curves(mlflow)) == curves_of(record)
 
 
 def test_long_names_are_cut_in_the_middle_and_stay_apart() -> None:

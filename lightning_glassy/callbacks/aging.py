@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from lightning.fabric.utilities import rank_zero_info
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import Unpack
 
@@ -40,10 +41,20 @@ class AgingMonitor(Recording):
     the network *ages* (Baity-Jesi et al. 2018; Herrera Segura et al. 2022). Steps are completed optimiser updates.
     Training is the same, bit for bit, with the callback and without it.
 
-    Loggers get the curve of each waiting time as ``glassy/<observable>/tw_<t_w>``, and figures of all curves on
-    logarithmic axes as ``glassy_figures/<observable>``. :mod:`lightning_glassy.loggers` has the table of tags, and says
-    how each logger shows them. TensorBoard has everything in the tab "Glassy". Beside the ``metrics.csv`` of a
-    ``CSVLogger`` there is ``glassy.csv``.
+    Loggers get a few tags:
+
+    =============================  ====================================================================================
+    tag                            content
+    =============================  ====================================================================================
+    ``glassy/moved_percent``       rms displacement from a tenth of the step to the step, in % of the rms weight
+    ``glassy/aging_rate``          0 is no aging, 1 is full aging: how fast the motion slows down, so far
+    ``glassy/mu``                  the aging exponent at the end, if there is one
+    ``glassy_figures/<name>``      the curves of an observable on logarithmic axes, at the end
+    =============================  ====================================================================================
+
+    TensorBoard has everything in the tab "Glassy". Beside the ``metrics.csv`` of a ``CSVLogger`` there is
+    ``glassy.csv``. :mod:`lightning_glassy.loggers` says what else each logger gets. ``curves="scalars"`` adds one tag
+    for each waiting time, and ``log_groups=[...]`` adds the scalars of groups.
 
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
     ``aging_record.csv``. The record has the learning rate that is in force for the update after each event, as the
@@ -69,13 +80,14 @@ class AgingMonitor(Recording):
 
     Args:
         schedule: when to measure: a :class:`LogTimeSchedule`, a number of waiting times and of lags per decade, or the
-            name of a preset for a run of known length. Default: ``LogTimeSchedule.logspaced()``, with 3 waiting times
-            and 10 lags per decade.
+            name of a preset for a run of known length. ``"epoch"`` measures at the ends of epochs. Default:
+            ``LogTimeSchedule.logspaced()``, with 3 waiting times and 10 lags per decade.
         groups: ``"all"`` for all parameters together, ``"layer"`` for one more group per module, or a mapping of group
             names to a name pattern or several (``{"attention": "*.attn.*"}``).
         **options: ``include``, ``exclude``, ``sample``, ``snapshot_device``, ``max_memory``, ``overlap_thresholds`` and
             ``moments`` are those of :class:`~lightning_glassy.measure.tracker.TrackerOptions`. ``name``, ``dirpath``,
-            ``save`` and ``summary`` are those of :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+            ``save``, ``summary``, ``curves`` and ``log_groups`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
 
     Raises:
         TypeError: at construction, an argument has the wrong type, or there is no such option.
@@ -109,6 +121,11 @@ class AgingMonitor(Recording):
         super().on_train_start(trainer, pl_module)
         reshard(pl_module)
         check_clipping(trainer, pl_module)
+        if isinstance(self.schedule, int):
+            rank_zero_info(
+                f"{type(self).__name__}: schedule={self.schedule} stands for {self.schedule} waiting times and "
+                f"{self.schedule} lags in each factor of ten of the steps"
+            )
         sharded = spread(tracked_module(trainer, pl_module))
         # Under DDP every rank holds the same weights. One of them measures, and no collective is needed.
         if not (trainer.is_global_zero or sharded):

@@ -72,8 +72,8 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
             are used. Default: the loader of the training.
         max_batches: most batches to use, or ``None`` for all. They are random, and the same at all steps.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save`` and ``summary`` are those of
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Raises:
         TypeError: at construction, an argument has the wrong type.

@@ -100,8 +100,8 @@ class CurvatureMonitor(NetworkMeasurement):
         n_nodes: number of products for each of them, and of nodes of its quadrature.
         max_products: most products in a measurement.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save`` and ``summary`` are those of
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Attributes:
         spectrum: the last :class:`~lightning_glassy.curvature.Spectrum`, on rank 0.

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.pairs import PairMeasurement
-from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recorder import MeasurementOptions
 from lightning_glassy.measure import tiling
 from lightning_glassy.measure.layout import TrackedParameters
 from lightning_glassy.measure.moments import counts_for
@@ -87,7 +87,7 @@ class DisplacementDistribution(PairMeasurement):
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
             of a preset.
         **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`. On CUDA, the summary has the time to queue
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`. On CUDA, the summary has the time to queue
             the work.
 
     Raises:
@@ -103,7 +103,7 @@ class DisplacementDistribution(PairMeasurement):
 
     profile = "displacement"
 
-    def __init__(self, schedule: ScheduleLike = 2, **options: Unpack[RecorderOptions]) -> None:
+    def __init__(self, schedule: ScheduleLike = 2, **options: Unpack[MeasurementOptions]) -> None:
         super().__init__(schedule, **options)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -67,8 +67,8 @@ class LogTimeEvaluator(NetworkMeasurement):
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
         max_batches: most batches of each set. Default: all.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save`` and ``summary`` are those of
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     With a :class:`ReplicaEnsemble`, ``loss`` is needed, ``module(x)`` returns ``[n_replica, B, C]``, and there are no
     metrics but the accuracy.

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.aging import MonitorOptions, split_options
-from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_name
+from lightning_glassy.callbacks.recorder import NEVER, Place, Recorder, check_logged, check_name
 from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import check_strategy, describe_optimizers, is_wrapped, same_weights, weight_sums
 from lightning_glassy.callbacks.summary import print_lines, summary
@@ -96,6 +96,7 @@ class FabricAgingMonitor:
         self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = ours.get("save", True)
         self.summary = ours.get("summary", False)
+        self.logged = check_logged(ours)
         self._recorder = Recorder(self.name)
         self._state: Mapping[str, Any] = {}
         self._step = 0
@@ -198,7 +199,7 @@ class FabricAgingMonitor:
                     "or start a new record without a state"
                 )
             recorder.load_state_dict(state["tracker"])
-        place = Place(who, fabric.loggers, ".", self.dirpath, self.save, fabric.is_global_zero)
+        place = Place(who, fabric.loggers, ".", self.dirpath, self.save, fabric.is_global_zero, self.logged)
         inner = [optimizer.optimizer for optimizer in optimizers]  # type: ignore[attr-defined]
         recorder.begin(place, {who: self}, whole, self._step)
         recorder.count_updates(inner, self._step)

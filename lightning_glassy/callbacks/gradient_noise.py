@@ -97,8 +97,8 @@ class GradientNoiseMonitor(NetworkMeasurement):
         mode: ``"train"``: the noise of the training, with dropout and the statistics of each batch. Or ``"eval"``.
         max_batches: most batches to use, or ``None`` for all.
         **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save`` and ``summary`` are those of
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     ``batch_size`` is B, by default as in the training (in each process). With a :class:`ReplicaEnsemble`, ``loss`` is
     needed, and D and the squared norm are the means over the replicas.

@@ -9,17 +9,21 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import rank_zero_info
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import Unpack
 
-from lightning_glassy.callbacks.recorder import NEVER, RecorderOptions
+from lightning_glassy.callbacks.recorder import NEVER, MeasurementOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
-from lightning_glassy.callbacks.run import describe_run, makes_no_updates
+from lightning_glassy.callbacks.run import describe_run, makes_no_updates, max_step
 from lightning_glassy.callbacks.undisturbed import random_numbers_of
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.text import duration
 from lightning_glassy.schedule import StepsLike, as_steps
+
+_LONG = 1.0  # seconds of a measurement after which an estimate of all of them is printed
 
 
 class Measurement(Recording, ABC):
@@ -40,10 +44,10 @@ class Measurement(Recording, ABC):
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. A :class:`LogTimeSchedule` stands
             for its waiting times. If a step is never reached, for example because the step grows by two, the next step
-            is measured. The last step of the run is always measured, unless another callback has put other weights in
+            is measured. The last step of the run is measured, too, unless another callback has put other weights in
             the place of the trained ones (as an average of weights does at the end).
-        **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+        **options: ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``, see
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -56,9 +60,10 @@ class Measurement(Recording, ABC):
         >>> trainer = Trainer(callbacks=[WeightNorm(3)], logger=False)
     """
 
-    def __init__(self, schedule: StepsLike = 6, **options: Unpack[RecorderOptions]) -> None:
+    def __init__(self, schedule: StepsLike = 6, **options: Unpack[MeasurementOptions]) -> None:
         super().__init__(as_steps(schedule), **options)
         self._sizes: dict[str, int] = {}
+        self._left_out_at = -1  # the last step that was left out
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -113,17 +118,25 @@ class Measurement(Recording, ABC):
         """Measure what is due at the present step."""
         self._plan()
         if trainer.global_step >= self._next_event and not makes_no_updates(trainer) and not self.recorder.given_up:
-            self._event(trainer, pl_module, at_start=first)
+            if self._affords(trainer):
+                self._event(trainer, pl_module, at_start=first)
+                self._estimate(trainer, pl_module)
+            else:
+                self._left_out_at = trainer.global_step
+                self.note_event(trainer.global_step)
+                self.progress.last_step = trainer.global_step
+                self._plan()
         self._enter(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the last step of the run, and complete the record."""
-        if self.progress.last_step < trainer.global_step and not self.recorder.given_up:
-            if self.trained.are_in_place(trainer):
-                self._event(trainer, pl_module)
-            else:
+        left_out = self._left_out_at == trainer.global_step
+        if (self.progress.last_step < trainer.global_step or left_out) and not self.recorder.given_up:
+            if not self.trained.are_in_place(trainer):
                 why = RuntimeError("another callback has replaced the trained weights, perhaps by their average")
                 self.recorder.warn("the last step is not measured", why, type(self).__name__)
+            elif self._affords(trainer, last=True, again=left_out):
+                self._event(trainer, pl_module)
         self._next_event = NEVER
         self._enter(trainer, pl_module)
         super().on_train_end(trainer, pl_module)
@@ -134,6 +147,35 @@ class Measurement(Recording, ABC):
         self.release()
 
     # ------------------------------------------------------------------ inside
+
+    def _affords(self, trainer: Trainer, *, last: bool = False, again: bool = False) -> bool:
+        """Return whether a measurement stays within its share of the time. Count the measurements that do not.
+
+        Args:
+            trainer: the Trainer.
+            last: whether this is the end of the run, for which time was kept.
+            again: whether the measurement of this step has been left out and counted before.
+        """
+        who = type(self).__name__
+        # All processes decide as the first one does, because their clocks differ.
+        affordable = bool(trainer.strategy.broadcast(self.recorder.affords(who, self.max_share, last=last)))
+        if affordable and again:
+            self.progress.left_out -= 1
+        elif not affordable and not again:
+            self.recorder.leave_out(who, self.max_share)
+        return affordable
+
+    def _estimate(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say how long all measurements take, after the first one, if it is long."""
+        progress, end = self.progress, max_step(trainer, module)
+        if progress.count != 1 or progress.latest < _LONG or end is None:
+            return
+        more = sum(step > trainer.global_step for step in self.schedule.upto(end))
+        limit = "" if self.max_share is None else f", of which at most {self.max_share:.0%} of the training are taken"
+        rank_zero_info(
+            f"{type(self).__name__}: a measurement takes {progress.latest:.2g} s, and {more} more are due until step "
+            f"{end:,}: about {duration(more * progress.latest)}{limit}"
+        )
 
     def _plan(self) -> None:
         due = self.schedule.after(self.progress.last_step)

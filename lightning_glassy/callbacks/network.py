@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.measurement import Measurement
-from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recorder import MeasurementOptions
 from lightning_glassy.callbacks.recording import Recording
 from lightning_glassy.callbacks.run import overrides
 from lightning_glassy.callbacks.undisturbed import undisturbed
@@ -30,7 +30,7 @@ Loader = DataLoader[Any] | Callable[[], Any]
 """A ``DataLoader``, or a function that returns one when training starts."""
 
 
-class NetworkOptions(RecorderOptions, total=False):
+class NetworkOptions(MeasurementOptions, total=False):
     """Options of every measurement that runs the network on batches.
 
     Attributes:

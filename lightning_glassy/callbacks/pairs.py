@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.aging import AgingMonitor
-from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recorder import MeasurementOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
 from lightning_glassy.callbacks.run import schedule_of
 from lightning_glassy.measure.snapshots import Snapshot
@@ -30,7 +30,7 @@ class PairMeasurement(Recording, ABC):
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
             of a preset.
-        **options: see :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+        **options: see :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Raises:
         TypeError: an argument has the wrong type.
@@ -46,7 +46,7 @@ class PairMeasurement(Recording, ABC):
     needs: TrackerOptions = {}  # noqa: RUF012
     """Options of an AgingMonitor that is added."""
 
-    def __init__(self, schedule: ScheduleLike, **options: Unpack[RecorderOptions]) -> None:
+    def __init__(self, schedule: ScheduleLike, **options: Unpack[MeasurementOptions]) -> None:
         check_schedule(schedule)
         super().__init__(schedule, **options)
         self._choice: _Choice | None = None
@@ -73,6 +73,10 @@ class PairMeasurement(Recording, ABC):
         if self._choice is None or self._choice.record is not event.record:
             self._choice = _Choice(schedule_of(self.schedule, trainer, module), event.record, self.profile)
         wanted = [s for s in event.due if self._choice.takes(s.waiting_time, event.step - s.waiting_time)]
+        who = type(self).__name__
+        if wanted and not self.recorder.affords(who, self.max_share):
+            self.recorder.leave_out(who, self.max_share)
+            return []
         with self.progress.timed(trainer.strategy.root_device if self.waits and wanted else None):
             found = list(self.measure(trainer, module, event, wanted))
         if found:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -57,12 +57,72 @@ class RecorderOptions(TypedDict, total=False):
         save: whether to write files there (default). Loggers that keep files get the record in any case.
         summary: whether to print a summary at the end of training (default): the displacements, the verdict and the
             aging exponent of an AgingMonitor, or the time that a measurement took.
+        curves: how loggers get the curves. ``"figures"`` (default): figures at the end, and the tab Glassy.
+            ``"scalars"``: also one tag for each waiting time, of the 16 largest groups. Several hundred tags are usual.
+        log_groups: groups for which loggers get the few scalars of :mod:`lightning_glassy.loggers`, beside those of all
+            parameters. Default: none.
     """
 
     name: str
     dirpath: str | os.PathLike[str] | None
     save: bool
     summary: bool
+    curves: Literal["figures", "scalars"]
+    log_groups: Sequence[str]
+
+
+class MeasurementOptions(RecorderOptions, total=False):
+    """Options of every callback that measures more than an AgingMonitor does.
+
+    Attributes:
+        max_share: largest part of the time of the training that the callback takes, default 0.05. Steps are left out if
+            it would take more, and the log and the summary say so. Time for the last step is kept. The first
+            measurement and the first fifteen seconds are not limited. Which steps are left out depends on the machine:
+            None measures all of them.
+    """
+
+    max_share: float | None
+
+
+FREE = 15.0
+"""Seconds that each measurement may take in any case, because a share of a short training is too little for it."""
+
+
+def check_share(share: object) -> float | None:
+    """Check the option ``max_share``.
+
+    Raises:
+        ValueError: it is no number between 0 and 1, and not None.
+    """
+    if share is None:
+        return None
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(f"max_share={share!r} must be a part of the time of the training above 0 and up to 1, or None")
+    return float(share)
+
+
+class Logged(NamedTuple):
+    """What loggers get, see :class:`RecorderOptions`."""
+
+    curves: bool = False
+    groups: tuple[str, ...] = ()
+
+
+def check_logged(options: RecorderOptions) -> Logged:
+    """Check the options ``curves`` and ``log_groups``.
+
+    Raises:
+        TypeError: ``log_groups`` is not a list of names.
+        ValueError: ``curves`` is none of the known words, or a group is named twice.
+    """
+    curves, groups = options.get("curves", "figures"), options.get("log_groups", ())
+    if curves not in ("figures", "scalars"):
+        raise ValueError(f"curves={curves!r} is neither 'figures' nor 'scalars'")
+    if isinstance(groups, str) or not isinstance(groups, Sequence) or not all(isinstance(one, str) for one in groups):
+        raise TypeError(f"log_groups={groups!r} must be a list of names of groups, such as ['encoder']")
+    if len(set(groups)) < len(groups):
+        raise ValueError(f"log_groups={list(groups)!r} names a group twice")
+    return Logged(curves == "scalars", tuple(group for group in groups if group != "all"))
 
 
 def check_known(who: str, options: Mapping[str, Any], *kinds: type) -> None:
@@ -99,6 +159,7 @@ class Place(NamedTuple):
         dirpath: directory chosen by the user.
         save: whether files are written.
         here: whether this process writes.
+        logged: what the loggers get.
     """
 
     who: str
@@ -107,6 +168,7 @@ class Place(NamedTuple):
     dirpath: Directory | None
     save: bool
     here: bool
+    logged: Logged = Logged()
 
 
 class Member(Protocol):
@@ -131,11 +193,15 @@ class Progress:
         last_step: step of the last measurement, or -1.
         count: number of measurements.
         seconds: time they took.
+        left_out: number of measurements that were left out because they took too large a share of the time.
+        latest: seconds of the last measurement.
     """
 
     last_step: int = -1
     count: int = 0
     seconds: float = 0.0
+    left_out: int = 0
+    latest: float = 0.0
 
     @contextlib.contextmanager
     def timed(self, device: torch.device | None = None) -> Iterator[None]:
@@ -146,7 +212,8 @@ class Progress:
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - started
+            self.latest = time.perf_counter() - started
+            self.seconds += self.latest
 
 
 Series = dict[str, dict[int, float]]
@@ -523,7 +590,32 @@ class Recorder:
             "measurements": progress.count,
             "seconds": round(progress.seconds, 6),
             "fraction_of_training": round(progress.seconds / seconds, 6) if seconds else 0.0,
+            **({"left_out": progress.left_out} if progress.left_out else {}),
         }
+
+    def affords(self, member: str, share: float | None, *, last: bool = False) -> bool:
+        """Return whether another measurement, as long as the last one, stays within its share of the training's time.
+
+        Args:
+            member: name of the callback.
+            share: largest part of the time of the training, or None for no limit.
+            last: whether this is the last step. The steps before it leave time for it.
+        """
+        progress = self.progress(member)
+        if share is None or not progress.seconds:
+            return True
+        spent = progress.seconds + progress.latest * (1 if last else 2)
+        return spent <= max(FREE, share * (self._seconds() + progress.latest))
+
+    def leave_out(self, member: str, share: float | None) -> None:
+        """Count a measurement that is left out, and say so at the first."""
+        progress = self.progress(member)
+        progress.left_out += 1
+        if progress.left_out == 1:
+            rank_zero_info(
+                f"{member}: a measurement takes {progress.latest:.2g} s, so some steps are left out, to stay below "
+                f"{share:.0%} of the time of the training (max_share={share}; max_share=None measures all)"
+            )
 
     def _seconds(self) -> float:
         return self._run.seconds + (time.perf_counter() - self._started if self._started else 0.0)
@@ -648,6 +740,11 @@ class Recorder:
             self.tell(f"the record of the checkpoint cannot go on: {error}")
             self._run, self._pending = _Run(), []
             state, self._continues, tracker = None, False, make(None, None)
+        unknown = [group for group in self._place.logged.groups if group not in tracker.record.groups]
+        if unknown:
+            raise ValueError(
+                f"log_groups names {unknown[0]!r}, which is no group of this record; there are {tracker.record.groups}"
+            )
         self.tracker, self._ended = tracker, None
         self._watch = ParameterWatch(module, tracker.parameters.tensors)
         tracker.listeners = self._followers
@@ -731,19 +828,19 @@ class Recorder:
         if self._continues or not self._place.here:
             return
         place, run, before = self._place, self._run, self._run.logger_runs
-        run.sinks, new = Sinks(place.who), []
+        run.sinks, new = Sinks(place.who, place.logged.groups), []
         # Files first, so that the record is on disk even if a logger hangs.
         if place.save:
             run.sinks.add("files", lambda: file_sink(self.directory()))
         run.logger_runs = [run_of(logger) for logger in place.loggers]
         for logger, logger_run in zip(place.loggers, run.logger_runs, strict=True):
-            sink = run.sinks.add(type(logger).__name__, partial(sink_for, logger, self.name))
+            sink = run.sinks.add(type(logger).__name__, partial(sink_for, logger, self.name, place.logged.curves))
             # The run of this logger does not have the curves of the checkpoint.
             if sink is not None and (logger_run is None or logger_run not in before):
                 new.append(sink)
-        if place.loggers and len(record.groups) > MOST_GROUPS + 1:
+        if place.loggers and place.logged.curves and len(record.groups) > MOST_GROUPS + 1:
             rank_zero_info(
-                f"{place.who}: loggers of scalars get the curves of all parameters and of the {MOST_GROUPS} largest of "
+                f"{place.who}: loggers get as scalars the curves of all parameters and of the {MOST_GROUPS} largest of "
                 f"{len(record.groups) - 1:,} groups. The record, its files and the tab Glassy have all groups"
             )
         if len(record):
@@ -839,7 +936,13 @@ class Recorder:
                 for name, values in run.series.items()
             },
             "progress": {
-                who: {"last_step": p.last_step, "count": p.count, "seconds": p.seconds}
+                who: {
+                    "last_step": p.last_step,
+                    "count": p.count,
+                    "seconds": p.seconds,
+                    "left_out": p.left_out,
+                    "latest": p.latest,
+                }
                 for who, p in run.progress.items()
             },
             "step": step,
@@ -885,7 +988,8 @@ class Recorder:
                 run.series[str(name)] = dict(zip(steps, values, strict=True))
             for who, numbers in state.get("progress", {}).items():
                 count, seconds = int(numbers["count"]), float(numbers["seconds"])
-                run.progress[str(who)] = Progress(int(numbers["last_step"]), count, seconds)
+                left_out, latest = int(numbers.get("left_out", 0)), float(numbers.get("latest", 0.0))
+                run.progress[str(who)] = Progress(int(numbers["last_step"]), count, seconds, left_out, latest)
             run.seconds, run.id = float(state.get("seconds", 0.0)), str(state.get("id", run.id))
             run.skipped = int(state.get("skipped", 0))
             last = [{"step": p.last_step} for p in run.progress.values()]

@@ -15,12 +15,14 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.recorder import (
     NEVER,
     SNAPSHOTS,
+    MeasurementOptions,
     Place,
     Progress,
     Recorder,
-    RecorderOptions,
     check_known,
+    check_logged,
     check_name,
+    check_share,
 )
 from lightning_glassy.callbacks.run import BeforeUpdate, Standstill, TrainedWeights, check_strategy, is_a
 from lightning_glassy.callbacks.summary import print_lines
@@ -41,11 +43,11 @@ class Recording(Callback):
 
     Args:
         schedule: the steps or pairs of times of the callback.
-        **options: see :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+        **options: see :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Raises:
         TypeError: there is no such option.
-        ValueError: ``name`` cannot be the name of a directory.
+        ValueError: ``name`` cannot be the name of a directory, or another option is out of its range.
     """
 
     tracks = False
@@ -54,15 +56,17 @@ class Recording(Callback):
     Its options then apply to the record.
     """
 
-    def __init__(self, schedule: Any, **options: Unpack[RecorderOptions]) -> None:
+    def __init__(self, schedule: Any, **options: Unpack[MeasurementOptions]) -> None:
         super().__init__()
-        check_known(type(self).__name__, options, RecorderOptions)
+        check_known(type(self).__name__, options, MeasurementOptions)
+        self.max_share = check_share(options.get("max_share", 0.05))
         self.schedule = schedule
         self.name = check_name(options.get("name", "glassy"))
         dirpath = options.get("dirpath")
         self.dirpath = None if dirpath is None else directory_of(dirpath)
         self.save = options.get("save", True)
         self.summary = options.get("summary", True)
+        self.logged = check_logged(options)
         self._recorder: Recorder | None = None
         self._forget()
 
@@ -133,6 +137,7 @@ class Recording(Callback):
         return [
             f"{type(self).__name__}: {cost['measurements']} measurements took {cost['seconds']:.3g} s, "
             f"{cost['fraction_of_training']:.1%} of the time of the training"
+            + (f"; {cost['left_out']} were left out (max_share={self.max_share})" if "left_out" in cost else "")
         ]
 
     # ------------------------------------------------------------------ hooks
@@ -177,6 +182,7 @@ class Recording(Callback):
             dirpath=first.dirpath,
             save=first.save and not trainer.fast_dev_run,  # type: ignore[attr-defined]
             here=trainer.is_global_zero,
+            logged=first.logged,
         )
         followers = {type(member).__name__: member.follower(trainer, pl_module) for member in members}
         self.recorder.begin(

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.measurement import Measurement
-from lightning_glassy.callbacks.recorder import RecorderOptions
+from lightning_glassy.callbacks.recorder import MeasurementOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
@@ -46,7 +46,7 @@ class ReplicaOverlap(Measurement):
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
             measured, too (see :class:`Measurement`).
         **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
-            :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Raises:
         TypeError: at construction, the inputs are no tensor, or the schedule has the wrong type.
@@ -58,7 +58,7 @@ class ReplicaOverlap(Measurement):
         >>> callbacks = [ReplicaOverlap(torch.zeros(10, 784))]
     """
 
-    def __init__(self, inputs: Tensor, schedule: StepsLike = 3, **options: Unpack[RecorderOptions]) -> None:
+    def __init__(self, inputs: Tensor, schedule: StepsLike = 3, **options: Unpack[MeasurementOptions]) -> None:
         super().__init__(schedule, **options)
         if not isinstance(inputs, Tensor):
             raise TypeError(f"inputs={type(inputs).__name__} is not a tensor, a batch of what one network takes")

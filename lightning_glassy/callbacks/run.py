@@ -123,7 +123,20 @@ def schedule_of(schedule: ScheduleLike | None, trainer: Trainer, pl_module: Ligh
         ValueError: a preset needs a run of known length, or a longer one.
     """
     # fast_dev_run is a handful of steps. The schedule of the run may have nothing to measure in them.
-    return as_schedule(None if trainer.fast_dev_run else schedule, max_step(trainer, pl_module))  # type: ignore[attr-defined]
+    wanted = None if trainer.fast_dev_run else schedule  # type: ignore[attr-defined]
+    return as_schedule(wanted, max_step(trainer, pl_module), steps_per_epoch(trainer, pl_module))
+
+
+def steps_per_epoch(trainer: Trainer, pl_module: LightningModule) -> int | None:
+    """Return the number of optimiser updates in an epoch, or ``None`` if it is unknown or may change."""
+    batches = trainer.num_training_batches
+    same = pl_module.automatic_optimization and not trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+    accumulated = trainer.accumulate_grad_batches
+    scheduled = any(is_a(callback, "GradientAccumulationScheduler") for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if not same or scheduled or batches == float("inf") or len(trainer.optimizers) != 1:
+        return None
+    # The last batch of an epoch makes an update, whatever has been accumulated.
+    return -(-int(batches) // accumulated) or None
 
 
 class TrainedWeights:
@@ -323,6 +336,7 @@ def describe_run(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]
         "lr_schedulers": [type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs],
         "batch_size": size if is_plain(size) else None,
         "sampler": None if sampler is None else type(sampler).__name__,
+        "steps_per_epoch": steps_per_epoch(trainer, pl_module),
         "accumulate_grad_batches": value(trainer.accumulate_grad_batches),
         "gradient_clip_val": value(trainer.gradient_clip_val),
         "precision": str(trainer.precision),

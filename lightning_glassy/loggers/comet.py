@@ -1,4 +1,4 @@
-"""Comet: metrics whose step is the lag, figures, and the record as assets."""
+"""Comet: metrics, figures, and the record as assets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_glassy.loggers.curves import CurveSink, shortened
+from lightning_glassy.loggers.curves import CurveSink, Point, shortened
 from lightning_glassy.loggers.figures import Picture
-from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
     from lightning_glassy.record import AgingRecord
@@ -20,18 +19,17 @@ _LONGEST = 100  # Comet cuts longer names, which would remove the waiting time a
 class CometSink(CurveSink):
     """Write to the experiment of a ``CometLogger``.
 
-    The metrics and figures have the tags of :mod:`lightning_glassy.loggers`. The step of a metric is the lag. A new
-    figure replaces the previous figure. At the end, the record is logged as the assets ``glassy/aging_record.npz`` and
-    ``.csv``.
+    The metrics and figures have the tags of :mod:`lightning_glassy.loggers`. A new figure replaces the previous figure.
+    At the end, the record is logged as the assets ``glassy/aging_record.npz`` and ``.csv``.
     """
 
-    def log_curves(self, points: Sequence[Scalar]) -> None:
-        """Log the points of each lag together."""
-        by_lag: dict[int, dict[str, float]] = {}
-        for tag, _, lag, value in points:
-            by_lag.setdefault(lag, {})[shortened(tag, _LONGEST)] = value
-        for lag, metrics in by_lag.items():
-            self._logger.experiment.log_metrics(metrics, step=lag)
+    def log_points(self, points: Sequence[Point]) -> None:
+        """Log the points of each step together."""
+        by_step: dict[int, dict[str, float]] = {}
+        for tag, step, value in points:
+            by_step.setdefault(step, {})[shortened(tag, _LONGEST)] = value
+        for step, metrics in by_step.items():
+            self._logger.experiment.log_metrics(metrics, step=step)
         # Comet would use the last step, here a lag, for later logs without a step.
         self._logger.experiment.set_step(self._step)
 

@@ -28,7 +28,7 @@ class CSVSink(Sink):
     existing file is never overwritten: the new file gets a number in its name.
     """
 
-    def __init__(self, logger: Any, prefix: str) -> None:
+    def __init__(self, logger: Any, prefix: str, curves: bool = False) -> None:
         directory = directory_of(logger.log_dir)
         if not isinstance(directory, Path):
             raise ValueError(f"{directory} is not a local directory: aging_record.csv has the table")

@@ -15,6 +15,7 @@ from lightning_glassy.loggers.litlogger import LitLoggerSink
 from lightning_glassy.loggers.mlflow import MLflowSink
 from lightning_glassy.loggers.places import Directory
 from lightning_glassy.loggers.remote import RemoteSink
+from lightning_glassy.loggers.signals import Signal
 from lightning_glassy.loggers.sinks import Pairs, Sink, scalars
 from lightning_glassy.loggers.tensorboard import TensorBoardSink
 from lightning_glassy.loggers.wandb import WandbSink
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # The keys are class names, because `lightning` and `pytorch_lightning` have unrelated classes. Users subclass both.
-_SINKS: dict[str, Callable[[Any, str], Sink]] = {
+_SINKS: dict[str, Callable[[Any, str, bool], Sink]] = {
     "CometLogger": CometSink,
     "CSVLogger": CSVSink,
     "LitLogger": LitLoggerSink,
@@ -37,15 +38,21 @@ _SINKS: dict[str, Callable[[Any, str], Sink]] = {
 }
 
 
-def sink_for(logger: Logger, prefix: str) -> Sink | None:
-    """Return the sink for a logger, or ``None`` for a ``DummyLogger`` (all loggers under ``fast_dev_run``)."""
+def sink_for(logger: Logger, prefix: str, curves: bool = False) -> Sink | None:
+    """Return the sink for a logger, or ``None`` for a ``DummyLogger`` (all loggers under ``fast_dev_run``).
+
+    Args:
+        logger: the logger.
+        prefix: name of the monitor.
+        curves: whether the curves are logged as scalars.
+    """
     # Look at the class, not at the attributes: the no-op objects on other ranks claim to have every attribute.
     classes = [cls.__name__ for cls in type(logger).__mro__]
     if "DummyLogger" in classes:
         return None
     kind = next((_SINKS[name] for name in classes if name in _SINKS), MetricsSink)
     # `log_metrics` adds the prefix of the logger by itself. The table of a CSVLogger is a file, and has no prefix.
-    return kind(logger, prefix if kind in (MetricsSink, CSVSink) else _with_prefix(logger, prefix))
+    return kind(logger, prefix if kind in (MetricsSink, CSVSink) else _with_prefix(logger, prefix), curves)
 
 
 def file_sink(directory: Directory) -> Sink:
@@ -74,27 +81,37 @@ def run_of(logger: Logger) -> str | None:
 
 
 class MetricsSink(Sink):
-    """Write to any other Lightning logger with ``log_metrics``.
+    """Write to any other Lightning logger with ``log_metrics``: the signals against the training step.
 
-    The step is the training step t_w + t, because it never decreases. Many loggers drop a value with a smaller step
-    than the last one. The waiting time is in the name: ``glassy/msd/tw_100``.
+    If the curves are logged as scalars, their step is the training step t_w + t, because it never decreases. Many
+    loggers drop a value with a smaller step than the last one. The waiting time is in the name: ``glassy/msd/tw_100``.
     """
 
-    def __init__(self, logger: Logger, prefix: str) -> None:
+    takes_signals = True
+
+    def __init__(self, logger: Logger, prefix: str, curves: bool = False) -> None:
         self._logger = logger
         self._prefix = prefix
+        self._curves = curves
+        self._signals: list[Signal] = []  # for the next update, so that the steps of both never decrease
         self._last = -1  # the last step that was logged before an error
 
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
-        """Log the new pairs, with one call per training step."""
+        """Log the new pairs and signals, with one call per training step."""
         by_step: dict[int, dict[str, float]] = {}
-        for tag, waiting_time, lag, value in scalars(record, pairs, self._prefix):
+        for signal in self._signals:
+            by_step.setdefault(signal.step, {})[f"{self._prefix}/{signal.name}"] = signal.value
+        for tag, waiting_time, lag, value in scalars(record, pairs, self._prefix) if self._curves else ():
             by_step.setdefault(waiting_time + lag, {})[tag] = value
         for realised, metrics in sorted(by_step.items()):
             if realised > self._last:  # after an error, the same pairs come again
                 self._logger.log_metrics(metrics, step=realised)
                 self._last = realised
-        self._last = -1
+        self._last, self._signals = -1, []
+
+    def log_signals(self, signals: Sequence[Signal]) -> None:
+        """Log numbers against the training step."""
+        self._signals += signals
 
     def close(self, record: AgingRecord) -> None:
         """Do nothing: the Trainer finalises its loggers."""

@@ -1,4 +1,4 @@
-"""LitLogger: series against the lag, figures, and the record as files of the experiment."""
+"""LitLogger: series, figures, and the record as files of the experiment."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_glassy.loggers.curves import CurveSink
+from lightning_glassy.loggers.curves import CurveSink, Point
 from lightning_glassy.loggers.figures import Picture
-from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
     from lightning_glassy.record import AgingRecord
@@ -19,17 +18,17 @@ if TYPE_CHECKING:
 class LitLoggerSink(CurveSink):
     """Write to the experiment of a ``LitLogger``, on lightning.ai.
 
-    The keys are the tags of :mod:`lightning_glassy.loggers`. The step of a series is the lag. At the end, the record is
-    uploaded as the files ``glassy/aging_record.npz`` and ``.csv``.
+    The keys are the tags of :mod:`lightning_glassy.loggers`. At the end, the record is uploaded
+    as the files ``glassy/aging_record.npz`` and ``.csv``.
 
     The client sends one request to lightning.ai for each new name. A model with many groups causes many requests.
     """
 
-    def log_curves(self, points: Sequence[Scalar]) -> None:
+    def log_points(self, points: Sequence[Point]) -> None:
         """Append each finite point to its series. The client would drop any other value, with a warning for each."""
-        for tag, _, lag, value in points:
+        for tag, step, value in points:
             if math.isfinite(value):
-                self._logger.experiment[tag].append(value, step=lag)
+                self._logger.experiment[tag].append(value, step=step)
 
     def log_figure(self, picture: Picture) -> None:
         """Append an image to the series of the figure."""

@@ -1,4 +1,4 @@
-"""MLflow: metrics whose step is the lag, figures, and the record as artifacts."""
+"""MLflow: metrics, figures, and the record as artifacts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_glassy.loggers.curves import CurveSink, shortened
+from lightning_glassy.loggers.curves import CurveSink, Point, shortened
 from lightning_glassy.loggers.figures import Picture
-from lightning_glassy.loggers.sinks import Scalar
 
 if TYPE_CHECKING:
     from lightning_glassy.record import AgingRecord
@@ -23,20 +22,20 @@ _BATCH, _LONGEST = 1000, 250
 class MLflowSink(CurveSink):
     """Write to the run of an ``MLFlowLogger``.
 
-    The metrics have the tags of :mod:`lightning_glassy.loggers`. The step of a metric is the lag. A figure is the
-    artifact ``glassy/<figure>.png``, and a new figure replaces the previous figure. At the end, the record is logged as
+    The metrics have the tags of :mod:`lightning_glassy.loggers`. A figure is the artifact
+    ``glassy/<figure>.png``, and a new figure replaces the previous figure. At the end, the record is logged as
     the artifacts ``glassy/aging_record.npz`` and ``.csv``.
 
     MLflow refuses some characters in names, such as ``=``. Such a character in the name of a group is replaced by its
     code between underscores (``_3d_``).
     """
 
-    def log_curves(self, points: Sequence[Scalar]) -> None:
+    def log_points(self, points: Sequence[Point]) -> None:
         """Log the points in few requests."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        metrics = [Metric(_metric_name(tag), value, now, lag) for tag, _, lag, value in points]
+        metrics = [Metric(_metric_name(tag), value, now, step) for tag, step, value in points]
         for start in range(0, len(metrics), _BATCH):
             self._logger.experiment.log_batch(self._logger.run_id, metrics=metrics[start : start + _BATCH])
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lightning_glassy.loggers.figures import Figures, Picture
+from lightning_glassy.loggers.signals import Signal, Signals
 from lightning_glassy.record import AgingRecord
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ Scalar = tuple[str, int, int, float]
 """A point of a curve: (tag, waiting time, lag, value)."""
 
 MOST_GROUPS = 16
-"""Number of groups, besides ``"all"``, whose curves a logger of scalars gets: those with the most parameters.
+"""Number of groups, besides ``"all"``, whose curves a logger gets as scalars: those with the most parameters.
 
 The record, its files, the table of a ``CSVLogger`` and the tab Glassy have all groups.
 """
@@ -45,11 +46,13 @@ class Sink(ABC):
 
     Attributes:
         place: name of the logger if it takes figures, for messages.
+        takes_signals: whether the sink logs numbers against the training step.
         is_whole: whether each write is of the whole record, so that no pair needs to wait for the next write.
         longest: the longest pause between two writes in seconds, however long they take.
     """
 
     place: str | None = None
+    takes_signals = False
     is_whole = False
     longest = math.inf
 
@@ -68,6 +71,9 @@ class Sink(ABC):
     @abstractmethod
     def close(self, record: AgingRecord) -> None:
         """Complete the output. No pair waits any more. More calls may follow if the training continues."""
+
+    def log_signals(self, signals: Sequence[Signal]) -> None:  # noqa: B027 (files have them in the record)
+        """Log numbers against the training step. A call of :meth:`update` follows."""
 
     def log_figure(self, picture: Picture) -> None:  # noqa: B027 (not every sink takes figures)
         """Log a figure of the complete record, after :meth:`close`."""
@@ -92,6 +98,7 @@ class _Paced:
     has_news: bool = False  # whether the record has rows that the sink has not written
     next_time: float = -math.inf
     has_failed: bool = False
+    n_signals: int = 0  # number of signals that the sink has
 
 
 class Sinks:
@@ -104,10 +111,12 @@ class Sinks:
 
     Args:
         who: name of the callback whose record is written, for warnings.
+        groups: groups whose signals the loggers get, beside all parameters.
     """
 
-    def __init__(self, who: str = "AgingMonitor") -> None:
+    def __init__(self, who: str = "AgingMonitor", groups: Sequence[str] = ()) -> None:
         self._who = who
+        self._signals = Signals(groups)
         self._all: list[_Paced] = []
         self._started: float | None = None
         self._first_step = self._step = 0
@@ -129,13 +138,17 @@ class Sinks:
             record: the record.
             pairs: the new pairs (waiting time, lag).
             step: number of completed updates.
-            only: the sinks that get the pairs, default all.
+            only: the sinks that get the pairs, default all. The other sinks have the signals so far, too.
         """
+        if only is not None:
+            self._signals.look(record)
         now, self._step = time.monotonic(), step
         if self._started is None:
             self._started, self._first_step = now, step
         for paced in self._all:
-            if only is None or paced.sink in only:
+            if only is not None and paced.sink not in only:
+                paced.n_signals = len(self._signals.found)
+            else:
                 paced.has_news |= bool(pairs)
                 if not paced.sink.is_whole:
                     paced.pairs += pairs
@@ -171,7 +184,14 @@ class Sinks:
                 paced.has_news = False
 
     def draw(self, record: AgingRecord) -> None:
-        """Draw each figure once, and give it to the sinks that take figures. Call this after the training."""
+        """Complete the signals, and draw each figure once for all sinks. Call this after the training."""
+        takers = [paced for paced in self._all if paced.sink.takes_signals]
+        if takers:
+            self._signals.complete(record)
+        for paced in takers:
+            with self._caught(paced):
+                if paced.n_signals < len(self._signals.found):
+                    self._give(paced, record)
         takers = [paced for paced in self._all if paced.sink.place is not None]
         if not takers:
             return
@@ -183,7 +203,9 @@ class Sinks:
 
     def go_back(self, record: AgingRecord) -> None:
         """Tell the sinks that the record has lost its last rows, and forget those that have not been written yet."""
+        self._signals.go_back(record.last_step)
         for paced in self._all:
+            paced.n_signals = min(paced.n_signals, len(self._signals.found))
             paced.pairs = [pair for pair in paced.pairs if pair in record]
             paced.next_time = -math.inf
             with self._caught(paced):
@@ -209,6 +231,12 @@ class Sinks:
 
     def _give(self, paced: _Paced, record: AgingRecord) -> None:
         """Give a sink the pairs that wait, and forget them if it raises nothing."""
+        if paced.sink.takes_signals:
+            self._signals.look(record)
+            signals = self._signals.found[paced.n_signals :]
+            if signals:
+                paced.sink.log_signals(signals)
+                paced.n_signals += len(signals)
         pairs = list(paced.pairs)
         paced.sink.update(record, pairs, self._step)
         del paced.pairs[: len(pairs)]
@@ -236,7 +264,7 @@ class Sinks:
 
 
 def curve_groups(record: AgingRecord) -> list[str]:
-    """Return the groups whose curves loggers of scalars get: ``"all"``, and the :data:`MOST_GROUPS` largest others.
+    """Return the groups whose curves loggers get as scalars: ``"all"``, and the :data:`MOST_GROUPS` largest others.
 
     The order is that of the record. Groups without a coordinate in the sample are left out.
     """
@@ -248,7 +276,7 @@ def curve_groups(record: AgingRecord) -> list[str]:
 
 
 def scalars(record: AgingRecord, pairs: Pairs, prefix: str) -> list[Scalar]:
-    """Return the points of the curves at ``pairs`` for a logger of scalars.
+    """Return the points of the curves at ``pairs``, for a logger that gets curves as scalars.
 
     The tags are listed in :mod:`lightning_glassy.loggers`. The registry marks the observables with curves as
     ``logged``, and :func:`curve_groups` has the groups. With replicas, a value is the mean over the replicas.

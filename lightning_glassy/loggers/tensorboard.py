@@ -1,4 +1,4 @@
-"""TensorBoard: the record for the tab "Glassy", scalars against the lag, and log-log figures.
+"""TensorBoard: the record for the tab "Glassy", a few scalars, and log-log figures.
 
 The figures are needed because TensorBoard's charts of scalars cannot be log-log.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lightning_glassy.loggers.curves import Point
 from lightning_glassy.loggers.figures import Picture
+from lightning_glassy.loggers.signals import Signal
 from lightning_glassy.loggers.sinks import Pairs, Sink, scalars
 from lightning_glassy.tensorboard.checksums import quicken
 from lightning_glassy.tensorboard.events import Place, curves, image, summary, tag_of
@@ -33,10 +35,10 @@ _PAUSE = 60.0  # seconds before the first attempt after a failed write
 class TensorBoardSink(Sink):
     """Write to a ``TensorBoardLogger``.
 
-    The tags are listed in :mod:`lightning_glassy.loggers`. The step of a curve is the lag. Each waiting time has its
-    own tag, because TensorBoard drops earlier points of a tag if the step decreases. The points of one lag share an
-    event. The record itself is written under ``glassy_record/...`` in parts, and the tab "Glassy" shows it. The step of
-    a part, and of a figure, is the training step.
+    The tags are listed in :mod:`lightning_glassy.loggers`. If the curves are logged as scalars, their step is the lag.
+    Each waiting time has its own tag, because TensorBoard drops earlier points of a tag if the step decreases. The
+    points of one lag share an event. The record itself is written under ``glassy_record/...`` in parts, and the tab
+    "Glassy" shows it. The step of a part, and of a figure, is the training step.
 
     The sink uses the writer of the logger. A full disk ends the writer's thread, and each later log call then raises an
     error. If the error is raised here, the logger gets a new writer. The sink tries again after a minute, then after
@@ -45,11 +47,14 @@ class TensorBoardSink(Sink):
     """
 
     place = "TensorBoard"
+    takes_signals = True
 
-    def __init__(self, logger: Any, prefix: str) -> None:
+    def __init__(self, logger: Any, prefix: str, curves: bool = False) -> None:
         self._logger = logger
         self._prefix = prefix
+        self._curves = curves
         self._step = 0
+        self._signals: list[Signal] = []  # that wait for an attempt
         self._waiting: list[tuple[int, int]] = []  # pairs that came between two attempts
         self._start_parts()
         self._has_protocol = True  # whether the package tensorboard is there. If not, the logger uses tensorboardX.
@@ -78,6 +83,14 @@ class TensorBoardSink(Sink):
         """Let the next part start the record anew, because parts only grow."""
         self._waiting = [pair for pair in self._waiting if pair in record]
         self._start_parts()
+
+    def log_signals(self, signals: Sequence[Signal]) -> None:
+        """Log numbers against the training step."""
+        self._signals += signals
+        if not self._failed:
+            with self._writing():
+                self._write_signals()
+            self._signals = []
 
     def log_figure(self, picture: Picture) -> None:
         """Log the figure as an image."""
@@ -108,8 +121,10 @@ class TensorBoardSink(Sink):
         with self._writing():
             # Write the part first. If its write fails, the later writes in this block raise the error.
             self._write_part(record)
-            self._write_scalars(record, [*self._waiting, *pairs])
-        self._waiting = []
+            if self._curves:
+                self._write_scalars(record, [*self._waiting, *pairs])
+            self._write_signals()
+        self._waiting, self._signals = [], []
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -157,13 +172,20 @@ class TensorBoardSink(Sink):
             self._logger.experiment._get_file_writer().add_summary(part, self._step)
 
     def _write_scalars(self, record: AgingRecord, pairs: Pairs) -> None:
-        by_lag: dict[int, list[tuple[str, float]]] = {}
-        for tag, _, lag, value in scalars(record, pairs, self._prefix):
-            by_lag.setdefault(lag, []).append((tag, value))
-        for lag, points in sorted(by_lag.items()):
+        self._write_points((tag, lag, value) for tag, _, lag, value in scalars(record, pairs, self._prefix))
+
+    def _write_signals(self) -> None:
+        self._write_points((f"{self._prefix}/{signal.name}", signal.step, signal.value) for signal in self._signals)
+
+    def _write_points(self, points: Iterable[Point]) -> None:
+        """Write scalars, with one event for each step."""
+        by_step: dict[int, list[tuple[str, float]]] = {}
+        for tag, step, value in points:
+            by_step.setdefault(step, []).append((tag, value))
+        for step, values in sorted(by_step.items()):
             writer = self._logger.experiment
             if self._has_protocol:
-                writer._get_file_writer().add_summary(curves(points), lag)
+                writer._get_file_writer().add_summary(curves(values), step)
                 continue
-            for tag, value in points:
-                writer.add_scalar(tag, value, global_step=lag)
+            for tag, value in values:
+                writer.add_scalar(tag, value, global_step=step)

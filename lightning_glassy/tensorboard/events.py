@@ -70,7 +70,7 @@ def image(tag: str, png: bytes) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     width, height = struct.unpack(">II", png[16:24])  # in the first chunk of the file (PNG specification, 11.2.2)
-    content = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    content = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
     return Summary(value=[Summary.Value(tag=tag, image=content)])
 
 
