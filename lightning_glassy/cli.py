@@ -22,7 +22,7 @@ from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
 from lightning_glassy.record import AgingRecord, without_cut_short, without_replaced
 from lightning_glassy.record.atomic import write_atomically
-from lightning_glassy.record.text import plain, quoted
+from lightning_glassy.record.text import duration, plain, quoted
 from lightning_glassy.record.text import print_lines as _print
 from lightning_glassy.sources import Source, read_sources
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("lightning_glassy")
+
+_LONG = 10.0  # seconds after which a report in a file says how long it takes
 
 
 class _WrongInputError(Exception):
@@ -114,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, help="directory to write to (default: beside the record; several runs: glassy_report)"
     )
     report.add_argument("--separate", action="store_true", help="report each run alone, not as one of several replicas")
+    report.add_argument(
+        "--compare",
+        action="store_true",
+        help="one table and one figure of all paths; several runs in a path are replicas",
+    )
     report.add_argument(
         "--common",
         action="store_true",
@@ -255,6 +262,8 @@ def _report(options: argparse.Namespace) -> None:
 
     if options.out is not None and options.no_files:
         raise _WrongInputError(f"--out {options.out} and --no-files exclude each other")
+    if options.compare:
+        return _compare(options)
     if options.common and options.separate:
         raise _WrongInputError("--common and --separate exclude each other")
     if options.out is not None and os.path.lexists(options.out) and not options.out.is_dir():
@@ -289,6 +298,8 @@ def _report(options: argparse.Namespace) -> None:
         if not options.no_files
     ]
     for i, (one, record) in enumerate(parts):
+        if sys.stderr.isatty():
+            _print(f"analysing {len(record):,} pairs of times: some seconds ...", file=sys.stderr)
         found = report(
             record,
             observable=options.observable,
@@ -305,12 +316,95 @@ def _report(options: argparse.Namespace) -> None:
         if not options.json:
             _print(*([""] * 2 if i else []), *([used[0].path] if len(parts) > 1 else []), found)
         if not options.no_files:
-            content["files"] = [str(written) for written in found.write(outs[i])]
+            with _Counter("report.html") as counter:
+                content["files"] = [str(written) for written in found.write(outs[i], progress=counter)]
             if not options.json:
                 _print(f"\nwritten to {outs[i]}: {', '.join(Path(name).name for name in content['files'])}")
         contents.append(content)
     if options.json:
         print(json.dumps(contents[0] if len(contents) == 1 else contents, indent=1, allow_nan=False))
+
+
+class _Counter:
+    """Shows how many of some steps are done, and how long the others take, on a terminal.
+
+    In a file there is one line, if the steps take long.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what, self._started, self._shown = what, time.monotonic(), False
+
+    def __enter__(self) -> _Counter:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        elapsed = time.monotonic() - self._started
+        left = f", about {duration(max(1, elapsed * (total - done) / done))} left" if done else ""
+        line = f"{self._what}: {done} of {total} analyses{left}"
+        if sys.stderr.isatty():
+            print(f"\r{line:<60}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+        elif not self._shown and elapsed > _LONG:
+            _print(line, file=sys.stderr)
+            self._shown = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown and sys.stderr.isatty():
+            print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Print one table about several paths, and write it with one figure."""
+    from lightning_glassy.analysis import compare
+    from lightning_glassy.plotting import comparison_figure
+
+    given = {"separate": False, "observable": "msd", "eps": None, "window": None, "thresholds": None, "t0": 0.0}
+    wrong = [f"--{name}" for name, usual in given.items() if getattr(options, name) != usual]
+    if wrong:
+        raise _WrongInputError(f"--compare and {wrong[0]} exclude each other")
+    if len(options.paths) < 2:
+        raise _WrongInputError(f"--compare needs two paths or more, and {options.paths[0]} is one")
+    records: dict[str, AgingRecord] = {}
+    for path, name in zip(options.paths, _short_names(options.paths), strict=True):
+        sources = [source for source in read_sources([path]) if len(source.record)]
+        if not sources:
+            raise _WrongInputError(f"{path}: the record is empty: no pair of times was measured")
+        sources = _without_earlier_parts(sources)
+        joined = sources[0].record if len(sources) == 1 else _as_replicas(sources, common=options.common)[1]
+        records[name] = joined
+    found = compare(records, group=options.group)
+    if options.json:
+        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+    else:
+        _print(found)
+    if options.no_files:
+        return
+    out = Path("glassy_comparison") if options.out is None else options.out
+    if out.is_symlink() and options.out is None:
+        raise _WrongInputError(f"{out} is a link: name a directory with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = f"{json.dumps(found.to_dict(), indent=1, allow_nan=False)}\n"
+    write_atomically(out / "comparison.txt", lambda file: file.write(f"{found}\n".encode("utf-8", "backslashreplace")))
+    write_atomically(out / "comparison.json", lambda file: file.write(numbers.encode("utf-8", "backslashreplace")))
+    written = ["comparison.txt", "comparison.json"]
+    try:
+        figure = comparison_figure(found)
+        write_atomically(out / "comparison.png", partial(figure.savefig, format="png", dpi=150))
+        written.append("comparison.png")
+    except (ImportError, ValueError) as error:
+        log.warning("no figure is written: %s", error)
+    if not options.json:
+        _print(f"\nwritten to {out}: {', '.join(written)}")
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Return short names of paths that differ from each other: as few of their last parts as needed."""
+    parts = [path.absolute().parts[1:] for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise _WrongInputError(f"{paths[0]} is there twice: --compare needs different paths")
 
 
 def _out(options: argparse.Namespace, source: Source | None, number: int | None) -> Path:
@@ -506,12 +600,23 @@ def _tensorboard(options: argparse.Namespace) -> None:
         from tensorboard.plugins.base_plugin import FlagsError
     except ImportError as error:
         raise ImportError("this needs tensorboard: pip install 'lightning-glassy[tensorboard]'") from error
-    server = program.TensorBoard(plugins=default.get_plugins())
+
+    def serve(*arguments: Any) -> Any:
+        server = program.create_port_scanning_werkzeug_server(*arguments)
+        say = server.print_serving_message
+
+        def say_both() -> None:
+            say()
+            print(f"the curves are at {server.get_url()}#glassy", file=sys.stderr, flush=True)
+
+        server.print_serving_message = say_both
+        return server
+
+    server = program.TensorBoard(plugins=default.get_plugins(), server_class=serve)
     try:
         server.configure(("tensorboard", "--logdir", str(options.logdir), *_TENSORBOARD_OPTIONS, *options.options))
     except FlagsError as error:
         raise _WrongInputError(str(error)) from None
-    print("the curves are in the tab Glassy: add #glassy to the address", file=sys.stderr, flush=True)
     if server.main():
         raise _WrongInputError("TensorBoard did not start, for the reason above")
 

@@ -330,7 +330,7 @@ def test_after_a_full_disk_the_tab_has_every_row(
 ) -> None:
     """Wherever in a block of writes the disk becomes full: the part, and the scalars, which wait for the next block."""
     disk, writer, record = Disk(monkeypatch), SummaryWriter(tmp_path / "one"), AgingRecord({"all": 1})
-    sink = TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "one")), "glassy")
+    sink = TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "one")), "glassy", curves=True)
     for lag in range(1, 11):
         record.append(1, lag, np.full((1, 7), float(lag)))
         record.append_profile("weights", 0, lag, [0.0, 1.0], [lag, lag])

@@ -7,6 +7,7 @@ waiting time, without the lags at which there is no finite value.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,12 +22,37 @@ from lightning_glassy.record import AgingRecord, series_name
 from lightning_glassy.record.text import plain
 
 if TYPE_CHECKING:
+    from lightning_glassy.analysis import GroupAging
     from lightning_glassy.report.findings import Findings
 
 log = logging.getLogger(__name__)
 
+SYMBOLS = {
+    "t_w": "waiting time: the step at which the stopwatch starts",
+    "t": "lag: steps since the waiting time",
+    "Δ": "mean squared displacement of the weights between two steps",
+    "δ": "rms displacement over the rms weight: 0.1 is 10 % of the size of the weights",
+    "C": "correlation of the weights at two steps: 1 if they are the same, 0 if they have nothing in common",
+    "Q": "overlap: the fraction of weights that have moved by at most ε",
+    "ε": "threshold of the overlap: a weight that has moved by less has hardly moved",
+    "α": "non-Gaussian parameter: 0 if all weights move alike, large if a few move much more than the rest",
+    "U": "Binder cumulant: 0 for Gaussian displacements",
+    "χ": "dynamical susceptibility: large if many weights move together, differently in each replica",
+    "γ": "local exponent of the displacement: 1 is diffusion, 2 is straight motion, near 0 is a plateau",
+    "D": "strength of the gradient noise: the variance of the gradient over batches, summed over the weights",
+    "K": "diffusion coefficient at the bottom of the landscape: the displacement grows as 2 K t",
+    "μ": "aging exponent: the lag to move as far grows as the waiting time to this power",
+    "h": "effective time: the lag on a clock that slows down with the exponent μ",
+    "S": "quality of the collapse: 1 if the curves agree within their errors, larger if they do not",
+    "λ": "eigenvalue of the curvature of the loss",
+    "q": "overlap of the weights of two replicas: 1 if they are the same, 0 if they have nothing in common",
+    "N": "number of parameters",
+}
+"""What each symbol of the page means. The page shows it when the mouse is on the symbol."""
+
 _MUS = np.linspace(-0.5, 2, 126)
-_MOST_FUNCTIONS = 60  # of one profile
+_MOST_FUNCTIONS = 150  # of one profile
+_MOST_ROWS = 100  # groups side by side
 _MOST_VALUES = 10_000  # of one series
 
 
@@ -43,7 +69,7 @@ def shielded(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def observables() -> list[dict[str, Any]]:
-    """Return every observable of the registry, as the page shows it.
+    """Return every observable of the registry, as the page shows it. :data:`SYMBOLS` explains the symbols.
 
     ``symbol`` is text with Unicode letters and subscripts after an underscore. ``relaxing`` is the symbol of the
     quantity that reaches a threshold, None for an observable that does not relax. ``falls`` is true if this quantity is
@@ -84,6 +110,8 @@ def describe(record: AgingRecord) -> dict[str, Any]:
         "n_pairs": len(record),
         "last_step": int(steps.max(initial=0)),
         "module": module if isinstance(module, str) else None,
+        "steps_per_epoch": record.steps_per_epoch,
+        "rms_weight": {group: record.rms_weight(group) for group in record.groups},
         "doubts": record.doubts,
     }
 
@@ -153,6 +181,9 @@ def fit(found: Findings) -> dict[str, Any]:
         "why_no_exponent": found.why_not,
         "verdict": asdict(found.verdict),
         "variable": None if exponent is None else exponent.variable,
+        "words": found.words,
+        "confidence": found.confidence,
+        "doubts": found.doubts,
         "headline": found.headline,
         "text": found.text,
         "scan": _scan(found),
@@ -187,6 +218,103 @@ def exponents(record: AgingRecord, group: str) -> dict[str, Any]:
     found = diffusion(record, group=group)
     content = {"waiting_times": found.waiting_times, **_rows(found.lags, found.exponents)}
     return plain(content)  # type: ignore[no-any-return]
+
+
+def groups(record: AgingRecord, observable: str, eps: float | None) -> dict[str, Any]:
+    """Return the aging rates of the groups side by side: the rows of a table, and a map of local rates.
+
+    The exponents of the groups are left out, because they take long. The page asks for them with ``fits``.
+    """
+    from lightning_glassy.analysis import aging_by_group
+
+    if len(record.groups) < 2 or find(observable).relaxation is None:
+        return {"rows": [], "waiting_times": [], "n_groups": len(record.groups) - 1}
+    found = aging_by_group(record, observable, eps=eps, most=_MOST_ROWS, exponents=False)
+    return of_groups(found)
+
+
+def of_groups(found: GroupAging) -> dict[str, Any]:
+    """Return a table of groups as the page shows it."""
+    rows = [
+        {
+            "group": row.group,
+            "n_parameters": row.n_parameters,
+            "mu": row.mu,
+            "rate": None if row.rate is None else [row.rate.rate, row.rate.low, row.rate.high],
+            "kind": row.kind,
+            "local_rates": row.local_rates,
+        }
+        for row in (found.whole, *found.rows)
+    ]
+    return plain({"rows": rows, "waiting_times": found.waiting_times, "n_groups": found.n_groups})  # type: ignore[no-any-return]
+
+
+def noise(record: AgingRecord, group: str) -> dict[str, Any]:
+    r"""Return the noise clock: the noise :math:`\int D\,dn` that has acted at each pair, and the displacement.
+
+    The answer has no curves if the gradient noise of the group was not measured.
+    """
+    from lightning_glassy.analysis import noise_clock
+
+    if not len(record) or "normalised_msd" not in record.available(group):
+        return {"waiting_times": [], "lags": [], "values": [], "band": None, "clock": []}
+    record, _ = record.independent()
+    positive = record.lags > 0
+    clock, values = noise_clock(record, group)[:, positive], record.mean("msd", group)[:, positive]
+    values = np.where(np.isfinite(clock), values, np.nan)
+    kept = [clock[i][np.isfinite(row)] for i, row in enumerate(values)]
+    return plain({"waiting_times": record.waiting_times, **_rows(record.lags[positive], values), "clock": kept})  # type: ignore[no-any-return]
+
+
+def replicas(record: AgingRecord) -> dict[str, Any]:
+    """Return the overlaps between replicas along the run, and their distribution P(q) at the last comparison.
+
+    The answer is empty if the replicas were trained apart, because they were never compared.
+    """
+    from lightning_glassy.analysis import heterogeneity, overlap_distribution
+
+    empty = {"steps": [], "mean": [], "low": [], "high": [], "grid": [], "density": [], "n_pair": 0}
+    if record.n_replica is None or record.n_replica < 2:
+        return empty
+    found = heterogeneity(record)
+    if not len(found.steps):
+        return empty
+    q, last = found.overlaps, found.overlaps[-1][np.isfinite(found.overlaps[-1])]
+    low, high = (float(last.min()), float(last.max())) if len(last) else (-1.0, 1.0)
+    margin = max(0.1 * (high - low), 1e-3)
+    span = max(-1.0, low - margin), min(1.0, high + margin)
+    edges, density_ = overlap_distribution(last, max(5, min(40, 2 * round(len(last) ** 0.5))), span)
+    return plain(  # type: ignore[no-any-return]
+        {
+            "steps": found.steps,
+            "mean": q.mean(axis=1),
+            "low": q.min(axis=1),
+            "high": q.max(axis=1),
+            "grid": (edges[1:] + edges[:-1]) / 2,
+            "density": density_,
+            "n_pair": q.shape[1],
+        }
+    )
+
+
+def regimes(record: AgingRecord) -> dict[str, Any]:
+    """Return the three regimes of the training loss: the fitted curve, and both crossovers with their ranges."""
+    from lightning_glassy.analysis import NotEnoughDataError, loss_regimes
+
+    found = None
+    if "train_loss" in record.one_time_names:
+        with contextlib.suppress(NotEnoughDataError):
+            found = loss_regimes(record)
+    if found is None or not found.falls:
+        return {"steps": [], "fitted": [], "crossovers": []}
+    ends = [(found.falls_from, found.falls_interval), (found.bottom_from, found.bottom_interval)]
+    return plain(  # type: ignore[no-any-return]
+        {
+            "steps": found.steps,
+            "fitted": found.fitted,
+            "crossovers": [{"step": at, "interval": interval} for at, interval in ends if at is not None],
+        }
+    )
 
 
 def series(record: AgingRecord) -> dict[str, Any]:

@@ -60,12 +60,17 @@ class Choice(NamedTuple):
     eps: float | None
 
 
-def page(found: Findings, analyse: Callable[[Choice], Findings]) -> str:
+Progress = Callable[[int, int], None]
+"""A function that takes the number of analyses that are done, and the number of all."""
+
+
+def page(found: Findings, analyse: Callable[[Choice], Findings], progress: Progress | None = None) -> str:
     """Return the page with plotly.js and all answers inside. The page loads no other file.
 
     Args:
         found: the findings that the page shows first.
         analyse: a function that returns the findings for another choice.
+        progress: told how many analyses are done.
 
     Raises:
         ImportError: plotly is missing. The message names the extra.
@@ -74,7 +79,7 @@ def page(found: Findings, analyse: Callable[[Choice], Findings]) -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ImportError("the interactive page needs plotly: pip install 'lightning-glassy[report]'") from error
-    content = json.dumps(embedded(found, analyse), allow_nan=False, separators=(",", ":"))
+    content = json.dumps(embedded(found, analyse, progress), allow_nan=False, separators=(",", ":"))
     return _PAGE.format(
         title=html.escape(found.title),
         style=(STATIC / "style.css").read_text(encoding="utf-8"),
@@ -105,7 +110,9 @@ def bundle(entry: str) -> str:
     return "\n".join(["const modules = {};", *done.values()])
 
 
-def embedded(found: Findings, analyse: Callable[[Choice], Findings]) -> dict[str, Any]:
+def embedded(
+    found: Findings, analyse: Callable[[Choice], Findings], progress: Progress | None = None
+) -> dict[str, Any]:
     """Return the answers to the questions of the page about one record.
 
     Groups are left out if the answers before them exceed 8 MiB. At most 40 choices are fitted, and at most 10 of a
@@ -135,17 +142,32 @@ def embedded(found: Findings, analyse: Callable[[Choice], Findings]) -> dict[str
         return answers.fit(found if choice == own else analyse(choice))
 
     n_fits = _FEW_FITS if len(record) > _MANY_PAIRS else _MOST_FITS
-    for choice in [own, *(one for one in choices if one != own)][:n_fits]:
+    fitted = [own, *(one for one in choices if one != own)][:n_fits]
+    for i, choice in enumerate(fitted):
+        if progress is not None:
+            progress(i, len(fitted))
         content.append(_entry("fits", partial(fit, choice), **choice._asdict()))
+    more = [_entry("noise", partial(answers.noise, record, group), group=group) for group in groups]
+    more += [_entry("replicas", partial(answers.replicas, record)), _entry("regimes", partial(answers.regimes, record))]
+    if own.group == "all":
+        more.append(_entry("groups", partial(_groups, found), **own._asdict()))
     content.append(_entry("series", partial(answers.series, record)))
     content.append(_entry("profiles", partial(answers.profiles, record)))
     described["groups"] = [group for group in described["groups"] if group["name"] in groups]
     return {
         "observables": answers.observables(),
+        "symbols": answers.SYMBOLS,
         "runs": [{"name": found.title, "version": "", "left_out": len(record.groups) - len(groups)} | described],
         "choice": {"observable": own.observable, "groups": [own.group], "eps": own.eps},
         "answers": content,
+        "more": more,
     }
+
+
+def _groups(found: Findings) -> dict[str, Any]:
+    """Return the groups of a report side by side, with their exponents."""
+    empty = {"rows": [], "waiting_times": [], "n_groups": 0}
+    return empty if found.groups is None else answers.of_groups(found.groups)
 
 
 def _entry(path: str, answer: Callable[[], dict[str, Any]], **question: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.atomic import write_atomically
 from lightning_glassy.report.figures import figures
 from lightning_glassy.report.findings import Findings
-from lightning_glassy.report.page import Choice, page
+from lightning_glassy.report.page import Choice, Progress, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,11 @@ class Report(Findings):
         """Draw the figures of :func:`lightning_glassy.report.figures.figures`, by name."""
         return figures(self)
 
-    def page(self) -> str:
+    def page(self, progress: Progress | None = None) -> str:
         """Return the page of the TensorBoard tab as one HTML file, with the answers about this record inside.
+
+        Args:
+            progress: called with the number of analyses that are done, and of all.
 
         Raises:
             ImportError: plotly is missing. The message names the extra.
@@ -67,9 +70,9 @@ class Report(Findings):
             found = known[choice.group, choice.eps]
             return replace(found, observable=choice.observable, why_not=_no_exponent(choice.observable))
 
-        return page(self, analyse)
+        return page(self, analyse, progress)
 
-    def write(self, directory: str | Path) -> list[Path]:
+    def write(self, directory: str | Path, progress: Progress | None = None) -> list[Path]:
         """Write ``report.txt``, ``report.json``, one PNG per figure and ``report.html``. Return their paths.
 
         The figures need matplotlib, and the page needs plotly. If a package is missing, a warning in the log names the
@@ -77,6 +80,10 @@ class Report(Findings):
 
         Each file replaces a file or a link of its name. Nothing is written through a link in ``directory``, but
         ``directory`` itself can be a link.
+
+        Args:
+            directory: directory for the files.
+            progress: called with the number of analyses of the page that are done, and of all.
 
         Raises:
             OSError: the directory cannot be written.
@@ -92,7 +99,7 @@ class Report(Findings):
         except ImportError as error:
             log.warning("no figures are written: %s", error)
         try:
-            paths.append(_write(directory / "report.html", self.page()))
+            paths.append(_write(directory / "report.html", self.page(progress)))
         except ImportError as error:
             log.warning("report.html is not written: %s", error)
         return paths

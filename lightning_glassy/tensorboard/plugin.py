@@ -28,6 +28,7 @@ from werkzeug.wrappers import Request
 from lightning_glassy.observables import OBSERVABLES, find
 from lightning_glassy.record import AgingRecord, without_cut_short
 from lightning_glassy.record.combine import REMEDY
+from lightning_glassy.record.text import plain
 from lightning_glassy.report import answers
 from lightning_glassy.report.page import STATIC
 from lightning_glassy.tensorboard.events import PLUGIN_NAME
@@ -73,6 +74,11 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     ``/curves``       two-time curves of an observable, for runs and groups
     ``/fits``         aging exponent, verdict and doubts, as in ``lightning-glassy report``
     ``/exponents``    local exponent of the displacement
+    ``/groups``       aging rates of all groups side by side
+    ``/noise``        the displacement against the gradient noise that has acted
+    ``/replicas``     overlaps between replicas, and their distribution
+    ``/regimes``      the regimes of the training loss
+    ``/scalars``      scalars that the user has logged
     ``/series``       one-time series
     ``/profiles``     functions on a grid, such as histograms
     ================  ===================================================================================
@@ -108,6 +114,11 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             "/curves": self._of_choice(answers.curves),
             "/fits": self._of_choice(_fit),
             "/exponents": self._of_group(answers.exponents),
+            "/groups": self._of_choice(_groups),
+            "/noise": self._of_group(answers.noise),
+            "/replicas": self._of_run(answers.replicas),
+            "/regimes": self._of_run(answers.regimes),
+            "/scalars": self._scalars,
             "/series": self._of_run(answers.series),
             "/profiles": self._of_run(answers.profiles),
         }
@@ -117,7 +128,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
 
     def _observables(self, request: Request) -> str:
         _check_names(request, ())
-        return json.dumps({"observables": answers.observables()})
+        return json.dumps({"observables": answers.observables(), "symbols": answers.SYMBOLS})
 
     def _all_runs(self, request: Request) -> str:
         _check_names(request, ())
@@ -157,6 +168,15 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             return self._series(answer, [(_head(run), run) for run in self._chosen(request)])
 
         return respond
+
+    def _scalars(self, request: Request) -> str:
+        """Answer with the scalars that the user has logged beside each record, such as losses."""
+        _check_names(request, ("run", "together"))
+        experiment, found = experiment_id(request.environ), []
+        for run in self._chosen(request):
+            kept = self._runs.scalars(context(request.environ), experiment, run.place) if run.place else {}
+            found.append({**_head(run), "one_time": kept})
+        return json.dumps({"series": plain(found)}, allow_nan=False)
 
     # ------------------------------------------------------------------ inside
 
@@ -331,6 +351,10 @@ def _fit(record: AgingRecord, observable: str, group: str, eps: float | None) ->
     from lightning_glassy.report import report
 
     return answers.fit(report(record, observable=observable, group=group, eps=eps))
+
+
+def _groups(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
+    return answers.groups(record, observable, eps)
 
 
 def _json(answer: Answer) -> Any:

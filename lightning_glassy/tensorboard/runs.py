@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import zlib
 from collections import OrderedDict
@@ -17,6 +18,10 @@ from lightning_glassy.tensorboard.once import Once
 from lightning_glassy.tensorboard.parts import join
 
 _USUAL_MONITOR = "glassy"  # the default name of an AgingMonitor, left out of the names of runs
+_OURS = re.compile(r"[^/]*_(series|figures|record)/|.*/(moved_percent|aging_rate|mu)(/|$)|.*/tw_\d+$")
+_INTERESTING = re.compile("loss|acc|error|perplexity|score|f1", re.IGNORECASE)
+_UNINTERESTING = ("epoch", "hp_metric")
+_MOST_SCALARS, _MOST_POINTS = 12, 500  # of one run
 _MOST_EXPERIMENTS = 4  # an address can name any experiment, and a TensorBoard of a log directory has only one
 
 
@@ -31,12 +36,14 @@ class Run:
         record: the record, None if there is an error.
         description: the groups and observables of the record, or the reason why it cannot be read under ``error``. If
             parts of the record are missing, ``note`` is a sentence about this.
+        place: name of the run of TensorBoard, empty for several runs together.
     """
 
     name: str
     version: str
     record: AgingRecord | None
     description: dict[str, Any]
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,30 @@ class Runs:
                 self._known.popitem(last=False)
         return now
 
+    def scalars(self, context: Any, experiment: str, run: str) -> dict[str, dict[str, list[float]]]:
+        """Return the scalars of a run that other callbacks and the user have logged: steps and values by tag.
+
+        The tags of this package are left out, because the record has their values. Losses and accuracies come first.
+        There are at most 12 tags, of at most 500 values each.
+        """
+        from tensorboard.data.provider import RunTagFilter
+
+        question: dict[str, Any] = {"experiment_id": experiment, "plugin_name": "scalars"}
+        one = RunTagFilter(runs=[run])
+        there = self._provider.list_scalars(context, **question, run_tag_filter=one).get(run, {})
+        foreign = [tag for tag in there if not _OURS.match(tag) and tag not in _UNINTERESTING]
+        tags = sorted(foreign, key=lambda tag: (not _INTERESTING.search(tag), tag))[:_MOST_SCALARS]
+        if not tags:
+            return {}
+        wanted = RunTagFilter(runs=[run], tags=tags)
+        read = self._provider.read_scalars(context, **question, downsample=_MOST_POINTS, run_tag_filter=wanted)
+        content = read.get(run, {})
+        return {
+            tag: {"steps": [one.step for one in content[tag]], "values": [float(one.value) for one in content[tag]]}
+            for tag in tags
+            if tag in content
+        }
+
     def _series(self, context: Any, experiment: str) -> Mapping[str, Mapping[str, Any]]:
         """Return the series with their metadata, by run and tag."""
         question = {"experiment_id": experiment, "plugin_name": PLUGIN_NAME}
@@ -121,7 +152,7 @@ class Runs:
                 for number, one in enumerate(kept, start=1):
                     own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"
                     own = own if len(kept) == 1 else f"{own} ({number})"
-                    yield Run(own, one.version, one.record, one.description)
+                    yield Run(own, one.version, one.record, one.description, name)
 
 
 def _reading(token: str, parts: Mapping[int, bytes], known: _Reading | None) -> _Reading:

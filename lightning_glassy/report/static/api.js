@@ -10,10 +10,11 @@ export const answerFrom = (report) => { inside = report; };
 export const isReport = () => inside !== null;
 
 function answerInside(path, {run, group, observable = null, eps = null}) {
+  if (path === "observables") return {observables: inside.observables, symbols: inside.symbols};
   if (Object.hasOwn(inside, path)) return {[path]: inside[path]};
   const isAsked = (one, name) => (
     one.path === path && (one.group ?? null) === name && (one.observable ?? null) === observable && (one.eps ?? null) === eps);
-  const answer = (name) => inside.answers.find((one) => isAsked(one, name))?.answer ?? {error: MISSING};
+  const answer = (name) => [...inside.answers, ...inside.more].find((one) => isAsked(one, name))?.answer ?? {error: MISSING};
   return {series: [run].flat().flatMap((one) => [group ?? null].flat().map((name) => ({run: one, group: name, ...answer(name)})))};
 }
 

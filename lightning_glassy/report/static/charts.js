@@ -1,8 +1,8 @@
 // The charts: traces and axes.
 
 import {escaped, integer, markup} from "./dom.js";
-import {accent, axis, faint, layout, muted, runColour, timeColour} from "./look.js";
-import {abscissa, label, model, mu, observable, relaxing} from "./model.js";
+import {accent, axis, faint, labelled, layout, muted, runColour, timeColour} from "./look.js";
+import {abscissa, inEpochs, label, model, mu, muOf, observable, relativeMsd, relaxing} from "./model.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
 const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
@@ -10,14 +10,14 @@ const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and dr
 const X_TITLES = {
   lag: "lag <i>t</i> (steps)",
   plain: "<i>t</i> / <i>t</i><sub>w</sub><sup><i>μ</i></sup>",
-  effective: "effective time λ",
+  effective: "effective time <i>h</i>",
 };
 
 const HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i> = %{customdata[2]}"
-  + "<br>%{y:.5~g}<extra></extra>";
+  + "<br>%{y:.5~g}%{text}<extra></extra>";
 const CROSSING_HOVER = "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> = %{customdata[1]}<br><i>t</i>* = %{y:.5~g}"
   + "<extra></extra>";
-const STEP_HOVER = "<b>%{customdata[0]}</b><br>step %{customdata[1]}<br>%{y:.5~g}<extra></extra>";
+const STEP_HOVER = "<b>%{customdata[0]}</b><br>step %{customdata[1]}%{text}<br>%{y:.5~g}<extra></extra>";
 
 const lagTexts = new Map(); // many curves have the same lags
 function lagText(lag) {
@@ -27,7 +27,7 @@ function lagText(lag) {
 
 // The curves of some series as traces: one per waiting time, or one per series with gaps between its curves.
 function curveTraces(seriesList, view, xOf, axes = {}) {
-  const groups = new Map();
+  const groups = new Map(), inRms = view.log && model.state.observable === "msd";
   seriesList.forEach((one) => {
     const name = escaped(label(one));
     one.waiting_times.forEach((waitingTime, i) => {
@@ -35,16 +35,19 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
       const key = view.byRun ? one.index : waitingTime;
       if (!groups.has(key)) {
         const colour = view.byRun ? runColour(one.index) : timeColour(waitingTime, view.last);
-        groups.set(key, {colour, x: [], y: [], customdata: [], bands: []});
+        groups.set(key, {colour, x: [], y: [], customdata: [], text: [], bands: []});
       }
       const into = groups.get(key), band = {x: [], low: [], high: []}, time = integer(waitingTime);
-      if (into.x.length) { into.x.push(null); into.y.push(null); into.customdata.push(null); }
+      const epochs = inEpochs(one.run, waitingTime, "<br><i>t</i><sub>w</sub> = ");
+      if (into.x.length) { into.x.push(null); into.y.push(null); into.customdata.push(null); into.text.push(""); }
       one.lags[i].forEach((lag, j) => {
         const x = xOf(one, i, j), y = one.values[i][j];
         if (x === null || (view.log && !(y > 0))) return;
         into.x.push(x);
         into.y.push(y);
+        const relative = inRms ? relativeMsd(one, y) : "";
         into.customdata.push([name, time, lagText(lag)]);
+        into.text.push((relative && `<br>${relative}`) + epochs);
         if (one.band && one.band.low[i][j] !== null) {
           band.x.push(x);
           band.low.push(view.log ? Math.max(one.band.low[i][j], y * 1e-3) : one.band.low[i][j]);
@@ -63,10 +66,10 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
       });
     }
   }
-  for (const {colour, x, y, customdata} of groups.values()) {
+  for (const {colour, x, y, customdata, text} of groups.values()) {
     if (!x.some((value) => value !== null)) continue;
     traces.push({
-      type: "scatter", mode: view.points > MANY_POINTS ? "lines" : "lines+markers", x, y, customdata, hovertemplate: HOVER,
+      type: "scatter", mode: view.points > MANY_POINTS ? "lines" : "lines+markers", x, y, customdata, text, hovertemplate: HOVER,
       line: {width: 1.6, color: colour}, marker: {size: 3.5, color: colour}, ...axes,
     });
   }
@@ -79,6 +82,7 @@ const levelAt = (y, xref, yref, line) => (
 // Draw a figure, and give its element the height of the figure. Otherwise charts overlap in a file.
 function react(element, traces, figure, more = {}) {
   element.style.height = `${figure.height}px`;
+  labelled(figure, traces);
   return window.Plotly.react(element, traces, figure, {...CONFIG, ...more});
 }
 
@@ -198,7 +202,17 @@ function spansDecades(values) {
   return low > 0 && high / low > 30;
 }
 
-export function drawSeries(element, name, runs) {
+// A symmetric logarithm: linear up to a hundredth of the largest size, and logarithmic beyond, for both signs.
+function symlog(values) {
+  const sizes = values.map(Math.abs).filter((value) => value > 0), most = sizes.reduce((a, b) => Math.max(a, b), 0);
+  const small = most / 100, place = (value) => Math.sign(value) * Math.log10(1 + Math.abs(value) / small);
+  const power = 10 ** Math.floor(Math.log10(most)), levels = [power, power / 10];
+  const ticks = [...levels.map((value) => -value).filter((value) => value >= Math.min(...values) * 1.1), 0, ...levels.reverse()];
+  const tick = (value) => String(Number(value.toPrecision(2))).replace("-", "−");
+  return {place, axis: {tickmode: "array", tickvals: ticks.map(place), ticktext: ticks.map(tick)}};
+}
+
+export function drawSeries(element, name, runs, regimes = []) {
   const traces = [];
   let all = [];
   for (const one of runs) {
@@ -211,14 +225,107 @@ export function drawSeries(element, name, runs) {
       type: "scatter", mode: kept.length > 300 ? "lines" : "lines+markers", line: {width: 1.5, color: colour},
       marker: {size: 3.5}, x: kept.map((i) => steps[i]), y, hovertemplate: STEP_HOVER,
       error_y: {visible: Boolean(errors), array: kept.map((i) => errors?.get(steps[i]) ?? 0), thickness: 1, width: 2},
-      customdata: kept.map((i) => [escaped(one.run), integer(steps[i])]),
+      customdata: kept.map((i) => [escaped(one.run), integer(steps[i])]), text: kept.map((i) => inEpochs(one.run, steps[i])),
     });
   }
-  const [low, high] = ends(all), around = Math.abs(high) || 1;
+  const [low, high] = ends(all), around = Math.abs(high) || 1, shapes = [];
+  // Eigenvalues of both signs over several decades.
+  const both = /^(hessian|gauss_newton)_(min|max|q\d|\w*_at_)/.test(name) && low < 0 && (high <= 0 || spansDecades(all.map(Math.abs)));
   // What never changes is no reason to look at its last digit.
-  const y = axis("", spansDecades(all), high === low ? {range: [high - around, high + around]} : {});
-  const figure = layout({xaxis: axis("step", true), yaxis: y, height: 230, margin: {l: 56, r: 12, t: 6, b: 42}});
+  let y = axis("", spansDecades(all), high === low ? {range: [high - around, high + around]} : {});
+  if (both) {
+    const {place, axis: ticks} = symlog(all);
+    y = axis("", false, ticks);
+    for (const trace of traces) {
+      trace.text = trace.y.map((value, i) => `${trace.text[i]}<br>${Number(value.toPrecision(5))}`);
+      trace.hovertemplate = STEP_HOVER.replace("<br>%{y:.5~g}", "");
+      trace.y = trace.y.map(place);
+      trace.error_y.visible = false;
+    }
+  }
+  for (const {steps, fitted, crossovers} of name === "train_loss" ? regimes : []) {
+    traces.push({type: "scatter", mode: "lines", x: steps, y: fitted, line: {color: muted(), width: 1, dash: "dash"}, hoverinfo: "skip"});
+    for (const {step, interval} of crossovers) {
+      if (interval) shapes.push({type: "rect", yref: "paper", x0: interval[0], x1: interval[1], y0: 0, y1: 1, fillcolor: faint("#808080"), line: {width: 0}});
+      shapes.push({type: "line", yref: "paper", x0: step, x1: step, y0: 0, y1: 1, line: {color: muted(), width: 1}});
+    }
+  }
+  const figure = layout({xaxis: axis("step", true), yaxis: y, height: 230, shapes, margin: {l: 56, r: 12, t: 6, b: 42}});
   react(element, traces, figure);
+}
+
+// Functions of one lag: one line for each waiting time, with a Gaussian beside displacements.
+export function drawAtLag(element, name, runs, lag) {
+  const traces = [], {density} = runs[0].profiles[name];
+  let last = 1, all = [];
+  for (const one of runs) last = one.profiles[name].waiting_times.reduce((a, b) => Math.max(a, b), last);
+  for (const one of runs) {
+    const {waiting_times: times, lags, grid, values} = one.profiles[name];
+    for (const time of new Set(times)) {
+      const places = times.map((other, i) => i).filter((i) => times[i] === time);
+      const distance = (i) => Math.abs(Math.log(Math.max(lags[i], 1) / Math.max(lag, 1)));
+      const i = places.reduce((best, k) => (distance(k) < distance(best) ? k : best));
+      const kept = [...grid.keys()].filter((j) => values[i][j] !== null && !(density && values[i][j] <= 0));
+      const y = kept.map((j) => values[i][j]), colour = runs.length > 1 ? runColour(one.index) : timeColour(time, last);
+      all = all.concat(y);
+      traces.push({
+        type: "scatter", mode: "lines", line: {width: 1.3, color: colour}, x: kept.map((j) => grid[j]), y,
+        text: "",
+        customdata: kept.map(() => [escaped(one.run), integer(time), integer(lags[i])]), hovertemplate: HOVER,
+      });
+    }
+  }
+  if (name === "displacement") {
+    const x = Array.from({length: 161}, (_, k) => -8 + k / 10), y = x.map((value) => Math.exp(-value * value / 2) / Math.sqrt(2 * Math.PI));
+    traces.push({type: "scatter", mode: "lines", x, y, line: {color: muted(), width: 1.2, dash: "dash"}, hoverinfo: "skip"});
+  }
+  const titles = {displacement: "Δ<i>w</i> over its rms", weights: "<i>w</i>", loss_path: "place between the two times"};
+  const log = density || spansDecades(all), x = axis(titles[name] ?? "", false), y = axis("", log);
+  if (name === "displacement") { x.range = [-8, 8]; y.range = [-5, 0.3]; }
+  react(element, traces, layout({xaxis: x, yaxis: y, height: 280, margin: {l: 56, r: 12, t: 6, b: 44}}));
+}
+
+// The displacement against the noise that has acted.
+export function drawNoise(element, series, view) {
+  const list = view.side ? series.map((one) => [one]) : [series];
+  const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
+    x: axis("noise since <i>t</i><sub>w</sub>, ∫<i>D</i> d<i>n</i>", true), y: axis("Δ", true), height: 300,
+    draw: (i, axes) => curveTraces(list[i], {...view, log: true}, (one, a, b) => one.clock[a][b], axes),
+  });
+  react(element, traces, figure);
+}
+
+// The overlap between replicas along the run.
+export function drawOverlaps(element, {steps, mean, low, high}) {
+  const kept = [...steps.keys()].filter((i) => steps[i] > 0), at = (values) => kept.map((i) => values[i]), x = at(steps);
+  react(element, [
+    {type: "scatter", mode: "lines", line: {width: 0}, fill: "toself", fillcolor: faint(accent()), hoverinfo: "skip",
+      x: [...x, ...x.slice().reverse()], y: [...at(high), ...at(low).reverse()]},
+    {type: "scatter", mode: "lines+markers", x, y: at(mean), line: {color: accent(), width: 1.5}, marker: {size: 3.5},
+      hovertemplate: "step %{x:,}<br>%{y:.4~g}<extra></extra>"},
+  ], layout({xaxis: axis("step", true), yaxis: axis("<i>q</i> between replicas", false), height: 260}));
+}
+
+export function drawOverlapDistribution(element, {grid, density}) {
+  react(element, [{type: "bar", x: grid, y: density, marker: {color: accent()}, hovertemplate: "%{x:.4~g}: %{y:.3~g}<extra></extra>"}],
+    layout({xaxis: axis("<i>q</i>", false), yaxis: axis("<i>P</i>(<i>q</i>)", false), height: 260, bargap: 0.04}));
+}
+
+// The local aging rates of groups: a row for each group, a column between two waiting times.
+export function drawGroups(element, {rows, waiting_times: times}, colour) {
+  const names = rows.map((row) => (row.group.length > 34 ? `…${row.group.slice(-33)}` : row.group));
+  const middle = times.slice(1).map((time, i) => Math.sqrt(time * times[i]));
+  react(element, [{
+    type: "heatmap", x: times, y: rows.map((_, i) => i), z: rows.map((row) => row.local_rates), zmin: -1.5, zmax: 1.5,
+    colorscale: colour, hoverongaps: false, customdata: rows.map((row) => middle.map((time) => [escaped(row.group), integer(time)])),
+    hovertemplate: "<b>%{customdata[0]}</b><br><i>t</i><sub>w</sub> ≈ %{customdata[1]}<br>aging rate %{z:.2f}<extra></extra>",
+    colorbar: {title: {text: "aging rate", side: "right"}, thickness: 12, tickvals: [-1, 0, 1]},
+  }], layout({
+    xaxis: axis("waiting time <i>t</i><sub>w</sub> (steps)", true, {showgrid: false}),
+    yaxis: {...axis("", false), tickmode: "array", tickvals: rows.map((_, i) => i), ticktext: names.map(escaped),
+      autorange: "reversed", showgrid: false, zeroline: false, tickfont: {size: 11}},
+    height: Math.max(200, 90 + 17 * rows.length), margin: {l: 20, r: 10, t: 8, b: 48},
+  }));
 }
 
 // One line per pair of times.
@@ -234,6 +341,7 @@ export function drawProfile(element, name, runs) {
       all = all.concat(y);
       traces.push({
         type: "scatter", mode: "lines", line: {width: 1, color: colour}, x: kept.map((j) => grid[j]), y,
+        text: "",
         customdata: kept.map(() => [escaped(one.run), integer(time), integer(lags[i])]), hovertemplate: HOVER,
       });
     });

@@ -1,10 +1,11 @@
 // The side of the page: observable, runs, groups, and how they are compared.
 
-import {h, integer, segments, short, swatch} from "./dom.js";
+import {glossary, h, integer, segments, swatch} from "./dom.js";
 import {runColour} from "./look.js";
-import {chosenGroups, chosenRuns, groupsOf, hasEps, layoutShown, model, runIndex} from "./model.js";
+import {chosenGroups, chosenRuns, epsText, groupsOf, hasEps, layoutShown, model, runIndex} from "./model.js";
 
-const MANY_RUNS = 8; // from here on they are searched
+const MANY_RUNS = 8, MANY_GROUPS = 8; // from here on they are searched
+const NO_WEIGHTS = /(^|[._/])(bias|biases|b|bn\d*|norm\d*|batch_?norm\d*|layer_?norm\d*|ln_?\w*)($|[._/])/i;
 
 export class Choice {
   constructor(choose) {
@@ -14,12 +15,16 @@ export class Choice {
       type: "search", placeholder: "Filter runs", ariaLabel: "Filter runs", "data-key": "filter",
       oninput: () => this.applyFilter(),
     });
+    this.groupFilter = h("input", {
+      type: "search", placeholder: "Filter groups", ariaLabel: "Filter groups", "data-key": "group filter",
+      oninput: () => this.applyFilter(),
+    });
   }
 
   // Everything anew; what had the focus, and where the list was scrolled to, stays.
   draw() {
     const key = document.activeElement?.dataset?.key, scroll = this.element.querySelector(".runs")?.scrollTop ?? 0;
-    const parts = [this.observable(), this.runs(), this.groups(), this.compare()];
+    const parts = [this.observable(), this.runs(), this.groups(), this.compare(), this.symbols ??= glossary()];
     this.element.replaceChildren(...parts.filter((part) => part !== null));
     this.applyFilter();
     const list = this.element.querySelector(".runs");
@@ -28,7 +33,7 @@ export class Choice {
   }
 
   part(title, ...children) {
-    return h("section", {}, h("h3", {}, title), ...children);
+    return h("section", {}, h("h3", {}, title), ...children.filter((child) => child !== null));
   }
 
   observable() {
@@ -45,7 +50,7 @@ export class Choice {
       !hasEps() ? null : h("select", {
         ariaLabel: "Threshold of the overlap", "data-key": "eps",
         onchange: (event) => this.choose({eps: Number(event.target.value), threshold: null}),
-      }, eps.map((value) => h("option", {value, selected: value === state.eps}, `ε = ${short(value)}`))));
+      }, eps.map((value) => h("option", {value, selected: value === state.eps}, epsText(runs.find((run) => run.eps.includes(value)), value)))));
   }
 
   runs() {
@@ -80,6 +85,11 @@ export class Choice {
 
   applyFilter() {
     for (const item of this.element.querySelectorAll(".runs li")) item.hidden = !this.matches(item.dataset.name);
+    for (const item of this.element.querySelectorAll(".groups li")) item.hidden = !this.matchesGroup(item.dataset.name);
+  }
+
+  matchesGroup(name) {
+    return name.toLowerCase().includes(this.groupFilter.value.toLowerCase());
   }
 
   groups() {
@@ -92,8 +102,18 @@ export class Choice {
     const box = (group) => h("input", {
       type: "checkbox", "data-key": `group ${group}`, checked: chosen.includes(group), onchange: () => toggle(group)});
     const leftOut = chosenRuns().reduce((sum, run) => sum + (run.left_out ?? 0), 0);
-    return this.part("Groups", h("ul", {className: "groups"}, groups.map((group) => (
-      h("li", {}, h("label", {title: group}, box(group), h("span", {className: "name"}, group)))))),
+    const many = groups.length > MANY_GROUPS, pick = (wanted) => this.choose({groups: wanted.length ? wanted : ["all"]});
+    const found = () => groups.filter((group) => group !== "all" && this.matchesGroup(group));
+    const button = (text, tip, wanted) => h("button", {
+      type: "button", "data-key": `groups ${text}`, title: tip, onclick: () => pick(wanted())}, text);
+    const links = groups.length < 3 ? null : h("div", {className: "links"},
+      button("all", "All groups that match the filter", found),
+      button("none", "All parameters together", () => ["all"]),
+      groups.some((group) => NO_WEIGHTS.test(group))
+        ? button("weights only", "Without biases and normalisations", () => found().filter((group) => !NO_WEIGHTS.test(group))) : null);
+    const title = h("span", {}, "Groups ", h("small", {}, `${chosenGroups().length} of ${groups.length}`));
+    return this.part(title, many ? this.groupFilter : null, links, h("ul", {className: "groups"}, groups.map((group) => (
+      h("li", {"data-name": group}, h("label", {title: group}, box(group), h("span", {className: "name"}, group)))))),
     leftOut ? h("small", {className: "quiet"}, `${leftOut} more are not in this file: lightning-glassy report --group NAME`) : null);
   }
 

@@ -31,8 +31,28 @@ function symbols(text) {
   return parts;
 }
 
-// <var>t</var><sub>w</sub> from "t_w": the mathematics of this page, nobody's names.
-export const math = (text) => symbols(text).map(([tag, part]) => (tag ? h(tag === "i" ? "var" : tag, {}, part) : part));
+// What each symbol means, from the server.
+let meanings = {};
+export const explain = (symbolsOfServer) => { meanings = symbolsOfServer; };
+
+// <var>t</var><sub>w</sub> from "t_w": the mathematics of this page, nobody's names. The mouse shows what a symbol means.
+export function math(text) {
+  const parts = symbols(text);
+  let title = "";
+  return parts.map(([tag, part], i) => {
+    if (!tag) return part;
+    if (tag === "i") {
+      const [next, index] = parts[i + 1] ?? [];
+      const name = next === "sub" && Object.hasOwn(meanings, `${part}_${index}`) ? `${part}_${index}` : part.replace("*", "");
+      title = Object.hasOwn(meanings, name) ? meanings[name] : "";
+    }
+    return h(tag === "i" ? "var" : tag, title ? {title} : {}, part);
+  });
+}
+
+// All symbols with their meanings, to be unfolded.
+export const glossary = () => h("details", {className: "glossary"}, h("summary", {}, "What the symbols mean"),
+  h("dl", {}, Object.entries(meanings).flatMap(([symbol, meaning]) => [h("dt", {}, ...math(symbol)), h("dd", {}, meaning)])));
 
 // For plotly, which has a markup of its own: what is not meant as such is spelled out.
 export const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");

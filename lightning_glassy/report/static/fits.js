@@ -15,7 +15,7 @@ const percent = (part) => (part === null ? "–" : `${(100 * part).toFixed(1)} %
 export function fitTable(use, choose) {
   const {series} = model, scaled = model.state.x !== "lag";
   const head = [
-    series.length > 1 ? "run" : "observable", math("μ"), "missed by", ["collapse in ", ...math("λ")],
+    series.length > 1 ? "run" : "observable", math("μ"), "missed by", ["collapse in ", ...math("h")],
     ["in ", ...math("t / t_w^μ")], "threshold", ...(scaled ? [[...math("S"), " here"]] : []), "verdict",
   ];
   const tips = {"missed by": "Rms distance of the curves from a common curve, beyond the errors of the replicas"};
@@ -73,8 +73,39 @@ function numbers(exponent, shown) {
 }
 
 // The short answers about a series.
-export const headline = (one) => (fitOf(one)?.headline ?? []).map(([value, name]) => (
-  h("div", {className: name.length > 60 ? "answer long" : "answer"}, h("b", {}, value), h("span", {}, name))));
+export const headline = (one) => (fitOf(one)?.headline ?? []).map(([value, name]) => {
+  const sure = name === "verdict" ? ` ${fitOf(one).confidence ?? ""}` : "", told = {
+    " sure": "no doubt is known", " doubtful": "there are doubts, see below", " unknown": "the record does not decide"}[sure] ?? "";
+  return h("div", {className: `answer${name.length > 60 ? " long" : ""}${sure}`, title: told}, h("b", {}, value), h("span", {}, name));
+});
+
+// The answer in plain words, a line for each sentence.
+export const sentences = (one) => (fitOf(one)?.words ?? []).flatMap((words, i) => (i ? [" ", h("span", {}, words)] : [h("span", {}, words)]));
+
+const VISIBLE = 2; // doubts; the others are folded
+
+// The doubts, the gravest first. The set `open` tells whether the folded ones are shown.
+export function doubtList(all, open) {
+  const visible = h("ul", {}, all.slice(0, VISIBLE).map((doubt) => h("li", {}, doubt))), more = all.slice(VISIBLE);
+  if (!all.length) return [];
+  const title = h("summary", {}, `${more.length} more doubt${more.length > 1 ? "s" : ""}`);
+  return more.length ? [visible, h("details", {open}, title, more.map((doubt) => h("p", {}, doubt)))] : [visible];
+}
+
+// The groups side by side: their rates, and the exponents that were fitted. `sort` changes the order.
+export function groupTable(rows, fits, sort, by) {
+  const columns = [["group", "group"], ["n_parameters", "N"], ["rate", "aging rate"], ["mu", math("μ")]];
+  const mu = (row) => row.mu ?? fits.get(row.group)?.aging_exponent?.mu ?? null;
+  const value = {group: (row) => row.group, n_parameters: (row) => row.n_parameters, rate: (row) => row.rate?.[0] ?? -Infinity, mu: (row) => mu(row) ?? -Infinity}[by];
+  const order = rows.slice().sort((a, b) => (by === "group" ? value(a).localeCompare(value(b)) : value(b) - value(a)));
+  const head = columns.map(([key, title]) => h("th", {ariaSort: key === by ? "descending" : "none"},
+    h("button", {type: "button", className: "link", title: "Sort by this", onclick: () => sort(key)}, ...[title].flat())));
+  const why = (row) => fits.get(row.group)?.aging_exponent?.why_not ?? fits.get(row.group)?.why_no_exponent ?? "";
+  return h("table", {}, h("thead", {}, h("tr", {}, head, h("th", {}, "verdict"))), h("tbody", {}, order.map((row) => h("tr", {},
+    h("th", {scope: "row", title: row.group}, h("span", {}, h("span", {className: "name"}, row.group))), h("td", {}, integer(row.n_parameters)),
+    h("td", {}, row.rate ? fixed(row.rate[0], 2) : "–", row.rate ? h("small", {}, ` ${fixed(row.rate[1], 2)} … ${fixed(row.rate[2], 2)}`) : null),
+    h("td", {title: why(row)}, mu(row) === null ? (fits.has(row.group) ? "none" : "–") : fixed(mu(row), 2)), h("td", {}, row.kind)))));
+}
 
 // The report of each series, as `lightning-glassy report` prints it. The map `open` tells which reports are unfolded, by
 // key. The report of a single series is unfolded at first.

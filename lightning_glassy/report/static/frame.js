@@ -28,16 +28,21 @@ export function frame(sidebar, act) {
     legend: h("div", {className: "legend", role: "group", ariaLabel: "Waiting times"}),
     marks: h("div", {className: "marks", ariaHidden: "true"}),
     quality: h("output", {className: "quality", htmlFor: "mu"}),
-    name: h("h1"), headline: h("div", {className: "headline"}),
-    doubts: h("ul", {className: "doubts", ariaLabel: "Doubts"}),
+    name: h("h1"), sentences: h("p", {className: "sentences", ariaLabel: "In plain words"}),
+    headline: h("div", {className: "headline"}), doubts: h("div", {className: "doubts", ariaLabel: "Doubts"}),
+    groupMap: h("div", {className: "plot"}), groupTable: h("div", {className: "table"}), noise: h("div", {className: "plot"}),
+    overlaps: h("div", {className: "plot"}), overlapDistribution: h("div", {className: "plot"}),
     fits: h("div", {className: "table"}), scan: h("div", {className: "plot scan-plot"}), words: h("div", {className: "all-words"}),
     crossings: h("div", {className: "plot"}), slopes: h("ul", {className: "slopes"}),
     thresholdOf: h("span", {className: "quiet"}),
     exponents: h("div", {className: "plot"}), series: h("div", {className: "small-multiples"}),
-    profiles: h("div", {className: "small-multiples"}),
+    profiles: h("div", {className: "small-multiples"}), atLag: h("div", {className: "small-multiples wide"}),
+    lagText: h("output", {className: "quality", htmlFor: "lag"}),
   };
+  $.lag = h("input", {type: "range", id: "lag", min: 0, max: 1, step: 1, value: 0, oninput: (event) => act.moveLag(Number(event.target.value))});
+  $.fitGroups = h("button", {type: "button", className: "fitted", onclick: () => act.fitGroups()}, "fit ", ...math("μ"), " of each");
   $.axes = segments("x", [["lag", h("span", {}, "lag ", ...math("t"))], ["plain", h("span", {}, ...math("t / t_w^μ"))],
-    ["effective", h("span", {}, "effective time ", ...math("λ"))]], model.state.x, act.chooseAxis, "Abscissa");
+    ["effective", h("span", {}, "effective time ", ...math("h"))]], model.state.x, act.chooseAxis, "Abscissa");
   $.mu = h("input", {type: "range", id: "mu", ...MU, value: 0.5, oninput: (event) => act.moveMu(Number(event.target.value))});
   $.muNumber = number("μ", {onchange: (event) => {
     const value = Number(event.target.value);
@@ -76,17 +81,28 @@ export function frame(sidebar, act) {
     h("p", {className: "formula"}, ...math("γ"), " = ∂ ln Δ / ∂ ln ", ...math("t"),
       ": 1 is diffusion, 2 ballistic motion, near 0 a plateau."),
     $.exponents);
+  $.groupCard = card("Groups of parameters", "by-group", pictures($.groupMap, () => "groups"),
+    h("p", {className: "formula"}, "Red slows down as ", ...math("t_w"), " grows, white does not age, blue becomes faster. Grey is not known."),
+    $.groupMap, h("div", {className: "bar"}, $.fitGroups, $.groupText = h("span", {className: "quiet"})), $.groupTable);
+  $.noiseCard = card("Against the noise that has acted", "noise", pictures($.noise, () => "noise clock"),
+    h("p", {className: "formula"}, "If only the gradient noise fades, all curves fall on one straight line."), $.noise);
+  $.replicaCard = card("Between replicas", "replicas",
+    [...pictures($.overlaps, () => "overlap between replicas"), ...pictures($.overlapDistribution, () => "distribution of the overlap")],
+    h("p", {className: "formula"}, "The overlap ", ...math("q"), " of the weights of two replicas: mean and range along the run, and its distribution at the end."),
+    h("div", {className: "pair"}, $.overlaps, $.overlapDistribution));
   $.alongCard = card("Along the run", "along", [numbers(() => saveAlong($.alongCard.shown ?? []))], $.series);
-  $.profileCard = card("Profiles", "profiles", [numbers(() => saveProfiles($.profileCard.shown ?? []))],
-    h("p", {className: "formula"}, "One line per pair of times."), $.profiles);
+  $.lagBar = h("div", {className: "bar lag"}, h("label", {htmlFor: "lag"}, "lag ", ...math("t")), $.lag, $.lagText);
+  $.profileCard = card("Distributions and paths", "profiles", [numbers(() => saveProfiles($.profileCard.shown ?? []))],
+    h("p", {className: "formula"}, "One line per waiting time, at the lag nearest to the slider. The dashed line is a Gaussian."),
+    $.lagBar, $.atLag, $.profiles);
 
   // On a phone the choices are folded away.
   const narrow = window.matchMedia("(max-width: 760px)");
   const side = h("details", {className: "side", open: !narrow.matches},
     h("summary", {}, "Choose runs, groups and observable"), sidebar);
   narrow.addEventListener("change", () => { side.open = !narrow.matches; });
-  $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, $.name, $.headline, $.doubts, curves, $.fitCard,
-    h("div", {className: "pair"}, $.crossingCard, $.localCard), $.alongCard, $.profileCard));
+  $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, $.name, $.sentences, $.headline, $.doubts, curves, $.fitCard,
+    h("div", {className: "pair"}, $.crossingCard, $.localCard), $.groupCard, $.alongCard, $.noiseCard, $.replicaCard, $.profileCard));
   return $;
 }
 

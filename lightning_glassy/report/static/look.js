@@ -41,6 +41,38 @@ export function axis(title, log, more = {}) {
   };
 }
 
+// More labels for a logarithmic axis of less than two decades: 1, 2 and 5 times a power of ten, and below a third of a
+// decade a few round numbers.
+export function labelled(figure, traces) {
+  for (const [name, one] of Object.entries(figure)) {
+    if (!/^[xy]axis/.test(name) || one.type !== "log") continue;
+    const id = name.replace("axis", ""), key = id[0];
+    let low = Infinity, high = 0;
+    for (const trace of traces) {
+      if (!one.matches && (trace[`${key}axis`] ?? key) !== id) continue;
+      for (const value of trace[key] ?? []) if (value > 0) { low = Math.min(low, value); high = Math.max(high, value); }
+    }
+    const decades = Math.log10(high / low);
+    if (!(decades < 2)) continue;
+    if (!(decades > 0)) Object.assign(one, {tickmode: "array", tickvals: [low], ticktext: [String(Number(low.toPrecision(4)))]});
+    else if (decades > 0.35) one.dtick = "D2";
+    else {
+      one.tickmode = "array";
+      one.tickvals = few(low, high);
+      one.ticktext = one.tickvals.map((value) => String(Number(value.toPrecision(3))));
+    }
+  }
+}
+
+// A few round numbers around a narrow range.
+function few(low, high) {
+  const width = high - low || low, power = 10 ** Math.floor(Math.log10(width / 3));
+  const step = [1, 2, 5, 10].map((k) => k * power).find((size) => width / size <= 5) ?? width;
+  const first = Math.floor(low / step), values = [];
+  for (let k = first; k * step <= high + step; k += 1) if (k > 0) values.push(k * step);
+  return values;
+}
+
 export function layout(more) {
   return {
     paper_bgcolor: css("--card"), plot_bgcolor: css("--card"),

@@ -50,6 +50,45 @@ export function ofObservable(more = {}) {
   return choice({observable, eps: hasEps() ? eps : null, ...more});
 }
 
+// A threshold over the rms weight of a run, null if the run does not have it.
+export const relativeEps = (run, eps) => (run?.rms_weight?.all ? eps / run.rms_weight.all : null);
+
+// The thresholds of runs are seldom equal, because each network has its own. Of a run without the chosen threshold, the
+// threshold is shown that is nearest to it, both over the rms weight of their run.
+export function epsOf(run) {
+  const {eps} = model.state;
+  if (!hasEps() || together() || run.eps.includes(eps) || !run.eps.length) return eps;
+  const from = chosenRuns().find((one) => one.eps.includes(eps)), aim = relativeEps(from, eps);
+  if (aim === null || relativeEps(run, 1) === null) return eps;
+  const distance = (one) => Math.abs(Math.log(relativeEps(run, one) / aim));
+  return run.eps.reduce((best, one) => (distance(one) < distance(best) ? one : best));
+}
+
+// The questions about the observable: one for each threshold, with its runs.
+export function questions() {
+  if (!hasEps() || together()) return [ofObservable()];
+  const runs = chosenRuns(), values = [...new Set(runs.map(epsOf))];
+  return values.map((eps) => ofObservable({eps, run: runs.filter((run) => epsOf(run) === eps).map((run) => run.name)}));
+}
+
+const percent = (part) => `${Number((100 * part).toPrecision(2))} %`;
+export function epsText(run, eps) {
+  const part = relativeEps(run, eps);
+  return `ε = ${Number(eps.toPrecision(3))}${part === null ? "" : ` = ${percent(part)} of the rms weight`}`;
+}
+
+// An rms displacement in percent of the rms weight of the group, as text. Empty if the run does not have it.
+export function relativeMsd(one, value) {
+  const size = chosenRuns().find((run) => run.name === one.run)?.rms_weight?.[one.group ?? "all"];
+  return size && value > 0 ? `${Number((100 * Math.sqrt(value) / size).toPrecision(3))} % of the rms weight` : "";
+}
+
+// Steps in epochs, as text. Empty if the run does not know its epochs.
+export function inEpochs(name, steps, before = "") {
+  const size = chosenRuns().find((run) => run.name === name)?.steps_per_epoch, number = Number((steps / size).toPrecision(3));
+  return size ? (before ? `${before}${number} epochs` : ` (${number} epochs)`) : "";
+}
+
 export function layoutShown() {
   const {layout} = model.state, groups = chosenGroups();
   if (layout === "side" || layout === "over") return layout;
@@ -80,6 +119,12 @@ export function view() {
 // What the fits are of: when this changes they say nothing of what is shown any more.
 export const ofWhat = () => JSON.stringify(ofObservable({group: null, ...(together() ? {} : {run: null})}));
 
+// The questions about a single series.
+export function ofSeries(one) {
+  const run = chosenRuns().find((other) => other.name === one.run);
+  return ofObservable({group: [one.group], ...(together() || !run ? {} : {run: [one.run], eps: hasEps() ? epsOf(run) : null})});
+}
+
 export function versionOf(one) {
   return chosenRuns().filter((run) => together() || run.name === one.run).map((run) => run.version).join();
 }
@@ -89,6 +134,8 @@ export const fitOf = (one) => model.fits.get(keyOf(one));
 export const estimateOf = (fit) => (fit?.aging_exponent?.too_short ? null : fit?.aging_exponent?.estimate ?? null);
 const firstFit = () => [...model.fits.values()].find((fit) => estimateOf(fit) !== null);
 export const mu = () => model.state.mu ?? estimateOf(firstFit()) ?? 0.5;
+// Until the slider is moved, each series has the exponent that was fitted to it.
+export const muOf = (one) => model.state.mu ?? estimateOf(fitOf(one)) ?? mu();
 export const fittedVariable = () => firstFit()?.variable ?? "effective";
 
 // The waiting times of the exponent, and the origin of the clock in steps before step 0.
@@ -99,17 +146,18 @@ export function windowOf(one) {
 
 // The abscissa of each point of the chosen axis, as a function of a series and of the places of waiting time and lag.
 export function abscissa() {
-  const {state, series} = model, value = mu(), windows = new Map(series.map((one) => [one, windowOf(one)]));
+  const {state, series} = model, windows = new Map(series.map((one) => [one, windowOf(one)]));
   if (state.x === "lag") return (one, i, j) => one.lags[i][j];
+  const values = new Map(series.map((one) => [one, muOf(one)]));
   return (one, i, j) => {
     const {used, t0} = windows.get(one), time = one.waiting_times[i];
-    return used.has(time) && time + t0 > 0 ? scaledLag(time + t0, one.lags[i][j], value, state.x) : null;
+    return used.has(time) && time + t0 > 0 ? scaledLag(time + t0, one.lags[i][j], values.get(one), state.x) : null;
   };
 }
 
 // The quality S of the collapse as it is shown, between the exponents at which it was computed.
 export function qualityOf(one) {
-  const {x} = model.state, scan = fitOf(one)?.scan, value = mu();
+  const {x} = model.state, scan = fitOf(one)?.scan, value = muOf(one);
   if (!scan || x === "lag") return null;
   const {mus, [x]: s} = scan, i = mus.findIndex((each) => each >= value);
   if (i < 0 || mus[i] === value) return s[i] ?? null;

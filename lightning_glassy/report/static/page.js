@@ -1,17 +1,20 @@
 // The page: it asks, and shows the answers.
 
 import {ask, isReport, latest} from "./api.js";
-import {drawCrossings, drawCurves, drawExponents, drawProfile, drawScans, drawSeries} from "./charts.js";
+import {
+  drawAtLag, drawCrossings, drawCurves, drawExponents, drawGroups, drawNoise, drawOverlapDistribution, drawOverlaps, drawProfile,
+  drawScans, drawSeries,
+} from "./charts.js";
 import {Choice} from "./choice.js";
-import {big, debounced, fixed, h, integer, math, short, swatch} from "./dom.js";
-import {fitTable, headline, inWords} from "./fits.js";
+import {big, debounced, explain, fixed, h, integer, math, short, swatch} from "./dom.js";
+import {doubtList, fitTable, groupTable, headline, inWords, sentences} from "./fits.js";
 import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
 import {
-  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, estimateOf, fitOf, fittedVariable, hasEps, keyOf,
-  label, model, mu, observable, ofObservable, ofWhat, qualityOf, relaxes, runIndex, seriesIndex, threshold, together,
-  versionOf, view, windowOf,
+  choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, epsOf, epsText, estimateOf, fitOf, fittedVariable, groupsOf,
+  hasEps, keyOf, label, model, mu, observable, ofObservable, ofSeries, ofWhat, qualityOf, questions, relaxes, runIndex,
+  seriesIndex, threshold, together, versionOf, view, windowOf,
 } from "./model.js";
 import {powerLaw} from "./relax.js";
 import {fromAddress, toAddress} from "./state.js";
@@ -60,11 +63,16 @@ const load = latest(async () => {
   if (!runs.length) return $.empty.replaceChildren(...nothing(model.runs.some((run) => !run.error)));
   if (hasEps()) state.eps ??= commonEps(runs);
   try {
-    take((await ask("curves", ofObservable())).series);
+    const answers = await Promise.all(questions().map((question) => ask("curves", question)));
+    const order = (one) => runs.findIndex((run) => run.name === one.run);
+    take(answers.flatMap(({series}) => series).sort((a, b) => order(a) - order(b)));
   } catch (error) {
     model.series = [];
     say(error.message);
   }
+  // Nothing can be drawn, and the message says why.
+  $.page.classList.toggle("without", !model.series.length);
+  if (!model.series.length) return;
   // An exponent of what the run was a moment ago stays until the next one is found.
   const kept = new Set(model.series.map(keyOf));
   model.fits = new Map([...model.fits].filter(([key, fit]) => kept.has(key) && fit.of === ofWhat()));
@@ -72,7 +80,7 @@ const load = latest(async () => {
   drawHeadline();
   await shielded(show);
   // The rest follows, the exponents one by one: they take longest. Another choice need not wait for them.
-  if (model.series.length) for (const part of [along, profiles, local, exponents]) shielded(part);
+  for (const part of [along, profiles, local, groups, noise, replicas, exponents]) shielded(part);
 });
 
 // The series that can be drawn; what is wrong with the others is said, and what these lack.
@@ -111,8 +119,7 @@ async function exponents() {
   for (const one of series) {
     const version = versionOf(one);
     if (fitOf(one)?.version === version) continue;
-    const asked = ofObservable({group: [one.group], ...(together() ? {} : {run: [one.run]})});
-    const [answer] = (await ask("fits", asked)).series;
+    const [answer] = (await ask("fits", ofSeries(one))).series;
     if (model.series !== series) return; // something else is shown by now
     model.fits.set(keyOf(one), {...answer, of, version});
     drawFits();
@@ -169,14 +176,24 @@ function drawLocal() {
 }
 
 async function along() {
-  const list = await ofRuns("series", $.alongCard);
-  if (!list) return;
+  const {series} = model, asked = choice({group: null});
+  const [own, logged, fitted] = await Promise.all(["series", "scalars", "regimes"].map((path) => ask(path, asked).catch(() => ({series: []}))));
+  if (model.series !== series) return;
+  // What the user has logged stands beside the series of the record, on the same axis.
+  const beside = new Map(logged.series.filter((one) => !one.error).map((one) => [one.run, one.one_time]));
+  const list = good(own.series).map((one) => ({...one, one_time: {...beside.get(one.run), ...one.one_time}, index: runIndex(one.run)}));
+  $.alongCard.shown = list;
+  const regimes = good(fitted.series);
   const all = new Set(list.flatMap((one) => Object.keys(one.one_time)));
   // The error of a series is drawn with it.
-  const names = [...all].filter((name) => !(name.endsWith("_error") && all.has(name.slice(0, -"_error".length))));
+  const isError = (name) => name.endsWith("_error") && all.has(name.slice(0, -"_error".length));
+  // Of the series of groups, those of the chosen groups.
+  const chosen = new Set(chosenGroups()), groups = new Set(groupsOf(chosenRuns()));
+  const isLeftOut = (name) => name.includes("/") && groups.has(name.slice(name.indexOf("/") + 1)) && !chosen.has(name.slice(name.indexOf("/") + 1));
+  const names = [...all].filter((name) => !isError(name) && !isLeftOut(name));
   smallMultiples($.alongCard, $.series, names, (name, plot) => {
     const those = list.filter((one) => Object.hasOwn(one.one_time, name)); // every object has a `constructor`
-    if (model.charts) drawSeries(plot, name, those);
+    if (model.charts) drawSeries(plot, name, those, regimes);
     // Step 0 has no place on a logarithmic axis.
     const first = those.map((one) => one.one_time[name].values[one.one_time[name].steps.indexOf(0)])
       .filter((value) => value !== undefined);
@@ -185,16 +202,142 @@ async function along() {
   });
 }
 
+const AT_LAG = ["displacement", "weights", "loss_path"]; // profiles that are shown at one lag
+
 async function profiles() {
   const list = await ofRuns("profiles", $.profileCard);
   if (!list) return;
-  smallMultiples($.profileCard, $.profiles, [...new Set(list.flatMap((one) => Object.keys(one.profiles)))], (name, plot) => {
+  const names = [...new Set(list.flatMap((one) => Object.keys(one.profiles)))];
+  smallMultiples($.profileCard, $.profiles, names.filter((name) => !AT_LAG.includes(name)), (name, plot) => {
     const those = list.filter((one) => Object.hasOwn(one.profiles, name));
     if (model.charts) drawProfile(plot, name, those);
     const drawn = those.reduce((sum, one) => sum + one.profiles[name].lags.length, 0);
     const there = those.reduce((sum, one) => sum + one.profiles[name].n, 0);
     return [those[0].profiles[name].density ? "density" : "", drawn < there ? `${drawn} of ${there} lines` : ""].filter(Boolean).join(", ");
   });
+  $.profileCard.hidden = !names.length;
+  drawLags();
+}
+
+// The lags of the distributions that are there, and the one that is shown: at first the longest that half of the waiting
+// times have.
+function lagsThere() {
+  const times = new Map();
+  for (const one of $.profileCard.shown ?? []) {
+    for (const name of ["displacement", "loss_path"]) {
+      const {lags = [], waiting_times: of = []} = one.profiles[name] ?? {};
+      lags.forEach((lag, i) => { if (lag > 0) times.set(lag, (times.get(lag) ?? new Set()).add(of[i])); });
+    }
+  }
+  const most = [...times.values()].reduce((largest, one) => Math.max(largest, one.size), 0);
+  const all = [...times.keys()].sort((a, b) => a - b);
+  return {all, usual: all.findLastIndex((lag) => times.get(lag).size >= most / 2)};
+}
+
+let lagShown = null;
+
+function drawLags() {
+  const list = $.profileCard.shown ?? [], {all, usual} = lagsThere();
+  const names = AT_LAG.filter((name) => list.some((one) => Object.hasOwn(one.profiles, name)));
+  const place = lagShown === null || !all.length ? usual : Math.min(lagShown, all.length - 1), lag = all[place] ?? 1;
+  $.lagBar.hidden = all.length < 2;
+  $.lag.max = Math.max(all.length - 1, 1);
+  $.lag.value = place;
+  $.lagText.textContent = `${integer(lag)} steps`;
+  const hidden = $.profileCard.hidden;
+  smallMultiples($.profileCard, $.atLag, names, (name, plot) => {
+    const those = list.filter((one) => Object.hasOwn(one.profiles, name));
+    if (model.charts) drawAtLag(plot, name, those, lag);
+    return those[0].profiles[name].density ? "density" : "";
+  });
+  $.profileCard.hidden = hidden;
+}
+
+const moveLag = latest(async (place) => {
+  lagShown = place;
+  drawLags();
+  await new Promise((resolve) => { setTimeout(resolve); });
+});
+
+// ------------------------------------------------------------------ groups, noise and replicas
+
+const DIVERGING = {
+  light: [[0, "#2f6db3"], [0.5, "#f7f7f7"], [1, "#b3372f"]], dark: [[0, "#6ea8e8"], [0.5, "#3a3f47"], [1, "#ef8f88"]],
+};
+const GROUPS_AT_ONCE = 4; // fits of groups that are asked for at the same time
+let sorting = "rate";
+
+async function groups() {
+  const {series} = model, runs = chosenRuns();
+  const one = runs.length === 1 || together() ? series[0] : null;
+  $.groupCard.hidden = true;
+  if (!one || groupsOf(runs).length < 3 || !relaxes()) return;
+  const [answer] = (await ask("groups", {...ofSeries(one), group: ["all"]})).series;
+  if (model.series !== series || answer.error || answer.rows.length < 3) return;
+  const of = `${ofWhat()} ${versionOf(one)}`;
+  if ($.groupCard.shown?.of !== of) $.groupCard.shown = {...answer, run: one.run, of, fits: new Map()};
+  $.groupCard.hidden = false;
+  drawGroupCard();
+}
+
+function drawGroupCard() {
+  const shown = $.groupCard.shown;
+  if (!shown || $.groupCard.hidden) return;
+  const {rows, n_groups: n, fits} = shown, fixedMu = rows.every((row) => row.mu !== null);
+  if (model.charts) drawGroups($.groupMap, shown, DIVERGING[document.documentElement.dataset.theme === "dark" ? "dark" : "light"]);
+  const left = rows.filter((row) => row.mu === null && !fits.has(row.group)).length;
+  $.fitGroups.hidden = fixedMu || !left || shown.fitting || isReport();
+  $.groupText.textContent = [shown.fitting ? `fitted ${rows.length - left} of ${rows.length} groups …` : "",
+    rows.length - 1 < n ? `the ${rows.length - 1} groups with the most parameters, of ${n}` : ""].filter(Boolean).join("; ");
+  $.groupTable.replaceChildren(groupTable(rows, fits, (by) => { sorting = by; drawGroupCard(); }, sorting));
+}
+
+// The exponents of the groups take a second each, so they are fitted when somebody asks for them.
+async function fitGroups() {
+  const {shown} = $.groupCard, {series} = model, todo = shown.rows.map((row) => row.group).filter((group) => !shown.fits.has(group));
+  shown.fitting = true;
+  const work = async () => {
+    while (todo.length && model.series === series && $.groupCard.shown === shown) {
+      const group = todo.shift();
+      const [answer] = (await ask("fits", {...ofSeries({run: shown.run, group})})).series;
+      shown.fits.set(group, answer);
+      drawGroupCard();
+    }
+  };
+  drawGroupCard();
+  await shielded(() => Promise.all(Array.from({length: isReport() ? 1 : GROUPS_AT_ONCE}, work)));
+  shown.fitting = false;
+  drawGroupCard();
+}
+
+async function noise() {
+  const {series} = model;
+  const list = good((await ask("noise", choice())).series).filter((one) => one.waiting_times.length);
+  if (model.series !== series) return;
+  $.noiseCard.shown = list.map((one) => ({...one, index: seriesIndex(one)}));
+  drawNoiseCard();
+}
+
+function drawNoiseCard() {
+  const list = $.noiseCard.shown ?? [], now = view();
+  $.noiseCard.hidden = !list.length;
+  if (model.charts && list.length) drawNoise($.noise, list, {...now, side: now.side && list.length > 1});
+}
+
+async function replicas() {
+  const {series} = model;
+  const found = good((await ask("replicas", choice({group: null}))).series).filter((one) => one.steps.length);
+  if (model.series !== series) return;
+  [$.replicaCard.shown] = found;
+  drawReplicaCard();
+}
+
+function drawReplicaCard() {
+  const {shown} = $.replicaCard;
+  $.replicaCard.hidden = !shown;
+  if (!shown || !model.charts) return;
+  drawOverlaps($.overlaps, shown);
+  drawOverlapDistribution($.overlapDistribution, shown);
 }
 
 // Ask about each run, and keep the answers in a card. Return null if the page shows something else by now.
@@ -245,12 +388,20 @@ const moveThreshold = (value) => change({threshold: value}, crossings);
 
 // ------------------------------------------------------------------ showing
 
+// The threshold that each run is shown at.
+function thresholds() {
+  if (together()) return `ε = ${short(model.state.eps)}`;
+  const runs = chosenRuns().filter((run) => run.eps.length), texts = [...new Set(runs.map((run) => epsText(run, epsOf(run))))];
+  if (texts.length < 2) return texts[0] ?? "";
+  return runs.map((run) => `${run.name}: ${epsText(run, epsOf(run))}`).join("; ");
+}
+
 function drawTitle() {
   const {state, series} = model, what = observable();
   $.title.textContent = what.title;
   const times = series.flatMap((one) => one.waiting_times.filter((time) => windowOf(one).used.has(time)));
   const range = (pick) => integer(times.reduce((a, b) => pick(a, b)));
-  $.formula.replaceChildren(...math(what.symbol), hasEps() ? `, ε = ${short(state.eps)}` : "",
+  $.formula.replaceChildren(...math(what.symbol), hasEps() ? `, ${thresholds()}` : "",
     ", one curve per waiting time ", ...math("t_w"),
     state.x !== "lag" && times.length ? ` = ${range(Math.min)} … ${range(Math.max)}` : "",
     series.some((one) => one.band) ? `; the bands are ${what.band}` : "");
@@ -311,7 +462,9 @@ function drawHeadline() {
   $.name.textContent = series.length === 1 ? label(series[0]) : "";
   $.name.hidden = series.length !== 1;
   $.headline.replaceChildren(...(series.length === 1 ? headline(series[0]) : []));
-  $.doubts.replaceChildren(...doubtsOf(chosenRuns()).map((doubt) => h("li", {}, doubt)));
+  $.sentences.replaceChildren(...(series.length === 1 ? sentences(series[0]) : []));
+  const all = (series.length === 1 && fitOf(series[0])?.doubts) || doubtsOf(chosenRuns());
+  $.doubts.replaceChildren(...doubtList(all, $.doubts.querySelector("details")?.open ?? false));
 }
 
 function drawFits() {
@@ -332,18 +485,19 @@ function redraw() {
   drawLegend();
   drawFits();
   drawLocal();
-  for (const part of [show, along, profiles, crossings]) shielded(part);
+  for (const part of [show, along, profiles, crossings, drawGroupCard, drawNoiseCard, drawReplicaCard]) shielded(part);
 }
 
 // ------------------------------------------------------------------ beginning
 
 export async function start(root, charts) {
   performance.mark("glassy-loaded");
-  const {observables} = await ask("observables"), there = () => Object.keys(model.observables);
+  const {observables, symbols} = await ask("observables"), there = () => Object.keys(model.observables);
+  explain(symbols ?? {});
   model.observables = Object.fromEntries(observables.map((one) => [one.name, one]));
   Object.assign(model, {charts, state: fromAddress(readAddress(), there())});
   sidebar = new Choice(choose);
-  $ = frame(sidebar.element, {moveMu, moveThreshold, chooseAxis: (x) => change({x}, collapse)});
+  $ = frame(sidebar.element, {moveMu, moveThreshold, moveLag, fitGroups, chooseAxis: (x) => change({x}, collapse)});
   watchTheme(redraw);
   root.replaceChildren($.page);
   watchAddress(() => {
