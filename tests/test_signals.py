@@ -109,6 +109,40 @@ def test_the_signals_of_a_slowing_clock_are_the_exact_ones() -> None:
     assert [signal for signal in found.found if signal.name == "mu"] == [("mu", record.last_step, fit.mu)]
 
 
+def test_the_exponent_is_there_even_if_the_last_rate_was_known_before_the_end() -> None:
+    record, found = scaling(), Signals()
+    found._expected = 0.0  # so that there is time for a rate at once
+    found.look(record)
+    assert [signal.name for signal in found.found if signal.name != "moved_percent"] == ["aging_rate"]
+    for _ in range(2):
+        found.complete(record)
+        assert [signal.name for signal in found.found if signal.name != "moved_percent"] == ["aging_rate", "mu"]
+
+
+def test_an_error_in_the_numbers_of_a_logger_costs_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has something that the numbers cannot be made of."""
+    monkeypatch.setattr(AgingRecord, "relative_displacement", lambda *_: 1 / 0)
+    written: list[int] = []
+
+    class Counts(sinks_module.Sink):
+        takes_signals = True
+
+        def update(self, record: AgingRecord, pairs: Any, step: int) -> None:
+            written.append(len(pairs))
+
+        def close(self, record: AgingRecord) -> None:
+            pass
+
+        def where(self) -> None:
+            return None
+
+    sinks, record = Sinks(), scaling(1000)
+    sinks.add("counts", Counts)
+    sinks.update(record, [(0, 1)], 1000)
+    sinks.draw(record)
+    assert written[0] == 1
+
+
 def test_each_step_is_there_once_however_the_record_grows() -> None:
     whole = scaling(10_000)
     at_once = Signals()

@@ -77,8 +77,11 @@ class PairMeasurement(Recording, ABC):
         if wanted and not self.recorder.affords(who, self.max_share):
             self.recorder.leave_out(who, self.max_share)
             return []
+        latest = self.progress.latest
         with self.progress.timed(trainer.strategy.root_device if self.waits and wanted else None):
             found = list(self.measure(trainer, module, event, wanted))
+        if not wanted:  # an event without a pair says nothing about the next pair
+            self.progress.latest = latest
         if found:
             self.progress.count += len(found)
             self.recorder.note()

@@ -102,7 +102,7 @@ def check_share(share: object) -> float | None:
 
 
 class Logged(NamedTuple):
-    """What loggers get, see :class:`RecorderOptions`."""
+    """Options of the loggers, see :class:`RecorderOptions`."""
 
     curves: bool = False
     groups: tuple[str, ...] = ()

@@ -55,17 +55,20 @@ class Signals:
         self.found: list[Signal] = []
         self._groups = groups
         self._grid = 0  # number of the next step on the grid 10^(grid / 10)
-        self._rated = 0  # step of the last rate
+        self._rated = self._fitted = 0  # steps of the last rate and of the last exponent
         self._started: float | None = None
         self._spent, self._expected = 0.0, _FIRST  # seconds of all rates, and of the next
 
     def look(self, record: AgingRecord) -> None:
-        """Add the signals of the steps that the record has reached."""
+        """Add the signals of the steps that the record has reached. An error leaves them out, and nothing else."""
         now = time.monotonic()
         self._started = now if self._started is None else self._started
         if not len(record):
             return
-        self._add_moved(record)
+        try:
+            self._add_moved(record)
+        except Exception as error:
+            log.debug("lightning_glassy: no displacement for the loggers: %s", error)
         step = record.last_step
         allowed = self._spent + self._expected <= _SHARE * (now - self._started)
         if allowed and step >= self._rated * 10 ** (1 / _PER_DECADE):
@@ -76,18 +79,21 @@ class Signals:
 
     def complete(self, record: AgingRecord) -> None:
         """Add the last rate, and the aging exponent if there is one."""
+        self.look(record)
+        step = record.last_step
         if not len(record):
             return
-        self._add_moved(record)
-        step = record.last_step
         if step > self._rated:
             self._add_rates(record, step)
+        if step > self._fitted:
+            self._fitted = step
             self._add_exponent(record, step)
 
     def go_back(self, step: int) -> None:
         """Forget the signals after a step: the record has lost its last rows."""
         self.found = [signal for signal in self.found if signal.step <= step]
-        self._grid, self._rated = min(self._grid, _place_after(step)), min(self._rated, step)
+        self._grid = min(self._grid, _place_after(step))
+        self._rated, self._fitted = min(self._rated, step), min(self._fitted, step)
 
     def _names(self, record: AgingRecord) -> list[str]:
         sampled = record.n_sampled

@@ -1,4 +1,4 @@
-"""What a plot draws: a record, or a result of the analysis that the caller has computed."""
+"""The first argument of a plot: a record, or a result of the analysis that the caller has computed."""
 
 from __future__ import annotations
 
