@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -287,8 +287,16 @@ def test_the_event_file_of_a_long_run_is_at_most_three_times_the_record(
     assert len([tag for kind in ("scalars", "images") for tag in events.Tags()[kind]]) <= 8
 
 
-def test_the_table_of_a_csv_logger_needs_no_further_columns(tmp_path: Path) -> None:
-    logger, monitor = CSVLogger(tmp_path), AgingMonitor(summary=False)
-    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=60).fit(SmallNet(), data())
-    header = (Path(logger.log_dir) / "glassy.csv").read_text().splitlines()[0]
-    assert "relative_displacement" in header.split(",")
+def test_the_relative_displacement_is_that_of_the_weights() -> None:
+    weights = np.cumsum(np.random.default_rng(3).normal(size=(2, 31, 50)), axis=1)
+    record = AgingRecord.from_trajectory(weights, LogTimeSchedule([1, 10], [5, 20]))
+    for replica, path in enumerate(weights):
+        for i, waiting_time in enumerate((1, 10)):
+            for j, lag in enumerate((5, 20)):
+                moved = np.linalg.norm(path[waiting_time + lag] - path[waiting_time])
+                exact = moved / np.linalg.norm(path[waiting_time])
+                assert record.relative_displacement()[replica, i, j] == pytest.approx(exact, rel=1e-12)
+    resting = AgingRecord.from_trajectory(np.zeros((3, 4)), LogTimeSchedule([0], [1]))
+    assert np.isnan(resting.relative_displacement()).all()
+    assert resting.rms_weight() is None
+    assert record.rms_weight() == pytest.approx(np.sqrt((weights[:, 1] ** 2).mean()))

@@ -137,6 +137,7 @@ def compare(records: Mapping[str, AgingRecord], *, group: str = "all") -> Compar
         KeyError: a record does not have the group.
 
     Example:
+        >>> import numpy as np
         >>> from lightning_glassy import LogTimeSchedule
         >>> walks = np.cumsum(np.random.default_rng(0).normal(size=(2, 1001, 1000)), axis=1)
         >>> records = [AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(1000)) for walk in walks]

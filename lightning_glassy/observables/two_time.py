@@ -98,17 +98,18 @@ register(
 
 
 @quiet()
-def relative_displacement(sum_d2: ArrayLike, sum_s2: ArrayLike) -> Array:
-    r"""Rms displacement over the rms weight at the waiting time, :math:`\sqrt{\sum d^2 / \sum s^2}`.
+def relative_displacement(msd: ArrayLike, sum_s2: ArrayLike, n: ArrayLike) -> Array:
+    r"""Rms displacement over the rms weight at the waiting time, :math:`\sqrt{\Delta / \langle s^2\rangle}`.
 
     It is a plain number: 0.1 means that the weights have moved by 10 % of their size. It compares networks whose
     weights have different sizes. It is NaN if all weights are 0 at the waiting time.
 
     Example:
-        >>> float(relative_displacement(sum_d2=0.01, sum_s2=1.0))
+        >>> float(relative_displacement(msd=0.0001, sum_s2=100.0, n=10000))
         0.1
     """
-    return np.asarray(np.sqrt(ratio(*float64(sum_d2, sum_s2))))
+    delta, s2, count = float64(msd, sum_s2, n)
+    return np.asarray(np.sqrt(ratio(delta, ratio(s2, count))))
 
 
 register(
@@ -117,7 +118,7 @@ register(
         title="relative displacement",
         symbol=r"\delta(t_w, t_w+t)",
         formula=relative_displacement,
-        inputs=("d2", "s2"),
+        inputs=("msd", "s2", "n"),
         log=True,
     )
 )

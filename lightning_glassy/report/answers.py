@@ -51,7 +51,8 @@ SYMBOLS = {
 """What each symbol of the page means. The page shows it when the mouse is on the symbol."""
 
 _MUS = np.linspace(-0.5, 2, 126)
-_MOST_FUNCTIONS = 150  # of one profile
+_MOST_FUNCTIONS = 60  # of one profile
+_AT_ONE_LAG, _MOST_AT_LAGS = ("displacement", "weights", "loss_path"), 300  # profiles that a slider goes through
 _MOST_ROWS = 100  # groups side by side
 _MOST_VALUES = 10_000  # of one series
 
@@ -336,13 +337,14 @@ def profiles(record: AgingRecord) -> dict[str, Any]:
     """Return every profile of a record: functions on a grid, each at a waiting time and a lag.
 
     A histogram becomes the probability density in the middle of each bin. The answer has at most ``_MOST_FUNCTIONS``
-    functions, evenly spaced over their pairs of times.
+    functions, evenly spaced over their pairs of times, and more of a profile that the page shows at one lag.
     """
     content = {}
     for name in record.profile_names:
         profile = record.profile(name)
         n, grid, values = len(profile.values), profile.grid, profile.values
-        kept = np.unique(np.linspace(0, n - 1, min(n, _MOST_FUNCTIONS)).round().astype(np.int64))
+        most = _MOST_AT_LAGS if name in _AT_ONE_LAG else _MOST_FUNCTIONS
+        kept = np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
         histogram = values.shape[1] == len(grid) + 1
         content[name] = {
             "waiting_times": profile.waiting_times[kept],
