@@ -100,10 +100,11 @@ def test_summary_report_and_page_begin_with_the_words_and_name_few_doubts() -> N
 def test_the_table_of_a_short_run_is_short() -> None:
     long, _ = walk(0.5, 0)
     short = long.before(1500)
-    tables = [
-        next(part for part in summary(one, "AgingMonitor") if part.startswith("Aging of")) for one in (long, short)
-    ]
+    parts = [summary(one, "AgingMonitor") for one in (long, short)]
+    tables = [next(part for part in all_parts if part.startswith("Aging of")) for all_parts in parts]
     assert [len(table.split("\n")) for table in tables] == [2 + 6, 2 + 3]
+    assert ["missed by: rms distance" in "\n".join(all_parts) for all_parts in parts] == [True, False]
+    assert any(part.startswith(("aging exponent", "no aging exponent")) and "\n" not in part for part in parts[1])
 
 
 # ---------------------------------------------------------------------- side by side

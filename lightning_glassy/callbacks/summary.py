@@ -13,7 +13,7 @@ from lightning_glassy.record.text import few
 
 log = logging.getLogger(__name__)
 
-_SHORT = 2000  # steps of a run with a short table
+_SHORT = 2000  # steps of a run with a short summary
 _VISIBLE = 2  # doubts that are printed
 
 
@@ -30,7 +30,7 @@ def summary(record: AgingRecord, who: str) -> list[str]:
 
     A record that is too short for an exponent (:func:`~lightning_glassy.analysis.curves.too_short`) has the verdict
     only if it is decided, and one line with the reason. Two doubts are printed, the gravest first, and the number of
-    the others.
+    the others. A run of less than 2,000 steps has a short table, and one line about its exponent.
 
     Args:
         record: the record.
@@ -84,7 +84,10 @@ def _findings(record: AgingRecord, who: str) -> tuple[list[str], list[str]]:
         except NotEnoughDataError as error:
             missing = [f"no aging exponent: {error}"]
         doubts = doubts_of(record, judged, fit)
-        told = [str(replace(judged, warnings=[])), *missing, *([] if fit is None else [str(replace(fit, warnings=[]))])]
+        # The exponent of a short run is seldom one, so its first line is enough.
+        lines = [] if fit is None else str(replace(fit, warnings=[])).split("\n")
+        lines = lines[:1] if record.last_step < _SHORT else lines
+        told = [str(replace(judged, warnings=[])), *missing, *(["\n".join(lines)] if lines else [])]
         return in_words(record, judged, fit), [*told, *_few_doubts(doubts)]
     except Exception as error:
         log.warning("%s: the record could not be analysed (%s: %s)", who, type(error).__name__, str(error))
