@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Slow(Measurement):
 
 
 def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, **options: Any) -> tuple[Slow, list[str]]:
-    monkeypatch.setattr(recorder_module, "FREE", free)
+    monkeypatch.setattr(recorder_module, "FREE_IF_SHORT", free)
     told: list[str] = []
     monkeypatch.setattr(recorder_module, "rank_zero_info", told.append)
     probe = Slow(list(range(61)), **options)
@@ -149,7 +150,7 @@ def test_time_for_the_last_step_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_was_left_out_is_counted_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "FREE", 0.0)
+    monkeypatch.setattr(recorder_module, "FREE_IF_SHORT", 0.0)
     options = {"max_share": 1e-9, "save": False, "summary": False}
     trainer = quiet_trainer(tmp_path, callbacks=[Slow(list(range(61)), **options)], max_steps=12)
     trainer.fit(SmallNet(), data())
@@ -157,8 +158,23 @@ def test_what_was_left_out_is_counted_on_after_a_restart(tmp_path: Path, monkeyp
     again = Slow(list(range(61)), **options)
     trainer = quiet_trainer(tmp_path, callbacks=[again], max_steps=24)
     trainer.fit(SmallNet(), data(), ckpt_path=tmp_path / "a.ckpt")
-    assert again.record.one_time("slow")[0].tolist() == [0]
-    assert again.record.meta["Slow"]["left_out"] == 24
+    assert again.record.one_time("slow")[0].tolist() == [0, 12, 24]  # the first step, and the last of each fit
+    assert again.record.meta["Slow"]["left_out"] == 22
+
+
+def test_the_share_is_that_of_the_whole_training_once_its_pace_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = recorder_module.Recorder("glassy")
+    progress = recorder.progress("Slow")
+    progress.seconds, progress.latest = 6.0, 1.0
+    monkeypatch.setattr(recorder, "_seconds", lambda: 10.0)  # of which 4 are of the training
+    afford = partial(recorder.affords, "Slow", 0.05)
+    assert afford(1000, 100_000)  # 6 + 4 * 100 seconds are expected, and 6 + 2 are 2 % of them
+    assert not afford(1000, 20_000)  # 86 seconds
+    assert not afford(50, 100_000)  # the first steps are slower than the others
+    assert not afford(1000, None)
+    assert afford(500, 1000)  # fifteen free seconds
+    progress.seconds = 2.0
+    assert afford(1000, None)  # five
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.5, "5%", True, float("nan")])

@@ -119,16 +119,22 @@ def train(system: System, data_dir: Path, out: Path) -> None:
     schedule = LogTimeSchedule.logspaced(waiting_times_per_decade=6)
     callbacks: list[Callback] = [
         lg.AgingMonitor(schedule, sample=None, dirpath=out / system.name, summary=False),
-        lg.LogTimeEvaluator(6, loaders={k: first(s, system.evaluated, 1000) for k, s in sets.items()}, summary=False),
-        lg.GradientNoiseMonitor(6, loader=first(train_set, None, batch_size), max_batches=noise_batches, summary=False),
-        lg.BarrierMonitor(loader=first(train_set, None, 250), max_batches=4, summary=False),
+        lg.LogTimeEvaluator(
+            6, loaders={k: first(s, system.evaluated, 1000) for k, s in sets.items()}, summary=False, max_share=None
+        ),
+        lg.GradientNoiseMonitor(
+            6, loader=first(train_set, None, batch_size), max_batches=noise_batches, summary=False, max_share=None
+        ),
+        lg.BarrierMonitor(loader=first(train_set, None, 250), max_batches=4, summary=False, max_share=None),
     ]
     if system.curved is not None:
         spectra = sorted({0, *(steps // k for k in (1000, 100, 10, 1))})
         fixed, nodes = first(train_set, system.curved, system.curved), min(100, system.products - 90)
         # The products beyond those of the nodes are for the extreme eigenvalues.
         number: dict[str, Any] = {"max_products": system.products, "n_nodes": nodes, "n_eigenvalues": 1}
-        callbacks.append(lg.CurvatureMonitor(spectra, loader=fixed, max_batches=1, **number, summary=False))
+        callbacks.append(
+            lg.CurvatureMonitor(spectra, loader=fixed, max_batches=1, **number, summary=False, max_share=None)
+        )
     loss = squared_error if system.kind in (FEW, MANY) else cross_entropy
     module = Classifier(network(system), system.learning_rate, loss)
     train_on_cpu(module, steps, callbacks, loader(train_set, steps, batch_size, seeds=0))

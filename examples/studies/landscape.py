@@ -38,11 +38,13 @@ def train(name: str, steps: int, out: Path, monitor: lg.AgingMonitor) -> None:
     products = 330 if h == 4 else 200  # 330 products give all eigenvalues of the small network exactly
     callbacks = [
         monitor,
-        lg.LogTimeEvaluator(loaders=sets, summary=False),
-        lg.GradientNoiseMonitor(loader=DataLoader(train_set, batch_size=32), summary=False),
-        lg.CurvatureMonitor(spectra, loader=some, max_batches=1, max_products=products, n_eigenvalues=1, summary=False),
-        lg.BarrierMonitor(loader=some, max_batches=2, summary=False),
-        lg.DisplacementDistribution(summary=False),
+        lg.LogTimeEvaluator(loaders=sets, summary=False, max_share=None),
+        lg.GradientNoiseMonitor(loader=DataLoader(train_set, batch_size=32), summary=False, max_share=None),
+        lg.CurvatureMonitor(
+            spectra, loader=some, max_batches=1, max_products=products, n_eigenvalues=1, summary=False, max_share=None
+        ),
+        lg.BarrierMonitor(loader=some, max_batches=2, summary=False, max_share=None),
+        lg.DisplacementDistribution(summary=False, max_share=None),
     ]
     net = nn.Sequential(nn.Linear(64, h), nn.Tanh(), nn.Linear(h, h), nn.Tanh(), nn.Linear(h, 10))
     batches = loader(train_set, steps, 32, seeds=0)

@@ -97,7 +97,7 @@ def train(
 ) -> None:
     """Train the replicas, measure the gradient noise on so many batches, and save the record in ``out/<name>``."""
     schedule = lg.LogTimeSchedule.preset("subaging", steps)
-    noise = lg.GradientNoiseMonitor(schedule, max_batches=noise_batches, loss=losses, summary=False)
+    noise = lg.GradientNoiseMonitor(schedule, max_batches=noise_batches, loss=losses, summary=False, max_share=None)
     monitor = lg.AgingMonitor(schedule, dirpath=out / run.name, summary=False)
     batches = loader(data, steps, BATCH_SIZE, range(run.n_replica) if run.reshuffled else None)
     train_on_cpu(Replicas(run), steps, [monitor, evaluator, noise], batches)

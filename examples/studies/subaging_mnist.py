@@ -63,7 +63,7 @@ def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> None:
     # As in the paper, the loss of its network is measured at all lags. The other losses are at the waiting times.
     events = LogTimeSchedule.preset("subaging", steps).events
     of_loss = [0, *(event.step for event in events if event.capture or run.layers == AUTHORS)]
-    evaluator = LogTimeEvaluator(of_loss, batch_size=10_000, loss=subaging.losses, summary=False)
+    evaluator = LogTimeEvaluator(of_loss, batch_size=10_000, loss=subaging.losses, summary=False, max_share=None)
     data = TensorDataset(*mnist(data_dir)[:images])
     subaging.train(run, data, steps, out, evaluator, noise_batches=200)
 

@@ -76,7 +76,9 @@ def train(run: Run, steps: int, out: Path) -> None:
     """Train the replicas of one student, and save the record in ``out/<name>``."""
     data, test_set = problem()
     test = {"test": DataLoader(test_set, batch_size=N_TEST)}
-    evaluator = LogTimeEvaluator(10, loaders=test, batch_size=N_TRAIN, loss=subaging.losses, summary=False)
+    evaluator = LogTimeEvaluator(
+        10, loaders=test, batch_size=N_TRAIN, loss=subaging.losses, summary=False, max_share=None
+    )
     subaging.train(run, data, steps, out, evaluator)
 
 

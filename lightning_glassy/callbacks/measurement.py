@@ -44,7 +44,7 @@ class Measurement(Recording, ABC):
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. A :class:`LogTimeSchedule` stands
             for its waiting times. If a step is never reached, for example because the step grows by two, the next step
-            is measured. The last step of the run is measured, too, unless another callback has put other weights in
+            is measured. The last step of the run is always measured, unless another callback has put other weights in
             the place of the trained ones (as an average of weights does at the end).
         **options: ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``, see
             :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
@@ -118,7 +118,7 @@ class Measurement(Recording, ABC):
         """Measure what is due at the present step."""
         self._plan()
         if trainer.global_step >= self._next_event and not makes_no_updates(trainer) and not self.recorder.given_up:
-            if self._affords(trainer):
+            if self._affords(trainer, pl_module):
                 self._event(trainer, pl_module, at_start=first)
                 self._estimate(trainer, pl_module)
             else:
@@ -135,7 +135,8 @@ class Measurement(Recording, ABC):
             if not self.trained.are_in_place(trainer):
                 why = RuntimeError("another callback has replaced the trained weights, perhaps by their average")
                 self.recorder.warn("the last step is not measured", why, type(self).__name__)
-            elif self._affords(trainer, last=True, again=left_out):
+            else:
+                self.progress.left_out -= int(left_out)
                 self._event(trainer, pl_module)
         self._next_event = NEVER
         self._enter(trainer, pl_module)
@@ -148,20 +149,13 @@ class Measurement(Recording, ABC):
 
     # ------------------------------------------------------------------ inside
 
-    def _affords(self, trainer: Trainer, *, last: bool = False, again: bool = False) -> bool:
-        """Return whether a measurement stays within its share of the time. Count the measurements that do not.
-
-        Args:
-            trainer: the Trainer.
-            last: whether this is the end of the run, for which time was kept.
-            again: whether the measurement of this step has been left out and counted before.
-        """
+    def _affords(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Return whether a measurement stays within its share of the time. Count the measurements that do not."""
         who = type(self).__name__
+        found = self.recorder.affords(who, self.max_share, trainer.global_step, max_step(trainer, module))
         # All processes decide as the first one does, because their clocks differ.
-        affordable = bool(trainer.strategy.broadcast(self.recorder.affords(who, self.max_share, last=last)))
-        if affordable and again:
-            self.progress.left_out -= 1
-        elif not affordable and not again:
+        affordable = bool(trainer.strategy.broadcast(found))
+        if not affordable:
             self.recorder.leave_out(who, self.max_share)
         return affordable
 

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from lightning_glassy.callbacks.aging import AgingMonitor
 from lightning_glassy.callbacks.recorder import MeasurementOptions
 from lightning_glassy.callbacks.recording import Recording, of_kind
-from lightning_glassy.callbacks.run import schedule_of
+from lightning_glassy.callbacks.run import max_step, schedule_of
 from lightning_glassy.measure.snapshots import Snapshot
 from lightning_glassy.measure.tracker import Finding, TrackerEvent, TrackerOptions
 from lightning_glassy.record import AgingRecord
@@ -74,7 +74,8 @@ class PairMeasurement(Recording, ABC):
             self._choice = _Choice(schedule_of(self.schedule, trainer, module), event.record, self.profile)
         wanted = [s for s in event.due if self._choice.takes(s.waiting_time, event.step - s.waiting_time)]
         who = type(self).__name__
-        if wanted and not self.recorder.affords(who, self.max_share):
+        end = max_step(trainer, module)
+        if wanted and not self.recorder.affords(who, self.max_share, event.step, end):
             self.recorder.leave_out(who, self.max_share)
             return []
         latest = self.progress.latest

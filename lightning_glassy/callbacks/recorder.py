@@ -76,16 +76,21 @@ class MeasurementOptions(RecorderOptions, total=False):
 
     Attributes:
         max_share: largest part of the time of the training that the callback takes, default 0.05. Steps are left out if
-            it would take more, and the log and the summary say so. Time for the last step is kept. The first
-            measurement and the first fifteen seconds are not limited. Which steps are left out depends on the machine:
-            None measures all of them.
+            it would take more, and the log and the summary say so. The first measurement, the last step and the first
+            five seconds (fifteen in a run of at most 1,000 steps) are not limited. Which steps are left out depends on
+            the machine: None measures all of them.
     """
 
     max_share: float | None
 
 
-FREE = 15.0
-"""Seconds that each measurement may take in any case, because a share of a short training is too little for it."""
+FREE, FREE_IF_SHORT = 5.0, 15.0
+"""Seconds that each measurement may take in any case, in a long run and in a short one."""
+
+SHORT = 1000
+"""Steps of a short run, of which a share of the time is too little for any measurement."""
+
+_SETTLED = 100  # steps after which the pace of a training tells how long it takes
 
 
 def check_share(share: object) -> float | None:
@@ -593,19 +598,26 @@ class Recorder:
             **({"left_out": progress.left_out} if progress.left_out else {}),
         }
 
-    def affords(self, member: str, share: float | None, *, last: bool = False) -> bool:
+    def affords(self, member: str, share: float | None, step: int, end: int | None) -> bool:
         """Return whether another measurement, as long as the last one, stays within its share of the training's time.
+
+        Time for the measurement of the last step is kept. If the length of the run is known, the share is that of the
+        time that the whole training is expected to take.
 
         Args:
             member: name of the callback.
             share: largest part of the time of the training, or None for no limit.
-            last: whether this is the last step. The steps before it leave time for it.
+            step: number of completed updates.
+            end: last step of the run, or None if it is unknown.
         """
-        progress = self.progress(member)
+        progress, whole = self.progress(member), self._seconds()
         if share is None or not progress.seconds:
             return True
-        spent = progress.seconds + progress.latest * (1 if last else 2)
-        return spent <= max(FREE, share * (self._seconds() + progress.latest))
+        if end is not None and _SETTLED <= step < end:
+            measured = sum(one.seconds for one in self._run.progress.values())
+            whole = max(whole, measured + max(whole - measured, 0.0) * end / step)
+        free = FREE_IF_SHORT if end is not None and end <= SHORT else FREE
+        return progress.seconds + 2 * progress.latest <= max(free, share * whole)
 
     def leave_out(self, member: str, share: float | None) -> None:
         """Count a measurement that is left out, and say so at the first."""
