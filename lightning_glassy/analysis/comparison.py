@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_glassy.analysis.curves import relaxation_curves
 from lightning_glassy.analysis.exponent_result import AgingExponent, NotEnoughDataError, wrapped
 from lightning_glassy.analysis.exponents import aging_exponent
 from lightning_glassy.analysis.phase import Verdict, reconcile, verdict
-from lightning_glassy.analysis.words import Slowdown, moved_in_last_decade, slowdown
+from lightning_glassy.analysis.words import Slowdown, last_slowdown, moved_in_last_decade
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import plain, printable
 
@@ -165,8 +164,5 @@ def _compared(name: str, record: AgingRecord, group: str) -> ComparedRecord:
         judged, why_not = reconcile(judged, fit), fit.why_not
     except NotEnoughDataError as error:
         why_not = str(error)
-    found = None
-    if judged.rates:
-        last = judged.rates[1] if len(judged.rates) > 1 else judged.rates[0]
-        found = slowdown(relaxation_curves(record, judged.observable, group=group), last)
+    found = last_slowdown(record, judged, fit)
     return ComparedRecord(name, record, judged, fit, why_not, found, moved_in_last_decade(record, group))

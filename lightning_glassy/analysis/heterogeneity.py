@@ -168,6 +168,18 @@ def overlap_distribution(
     return edges, counts / max(counts.sum(), 1) / np.diff(edges)
 
 
+def narrow_bins(overlaps: Array) -> tuple[int, tuple[float, float]]:
+    """Return a number of bins and a range for :func:`overlap_distribution`, a little wider than the overlaps.
+
+    Args:
+        overlaps: q of each pair, of any shape. Values that are not finite are left out.
+    """
+    finite = overlaps[np.isfinite(overlaps)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (-1.0, 1.0)
+    margin = max(0.1 * (high - low), 1e-3)
+    return max(5, min(40, 2 * round(len(finite) ** 0.5))), (max(-1.0, low - margin), min(1.0, high + margin))
+
+
 def _peaks(record: AgingRecord, chi4: Array, error: Array) -> list[Peak]:
     found = []
     for waiting_time, row, error_row in zip(record.waiting_times.tolist(), chi4, error, strict=True):

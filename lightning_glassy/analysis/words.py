@@ -101,6 +101,21 @@ def slowdown(curves: Curves, rate: AgingRate) -> Slowdown | None:
     return Slowdown(int(times[first]), int(times[last]), factor, factor * error, curves.name)
 
 
+def last_slowdown(record: AgingRecord, judged: Verdict, fit: AgingExponent | None = None) -> Slowdown | None:
+    """Return :func:`slowdown` over the last decade of a verdict, None if the verdict has no aging rate.
+
+    Args:
+        record: the record.
+        judged: its verdict.
+        fit: its aging exponent, which has the threshold of an overlap.
+    """
+    if not judged.rates:
+        return None
+    last = judged.rates[1] if len(judged.rates) > 1 else judged.rates[0]
+    eps = fit.eps if fit is not None and fit.observable == judged.observable else None
+    return slowdown(relaxation_curves(record, judged.observable, group=judged.group, eps=eps), last)
+
+
 def _log_lags(curves: Curves, values: Array, levels: Array) -> Array:
     """Return the logarithm of the lag to each level, ``[n_level, n_tw]``, NaN if a level is not reached."""
     lags = [mean_lag_to_threshold(curves.lags, values, float(level)).lags for level in levels]
@@ -136,12 +151,8 @@ def in_words(record: AgingRecord, judged: Verdict, fit: AgingExponent | None = N
         judged: its verdict.
         fit: its aging exponent.
     """
-    sentences = []
-    if judged.rates:
-        last = judged.rates[1] if len(judged.rates) > 1 else judged.rates[0]
-        eps = fit.eps if fit is not None and fit.observable == judged.observable else None
-        found = slowdown(relaxation_curves(record, judged.observable, group=judged.group, eps=eps), last)
-        sentences += [] if found is None else [str(found)]
+    found = last_slowdown(record, judged, fit)
+    sentences = [] if found is None else [str(found)]
     sentences.append(_whether(judged))
     sentences += _learning(record)
     moved = moved_in_last_decade(record, judged.group)

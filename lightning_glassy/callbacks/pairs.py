@@ -74,8 +74,7 @@ class PairMeasurement(Recording, ABC):
             self._choice = _Choice(schedule_of(self.schedule, trainer, module), event.record, self.profile)
         wanted = [s for s in event.due if self._choice.takes(s.waiting_time, event.step - s.waiting_time)]
         who = type(self).__name__
-        end = max_step(trainer, module)
-        if wanted and not self.recorder.affords(who, self.max_share, event.step, end):
+        if wanted and not self.recorder.affords(who, self.max_share, event.step, max_step(trainer, module)):
             self.recorder.leave_out(who, self.max_share)
             return []
         latest = self.progress.latest

@@ -97,9 +97,9 @@ def plot_displacement_distribution(
 ) -> tuple[Axes, Axes]:
     r"""Draw the density of :math:`|\Delta w|/\sqrt\Delta`, and the density of :math:`|w|` at each waiting time.
 
-    The left axes are the self van Hove function. Of more than 30 functions, they have one for each of at most eight
-    waiting times, at the measured lag nearest to ``lag``. The legend names both times of these. The displacements of a
-    Gaussian are drawn for comparison.
+    The left axes show the self van Hove function. All functions are drawn if there are at most 30. Otherwise there is
+    one for each of at most eight waiting times, at the measured lag nearest to ``lag``. The legend has these eight. The
+    displacements of a Gaussian are drawn for comparison.
 
     Args:
         record: record with the profiles of a :class:`~lightning_glassy.DisplacementDistribution`.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lightning_glassy.observables import OBSERVABLES, log_spaced, relative_displacement
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.plotting.axes import Colours, new_figure, pyplot_axes, title_of
@@ -151,8 +153,6 @@ def plot_comparison(
     if len(axes) != len(named):
         raise ValueError(f"axes holds {len(axes)} axes, and there are {len(named)} records")
     times = sorted({int(time) for record in named.values() for time in record.waiting_times if time > 0})
-    import numpy as np
-
     colours = Colours(np.array(times or [1]))
     for ax, (name, record) in zip(axes, named.items(), strict=True):
         chosen = record.waiting_times[log_spaced(record.waiting_times, _LINES)]

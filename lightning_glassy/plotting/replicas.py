@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_glassy.observables import Array, log_spaced
+from lightning_glassy.observables import log_spaced
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.plotting.axes import (
     MOST_CURVES,
@@ -91,7 +91,7 @@ def plot_replica_overlaps(
     Raises:
         ValueError: the replicas were trained apart, so they were never compared.
     """
-    from lightning_glassy.analysis.heterogeneity import overlap_distribution
+    from lightning_glassy.analysis.heterogeneity import narrow_bins, overlap_distribution
 
     found = result_of(record, _heterogeneity, group=group)
     if not len(found.steps):
@@ -105,7 +105,7 @@ def plot_replica_overlaps(
         log_axis(left, "x")
     left.set_xlabel("step")
     left.set_ylabel("overlap $q_{ab}$ between replicas")
-    edges, density = overlap_distribution(found.overlaps[-1], *_bins(found.overlaps[-1]))
+    edges, density = overlap_distribution(found.overlaps[-1], *narrow_bins(found.overlaps[-1]))
     right.stairs(density, edges, fill=True, alpha=0.6)
     right.set_xlabel("$q$")
     right.set_ylabel(f"$P(q)$ at step {found.steps[-1]:,}")
@@ -119,11 +119,3 @@ def _heterogeneity(record: AgingRecord, group: str, eps: float | None = None) ->
     from lightning_glassy.analysis import heterogeneity
 
     return heterogeneity(record, group=group, eps=eps)
-
-
-def _bins(overlaps: Array) -> tuple[int, tuple[float, float]]:
-    """Return a number of bins and a range for a histogram of overlaps: their range, and a tenth more on each side."""
-    finite = overlaps[np.isfinite(overlaps)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (-1.0, 1.0)
-    margin = max(0.1 * (high - low), 1e-3)
-    return max(5, min(40, 2 * round(len(finite) ** 0.5))), (max(-1.0, low - margin), min(1.0, high + margin))

@@ -272,7 +272,7 @@ def replicas(record: AgingRecord) -> dict[str, Any]:
 
     The answer is empty if the replicas were trained apart, because they were never compared.
     """
-    from lightning_glassy.analysis import heterogeneity, overlap_distribution
+    from lightning_glassy.analysis.heterogeneity import heterogeneity, narrow_bins, overlap_distribution
 
     empty = {"steps": [], "mean": [], "low": [], "high": [], "grid": [], "density": [], "n_pair": 0}
     if record.n_replica is None or record.n_replica < 2:
@@ -280,11 +280,8 @@ def replicas(record: AgingRecord) -> dict[str, Any]:
     found = heterogeneity(record)
     if not len(found.steps):
         return empty
-    q, last = found.overlaps, found.overlaps[-1][np.isfinite(found.overlaps[-1])]
-    low, high = (float(last.min()), float(last.max())) if len(last) else (-1.0, 1.0)
-    margin = max(0.1 * (high - low), 1e-3)
-    span = max(-1.0, low - margin), min(1.0, high + margin)
-    edges, density_ = overlap_distribution(last, max(5, min(40, 2 * round(len(last) ** 0.5))), span)
+    q = found.overlaps
+    edges, density_ = overlap_distribution(q[-1], *narrow_bins(q[-1]))
     return plain(  # type: ignore[no-any-return]
         {
             "steps": found.steps,
