@@ -1,7 +1,7 @@
 """Aging diagnostics for any Lightning training run.
 
-A public name is imported when it is first used. Importing the package, or reading a record, therefore imports neither
-torch nor lightning.
+A public name is imported at its first use. Therefore ``import lightning_glassy`` imports neither torch nor lightning,
+and a record can be read without them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # type checkers cannot read the list below; a test holds the two together
+if TYPE_CHECKING:  # type checkers cannot read _HOMES. A test checks that both lists agree
     from lightning_glassy.callbacks.aging import AgingMonitor as AgingMonitor
     from lightning_glassy.callbacks.barrier import BarrierMonitor as BarrierMonitor
     from lightning_glassy.callbacks.curvature import CurvatureMonitor as CurvatureMonitor

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lightning_glassy")
 
-_LONG = 10.0  # seconds after which a report in a file says how long it takes
+_LONG = 10.0  # seconds after which a report in a file shows how long it takes
 
 
 class _WrongInputError(Exception):
-    """An error in the input of the user. The text says how to correct it."""
+    """An error in the input of the user. The text gives the remedy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,7 +291,7 @@ def _report(options: argparse.Namespace) -> None:
     if len(parts) > 1 and not options.separate:
         sources, joined = _as_replicas([*sources, *empty], common=options.common)
         parts = [(None, joined)]
-    # Find the directories before the analysis, so that a wrong one costs no time.
+    # Find the directories before the analysis, so that a wrong directory costs no time.
     outs = [
         _out(options, source, i if len(parts) > 1 else None)
         for i, (source, _) in enumerate(parts)
@@ -410,8 +410,8 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 def _out(options: argparse.Namespace, source: Source | None, number: int | None) -> Path:
     """Return the directory of a report. Several reports get numbered directories below ``--out``.
 
-    The user may choose a link. A link with a name that we choose may come from somebody else, and lead anywhere. The
-    same is true of a link to a directory that the search has followed: nothing is written behind it.
+    The user may choose a link. A link with a name that we choose may come from another person, and lead anywhere. The
+    same is true for a link to a directory that the search has followed. Nothing is written behind such links.
     """
     if options.out is not None and number is None:
         return options.out  # type: ignore[no-any-return]
@@ -581,7 +581,7 @@ def _range(steps: NDArray[np.int64]) -> str:
 
 # ---------------------------------------------------------------------- tensorboard
 
-# Of two options with one name the last wins: an option of the user replaces one of these.
+# If two options have one name, the last is used. An option of the user therefore replaces one of these.
 _TENSORBOARD_OPTIONS = (
     # Keep the figures of all decades. The tab itself needs no samples.
     "--samples_per_plugin=images=100",
@@ -675,7 +675,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _groups(options: argparse.Namespace) -> Any:
-    """Return the groups as the library wants them: a word, or a mapping of names to patterns."""
+    """Return the groups in the form of the library: a word, or a mapping of names to patterns."""
     given = [*(options.groups or []), *(["layer"] if options.layers else [])]
     words = [text for text in given if "=" not in text]
     if words and len(set(given)) > 1:

@@ -1,4 +1,4 @@
-"""Say messages of the library in the words of the command line: ``--exclude 'a*'`` for ``exclude='a*'``."""
+"""Convert messages of the library to the options of the command line: ``--exclude 'a*'`` for ``exclude='a*'``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 r"""Steps at which to measure: sequences of steps, and schedules of waiting times and lags.
 
-Aging shows on a logarithmic clock. A system that relaxes as :math:`t/t_w^\mu` needs as many measurements between steps
-10 and 100 as between 10,000 and 100,000. Sequences and schedules are values of integers, without tensors or trainers.
+Aging is visible in logarithmic time. A system that relaxes as :math:`t/t_w^\mu` needs as many measurements between
+steps 10 and 100 as between 10,000 and 100,000. Sequences and schedules are values of integers, without tensors or
+trainers.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class Event(NamedTuple):
 
 
 class Steps:
-    """An increasing sequence of steps: an explicit list, or a logarithmic grid, which need not end.
+    """An increasing sequence of steps: an explicit list, or a logarithmic grid, perhaps without an end.
 
-    Everything that is measured along a run takes one of these, a list of steps, or a number of steps per decade.
+    Each measurement along a run accepts an object of this class, a list of steps, or a number of steps per decade.
 
     Args:
         steps: strictly increasing non-negative integers.
@@ -511,8 +512,8 @@ def as_schedule(
 
     Raises:
         TypeError: the argument is of another type.
-        ValueError: a number is below 1 or above 1000, a preset is unknown, the length of its run is unknown, or the
-            run has no epochs of known length, or is shorter than one.
+        ValueError: a number is below 1 or above 1000, a preset is unknown, the length of its run is unknown, or the run
+            has no epochs of known length or is shorter than one epoch.
     """
     if schedule is None:
         return LogTimeSchedule.logspaced()

@@ -144,8 +144,8 @@ def find_records(paths: Sequence[Path]) -> list[Path]:
 def _files_below(top: Path) -> Iterator[Path]:
     """Yield the record files and the event files in a directory and below it.
 
-    Links are followed after all directories, so that a file has its path without links if it has one. Each directory is
-    read once, so that there is no circle. A link that leads out to a home directory, or up, is not followed.
+    Links are followed after all directories, so that a file has a path without links if there is one. Each directory is
+    read once, so that there is no cycle. A link that leads out to a home directory, or up, is not followed.
 
     Raises:
         OSError: the directory itself cannot be read. A directory below it that cannot be read is left out.

@@ -1,4 +1,4 @@
-r"""The collapse of curves of different waiting times on one curve, against a rescaled lag.
+r"""The collapse of curves of different waiting times onto one curve, against a rescaled lag.
 
 The two scaling variables differ if the lag is not much shorter than the waiting time:
 

@@ -63,7 +63,7 @@ class ThresholdFit:
 
 @dataclass(frozen=True)
 class AgingExponent:
-    r"""An aging exponent, the methods behind it, and the same of all other observables. ``print`` shows a table.
+    r"""An aging exponent, its methods, and the exponents of all other observables. ``print`` shows a table.
 
     The headline ``mu`` is None unless the answer is safe: see :mod:`lightning_glassy.analysis.headline`. The table
     always has the fitted values.
@@ -74,7 +74,7 @@ class AgingExponent:
         interval: confidence interval of ``estimate``. None with fewer than 8 replicas, or if thresholds contradict each
             other.
         confidence: level of the interval.
-        why_not: the reason why the estimate is no headline, in one sentence. None if it is one.
+        why_not: the reason why the estimate is no headline, in one sentence. None if it is a headline.
         method: name of the estimate in ``estimate``.
         estimates: mu by method: ``"collapse, effective time"``, ``"collapse, plain"``, ``"threshold"`` (median over
             thresholds). NaN without a fit, or if the value lies at a bound of the search.
@@ -130,7 +130,7 @@ class AgingExponent:
 
     @property
     def mu(self) -> float | None:
-        """The headline: ``estimate`` if all is well with it, otherwise None, and ``why_not`` says what is wrong."""
+        """The headline: ``estimate`` if it passes all checks, otherwise None. ``why_not`` then has the reason."""
         return self.estimate if self.why_not is None else None
 
     @property

@@ -119,7 +119,7 @@ def aging_exponent(
 
 
 def _only_noise_fades(record: AgingRecord, fit: AgingExponent) -> str | None:
-    """Return that the exponent tells of the gradient noise alone, in words, or None if it does not."""
+    """Return the doubt that the exponent reflects only the gradient noise, in words, or None if it does not."""
     curves = relaxation_curves(record, fit.observable, group=fit.group, eps=fit.eps)
     if not moved_by_noise_alone(record, curves.only(np.isin(curves.waiting_times, fit.waiting_times)), fit.group):
         return None
@@ -163,7 +163,7 @@ def _fit(
     thresholds: list[float] | None,
     options: _Options,
 ) -> AgingExponent:
-    """Fit the exponent of one observable. Arguments and errors are those of :func:`aging_exponent`."""
+    """Fit the exponent of one observable. See :func:`aging_exponent` for the arguments and errors."""
     for i, threshold in enumerate(thresholds or []):
         if not 0 < threshold < np.inf:
             raise ValueError(f"thresholds[{i}]={threshold} must be a positive number")
@@ -339,7 +339,7 @@ def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable
     next_scatter = 0.0
     for _ in range(6):
         scatter, total = next_scatter, measure(next_scatter)
-        # The scatter can move the minimum far away from where it was without it.
+        # The scatter can move the minimum far away from its place without the scatter.
         start = _search(total, variable, t0)
         found = float(_minimise(total, variable, t0, start, 0.05)[0])
         # A parabola does not describe a rough minimum.
@@ -531,7 +531,7 @@ def _default_thresholds(mean: Array, plateau: Array) -> list[float]:
 
 
 def _doubts(result: AgingExponent, record: AgingRecord, curves: Curves, plateau: Array, aims: list[float]) -> list[str]:
-    """Return the reasons for doubt that the table does not show, the gravest first."""
+    """Return the reasons for doubt that the table does not show, the most serious first."""
     alone = why_no_headline(result)
     if alone is not None and alone.startswith(TOO_SHORT):
         return [*curves.doubts, *confounders(record)]

@@ -51,7 +51,7 @@ class Growth:
     criterion: float
 
     def line(self, times: ArrayLike) -> Array:
-        """Return the law at given times, in steps since the origin of the clock. NaN where it is not positive."""
+        """Return the law at given times, in steps since the origin of the clock. NaN if it is not positive."""
         t, p = np.asarray(times, dtype=np.float64), self.parameters
         with quiet():
             if self.name == "power law":

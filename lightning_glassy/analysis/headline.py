@@ -1,8 +1,8 @@
-r"""The rules for a headline: when an aging exponent is stated, and the one sentence that is stated otherwise.
+r"""The rules for a headline: the conditions to state an aging exponent, and the sentence that replaces it otherwise.
 
-A physicist signs an exponent if the curves of all waiting times fall on one, by every method, along the whole window,
-and if no other observable tells of another exponent. The rules are the same for one run and for replicas. The errors of
-replicas only make the last rules less strict.
+An exponent is a headline if the curves of all waiting times fall on one curve, by every method and along the whole
+window. No other observable may have another exponent. The rules are the same for one run and for replicas. The errors
+of replicas only make the last rules less strict.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AGREE = 0.1  # a smaller difference of two exponents is no contradiction
 _PART = 0.2  # and a drift along the run must be a smaller part of a small exponent
 _ERRORS = 3.0  # nor is a difference of less than so many standard errors
 _ALIKE, _SLOPES = 0.02, 0.2  # curves that miss a common one by more need thresholds whose slopes differ by less
-_SMALL = 0.15  # over two decades, a smaller power cannot be told from a logarithm
+_SMALL = 0.15  # over two decades, a smaller power looks like a logarithm
 _FULL = 1.1  # an exponent above this, beyond its error, is not aging: the motion itself fades
 
 
@@ -99,7 +99,7 @@ def _methods_disagree(fit: AgingExponent) -> str | None:
             f"{max(slopes):.2f}"
         )
     for name, mu in fit.estimates.items():
-        # A scaling variable in which the curves do not collapse says nothing.
+        # Ignore a scaling variable in which the curves do not collapse.
         if fit.scatter.get(name, np.inf) > COLLAPSED:
             continue
         if not abs(mu - fit.estimate) <= max(_AGREE, _ERRORS * fit.standard_errors.get(name, 0.0)):

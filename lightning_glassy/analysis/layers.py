@@ -32,7 +32,7 @@ MOST_GROUPS = 40
 
 _APART = 2.0  # neighbouring waiting times of a local rate differ by at least this factor
 _STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
-_LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve says little about its horizontal shift
+_LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve hardly determines its horizontal shift
 _FEWEST = 4  # fewest replicas for an error from their scatter
 _UNCERTAIN = 0.5  # a local rate with a larger standard error is not shown
 _CANDIDATES = 41  # thresholds that are tried for the common threshold
@@ -50,7 +50,8 @@ class GroupRow:
         group: name of the group.
         n_parameters: number of parameters.
         mu: aging exponent, None if there is none.
-        estimate: fitted value, None without a fit. If ``mu`` is None, ``why_not`` says why the value is no exponent.
+        estimate: fitted value, None without a fit. If ``mu`` is None, ``why_not`` gives the reason why the value is no
+            exponent.
         interval: confidence interval of ``estimate``. None with fewer than 8 replicas, or without a fit.
         why_not: the reason why there is no exponent, None if there is an exponent.
         rate: aging rate over all waiting times, with its 95 % interval. None if ``kind`` is "cannot tell" for lack of
@@ -212,10 +213,9 @@ def aging_by_group(
 ) -> GroupAging:
     r"""Analyse the aging of every group of parameters, and sort the groups by it.
 
-    The exponent, its interval and the reason against it are those of
-    :func:`~lightning_glassy.analysis.aging_exponent`, the aging rate is that of
-    :func:`~lightning_glassy.analysis.verdict`. A group that cannot be analysed, because it is frozen or was measured at
-    too few times, has a row with the reason.
+    The exponent, its interval and the reason against it come from :func:`~lightning_glassy.analysis.aging_exponent`.
+    The aging rate comes from :func:`~lightning_glassy.analysis.verdict`. A group that cannot be analysed, because it is
+    frozen or was measured at too few times, has a row with the reason.
 
     The *local aging rate* between neighbouring waiting times a < b is
     :math:`-\langle\ln\Delta(b,b+t)-\ln\Delta(a,a+t)\rangle/(\langle\gamma\rangle\ln(b/a))`, with the local exponent
@@ -231,7 +231,7 @@ def aging_by_group(
         window: first and last waiting time of the exponents.
         confidence: level of the intervals of the exponents.
         n_bootstrap: number of resampled fits of each group.
-        most: largest number of groups. If there are more, those with the most parameters are analysed.
+        most: largest number of groups. If there are more, the groups with the most parameters are analysed.
         exponents: whether exponents are fitted. They take most of the time. Without them, each row has the reason.
 
     Raises:

@@ -32,7 +32,7 @@ _CONFIDENCE = 0.95
 _FITTED, _NOT_FITTED = 0.999, 0.98  # all data are learnt above the first training accuracy, not below the second
 _COINCIDE = 0.03  # curves coincide if no part of them has a stronger trend with the waiting time
 _STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
-_LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve says little about its horizontal shift
+_LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve hardly determines its horizontal shift
 _FEWEST = 4  # fewest replicas for an error from their scatter
 _FEWEST_TIMES = 4  # fewest waiting times for a verdict
 _FAR_ENOUGH = 1 / 3  # waiting times must be comparable up to this part of the last one
@@ -41,12 +41,12 @@ _LONGEST = 10  # curves are not compared if their shortest common lag is so many
 
 @dataclass(frozen=True)
 class AgingRate:
-    r"""How fast the relaxation slows down with the waiting time, over a range of waiting times.
+    r"""The rate at which the relaxation slows down with the waiting time, over a range of waiting times.
 
     It is :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth
-    of the waiting time and the waiting time. Checkpoints can have longer lags in common only. Then it belongs to the
-    shortest of them, up to ten waiting times. The rate is the exponent :math:`\mu` if the lag is much shorter than the
-    waiting time. Otherwise it is smaller: :math:`[(1+r)^\mu - 1]/r` at a lag of :math:`r` waiting times.
+    of the waiting time and the waiting time. Checkpoints may have only longer lags in common. The rate then belongs to
+    the shortest common lag, up to ten waiting times. The rate is the exponent :math:`\mu` if the lag is much shorter
+    than the waiting time. Otherwise it is smaller: :math:`[(1+r)^\mu - 1]/r` at a lag of :math:`r` waiting times.
 
     Attributes:
         first: first waiting time, in steps.
@@ -367,7 +367,8 @@ class _Shifts:
                 both = usable[last] & usable[i] & np.isfinite(rise)
                 if not both.any():
                     continue
-                # Lags up to the waiting time tell most. On few checkpoints, the shortest common lag may be longer.
+                # Lags up to the waiting time are the most informative. With few checkpoints, the shortest common lag
+                # may be longer.
                 shortest = curves.lags[both][0]
                 if shortest > _LONGEST * waiting_time:
                     self._beyond = True

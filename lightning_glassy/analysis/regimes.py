@@ -210,7 +210,7 @@ def rest(record: AgingRecord, series: str = "train_loss") -> tuple[float, bool |
         series: name of the one-time series.
 
     Returns:
-        The factor, NaN if there is none, and whether the training is at rest, None if the record does not tell.
+        The factor, NaN if there is none, and whether the training is at rest, None if the record does not determine it.
     """
     if series not in record.one_time_names:
         return np.nan, None

@@ -135,7 +135,7 @@ class RelaxationTimes:
 
     @property
     def main(self) -> RelaxationTime:
-        """The method that determines the most relaxation times. Of several, it is the first in ``methods``."""
+        """The method that determines the most relaxation times. If several do, it is the first in ``methods``."""
         return max(self.methods.values(), key=lambda one: int(np.isfinite(one.times).sum()))
 
     @property
@@ -213,19 +213,19 @@ def relaxation_times(
 
     Thresholds belong to the quantity that grows from 0: the MSD, the MSD over the noise, 1 - C or 1 - Q.
 
-    Nothing is extrapolated. If the measured lags do not determine a time, it is NaN, and ``why_not`` says why. The
-    errors are jackknife errors over the replicas: the whole analysis is repeated without each replica. A time counts
-    only if no replica is needed to determine it. A single run has no errors.
+    Nothing is extrapolated. If the measured lags do not determine a time, it is NaN, and ``why_not`` gives the reason.
+    The errors are jackknife errors over the replicas: the whole analysis is repeated without each replica. A time
+    counts only if no replica is needed to determine it. A single run has no errors.
 
     The laws of growth (:class:`Growth`) are fitted to :math:`\ln\tau` in a window of waiting times, by least squares.
     Each time has the weight of its jackknife error and a further error of 1 %. The relaxation times of different
-    waiting times share noise. So the criterion alone says little, and its difference between two laws has a jackknife
-    error, too. A law is preferred only if
+    waiting times share noise. The criterion alone is therefore not enough, and its difference between two laws has a
+    jackknife error, too. A law is preferred only if
 
     * it fits: the mean of :math:`(\text{misfit}/\text{error})^2` is at most 4, and the local slope of a power law does
       not drift,
-    * its criterion is lower than that of each other law by 10, and by the 99 % quantile of Student's t times the
-      jackknife error of the difference, and
+    * its criterion is lower than the criterion of each other law by 10, and by the 99 % quantile of Student's t times
+      the jackknife error of the difference, and
     * 6 waiting times over a decade have a relaxation time.
 
     The constant is preferred if it fits, and the exponent of the power law is zero within its error and below 0.1. The

@@ -214,7 +214,7 @@ def moved_in_last_decade(record: AgingRecord, group: str = "all") -> tuple[int, 
 
 
 def doubts_of(record: AgingRecord, judged: Verdict, fit: AgingExponent | None = None) -> list[str]:
-    """Return all doubts about an answer, each once, the gravest first.
+    """Return all doubts about an answer, each once, the most serious first.
 
     First come the doubts about the numbers, then other causes of the motion, then the doubts about the fit.
     """

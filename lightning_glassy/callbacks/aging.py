@@ -38,7 +38,7 @@ class AgingMonitor(Recording):
 
     At log-spaced waiting times :math:`t_w` the callback takes a snapshot of the weights, on their device. At log-spaced
     lags :math:`t` after each snapshot it compares the weights with the snapshot. If the curves depend on :math:`t_w`,
-    the network *ages* (Baity-Jesi et al. 2018; Herrera Segura et al. 2022). Steps are completed optimiser updates.
+    the network *ages* (Baity-Jesi et al. 2018, Herrera Segura et al. 2022). Steps are completed optimiser updates.
     Training is the same, bit for bit, with the callback and without it.
 
     Loggers get a few tags:
@@ -52,31 +52,30 @@ class AgingMonitor(Recording):
     ``glassy_figures/<name>``      the curves of an observable on logarithmic axes, at the end
     =============================  ====================================================================================
 
-    TensorBoard has everything in the tab "Glassy". Beside the ``metrics.csv`` of a ``CSVLogger`` there is
-    ``glassy.csv``. :mod:`lightning_glassy.loggers` says what else each logger gets. ``curves="scalars"`` adds one tag
+    The tab "Glassy" of TensorBoard shows everything. A ``CSVLogger`` gets the file ``glassy.csv`` beside its
+    ``metrics.csv``. :mod:`lightning_glassy.loggers` lists the rest for each logger. ``curves="scalars"`` adds one tag
     for each waiting time, and ``log_groups=[...]`` adds the scalars of groups.
 
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
-    ``aging_record.csv``. The record has the learning rate that is in force for the update after each event, as the
-    one-time series ``learning_rate`` (``learning_rate_<i>_<j>`` for parameter group j of optimiser i if there are
-    several).
+    ``aging_record.csv``. The one-time series ``learning_rate`` of the record is the learning rate of the update after
+    each event. If there are several parameter groups, ``learning_rate_<i>_<j>`` is the rate of group j of optimiser i.
 
     The tracked parameters are chosen when training starts. Parameters that are unfrozen later are not tracked.
 
     Under DDP all ranks hold the same weights, and rank 0 measures them. Other strategies spread the weights over the
     ranks: ``ModelParallelStrategy`` (FSDP2 and tensor parallelism), ``FSDPStrategy`` and ``DeepSpeedStrategy`` (its
-    float32 weights are measured). Then each rank measures its shard, one small sum over the ranks per event gives all
-    ranks the record, and rank 0 writes and logs it.
+    float32 weights are measured). Then each rank measures its shard. One small sum over the ranks per event gives all
+    ranks the record. Rank 0 writes and logs it.
 
-    Each replica of a :class:`~lightning_glassy.ReplicaEnsemble` in the module is measured. The record then has an axis
-    of replicas, and loggers get the mean over them. The record also has the distances and overlaps between replicas
-    (:meth:`AgingRecord.replica_distance`, :meth:`AgingRecord.replica_overlap`). The one-time series
+    If the module has a :class:`~lightning_glassy.ReplicaEnsemble`, each replica is measured. The record then has an
+    axis of replicas, and loggers get the mean over the replicas. The record also has the distances and overlaps between
+    replicas (:meth:`AgingRecord.replica_distance`, :meth:`AgingRecord.replica_overlap`). The one-time series
     ``replica_distance`` and ``replica_overlap`` are their means over pairs.
 
-    Checkpoints hold the state that is needed to go on: ``fit(ckpt_path=...)`` continues the record as if nothing had
-    happened. Snapshots that take more than 16 MiB together are in separate files, in the directory ``glassy_snapshots``
-    beside the checkpoints (without a checkpoint callback, beside the record). Each file is written once, whatever the
-    number of checkpoints. Keep these files as long as the checkpoints, and move them together.
+    Checkpoints hold the state of the callback, so ``fit(ckpt_path=...)`` continues the record without a gap. Snapshots
+    that take more than 16 MiB together are in separate files. The files are in the directory ``glassy_snapshots``
+    beside the checkpoints (without a checkpoint callback, beside the record). Each file is written once, for any number
+    of checkpoints. Keep these files as long as the checkpoints, and move them together.
 
     Args:
         schedule: when to measure: a :class:`LogTimeSchedule`, a number of waiting times and of lags per decade, or the
@@ -85,17 +84,17 @@ class AgingMonitor(Recording):
         groups: ``"all"`` for all parameters together, ``"layer"`` for one more group per module, or a mapping of group
             names to a name pattern or several (``{"attention": "*.attn.*"}``).
         **options: ``include``, ``exclude``, ``sample``, ``snapshot_device``, ``max_memory``, ``overlap_thresholds`` and
-            ``moments`` are those of :class:`~lightning_glassy.measure.tracker.TrackerOptions`. ``name``, ``dirpath``,
-            ``save``, ``summary``, ``curves`` and ``log_groups`` are those of
+            ``moments``: see :class:`~lightning_glassy.measure.tracker.TrackerOptions`. ``name``, ``dirpath``, ``save``,
+            ``summary``, ``curves`` and ``log_groups``: see
             :class:`~lightning_glassy.callbacks.recorder.RecorderOptions`.
 
     Raises:
         TypeError: at construction, an argument has the wrong type, or there is no such option.
         ValueError: at construction or at the start of training, an argument is out of its range, or there is nothing to
             track.
-        MemoryError: at the start of training, the snapshots would not fit. The message names the remedies.
-        MisconfigurationException: at the start of training, the parameters cannot be measured rightly under the
-            strategy, or clipping by a norm over all replicas couples them.
+        MemoryError: at the start of training, the snapshots do not fit in memory. The message names the remedies.
+        MisconfigurationException: at the start of training, the parameters cannot be measured correctly under the
+            strategy, or clipping by a norm over all replicas couples the replicas.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -116,7 +115,7 @@ class AgingMonitor(Recording):
     # ------------------------------------------------------------------ hooks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Plan and allocate, and go on from a checkpoint."""
+        """Plan the measurements, allocate memory, and go on from a checkpoint."""
         self._next_event = NEVER
         super().on_train_start(trainer, pl_module)
         reshard(pl_module)
@@ -137,7 +136,7 @@ class AgingMonitor(Recording):
         recorder.snapshots = trainer.strategy.broadcast(snapshots) if sharded else snapshots
 
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
-        """Capture and measure what is due."""
+        """Take the snapshot and make the measurements that are due."""
         if self.recorder.tracker is not None and not makes_no_updates(trainer) and not self.recorder.given_up:
             step = trainer.global_step
             self.note_event(step)
@@ -150,7 +149,7 @@ class AgingMonitor(Recording):
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
+        """Keep the measurements so far. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
         if not self._is_ours(trainer):
             return
         # Other processes may have stopped before they added their part to a sum.

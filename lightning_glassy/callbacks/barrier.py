@@ -33,11 +33,12 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
     :math:`(1-\alpha)\,w(t_w) + \alpha\,w(t_w+t)` is the mean over the batches of a fixed part of the training set. The
     height of the barrier is :math:`\max_\alpha L(\alpha) - \max(L(0), L(1))`. It is never negative, and it is 0 if the
     line has no barrier. Baity-Jesi et al. 2018 (arXiv 1803.06969) find that barriers do not cause the slowing down of a
-    training. The height is an upper bound of the lowest pass, because a curved path may have a lower one. The distance
-    of the ends is :math:`\sqrt{N\Delta}`, with the mean squared displacement of the pair in the record.
+    training. The height is an upper bound of the lowest pass, because a curved path may have a lower barrier. The
+    distance between the two ends is :math:`\sqrt{N\Delta}`, with the mean squared displacement :math:`\Delta` of the
+    pair in the record.
 
     ==================================  ===========================================================================
-    key                                 what is recorded, or logged
+    key                                 recorded or logged value
     ==================================  ===========================================================================
     ``loss_path``                       :math:`L(\alpha)` on a grid of :math:`\alpha` for each pair: a profile of the
                                         record, ``record.profile("loss_path")``
@@ -47,32 +48,34 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
     ==================================  ===========================================================================
 
     :func:`lightning_glassy.observables.barrier_height` returns the barriers of the values of the profile. The entry
-    ``BarrierMonitor`` of the record's metadata has the numbers of batches and samples that were used, and the time it
-    took.
+    ``BarrierMonitor`` of the record's metadata has the numbers of used batches and samples, and the time of the
+    measurements.
 
-    The snapshots are those of the :class:`AgingMonitor` of the same ``name`` in the same Trainer, which must track all
-    coordinates (``sample=None``). Without one, the callback adds an AgingMonitor of its own schedule, which other
-    callbacks share. The pairs are the first that the AgingMonitor measures at or after each pair of ``schedule``.
-    Parameters that it does not track stay as they are. With P pairs due at a step, the loss is evaluated on
-    :math:`[1 + (points - 1) P]` times ``max_batches`` batches, without gradients. The defaults give 21 pairs and fewer
-    than 1900 batches in 10,000 steps. The memory is one copy of the weights.
+    The callback uses the snapshots of the :class:`AgingMonitor` of the same ``name`` in the same Trainer. This
+    AgingMonitor must track all coordinates (``sample=None``). If there is no such AgingMonitor, the callback adds an
+    AgingMonitor with its own schedule, and other callbacks share it. For each pair of ``schedule``, the callback takes
+    the first pair that the AgingMonitor measures at or after it. Parameters that the AgingMonitor does not track stay
+    unchanged. If P pairs are due at a step, the loss is evaluated on :math:`[1 + (points - 1) P]` times ``max_batches``
+    batches, without gradients. The defaults give 21 pairs and fewer than 1900 batches in 10,000 steps. The callback
+    needs memory for one copy of the weights.
 
-    The loss is evaluated in evaluation mode. A BatchNorm that is in training uses the statistics of each batch, because
-    the running statistics belong to the present weights. Random numbers in the loss are the same along a line. The data
-    are read once for all lines of a step. The weights and all else are restored to the bit, also after a failure, so
-    training is the same with the callback and without it. A checkpoint that a signal handler saves meanwhile gets the
-    weights of the training, and the lines of this step are given up. Under DDP rank 0 measures while the others wait,
-    so a loss that communicates with other processes cannot be used.
+    The loss is evaluated in evaluation mode. A BatchNorm that is in training mode during training uses the statistics
+    of each batch, because its running statistics belong to the present weights. Random numbers in the loss are the same
+    along a line. The data are read once for all lines of a step. The weights and the rest of the state are restored bit
+    for bit, also after a failure. Training is therefore the same with the callback and without it. A checkpoint that a
+    signal handler saves during a measurement gets the weights of the training. The lines of this step are then
+    discarded. Under DDP rank 0 measures while the others wait, so a loss that communicates with other processes cannot
+    be used.
 
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
             of a preset.
-        points: number of points of a line, with both ends.
+        points: number of points of a line, including both ends.
         loader: a ``DataLoader``, or a function that returns one when training starts. Its sampler decides which samples
             are used. Default: the loader of the training.
         max_batches: most batches to use, or ``None`` for all. They are random, and the same at all steps.
-        **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+        **options: ``batch_size`` and ``loss``: see :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``: see
             :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Raises:
@@ -122,7 +125,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
             self.prepare(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse an AgingMonitor that tracks a sample. Now it has planned its memory."""
+        """Refuse an AgingMonitor that tracks a sample. It has planned its memory by now."""
         super().on_train_epoch_start(trainer, pl_module)
         tracker = self.recorder.tracker
         if tracker is not None and tracker.parameters.n_sampled != tracker.parameters.n_parameters:
@@ -193,16 +196,16 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
         sums, n = np.zeros((len(lines.snapshots), len(self._alphas))), 0
 
         def loss(batch: Any, i: int) -> float:
-            """Return the loss at the present weights, without a trace of random numbers, counters or the batch."""
+            """Return the loss at the present weights, and restore random numbers, counters and the batch."""
             with repeatable(kept, seed):
                 return float(self.loss_of(trainer, module, copy.deepcopy(batch), i))
 
         normalising = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
         with self.undisturbed(trainer, module, seed), torch.no_grad():
             for part in normalising:
-                # The statistics of the batch, without a trace in the running ones.
+                # Use the statistics of the batch, and leave the running statistics unchanged.
                 part.training, part.track_running_stats = True, False
-            # With the present weights, too. Each loss is evaluated after they are set to a point of a line.
+            # Write the weights also for the present weights, because each other loss is evaluated after such a write.
             kept = Kept([*module.modules()])
             for i, (batch, size) in enumerate(data.of(trainer, module)):
                 lines.put_back()  # all lines have this end
@@ -217,7 +220,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
 
 
 class _Lines:
-    """Straight lines from earlier weights to the present weights, which are put back in the end."""
+    """Straight lines from earlier weights to the present weights, which are restored in the end."""
 
     def __init__(self, parameters: TrackedParameters, snapshots: list[Snapshot]) -> None:
         self.snapshots = snapshots
@@ -246,7 +249,7 @@ class _Lines:
         self._put(self._now, 1.0)
 
     def give_up(self) -> None:
-        """Put the weights back before the end, and discard the measurement."""
+        """Restore the weights before the end, and discard the measurement."""
         self._given_up = True
         self.put_back()
 

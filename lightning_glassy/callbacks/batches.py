@@ -1,4 +1,4 @@
-"""Read the samples that a loader draws, without disturbing its sampler and its workers."""
+"""Read the samples that a loader draws, without changing its sampler and its workers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from lightning_glassy.replicas.batches import ReplicaBatchSampler
 
 _SEED = 20180307  # fixed, so that all steps, runs and processes read the same batches
 
-_LONG = 200_000  # draws of a sampler that take no time
+_LONG = 200_000  # draws of a sampler that take almost no time
 
 
 class Batches:
-    """Batches of the samples that a loader draws, which are the same at each reading.
+    """Batches of the samples that a loader draws. They are the same at each reading.
 
-    The samples are those that the training sees: all samples of the data set, the indices of a sampler, or one epoch of
-    draws. A sampler of another class than those of torch is copied, and the copy is asked for the draws. Workers are
+    The samples are the samples that the training sees: all samples of the data set, the indices of a sampler, or one
+    epoch of draws. A sampler of a class that torch does not define is copied, and the copy makes the draws. Workers are
     seeded from torch's own random numbers, which :func:`undisturbed` restores. Batches of several loaders (a list or a
     dictionary, as a Trainer takes them) are combined as in the training.
 
@@ -53,9 +53,9 @@ class Batches:
         whole: whether to leave out a smaller last batch.
         rank: rank of this process, which gets every ``world_size``-th batch.
         world_size: number of processes.
-        equal: whether all processes get the same number of batches. Some batches are left out then.
+        equal: whether all processes get the same number of batches. Some batches may then be left out.
         limits: for each loader, the number of batches that a process of the training reads in an epoch. Default: all.
-        processes: number of processes that have a loader of their own, with its part of the samples.
+        processes: number of processes that have their own loader, each with a part of the samples.
         index: index of the loader for the hooks of the module and the data module.
 
     Attributes:
@@ -116,7 +116,7 @@ class Batches:
             self._sizes = [len(batch) for batch in own[0]]
             self.samples = sum(len(batch) for batch in plans[0][: self.used])
         readers = [_reader(each, plan) for each, plan in zip(loaders, own, strict=True)]
-        # Without workers, this process runs the data set and the rest, which may have random numbers of their own.
+        # Without workers, this process runs the data set and the other parts, which may have their own random numbers.
         self.parts = [part for r in readers if not r.num_workers for part in (r.dataset, r.collate_fn)]
         self._loader: Any = readers[0]
         if structure is not None:
@@ -200,7 +200,7 @@ def _plan(
 
 
 def _kind(sampler: Any) -> type:
-    """Return the class that defines how a sampler draws. Samplers of torchdata draw as those of torch."""
+    """Return the class that defines how a sampler draws. Samplers of torchdata draw as the samplers of torch do."""
     classes = (cls for cls in type(sampler).__mro__ if "__iter__" in vars(cls))
     return next((cls for cls in classes if not cls.__module__.startswith("torchdata.")), object)
 
@@ -257,7 +257,7 @@ def _epoch(sampler: Any, dataset: Any, name: str, processes: int) -> tuple[list[
 
 
 def _drawn(sampler: Any, n: int) -> list[Any]:
-    """Return what a sampler draws in an epoch, or in two passes over a large data set if an epoch is longer."""
+    """Return the draws of a sampler in an epoch, or in two passes over a large data set if an epoch is longer."""
     items: list[Any] = []
     n_drawn = 0
     for item in itertools.islice(sampler, len(sampler)):  # a Trainer reads no more than the length
@@ -288,7 +288,7 @@ def _reader(loader: DataLoader[Any], plan: list[Any]) -> DataLoader[Any]:
     several = loader.batch_sampler is not None
     return DataLoader(
         loader.dataset,
-        # A list can be a sampler. If the data set takes whole batches, an index is a batch of indices.
+        # A sampler can be a list. If the data set takes whole batches, an index is a batch of indices.
         **({"batch_sampler": plan} if several else {"sampler": plan, "batch_size": None}),
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,

@@ -34,14 +34,14 @@ class CurvatureMonitor(NetworkMeasurement):
     r"""Measures the spectrum of the Hessian of the training loss at log-spaced steps, on a fixed part of the data.
 
     The matrix is :math:`H_{ij} = \partial^2 L/\partial w_i\partial w_j` for all N trainable parameters. The loss is
-    :math:`L = \sum_b B_b\ell_b/\sum_b B_b` over batches b of :math:`B_b` samples, which are the same at all steps. With
-    a ``criterion``, the matrix is the Gauss-Newton matrix. It has no negative eigenvalue if the criterion is convex in
-    the outputs. The eigenvalues :math:`\lambda` are in units of the loss per weight squared. Baity-Jesi et al. 2018
-    (arXiv 1803.06969) explain the slowing down of over-parametrised networks by more and more flat directions.
+    :math:`L = \sum_b B_b\ell_b/\sum_b B_b` over batches b of :math:`B_b` samples. The batches are the same at all
+    steps. With a ``criterion``, the matrix is the Gauss-Newton matrix. It has no negative eigenvalue if the criterion
+    is convex in the outputs. The eigenvalues :math:`\lambda` are in units of the loss per weight squared. Baity-Jesi et
+    al. 2018 (arXiv 1803.06969) explain the slowing down of over-parametrised networks by more and more flat directions.
     :mod:`lightning_glassy.curvature` describes the numerics and the errors.
 
     ==========================  ================================================================================
-    key                         what is logged
+    key                         logged value
     ==========================  ================================================================================
     ``hessian_max``             the leading eigenvalue, and ``hessian_max_2``, ... the next ones
     ``hessian_min``             the lowest eigenvalue, and ``hessian_min_2``, ... the next ones
@@ -51,7 +51,7 @@ class CurvatureMonitor(NetworkMeasurement):
     ``flat_fraction``           fraction of the directions with :math:`|\lambda| < \epsilon`
     ``hessian_index``           fraction of the directions with :math:`\lambda < -\epsilon`
     ``<key>_error``             error of ``hessian_max`` and ``hessian_min`` (an eigenvalue lies within it), and one
-                                standard deviation of the trace, the flat fraction and the index; 0 if exact
+                                standard deviation of the trace, the flat fraction and the index. 0 if exact
     ``hessian_q01``, ...        quantiles of the spectral density at 1, 5, 25, 50, 75, 95 and 99 %: this part of the
                                 directions has no larger :math:`\lambda`, to within a node of the quadrature and the
                                 scatter of the probes
@@ -59,21 +59,21 @@ class CurvatureMonitor(NetworkMeasurement):
 
     For the Gauss-Newton matrix the keys begin with ``gauss_newton`` instead of ``hessian``.
 
-    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
-    scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``CurvatureMonitor`` of the record's
-    metadata has the numbers of batches and samples, the allowed and the used products with vectors, and the time it
-    took. :attr:`spectrum` is the last measurement as a whole, with its density.
+    The values are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of a separate
+    record. In the loggers they are scalars ``glassy_series/<key>`` against the step. The entry ``CurvatureMonitor`` of
+    the record's metadata has the numbers of batches and samples, the numbers of allowed and used matrix-vector
+    products, and the time of the measurements. :attr:`spectrum` is the last measurement as a whole, with its density.
 
     Cost: a measurement takes at most ``max_products`` products over the fixed part of the data. A product costs three
     gradients (measured on one CPU core with 301,066 parameters), or eight for 1,482 parameters, where the Python loop
     dominates. The default is 200 products with 4 batches, or about 2,400 gradients of a batch. This suits long
-    trainings. Smaller ``max_batches`` and ``schedule`` make it cheaper. Up to 2,000 parameters, N products give the
+    trainings. A smaller ``max_batches`` or ``schedule`` reduces the cost. Up to 2,000 parameters, N products give the
     whole spectrum exactly, so use ``max_products=2000`` for small networks.
 
-    Limits: on M samples with C outputs each, the Gauss-Newton part of the Hessian has at most MC steep directions,
-    whatever the full data. The flat fraction therefore depends on the part of the data that is used. It also depends on
-    ε. The nodes of the quadrature are about the width of the bulk divided by ``n_nodes`` apart. For an ε far below this
-    distance, the flat fraction scatters from step to step by its large error. The error itself can be missed: it is 0
+    Limits: on M samples with C outputs each, the Gauss-Newton part of the Hessian has at most MC steep directions, for
+    any size of the full data. The flat fraction therefore depends on the used part of the data. It also depends on ε.
+    The nodes of the quadrature are about the width of the bulk divided by ``n_nodes`` apart. For an ε far below this
+    distance, the flat fraction scatters from step to step by its large error. The error can also be too small: it is 0
     if no node is within ε.
 
     Training is the same, bit for bit, with the callback and without it. The probe vectors come from their own
@@ -93,14 +93,15 @@ class CurvatureMonitor(NetworkMeasurement):
             Gauss-Newton matrix.
         outputs: function of the module and a batch that returns one tensor, for ``criterion``. Default: ``module(x)``
             of a pair (x, y).
-        eps: ε, below which a direction is flat, in units of the loss per weight squared. The default is what 100 nodes
-            resolve in a bulk of width one.
+        eps: ε, below which a direction is flat, in units of the loss per weight squared. The default is the resolution
+            of 100 nodes in a bulk of width one.
         n_eigenvalues: number of leading and of lowest eigenvalues to find.
-        n_probes: number of random vectors for the spectral density. Its errors fall with their square root.
-        n_nodes: number of products for each of them, and of nodes of its quadrature.
+        n_probes: number of random vectors for the spectral density. Its errors fall as one over the square root of this
+            number.
+        n_nodes: number of products for each random vector, and number of nodes of its quadrature.
         max_products: most products in a measurement.
-        **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+        **options: ``batch_size`` and ``loss``: see :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``: see
             :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
     Attributes:
@@ -139,7 +140,7 @@ class CurvatureMonitor(NetworkMeasurement):
     ) -> None:
         loss = options.get("loss")
         if criterion is not None:
-            # The module then needs no loss, and is not refused without one.
+            # The module then needs no loss, and a module without a loss is accepted.
             options["loss"] = self._loss_of_outputs
         super().__init__(schedule, mode=mode, max_batches=max_batches, **options)
         for what, function in (("criterion", criterion), ("outputs", outputs)):
@@ -175,7 +176,7 @@ class CurvatureMonitor(NetworkMeasurement):
         return super().__getstate__() | {"_data": None}
 
     def prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        """Find the data, and refuse unusable ones."""
+        """Find the data, and refuse unusable data."""
         try:
             import scipy.sparse.linalg  # noqa: F401
         except ImportError as error:
@@ -191,8 +192,8 @@ class CurvatureMonitor(NetworkMeasurement):
                 "CurvatureMonitor: weights of 16 bits have two or three digits for second derivatives, too: small "
                 "eigenvalues, and so the flat fraction, are rounding errors"
             )
-        # Not shared over the processes, because rank 0 measures alone. Shuffled, because the first samples of data that
-        # are sorted by class differ from the rest.
+        # Do not share the batches over the processes, because rank 0 measures alone. Shuffle the samples, because the
+        # first samples of data that are sorted by class differ from the rest.
         self._data = self.batches(trainer, self._loader, "the training data", shuffled=True, shared=False)
         self._description = {
             "matrix": self._prefix,
@@ -212,7 +213,7 @@ class CurvatureMonitor(NetworkMeasurement):
         return self._description | made
 
     def measure(self, trainer: Trainer, module: LightningModule) -> Spectrum | None:
-        """Return the spectrum on rank 0, and ``None`` on the others."""
+        """Return the spectrum on rank 0, and ``None`` on the other ranks."""
         if trainer.global_rank != 0:
             return None
         try:
@@ -252,7 +253,7 @@ class CurvatureMonitor(NetworkMeasurement):
 
     def _operator(self, trainer: Trainer, module: LightningModule) -> CurvatureOperator:
         assert self._data is not None
-        # Afterwards the counters and averages of the module are those of the training.
+        # Restore the counters and averages of the training afterwards.
         kept = Kept([*module.modules()])
         # The transforms of the data set draw the same random numbers at all steps.
         with repeatable(kept, seed=0):

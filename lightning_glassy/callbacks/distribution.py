@@ -25,7 +25,7 @@ from lightning_glassy.observables import Array
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
 from lightning_glassy.schedule import ScheduleLike
 
-# Coordinates that are counted at once on a CPU, and the bytes for each of them: at most 12 MiB in all.
+# Coordinates that are counted at once on a CPU, and the bytes for each coordinate: at most 12 MiB in all.
 _TILE, _BYTES = 1 << 18, 48
 
 
@@ -41,7 +41,7 @@ _DENSITY = 10
 
 
 def _edges(first: int, last: int) -> Array:
-    """Return the edges of bins from 10**first to 10**last, and of the negative ones."""
+    """Return the edges of bins from 10**first to 10**last, and of the negative bins."""
     positive = 10.0 ** (np.arange(_DENSITY * first, _DENSITY * last + 1) / _DENSITY)
     return np.concatenate([-positive[::-1], positive])
 
@@ -59,10 +59,10 @@ class DisplacementDistribution(PairMeasurement):
     The histogram of the displacements :math:`\Delta w_i = w_i(t_w+t) - w_i(t_w)` is over all coordinates, in units of
     their root mean square :math:`\sqrt\Delta`. It is the self part of the van Hove function of a glass. Weights that
     move like free random walkers give a Gaussian (:func:`lightning_glassy.observables.gaussian_probabilities`). Wider
-    tails show that a few of them move much more than the rest, as :math:`\alpha_2 > 0` does.
+    tails show that a few weights move much more than the rest, as :math:`\alpha_2 > 0` does.
 
     ==================  ===============================================================================================
-    key                 what is recorded
+    key                 recorded value
     ==================  ===============================================================================================
     ``displacement``    counts of :math:`\Delta w/\sqrt\Delta`: ten bins per decade from 0.001 to 1000, and the same for
                         negative values
@@ -70,25 +70,25 @@ class DisplacementDistribution(PairMeasurement):
                         same for negative values
     ==================  ===============================================================================================
 
-    They are profiles of the record, ``record.profile("displacement")``. They include the counts below the first edge
-    and from the last edge on, so they add up to the number of measured coordinates.
+    Both are profiles of the record, such as ``record.profile("displacement")``. They include the counts below the first
+    edge and from the last edge on, so their sum is the number of measured coordinates.
     :func:`lightning_glassy.observables.fold` returns the counts of :math:`|\Delta w|/\sqrt\Delta`, and
     :func:`lightning_glassy.observables.density` a probability density. If nothing has moved, all displacements are
     counted in the bin around 0. Displacements that are not numbers are counted from the last edge on. Loggers get
     nothing.
 
-    The snapshots are those of the :class:`AgingMonitor` of the same ``name`` in the same Trainer. Without one, the
-    callback adds an AgingMonitor of its own schedule, which other callbacks share. The pairs are the first that the
-    AgingMonitor measures at or after each pair of ``schedule``. All parameters that it tracks (or its sample) are
-    counted on their device, without waiting for the device. Training is the same, bit for bit, with the callback and
-    without it. Under DDP rank 0 measures.
+    The callback uses the snapshots of the :class:`AgingMonitor` of the same ``name`` in the same Trainer. If there is
+    no such AgingMonitor, the callback adds an AgingMonitor with its own schedule, and other callbacks share it. For
+    each pair of ``schedule``, the callback takes the first pair that the AgingMonitor measures at or after it. All
+    parameters that the AgingMonitor tracks (or its sample) are counted on their device, without waiting for the device.
+    Training is the same, bit for bit, with the callback and without it. Under DDP rank 0 measures.
 
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
             of a preset.
         **options: ``name``, ``dirpath``, ``save`` and ``summary``, see
-            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`. On CUDA, the summary has the time to queue
-            the work.
+            :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`. On CUDA, the summary reports the time to
+            queue the work.
 
     Raises:
         TypeError: at construction, an argument has the wrong type.
@@ -115,7 +115,7 @@ class DisplacementDistribution(PairMeasurement):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compile what counts weights of these dtypes, because an event may come in the middle of a step."""
+        """Compile the counting of these dtypes now, because an event may come in the middle of a step."""
         super().on_train_start(trainer, pl_module)
         for dtype in {weights.dtype for weights in pl_module.parameters() if weights.device.type == "cpu"}:
             few = torch.zeros(8, dtype=dtype, device="cpu")
@@ -139,7 +139,7 @@ class DisplacementDistribution(PairMeasurement):
 
 
 def _compiled_counts(parameters: TrackedParameters, edges: Array) -> _Counts | None:
-    """Return what counts weights in host memory, or ``None`` if plain torch does. It is made once for a training."""
+    """Return the function that counts weights in host memory, made once per training, or ``None`` for plain torch."""
     if any(tiling.few_operations(bucket.device) for bucket in parameters.buckets):
         return None
     made = _compiled.setdefault(parameters, {})
@@ -151,7 +151,7 @@ def _compiled_counts(parameters: TrackedParameters, edges: Array) -> _Counts | N
 def _count(
     parameters: TrackedParameters, edges: Array, earlier: list[Tensor] | None = None, scale: Tensor | None = None
 ) -> Tensor:
-    """Return the counts of the weights, or of their scaled differences from earlier ones, ``[n_edge + 1]``."""
+    """Return the counts of the weights, or of their scaled differences from earlier weights, ``[n_edge + 1]``."""
     compiled = _compiled_counts(parameters, edges)
     if compiled is not None:
         return compiled(earlier, 1.0 if scale is None else float(scale))
@@ -169,7 +169,7 @@ def _count(
                 there = earlier[index][tile.start : tile.stop].to(bucket.device, non_blocking=True)
                 values = (values - there.to(dtype)) * factor
             bins = _bins(values, edges)
-            # Not `bincount`, which waits for CUDA.
+            # Do not use `bincount`, because it waits for CUDA.
             counts.scatter_add_(0, bins, ones[: len(bins)])
         total = counts if total is None else total + counts.to(total.device)
     assert total is not None  # nothing to track is refused

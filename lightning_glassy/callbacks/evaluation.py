@@ -24,35 +24,36 @@ Predict = Callable[[LightningModule, Any], tuple[Any, Any]]
 
 
 class LogTimeEvaluator(NetworkMeasurement):
-    r"""Measures the loss, and metrics, on the whole training set and others at log-spaced steps.
+    r"""Measures the loss and metrics on the whole training set and on other sets, at log-spaced steps.
 
     The loss on a set is :math:`L = \sum_b B_b \ell_b / \sum_b B_b` over its batches b of :math:`B_b` samples. This is
     the mean over the samples if the loss :math:`\ell_b` of a batch is the mean over its samples. With several loaders
-    at once, and with data that come in batches, each batch has the same weight. The weights of the network are those
-    after the step. Step 0 is before the first update. Baity-Jesi et al. 2018 (arXiv 1803.06969) see three regimes of
-    the training loss in logarithmic time. Training is the same, bit for bit, with the callback and without it.
+    at once, and with data that come in batches, each batch has the same weight. The loss at a step is computed with the
+    weights after this step. Step 0 is before the first update. Baity-Jesi et al. 2018 (arXiv 1803.06969) see three
+    regimes of the training loss in logarithmic time. Training is the same, bit for bit, with the callback and without
+    it.
 
     ========================  ==================================================================================
-    key                       what is logged
+    key                       logged value
     ========================  ==================================================================================
     ``train_loss``            loss on the training set
-    ``train_accuracy``        fraction of it that is classified rightly (see ``metrics``)
-    ``val_loss``, ...         the same on the validation set of the fit; of several ``val_0_loss``, ``val_1_loss``
+    ``train_accuracy``        fraction of its samples that are classified correctly (see ``metrics``)
+    ``val_loss``, ...         the same on the validation set of the fit. If several: ``val_0_loss``, ``val_1_loss``
     ``<set>_loss``            the same on a set of ``loaders``, such as ``test``
     ``<set>_<metric>``        a metric of ``metrics`` on a set, in place of the accuracy
-    ``<key>_error``           of replicas: the standard error of the mean over them that ``<key>`` is
+    ``<key>_error``           with replicas, ``<key>`` is a mean over them: its standard error
     ========================  ==================================================================================
 
-    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
-    scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``LogTimeEvaluator`` of the record's
-    metadata has the numbers of batches and samples that were used of each set, and the time it took.
+    The values are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of a separate
+    record. In the loggers they are scalars ``glassy_series/<key>`` against the step. The entry ``LogTimeEvaluator`` of
+    the record's metadata has the numbers of used batches and samples of each set, and the time of the measurements.
 
-    The training set is the samples that the training sees: the data set of the ``DataLoader``, the indices of its
-    sampler, or one epoch of the draws of a sampler with weights, which are the same at all steps. If the training reads
-    in the same order in each epoch, ``limit_train_batches`` and ``overfit_batches`` limit the set, too. The samplers of
-    the other sets are used in the same way. ``limit_val_batches`` is not used. If ``max_batches`` leaves some samples
-    out, the rest are in a random order, which is the same at all steps. Under DDP each process evaluates its part of
-    the batches, and all get the result.
+    The training set consists of the samples that the training sees: the data set of the ``DataLoader``, the indices of
+    its sampler, or one epoch of draws of a sampler with weights. These draws are the same at all steps. If the training
+    reads in the same order in each epoch, ``limit_train_batches`` and ``overfit_batches`` limit the set, too. The
+    samplers of the other sets are used in the same way. ``limit_val_batches`` is not used. If ``max_batches`` leaves
+    some samples out, the other samples are in a random order, which is the same at all steps. Under DDP each process
+    evaluates its part of the batches, and all processes get the result.
 
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
@@ -66,12 +67,12 @@ class LogTimeEvaluator(NetworkMeasurement):
             of a pair (x, y).
         mode: ``"eval"``, or ``"train"`` for the loss with dropout and with the statistics of each batch.
         max_batches: most batches of each set. Default: all.
-        **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+        **options: ``batch_size`` and ``loss``: see :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``: see
             :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
-    With a :class:`ReplicaEnsemble`, ``loss`` is needed, ``module(x)`` returns ``[n_replica, B, C]``, and there are no
-    metrics but the accuracy.
+    With a :class:`ReplicaEnsemble`, ``loss`` is required, ``module(x)`` must return ``[n_replica, B, C]``, and the
+    accuracy is the only metric.
 
     Raises:
         TypeError: at construction, an argument has the wrong type.
@@ -153,7 +154,7 @@ class LogTimeEvaluator(NetworkMeasurement):
         }
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, tuple[Tensor, MetricCollection | None]]:
-        """Return the sums of loss and right answers over this process's part of each set, and its metrics."""
+        """Return the sums of the losses and correct answers of this process's part of each set, and its metrics."""
         with torch.no_grad():
             return {name: self._evaluate(trainer, module, found) for name, found in self._sets.items()}
 
@@ -181,7 +182,7 @@ class LogTimeEvaluator(NetworkMeasurement):
         self, trainer: Trainer, module: LightningModule, data: Batches
     ) -> tuple[Tensor, MetricCollection | None]:
         device = trainer.strategy.root_device
-        # Rows: loss, its weight, right answers, answers. Columns: replicas. Read from the device once, at the end.
+        # Rows: loss, its weight, correct answers, answers. Columns: replicas. The device is read once, at the end.
         sums = torch.zeros(
             4, self._n_replica or 1, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
         )

@@ -33,31 +33,31 @@ from lightning_glassy.schedule import ScheduleLike, as_schedule
 class FabricAgingMonitor:
     r"""Measures how the weights move in a loop of Lightning Fabric, as :class:`AgingMonitor` does in a Trainer.
 
-    Pass it to ``Fabric(callbacks=[...])``. Call :meth:`start` with the module and the optimisers, and at the end of
-    training ``fabric.call("on_train_end")`` or :meth:`finish`. Fabric reports every step of an optimiser in between.
+    Pass it to ``Fabric(callbacks=[...])``. Call :meth:`start` with the module and the optimisers before training. Call
+    ``fabric.call("on_train_end")`` or :meth:`finish` at the end. Fabric reports every step of an optimiser in between.
 
-    A step is a completed call of ``step()`` of one of these optimisers, as in ``Trainer.global_step``: one for all
-    micro-batches whose gradients are accumulated, one for a closure however often it runs, and one for each of two
-    optimisers. An update that the gradient scaler of ``precision="16-mixed"`` skips is a step, too, because the monitor
-    would have to wait for the GPU to notice it. Steps of other optimisers, such as that of a discriminator, are not
-    counted.
+    A step is a completed call of ``step()`` of one of these optimisers, as in ``Trainer.global_step``. All
+    micro-batches whose gradients are accumulated count as one step. A closure counts as one step, however often it
+    runs. With two optimisers, each call counts as one step. An update that the gradient scaler of
+    ``precision="16-mixed"`` skips is also a step, because the monitor would have to wait for the GPU to notice it.
+    Steps of other optimisers, for example of a discriminator, are not counted.
 
-    The record, the files and the curves are those of :class:`AgingMonitor`. The loggers are those of
-    ``Fabric(loggers=...)``. The one-time series ``learning_rate`` (``learning_rate_<i>_<j>`` for parameter group j of
-    optimiser i if there are several) is the rate of the update after the step. Under DDP rank 0 measures, because all
-    ranks hold the same weights. If the weights are spread over the ranks (FSDP, tensor parallelism, DeepSpeed), all
-    ranks measure. A failure after the start costs a warning.
+    The record, the files and the curves are as with :class:`AgingMonitor`. The loggers of ``Fabric(loggers=...)`` get
+    the curves. The one-time series ``learning_rate`` is the rate of the update after the step. If there are several
+    parameter groups, ``learning_rate_<i>_<j>`` is the rate of group j of optimiser i. Under DDP rank 0 measures,
+    because all ranks hold the same weights. If the weights are spread over the ranks (FSDP, tensor parallelism,
+    DeepSpeed), all ranks measure. After the start, a failure gives only a warning.
 
-    ``fabric.save(path, {..., "monitor": monitor})`` saves the state that a later run needs to go on with the record.
-    The later run calls ``fabric.load(path, {..., "monitor": monitor})`` before :meth:`start`.
+    To continue the record in a later run, save the state with ``fabric.save(path, {..., "monitor": monitor})``. The
+    later run calls ``fabric.load(path, {..., "monitor": monitor})`` before :meth:`start`.
 
     Args:
         schedule: when to measure: a :class:`LogTimeSchedule`, a number of waiting times and of lags per decade, or the
             name of a preset (with ``max_step``). Default: ``LogTimeSchedule.logspaced()``.
         groups: ``"all"``, ``"layer"`` (one more group per module), or a mapping of group names to name patterns.
         max_step: last step of the run, if known. Memory is planned for it.
-        **options: those of :class:`AgingMonitor`. Two monitors of one Fabric need two names. ``summary`` is False by
-            default: a loop prints :meth:`where` if it wants.
+        **options: the options of :class:`AgingMonitor`. Two monitors of one Fabric need different names. ``summary`` is
+            False by default: print :meth:`where` in the loop if you want it.
 
     Raises:
         TypeError: an argument has the wrong type, or there is no such option.
@@ -148,7 +148,7 @@ class FabricAgingMonitor:
         return self._recorder.where()
 
     def start(self, module: Module, *optimizers: Optimizer, fabric: Fabric, step: int | None = None) -> None:
-        """Plan and allocate, and measure the state before the first update. Every rank calls it after ``fabric.setup``.
+        """Plan, allocate, and measure the state before the first update. Every rank calls it after ``fabric.setup``.
 
         Args:
             module: module whose parameters are tracked.
@@ -162,9 +162,9 @@ class FabricAgingMonitor:
                 Trainer.
             StateError: the loaded state has other parameters or options.
             TypeError: the step is not an integer.
-            ValueError: there is no optimiser, one that Fabric did not set up, a Fabric without this callback, or
-                nothing to track.
-            MemoryError: the snapshots would not fit. The message names the remedies.
+            ValueError: there is no optimiser, Fabric did not set up an optimiser, Fabric does not have this callback,
+                or there is nothing to track.
+            MemoryError: the snapshots do not fit in memory. The message names the remedies.
         """
         who = type(self).__name__
         check_strategy(fabric.strategy, who)
@@ -223,7 +223,7 @@ class FabricAgingMonitor:
         self._optimizers, self._is_global_zero = inner, fabric.is_global_zero
         self._started = self._step, weight_sums(whole)
         self._module = weakref.ref(whole)
-        # The weights may still be set after `start`. The state before the first update is the one to measure.
+        # The weights may still be set after `start`. The state before the first update is measured.
         hookable = [optimizer for optimizer in inner if isinstance(optimizer, Optimizer)]
         self._hooks = [optimizer.register_step_pre_hook(self._before_first) for optimizer in hookable]
         self._fabric = fabric if sharded else None
@@ -238,7 +238,7 @@ class FabricAgingMonitor:
             self._event()
 
     def on_after_optimizer_step(self, strategy: Any, optimizer: Any) -> None:
-        """Count a step, and capture and measure what is due. Fabric calls this method."""
+        """Count a step, take a snapshot and measure if either is due. Fabric calls this method."""
         if not any(optimizer is counted for counted in self._optimizers):
             return
         if self._hooks:
@@ -263,8 +263,8 @@ class FabricAgingMonitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next :meth:`start` go on from a state.
 
-        During a training, the state must be an earlier state of this training. The record then goes back to it: call
-        this method when the weights go back, too, as ``fabric.load`` does for both.
+        During a training, the state must be an earlier state of this training. The record then goes back to this state.
+        Set the weights back at the same time: ``fabric.load`` does both.
 
         Raises:
             StateError: a training is under way, and the state is not an earlier state of it.
@@ -275,14 +275,14 @@ class FabricAgingMonitor:
         step, known = state.get("step", -1), self._recorder.knows(state.get("tracker", {}))
         if (
             self._fabric is not None
-        ):  # the state is that of the first process, whose random names the others do not have
+        ):  # the first process wrote the state, and the other processes do not have its random names
             known = self._fabric.broadcast(known)
         if not (known and 0 <= step <= self._step):
             raise StateError(
                 f"the state (step {step}) is not an earlier state of the training under way (step {self._step}): load "
                 "it before start(), or call finish() first"
             )
-        self._recorder.go_back(step + 1)  # what was measured at the step itself is right
+        self._recorder.go_back(step + 1)  # the measurements at the step itself are correct
         self._step, self._event_without_rate = step, None
         if self._recorder.tracker is not None:
             self._next_event = self._recorder.tracker.next_event
@@ -304,7 +304,7 @@ class FabricAgingMonitor:
     # ------------------------------------------------------------------ inside
 
     def _warn_of_standstill(self) -> None:
-        """Warn if the weights have moved without any step that was counted."""
+        """Warn if the weights have moved but no step was counted."""
         module = None if self._module is None else self._module()
         if module is None or self._started is None or self._step > self._started[0]:
             return

@@ -1,4 +1,4 @@
-"""Measure the gradient noise, which sets how fast a network diffuses if nothing else moves it."""
+"""Measure the gradient noise. It sets how fast a network diffuses if nothing else moves it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Spread(NamedTuple):
     Attributes:
         n: number of batches.
         means: the mean gradient of each parameter.
-        squares: sums of the squared deviations from it, ``[n_parameter]``.
+        squares: sums of the squared deviations from the mean, ``[n_parameter]``.
     """
 
     n: int
@@ -44,22 +44,22 @@ class GradientNoiseMonitor(NetworkMeasurement):
     .. math:: D = \frac{n}{n-1}\left(\langle\|g_b\|^2\rangle_b - \|\langle g_b\rangle_b\|^2\right),
 
     summed over the parameters of a group (Baity-Jesi et al. 2018, arXiv 1803.06969). The batches are disjoint parts of
-    the samples of an epoch (all samples, the indices of the sampler, or draws of it) in a random order, which is the
-    same at all steps. If the training reads its data in the same order in each epoch, they are the batches of the
-    training, also those that ``limit_train_batches`` or ``overfit_batches`` leaves. A batch sampler of the user's own
-    class gives its batches. The mean of D over random orders is :math:`\operatorname{tr}\Sigma/B` for any number of
-    batches. Here :math:`\Sigma` is the covariance of the gradients of single samples, with M - 1 in its denominator for
-    M samples. The gradient of one batch out of an epoch without replacement scatters by :math:`D(1 - B/M)`.
+    the samples of an epoch: all samples, the indices of the sampler, or its draws. Their order is random, and the same
+    at all steps. If the training reads its data in the same order in each epoch, its own batches are used, within
+    ``limit_train_batches`` and ``overfit_batches``. If the user wrote the class of the batch sampler, its batches are
+    used. The mean of D over random orders is :math:`\operatorname{tr}\Sigma/B` for any number of batches. Here
+    :math:`\Sigma` is the covariance of the gradients of single samples, with M - 1 in its denominator for M samples.
+    The gradient of one batch out of an epoch without replacement scatters by :math:`D(1 - B/M)`.
 
-    :math:`\|\langle g_b\rangle\|^2` is the squared norm over the batches used. If these are not all the data, its mean
-    is larger by D/n than with endless data.
+    :math:`\|\langle g_b\rangle\|^2` is the squared norm over the batches used. If these batches are not all the data,
+    its mean is larger by D/n than with infinite data.
 
     :meth:`AgingRecord.msd` with ``normalise="noise"`` is :math:`\Delta(t_w, t_w+t)/D(t_w)`.
 
     ==================================  ========================================================================
-    key                                 what is logged
+    key                                 logged value
     ==================================  ========================================================================
-    ``gradient_noise``                  D, of the gradient of one batch
+    ``gradient_noise``                  D, the noise of the gradient of one batch
     ``gradient_norm2``                  :math:`\|\langle g_b\rangle\|^2`, the squared norm of the mean gradient
     ``gradient_signal_to_noise``        their ratio :math:`\|\langle g_b\rangle\|^2 / D`
     ``noise_temperature``               T, see below, for ``torch.optim.SGD`` only
@@ -71,18 +71,18 @@ class GradientNoiseMonitor(NetworkMeasurement):
     coordinate of curvature :math:`\lambda` then has :math:`\langle w^2\rangle = T/\lambda`, if the noise is the same in
     all N coordinates. :math:`D'` is the noise of an update: D divided by the number of batches whose gradients the
     update averages (``accumulate_grad_batches`` times the number of processes). The learning rate and
-    ``accumulate_grad_batches`` are those at the time of the measurement, which is after an update. If a
-    ``GradientAccumulationScheduler`` changes the number at the start of an epoch, the last step of the epoch before
-    still has the former number.
+    ``accumulate_grad_batches`` are read at the measurement, after an update. If a ``GradientAccumulationScheduler``
+    changes the number at the start of an epoch, the measurement at the last step of the epoch before still uses the
+    former number.
 
-    They are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of its own record, and
-    scalars ``glassy_series/<key>`` against the step in the loggers. The entry ``GradientNoiseMonitor`` of the record's
-    metadata has B, the number n of batches that were used, and the time it took.
+    The values are one-time series of the record of the :class:`AgingMonitor` in the same Trainer, or of a separate
+    record. In the loggers they are scalars ``glassy_series/<key>`` against the step. The entry ``GradientNoiseMonitor``
+    of the record's metadata has B, the number n of used batches, and the time of the measurements.
 
-    The gradients are summed on the device in a single pass (Welford's recurrence, in float32 or better). This takes the
-    memory of the gradient of one batch and of the mean, and no gradients of single samples. Training is the same, bit
-    for bit, with the callback and without it. Under DDP each process has its part of the batches, and all get the
-    result.
+    The gradients are summed on the device in a single pass (Welford's recurrence, in float32 or better). This needs
+    memory for the gradient of one batch and for the mean gradient. It needs no gradients of single samples. Training is
+    the same, bit for bit, with the callback and without it. Under DDP each process has its part of the batches, and all
+    processes get the result.
 
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
@@ -91,17 +91,17 @@ class GradientNoiseMonitor(NetworkMeasurement):
         groups: ``"all"``, ``"layer"``, or a mapping of group names to name patterns. Default: the groups, and the
             parameters, of the :class:`AgingMonitor` of the same name, or else ``"all"``.
         include: only parameters whose name matches one of these shell patterns. It needs ``groups``.
-        exclude: no parameters whose name matches one of these. It needs ``groups``.
+        exclude: no parameters whose name matches one of these patterns. It needs ``groups``.
         loader: a ``DataLoader``, or a function that returns one when training starts. Default: the loader of the
             training.
-        mode: ``"train"``: the noise of the training, with dropout and the statistics of each batch. Or ``"eval"``.
+        mode: ``"train"`` for the noise of the training, with dropout and the statistics of each batch, or ``"eval"``.
         max_batches: most batches to use, or ``None`` for all.
-        **options: ``batch_size`` and ``loss`` are those of :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
-            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share`` are those of
+        **options: ``batch_size`` and ``loss``: see :class:`~lightning_glassy.callbacks.network.NetworkOptions`.
+            ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``: see
             :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
-    ``batch_size`` is B, by default as in the training (in each process). With a :class:`ReplicaEnsemble`, ``loss`` is
-    needed, and D and the squared norm are the means over the replicas.
+    ``batch_size`` is B. The default is the batch size of the training (in each process). With a
+    :class:`ReplicaEnsemble`, ``loss`` is required. D and the squared norm are then means over the replicas.
 
     Raises:
         TypeError: at construction, an argument has the wrong type.
@@ -193,7 +193,7 @@ class GradientNoiseMonitor(NetworkMeasurement):
         }
 
     def measure(self, trainer: Trainer, module: LightningModule) -> tuple[Spread, list[float]]:
-        """Return mean and scatter of the gradients of this process, and the ratio of temperature and noise."""
+        """Return the mean and scatter of the gradients of this process, and the ratio of temperature to noise."""
         assert self._data is not None
         device = trainer.strategy.root_device
         tensors: list[Any] = [parameter.tensor for parameter in self._parameters]
@@ -210,7 +210,7 @@ class GradientNoiseMonitor(NetworkMeasurement):
         for batch, _ in self._data.of(trainer, module):
             with torch.enable_grad():
                 loss = self.loss_of(trainer, module, batch, n).sum()  # each replica has its own gradient of the sum
-                # Not `backward`, which calls the hooks on gradients and DDP.
+                # Do not call `backward`, because it calls the hooks on gradients and DDP.
                 found = torch.autograd.grad(loss * scale, [tensors[i] for i in live], allow_unused=True)
             n += 1
             gradients = dict(zip(live, found, strict=True))
@@ -239,7 +239,7 @@ class GradientNoiseMonitor(NetworkMeasurement):
                 "noise_temperature": per_noise * d / self._sizes[group],
             }
             for key, value in of_group.items():
-                # Leave out undefined values. Show a noise that is not finite.
+                # Leave out undefined values, but keep a noise that is not finite.
                 if math.isfinite(value) or key == "gradient_noise":
                     values[series_name(key, group)] = value
         return values

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from lightning_glassy.measure.memory import free_memory, human_bytes
 
-# Objects of these packages have no part in a loss, or other threads and processes use them.
+# Objects of these packages do not affect a loss, or other threads and processes use them.
 _LEFT_ALONE = {
     "asyncio",
     "comet_ml",
@@ -48,14 +48,14 @@ class Kept:
     """The state of objects, and of everything that their attributes refer to, directly or indirectly.
 
     These are modules, tensors, arrays, generators of random numbers, containers, plain objects, and the classes of all
-    of them. They are restored in place, so references to them stay valid. Left alone are a Trainer, loggers, loaders,
-    data sets, files, locks, objects that hold a file, a lock or a thread, global variables, and the state of compiled
-    code (such as the cells of a ``pandas.DataFrame``). The nearest 200,000 objects are remembered.
+    of them. They are restored in place, so references to them stay valid. Some objects are not restored: a Trainer,
+    loggers, loaders, data sets, files, locks, objects that hold a file, a lock or a thread, global variables, and the
+    state of compiled code (such as the cells of a ``pandas.DataFrame``). The nearest 200,000 objects are remembered.
 
     Args:
         roots: the objects.
-        content: whether to copy the content of all tensors and arrays, which may be written in place. Without it, only
-            those up to 1 MiB are copied, and data sets are not left alone.
+        content: whether to copy the content of all tensors and arrays, which may be written in place. If False, only
+            tensors and arrays up to 1 MiB are copied, and data sets are restored, too.
 
     Attributes:
         tensors: the copies of tensors, by the ``id`` of the tensor.
@@ -215,7 +215,7 @@ class Kept:
                 f"{human_bytes(on_host)}, and {human_bytes(free)} of host memory are free: leave the measurement out"
             )
         for tensor in written:
-            # A parameter is an alias of its data. Writing to the data shows no graph another version.
+            # A parameter is an alias of its data. Writing to the data does not change the version that a graph sees.
             alias = tensor.data
             copied = alias.to("cpu", copy=True) if tensor.device in away else alias.clone()
             self.tensors[id(tensor)] = copied
@@ -247,7 +247,7 @@ def _can_be_written(tensor: Tensor) -> bool:
     if nn.parameter.is_lazy(tensor) or tensor.layout != torch.strided or tensor.is_meta:
         return False
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        return False  # its memory is of its own kind, such as that of quantised weights, which nobody trains
+        return False  # its memory is of another kind, as for quantised weights, which nobody trains
     return all(stride or size == 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
@@ -305,7 +305,7 @@ def _refill_dict(entries: dict[Any, Any], items: list[tuple[Any, Any]]) -> None:
         k is a and v is b for (k, v), (a, b) in zip(entries.items(), items, strict=True)
     ):
         return
-    # A subclass may do more than to set an entry, as a Counter does.
+    # The method of a subclass may do more than set an entry, as in a Counter.
     plain: Any = OrderedDict if isinstance(entries, OrderedDict) else dict
     plain.clear(entries)
     for key, value in items:

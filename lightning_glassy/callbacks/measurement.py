@@ -29,23 +29,23 @@ _LONG = 1.0  # seconds of a measurement after which an estimate of all of them i
 class Measurement(Recording, ABC):
     """Measures numbers along a run, at given steps and at its last step.
 
-    A subclass writes :meth:`measure`. The numbers become one-time series of the record. They appear in files, the
-    report and the tab, and loggers get them as ``<name>_series/<series>`` against the step. The record is that of the
-    :class:`AgingMonitor` of the same ``name`` in the same Trainer. Without one, all measurements of this name share a
-    record.
+    A subclass writes :meth:`measure`. The numbers become one-time series of the record. They appear in the files, the
+    report and the tab, and loggers get them as ``<name>_series/<series>`` against the step. They enter the record of
+    the :class:`AgingMonitor` of the same ``name`` in the same Trainer. Without such an AgingMonitor, all measurements
+    of this name share a record.
 
     :meth:`measure` must leave the training as it is. The base class restores the random numbers. A measurement that
     runs the network derives from :class:`~lightning_glassy.callbacks.NetworkMeasurement`, which restores everything
     else.
 
-    A failure of :meth:`measure` costs a warning. An error in :meth:`prepare`, and a MisconfigurationException in the
-    first measurement, end a training before its first update.
+    A failure of :meth:`measure` gives only a warning. An error in :meth:`prepare`, or a MisconfigurationException in
+    the first measurement, ends the training before its first update.
 
     Args:
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. A :class:`LogTimeSchedule` stands
             for its waiting times. If a step is never reached, for example because the step grows by two, the next step
-            is measured. The last step of the run is always measured, unless another callback has put other weights in
-            the place of the trained ones (as an average of weights does at the end).
+            is measured. The last step of the run is always measured, unless another callback has replaced the trained
+            weights (as weight averaging does at the end).
         **options: ``name``, ``dirpath``, ``save``, ``summary`` and ``max_share``, see
             :class:`~lightning_glassy.callbacks.recorder.MeasurementOptions`.
 
@@ -115,7 +115,7 @@ class Measurement(Recording, ABC):
         self._sizes = self.sizes(pl_module)
 
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
-        """Measure what is due at the present step."""
+        """Make the measurement if it is due at the present step."""
         self._plan()
         if trainer.global_step >= self._next_event and not makes_no_updates(trainer) and not self.recorder.given_up:
             if self._affords(trainer, pl_module):
@@ -160,7 +160,7 @@ class Measurement(Recording, ABC):
         return affordable
 
     def _estimate(self, trainer: Trainer, module: LightningModule) -> None:
-        """Say how long all measurements take, after the first one, if it is long."""
+        """After the first measurement, report how long all measurements will take if it is long."""
         progress, end = self.progress, max_step(trainer, module)
         if progress.count != 1 or progress.latest < _LONG or end is None:
             return
@@ -181,7 +181,8 @@ class Measurement(Recording, ABC):
         measured, failure = None, None
         with progress.timed(trainer.strategy.root_device):
             try:
-                # The random numbers depend on the step, so a resumed training has the same. Each process has its own.
+                # The random numbers depend on the step, so a resumed training has the same numbers. Each process has
+                # its own numbers.
                 with self.undisturbed(trainer, module, step * trainer.world_size + trainer.global_rank):
                     measured = self.measure(trainer, module)
             except Exception as error:

@@ -45,10 +45,10 @@ class NetworkOptions(MeasurementOptions, total=False):
 
 
 class RunsNetwork(Recording):
-    """Base class of callbacks that run the network on batches, and leave no trace in the training.
+    """Base class of callbacks that run the network on batches, and do not change the training.
 
-    The training is the same to the bit: :func:`~lightning_glassy.callbacks.undisturbed.undisturbed` lists what is
-    restored.
+    The training is the same bit for bit. :func:`~lightning_glassy.callbacks.undisturbed.undisturbed` lists the restored
+    state.
 
     Args:
         schedule: the steps or pairs of times of the callback.
@@ -132,7 +132,7 @@ class RunsNetwork(Recording):
         if loader is not None and not isinstance(loader, DataLoader) and callable(loader):
             loader = loader()
         combined = trainer.fit_loop._combined_loader
-        # Each process of the training has loaders of its own.
+        # Each process of the training has its own loaders.
         spread = loader is None or any(loader is each for each in tree_flatten(trainer.val_dataloaders)[0])
         limited = loader is None and combined is not None and not trainer.fast_dev_run  # type: ignore[attr-defined]
         found = Batches(
@@ -159,7 +159,7 @@ class RunsNetwork(Recording):
         return selected if self._n_replica is None else as_replicas(selected, self._n_replica)
 
     def check_derivatives(self, parameters: list[Selected]) -> None:
-        """Refuse two Parameter objects in one memory. The derivative by each is only a part of the derivative.
+        """Refuse two Parameter objects that share memory. The derivative by each is only a part of the derivative.
 
         Raises:
             MisconfigurationException: with the names of the parameters.

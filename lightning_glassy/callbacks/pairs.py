@@ -23,9 +23,9 @@ from lightning_glassy.schedule import LogTimeSchedule, ScheduleLike, check_sched
 class PairMeasurement(Recording, ABC):
     """Base class of callbacks that measure at pairs of times, and see the snapshots of an AgingMonitor.
 
-    The callback runs at the events of the :class:`AgingMonitor` of the same ``name``, and adds one if there is none. It
-    measures the first pair that the AgingMonitor measures at or after each pair of the schedule. A subclass writes
-    :meth:`measure`.
+    The callback runs at the events of the :class:`AgingMonitor` of the same ``name``. If there is no such AgingMonitor,
+    the callback adds one. It measures the first pair that the AgingMonitor measures at or after each pair of the
+    schedule. A subclass writes :meth:`measure`.
 
     Args:
         schedule: a :class:`LogTimeSchedule` of the pairs, a number of waiting times and of lags per decade, or the name
@@ -80,7 +80,7 @@ class PairMeasurement(Recording, ABC):
         latest = self.progress.latest
         with self.progress.timed(trainer.strategy.root_device if self.waits and wanted else None):
             found = list(self.measure(trainer, module, event, wanted))
-        if not wanted:  # an event without a pair says nothing about the next pair
+        if not wanted:  # an event without a pair does not determine the next pair
             self.progress.latest = latest
         if found:
             self.progress.count += len(found)

@@ -46,8 +46,8 @@ SNAPSHOTS = "glassy_snapshots"
 class RecorderOptions(TypedDict, total=False):
     """Options of every callback that writes to a record.
 
-    Callbacks with the same name share one record. The options of the :class:`~lightning_glassy.AgingMonitor` then apply
-    to it, or else the options of the first callback. ``summary`` applies to each callback.
+    Callbacks with the same name share one record. The options of the :class:`~lightning_glassy.AgingMonitor` apply to
+    the record, or else the options of the first callback. ``summary`` applies to each callback separately.
 
     Attributes:
         name: prefix of the keys, and name of the directory (default ``"glassy"``). A second AgingMonitor of the same
@@ -59,8 +59,8 @@ class RecorderOptions(TypedDict, total=False):
             aging exponent of an AgingMonitor, or the time that a measurement took.
         curves: how loggers get the curves. ``"figures"`` (default): figures at the end, and the tab Glassy.
             ``"scalars"``: also one tag for each waiting time, of the 16 largest groups. Several hundred tags are usual.
-        log_groups: groups for which loggers get the few scalars of :mod:`lightning_glassy.loggers`, beside those of all
-            parameters. Default: none.
+        log_groups: groups for which loggers get the scalars of :mod:`lightning_glassy.loggers`, in addition to the
+            scalars of all parameters. Default: none.
     """
 
     name: str
@@ -76,9 +76,9 @@ class MeasurementOptions(RecorderOptions, total=False):
 
     Attributes:
         max_share: largest part of the time of the training that the callback takes, default 0.05. Steps are left out if
-            it would take more, and the log and the summary say so. The first measurement, the last step and the first
-            five seconds (fifteen in a run of at most 1,000 steps) are not limited. Which steps are left out depends on
-            the machine: None measures all of them.
+            the callback would take more, and the log and the summary report it. The first measurement, the last step
+            and the first five seconds (fifteen in a run of at most 1,000 steps) are not limited. The omitted steps
+            depend on the machine: None measures all steps.
     """
 
     max_share: float | None
@@ -90,7 +90,7 @@ FREE, FREE_IF_SHORT = 5.0, 15.0
 SHORT = 1000
 """Steps of a short run, of which a share of the time is too little for any measurement."""
 
-_SETTLED = 100  # steps after which the pace of a training tells how long it takes
+_SETTLED = 100  # steps after which the pace of a training predicts its duration
 
 
 def check_share(share: object) -> float | None:
@@ -164,7 +164,7 @@ class Place(NamedTuple):
         dirpath: directory chosen by the user.
         save: whether files are written.
         here: whether this process writes.
-        logged: what the loggers get.
+        logged: options of the loggers.
     """
 
     who: str
@@ -227,13 +227,13 @@ Followers = Mapping[str, Callable[[TrackerEvent], Iterable[Finding]]]
 
 @dataclass
 class _Run:
-    """All that belongs to one record, and starts anew with a new record."""
+    """Everything that belongs to one record, and starts anew with a new record."""
 
     progress: dict[str, Progress] = field(default_factory=dict)
     series: Series = field(default_factory=dict)
     seconds: float = 0.0
     skipped: int = 0
-    # Not from a global generator, whose numbers belong to the training.
+    # Do not draw from a global generator, because its numbers belong to the training.
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     resumed: list[dict[str, Any]] = field(default_factory=list)
     branches: list[str] = field(default_factory=list)
@@ -242,7 +242,7 @@ class _Run:
 
 
 class Recorder:
-    """Owns the record of one name in one Trainer or Fabric, and its files, loggers, resume state and cost.
+    """Owns the record of one name in one Trainer or Fabric, with its files, loggers, resume state and cost.
 
     Callbacks that write to the same record share a recorder. It lives through all fits of its Trainer. :meth:`begin`
     decides whether a fit continues the record. No other code decides this.
@@ -330,7 +330,7 @@ class Recorder:
     ) -> None:
         """Start a fit: continue the record of a checkpoint or of the last fit, or start a new record.
 
-        All processes call this method, and decide alike.
+        All processes call this method, and make the same decision.
 
         Args:
             place: where the output goes.
@@ -363,7 +363,7 @@ class Recorder:
             self.record.meta.pop("completed", None)
 
     def check_weights(self) -> None:
-        """Drop the earlier snapshots if a hook has set the weights since the start of a fit that goes on from another.
+        """Drop the earlier snapshots if a hook has set the weights since the start of a fit that continues another fit.
 
         Each member calls this method before the first update.
         """
@@ -385,7 +385,7 @@ class Recorder:
         return self._replaced or (module is not None and not same_weights(module, self._end_sums))
 
     def _refuse_foreign(self, module: nn.Module, step: int) -> None:
-        """Forget the state of a checkpoint if it is not the state of a training at this step, with these weights."""
+        """Discard the state of a checkpoint unless it is the state of a training at this step, with these weights."""
         state = self._restored
         if not isinstance(state, Mapping):
             return
@@ -393,7 +393,7 @@ class Recorder:
             measured = [state.get("last_step", -1), *(p["last_step"] for p in state.get("progress", {}).values())]
             saved_at = state.get("step", max(step, *measured))  # states of earlier versions do not have their step
         except Exception:
-            return  # another check names what is wrong with the state
+            return  # another check reports the fault of the state
         sums = state.get("weights")
         why = ""
         if saved_at != step:
@@ -407,10 +407,9 @@ class Recorder:
             self.tell(f"the record of the checkpoint {why}: it belongs to another training. A new record starts here")
 
     def go_back(self, step: int, *, noted: bool = True) -> None:
-        """Cut the record, because the training has gone back, and is at this step again.
+        """Cut the record, because the training has gone back to this step.
 
-        Everything measured at this step or later is forgotten, and can be measured again. Each member calls this
-        method.
+        All measurements at this step or later are removed, and can be made again. Each member calls this method.
 
         Args:
             step: number of completed updates.
@@ -449,7 +448,7 @@ class Recorder:
         )
 
     def leave(self, member: str, step: int, *, completed: bool = False) -> bool:
-        """End a fit at a step for one member. Return whether this member was the last, and the output is complete.
+        """End a fit at a step for one member. Return whether this member was the last and the output is complete.
 
         Args:
             member: name of the callback.
@@ -460,7 +459,7 @@ class Recorder:
             return False
         if step < self._reached:
             try:
-                self.go_back(step + 1)  # what was measured at the step itself is right
+                self.go_back(step + 1)  # the measurements at the step itself are correct
             except Exception as error:  # a device that has failed
                 self.warn("the record may have rows of an abandoned branch", error)
         self._open.discard(member)
@@ -517,13 +516,14 @@ class Recorder:
             self._run.sinks.draw(self.record)
 
     def end_trajectory(self) -> None:
-        """Let nothing go on from the end of this fit, because another callback has replaced the trained weights."""
+        """Prevent a later fit from continuing this fit, because another callback has replaced the trained weights."""
         self._replaced = True
 
     def let_go(self) -> None:
-        """Free all that refers to the weights, and keep the state for a checkpoint or another fit in host memory.
+        """Free everything that refers to the weights, but keep the state in host memory.
 
-        Then draw the figures, which no step has to wait for any more.
+        A checkpoint or another fit can use the state. Then draw the figures, because no step has to wait for them any
+        more.
         """
         if self._open:  # a callback has left the Trainer, or failed
             self.close()
@@ -539,7 +539,7 @@ class Recorder:
         self.draw()
 
     def free(self) -> None:
-        """Free all that refers to the weights or to the Trainer."""
+        """Free everything that refers to the weights or to the Trainer."""
         self.tracker = self._watch = None
         self._followers = {}
 
@@ -551,7 +551,7 @@ class Recorder:
 
     @property
     def updates(self) -> int:
-        """Number of updates in this fit, as far as the optimisers tell."""
+        """Number of updates in this fit, as far as the optimisers report it."""
         return 0 if self._updates is None else self._updates.count
 
     @property
@@ -560,7 +560,7 @@ class Recorder:
         return self._updates is not None and self._updates.counts_all
 
     def _skipped(self, step: int) -> int:
-        """Return the number of steps up to ``step`` that were no updates, as far as the optimisers tell."""
+        """Return the number of steps up to ``step`` that were no updates, as far as the optimisers report it."""
         home = None if self._home is None else self._home()
         counter, now = self._updates, getattr(home, "optimizers", None)
         if counter is None or (now is not None and [*map(id, now)] != [*map(id, counter.optimizers)]):
@@ -599,10 +599,10 @@ class Recorder:
         }
 
     def affords(self, member: str, share: float | None, step: int, end: int | None) -> bool:
-        """Return whether another measurement, as long as the last one, stays within its share of the training's time.
+        """Return whether another measurement, if it takes as long as the last, stays within its share of the time.
 
-        Time for the measurement of the last step is kept. If the length of the run is known, the share is that of the
-        time that the whole training is expected to take.
+        Time for the measurement of the last step is reserved. If the length of the run is known, the share refers to
+        the expected time of the whole training.
 
         Args:
             member: name of the callback.
@@ -620,7 +620,7 @@ class Recorder:
         return progress.seconds + 2 * progress.latest <= max(free, share * whole)
 
     def leave_out(self, member: str, share: float | None) -> None:
-        """Count a measurement that is left out, and say so at the first."""
+        """Count a measurement that is left out, and report the first."""
         progress = self.progress(member)
         progress.left_out += 1
         if progress.left_out == 1:
@@ -771,7 +771,7 @@ class Recorder:
         return tracker
 
     def event(self, step: int, rates: Callable[[], Mapping[str, float]] = dict) -> int:
-        """Capture and measure at a step, and pass landed measurements to the sinks.
+        """Take a snapshot and measure at a step, and pass finished measurements to the sinks.
 
         Args:
             step: number of completed updates.
@@ -786,7 +786,8 @@ class Recorder:
         self._reach(step)
         # If parameters have changed or memory runs out, the record ends, and the training goes on.
         try:
-            # Only at events, which all processes have at the same steps: FSDP2 may have to gather its shards again.
+            # Check only at events, which all processes have at the same steps, because FSDP2 may have to gather its
+            # shards again.
             if step >= tracker.next_event:
                 found = rates()
                 self._check_parameters()
@@ -812,7 +813,7 @@ class Recorder:
             return
         try:
             self.tracker.drain(timeout)
-        except RuntimeError as error:  # the device failed, and its own error must be the one that is seen
+        except RuntimeError as error:  # the device failed, and the user must see the error of the device
             self.tell(f"the last measurements could not be read from the device: {error}")
         pairs = self.tracker.new_pairs()
         self._hand_over(pairs, max((waiting_time + lag for waiting_time, lag in pairs), default=0))
@@ -847,7 +848,7 @@ class Recorder:
         run.logger_runs = [run_of(logger) for logger in place.loggers]
         for logger, logger_run in zip(place.loggers, run.logger_runs, strict=True):
             sink = run.sinks.add(type(logger).__name__, partial(sink_for, logger, self.name, place.logged.curves))
-            # The run of this logger does not have the curves of the checkpoint.
+            # The run of this logger lacks the curves of the checkpoint.
             if sink is not None and (logger_run is None or logger_run not in before):
                 new.append(sink)
         if place.loggers and place.logged.curves and len(record.groups) > MOST_GROUPS + 1:
@@ -860,7 +861,7 @@ class Recorder:
             run.sinks.update(record, list(zip(waiting_times, lags, strict=True)), step, only=new)
 
     def directory(self) -> Directory:
-        """Return the directory of the files. It is found once in a fit, so an error is logged once."""
+        """Return the directory of the files. It is looked up once in a fit, so an error is logged once."""
         if self._directory is None:
             place = self._place
             near = place.dirpath or inside(directory_of(log_directory(place.loggers, place.root)), self.name)
@@ -870,7 +871,7 @@ class Recorder:
     def find_snapshots(self, checkpoint_callbacks: Iterable[Any] = ()) -> Path | None:
         """Return a directory for large snapshots, or ``None`` without a local directory.
 
-        It is beside the checkpoints, or beside the record without checkpoint callbacks.
+        The directory is beside the checkpoints, or beside the record if there are no checkpoint callbacks.
         """
         for callback in checkpoint_callbacks:
             place = getattr(callback, "dirpath", None)
@@ -911,7 +912,7 @@ class Recorder:
         if self._open and self.record is not None:
             self._run.sinks.flush(self.record)
         if not self._open and self._restored is not None:
-            return dict(self._restored)  # a checkpoint of a fit that has not begun, which goes on from another one
+            return dict(self._restored)  # a checkpoint of a fit that has not begun and that continues another fit
         other = module is not None and self._trained is not None and module is not self._trained()
         if not self._open and (self._begins_anew or other):
             return None
@@ -970,8 +971,8 @@ class Recorder:
         """Let the next fit go on from a state.
 
         Args:
-            state: result of :meth:`state_dict`, or ``None`` to forget an earlier one.
-            near: directory in which to search the snapshots first.
+            state: result of :meth:`state_dict`, or ``None`` to discard an earlier state.
+            near: directory in which to search for the snapshots first.
         """
         self._restored, self._near = state, near
 

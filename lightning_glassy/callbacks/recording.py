@@ -194,7 +194,7 @@ class Recording(Callback):
         )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether the epoch updates the weights."""
+        """Check whether the epoch updates the weights."""
         self.trained.look(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -210,13 +210,13 @@ class Recording(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure what is due. At most steps this compares two numbers."""
+        """Make the measurements that are due. At most steps this only compares two numbers."""
         step = trainer.global_step
         if not self._seen < step < self._next_event:
             self._look(trainer, pl_module, step)
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        """Measure the first step of a fit. In manual optimisation, look whether the steps are counted."""
+        """Measure the first step of a fit. In manual optimisation, check whether the steps are counted."""
         if self._standstill is None:
             self._automatic = pl_module.automatic_optimization
             self.recorder.count_updates(trainer.optimizers, step)
@@ -241,7 +241,7 @@ class Recording(Callback):
         self.measure_now(trainer, pl_module, first=True)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        """Measure what is due. Cut the record if the training has gone back to an earlier step."""
+        """Make the measurements that are due. Cut the record if the training has gone back to an earlier step."""
         again = step == self._seen and self._exact and self.recorder.updates > self._updates
         gone_back = (step < self._seen or again) and not self.recorder.given_up
         if gone_back:
@@ -251,7 +251,7 @@ class Recording(Callback):
             self.measure_now(trainer, pl_module)
 
     def measure_now(self, trainer: Trainer, pl_module: LightningModule, *, first: bool = False) -> None:
-        """Measure what is due at the present step.
+        """Make the measurements that are due at the present step.
 
         Args:
             trainer: the Trainer.
@@ -270,7 +270,7 @@ class Recording(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the record after the last callback that writes to it, and print the summaries."""
-        # All processes decide alike, also those that hold no weights.
+        # All processes make the same decision, also processes that hold no weights.
         if not trainer.strategy.reduce_boolean_decision(self.trained.are_in_place(trainer)):
             self.recorder.end_trajectory()
         self._end_standstill(trainer)
@@ -278,7 +278,7 @@ class Recording(Callback):
             print_lines(trainer.print, self.recorder.summary())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what was measured. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
+        """Keep the measurements so far. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
         if not self._is_ours(trainer):
             return
         # Averages are in the place of the weights during a validation.
@@ -289,7 +289,7 @@ class Recording(Callback):
             self.recorder.draw()
 
     def _is_ours(self, trainer: Trainer) -> bool:
-        """Return whether this callback measures the training of a Trainer, and not one that encloses it."""
+        """Return whether this callback measures the training of this Trainer, and not an enclosing training."""
         return self._recorder is not None and self._recorder.belongs_to(trainer, unique_name(trainer, self))
 
     def _end_standstill(self, trainer: Trainer) -> None:
@@ -313,9 +313,9 @@ class Recording(Callback):
             return
         recorder = self._join(trainer)
         if recorder.running:
-            # A callback goes back to a checkpoint. If it is one of this training, the next batch notices it.
+            # A callback goes back to a checkpoint. If the checkpoint is of this training, the next batch detects it.
             state = states.get(recorder.name)
-            # The state is that of the first process, whose random names the others do not have.
+            # The first process wrote the state, with random names that the others do not have.
             if state is not None and not trainer.strategy.broadcast(recorder.knows(state)):
                 recorder.give_up("the checkpoint of another training has been restored in the middle of this one")
             return
@@ -324,7 +324,7 @@ class Recording(Callback):
         recorder.load_state_dict(states.get(recorder.name), near)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Free the snapshots, and all that refers to the weights."""
+        """Free the snapshots, and everything that refers to the weights."""
         if stage != "fit" or not self._is_ours(trainer):
             return
         self._forget()
@@ -351,7 +351,7 @@ def of_kind(trainer: Trainer, kind: type[R]) -> list[R]:
 
 
 def unique_name(trainer: Trainer, callback: Recording) -> str:
-    """Return the name of the record of a callback. AgingMonitors of the same name have records of their own."""
+    """Return the name of the record of a callback. AgingMonitors of the same name have separate records."""
     names: dict[int, str] = {}
     for monitor in of_kind(trainer, Recording):
         if monitor.tracks:

@@ -21,7 +21,7 @@ from lightning_glassy.schedule import StepsLike
 
 
 class ReplicaOverlap(Measurement):
-    r"""Compares what the replicas of a :class:`ReplicaEnsemble` predict on a fixed batch, at log-spaced steps.
+    r"""Compares the predictions of the replicas of a :class:`ReplicaEnsemble` on a fixed batch, at log-spaced steps.
 
     Two networks with permuted hidden units have different weights and the same outputs. Therefore the outputs
     :math:`f_a(x)` are compared, in evaluation mode:
@@ -42,7 +42,7 @@ class ReplicaOverlap(Measurement):
     recorded.
 
     Args:
-        inputs: the batch, ``[n_sample, ...]``, as one network takes it.
+        inputs: the batch, ``[n_sample, ...]``, in the form for one network.
         schedule: :class:`Steps`, a list of steps, or a number of steps per decade. The last step of the run is
             measured, too (see :class:`Measurement`).
         **options: ``name``, ``dirpath``, ``save`` and ``summary``, see

@@ -120,9 +120,9 @@ def schedule_of(schedule: ScheduleLike | None, trainer: Trainer, pl_module: Ligh
     """Return the schedule that an argument ``schedule`` stands for in a run.
 
     Raises:
-        ValueError: a preset needs a run of known length, or a longer one.
+        ValueError: a preset needs a run of known length, or a longer run.
     """
-    # fast_dev_run is a handful of steps. The schedule of the run may have nothing to measure in them.
+    # fast_dev_run makes only a few steps. The schedule of the run may have nothing to measure in them.
     wanted = None if trainer.fast_dev_run else schedule  # type: ignore[attr-defined]
     return as_schedule(wanted, max_step(trainer, pl_module), steps_per_epoch(trainer, pl_module))
 
@@ -135,19 +135,19 @@ def steps_per_epoch(trainer: Trainer, pl_module: LightningModule) -> int | None:
     scheduled = any(is_a(callback, "GradientAccumulationScheduler") for callback in trainer.callbacks)  # type: ignore[attr-defined]
     if not same or scheduled or batches == float("inf") or len(trainer.optimizers) != 1:
         return None
-    # The last batch of an epoch makes an update, whatever has been accumulated.
+    # The last batch of an epoch makes an update, for any number of accumulated batches.
     return -(-int(batches) // accumulated) or None
 
 
 class TrainedWeights:
-    """Finds out whether the weights at the end of a run are those after its last update."""
+    """Finds out whether the weights at the end of a run are the weights after its last update."""
 
     def __init__(self) -> None:
         self._step, self._weights = -1, list[tuple[Tensor, Tensor]]()
         self._averaged = False
 
     def look(self, trainer: Trainer) -> None:
-        """Look at an epoch. Another callback may begin and end its work before this one in the hooks."""
+        """Check an epoch. In the hooks, another callback may begin and end its work before this callback."""
         self._averaged |= makes_no_updates(trainer)
 
     def remember(self, trainer: Trainer, module: LightningModule) -> None:
@@ -160,7 +160,7 @@ class TrainedWeights:
                 self._weights.append((weights, _some(weights).clone()))
 
     def are_in_place(self, trainer: Trainer) -> bool:
-        """Return whether no other weights are known to be in the place of the trained ones."""
+        """Return whether no callback is known to have replaced the trained weights."""
         if self._averaged or self._step != trainer.global_step:
             return not self._averaged
         return all(torch.equal(_some(p).nan_to_num(), before.nan_to_num()) for p, before in self._weights)
@@ -180,7 +180,7 @@ class Standstill:
 
     Attributes:
         step: as above.
-        found: the sentence of :meth:`reason`, once there is one.
+        found: the sentence of :meth:`reason`, once there is a reason.
     """
 
     def __init__(self, module: nn.Module, step: int) -> None:
@@ -216,10 +216,10 @@ class Standstill:
 
 
 class BeforeUpdate:
-    """Calls a function right before the first update of an optimiser, if the weights have been written since now.
+    """Calls a function right before the first update of an optimiser, if the weights have been written in the meantime.
 
     Args:
-        optimizers: the optimisers. Those that are not torch's are not seen.
+        optimizers: the optimisers. Updates of optimisers that are not from torch are not seen.
         module: the module that is trained.
         call: the function.
 

@@ -29,8 +29,8 @@ def summary(record: AgingRecord, who: str) -> list[str]:
     """Return the answer in plain words, a table of the displacement, and the verdict and the aging exponent.
 
     A record that is too short for an exponent (:func:`~lightning_glassy.analysis.curves.too_short`) has the verdict
-    only if it is decided, and one line with the reason. Two doubts are printed, the gravest first, and the number of
-    the others. A run of less than 2,000 steps has a short table, and one line about its exponent.
+    only if it is decided, and one line with the reason. Two doubts are printed, the most serious first, and the number
+    of the others. A run of less than 2,000 steps has a short table, and one line about its exponent.
 
     Args:
         record: the record.
@@ -84,7 +84,7 @@ def _findings(record: AgingRecord, who: str) -> tuple[list[str], list[str]]:
         except NotEnoughDataError as error:
             missing = [f"no aging exponent: {error}"]
         doubts = doubts_of(record, judged, fit)
-        # The exponent of a short run is seldom one, so its first line is enough.
+        # The exponent of a short run is seldom reliable, so its first line is enough.
         lines = [] if fit is None else str(replace(fit, warnings=[])).split("\n")
         lines = lines[:1] if record.last_step < _SHORT else lines
         told = [str(replace(judged, warnings=[])), *missing, *(["\n".join(lines)] if lines else [])]
@@ -95,7 +95,7 @@ def _findings(record: AgingRecord, who: str) -> tuple[list[str], list[str]]:
 
 
 def _few_doubts(doubts: Sequence[str]) -> list[str]:
-    """Return the lines of the gravest doubts, and one line for the others."""
+    """Return the lines of the most serious doubts, and one line for the others."""
     lines = [f"  ! {doubt}" for doubt in doubts[:_VISIBLE]]
     more = len(doubts) - _VISIBLE
     return [*lines, f"  ! {more} more in 'lightning-glassy report'"] if more > 0 else lines

@@ -28,17 +28,17 @@ def undisturbed(
 ) -> Iterator[Kept]:
     """Restore a training to the bit after the block, which may run the module in any mode.
 
-    Restored are the random numbers of torch (CPU and CUDA), NumPy and Python, and the loggers. Of the module, its
-    submodules and the data module, the training modes, parameters, gradients, buffers and all attributes are restored,
-    with everything that they refer to (see :class:`Kept`). The module has no gradient inside. Nothing that it logs
-    inside is logged. An update by an optimiser is refused. So is a read of an iterator that an attribute refers to,
-    such as a generator, because it could not be put back.
+    The block restores the random numbers of torch (CPU and CUDA), NumPy and Python, and the loggers. It restores the
+    training modes, parameters, gradients, buffers and all attributes of the module, its submodules and the data module.
+    It also restores everything that the attributes refer to (see :class:`Kept`). Inside the block, the module has no
+    gradients, and its calls of ``log`` have no effect. An update by an optimiser raises an error. A read of an iterator
+    that an attribute refers to, such as a generator, also raises an error, because the iterator could not be restored.
 
     Args:
         trainer: the Trainer of the module.
         module: the module to run.
-        seed: seed of the random numbers inside, which do not depend on those of the training.
-        mode: ``"eval"`` for the modes of the module, and the stage of the Trainer, of a validation.
+        seed: seed of the random numbers inside the block. They do not depend on the random numbers of the training.
+        mode: ``"eval"`` sets the modes of the module and the stage of the Trainer as in a validation.
         data: data sets and other objects whose attributes are restored, without the content of their tensors.
 
     Yields:
@@ -87,7 +87,7 @@ def undisturbed(
 
 @contextmanager
 def repeatable(kept: Kept, seed: int) -> Iterator[None]:
-    """Draw random numbers of a seed inside the block, and restore the state afterwards."""
+    """Draw random numbers from a seed inside the block, and restore the state afterwards."""
     try:
         with random_numbers_of(seed):
             yield
@@ -108,11 +108,11 @@ def _log_nowhere(*_: Any, **__: Any) -> None:
 
 @contextmanager
 def random_numbers_of(seed: int) -> Iterator[None]:
-    """Draw random numbers of a seed inside the block, and restore the generators of torch, NumPy and Python."""
+    """Draw random numbers from a seed inside the block, and restore the generators of torch, NumPy and Python."""
     of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     of_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
-        # Not `torch.manual_seed`, which also seeds a CUDA that starts later.
+        # Do not call `torch.manual_seed`, because it also seeds a CUDA that starts later.
         torch.default_generator.manual_seed(seed)
         if of_cuda:
             torch.cuda.manual_seed_all(seed)

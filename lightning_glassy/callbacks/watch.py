@@ -15,10 +15,10 @@ _trainable = attrgetter("requires_grad")
 
 
 class ParameterWatch:
-    """Looks whether the tracked parameters are still parameters of a module, and whether others have become trainable.
+    """Checks whether the tracked parameters are still parameters of a module, and whether others have become trainable.
 
     A walk through all modules of a large model would take longer than the measurement of an event. The watch therefore
-    keeps what the modules contain, and compares the contents one by one in C. It walks again only after a change.
+    keeps the contents of the modules, and compares them one by one in C. It walks again only after a change.
 
     Args:
         module: the module.

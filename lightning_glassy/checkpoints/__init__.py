@@ -1,17 +1,17 @@
-"""Make a record from checkpoints that are there already. Nothing in them is executed, and each byte is read once.
+"""Make a record from existing checkpoints. No code in them is executed, and each byte is read once.
 
 ========================  ====================================================================================
-module                    what it does
+module                    task
 ========================  ====================================================================================
-``measure``               :func:`measure_checkpoints`, which puts all of these together
+``measure``               :func:`measure_checkpoints`, which combines all of these
 ``layouts``               finds the checkpoints in files and directories, and opens them as :class:`Content`
-``steps``                 finds the step of each
-``weights``               chooses the weights of each, and the tensors that all have in common
+``steps``                 finds the step of each checkpoint
+``weights``               chooses the weights of each checkpoint, and the tensors that all have in common
 ``pairs``                 chooses the pairs of checkpoints
-``one_pass``              reads all of them block by block, and sums all pairs of a block
-``unfinished``            keeps the sums of an interrupted run; ``progress`` describes how far it is
+``one_pass``              reads all checkpoints block by block, and sums all pairs of a block
+``unfinished``            keeps the sums of an interrupted run. ``progress`` reports how far it is
 ``doubts``                finds doubts about the displacements
-``stored``, ``strided``   tensors in files, which are read when they are needed, through ``handles``
+``stored``, ``strided``   tensors in files. ``handles`` reads them when they are needed
 ``pickled``, ``archive``  files of ``torch.save``, read by ``unpickle`` as data
 ``safetensor_files``      ``.safetensors``
 ``distributed``           directories of ``torch.distributed.checkpoint``

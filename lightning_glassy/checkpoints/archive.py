@@ -24,7 +24,7 @@ class Archive:
 
     Args:
         file: the file.
-        start: where the archive begins in it.
+        start: position of the archive in the file.
         length: number of bytes of the archive. Default: until the end of the file.
 
     Attributes:
@@ -83,7 +83,7 @@ class Archive:
         return None if record is None else self._file.read(record.start, record.size)
 
     def _directory(self) -> tuple[bytes, int, int]:
-        """Return the bytes of the list of records, their number, and where the list begins."""
+        """Return the bytes of the list of records, their number, and the position of the list."""
         n_tail = min(self._length, _END.size + 2**16 + _LOCATOR_64.size)
         tail = self._file.read(self._start + self._length - n_tail, n_tail)
         at = tail.rfind(b"PK\5\6")
@@ -101,7 +101,7 @@ class Archive:
         return self._file.read(self._start + offset, size), n, offset
 
     def _find(self, name: str, offset: int, size: int, flags: int, end: int) -> int:
-        """Return where the bytes of a record begin in the file. The next record begins at ``end``."""
+        """Return the position in the file of the bytes of a record. The next record begins at ``end``."""
         head = self._file.read(self._start + offset, _LOCAL.size)
         if len(head) < _LOCAL.size or head[:4] != b"PK\3\4":
             raise ValueError(f"{self._file.path} is damaged: its record {name!r} is not where it should be")
@@ -115,7 +115,7 @@ class Archive:
 
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """Return the numbers of a record, some of which are in its extra field if they need 64 bits."""
+    """Return the numbers of a record. Numbers that need 64 bits are in its extra field."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -1,4 +1,4 @@
-"""Describe the tensors in directories of ``torch.distributed.checkpoint``, in which each tensor is in chunks.
+"""Describe the tensors in directories of ``torch.distributed.checkpoint``, where each tensor is in chunks.
 
 torch's own reader unpickles the file ``.metadata``, which can run code. Here it is read as data.
 """
@@ -23,7 +23,7 @@ _BESIDE = ("meta.pt", "common.pt")  # of Lightning, and of Megatron
 
 
 class Chunk:
-    """A box of a tensor, in a file of its own format, which is opened when it is read first."""
+    """A box of a tensor, in a file of its own format. The file is opened at the first read."""
 
     def __init__(self, offsets: Sequence[int], sizes: Sequence[int], load: Callable[[], Any]) -> None:
         self.offsets, self.sizes, self._load = tuple(offsets), tuple(sizes), load
@@ -215,7 +215,7 @@ def _tensor(folder: Path, name: str, entry: Opaque, load: Callable[..., Callable
 
 
 def _value(name: str, load: Callable[..., Callable[[], Any] | None]) -> Any:
-    """Return a plain value such as a step. Objects and long values are left out, and the many of optimisers."""
+    """Return a plain value such as a step. Objects, long values and the many values of optimisers are left out."""
     opened = None if name.startswith("optim") else load((name, None), _SMALL)
     try:
         return Opaque(name) if opened is None else opened()

@@ -16,9 +16,9 @@ from lightning_glassy.record.text import listed
 def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> list[str]:
     r"""Return the doubts about the pairs of a record, one sentence each.
 
-    There are three kinds of doubt. Squares are not finite. Weights at different steps are equal to the last bit, so
-    that :math:`d^2` is exactly 0. Displacements are so small that the rounding of the weights may explain them. A group
-    is named only if the group ``"all"`` does not have the doubt.
+    There are three kinds of doubt. First: squares are not finite. Second: weights at different steps are equal to the
+    last bit, so that :math:`d^2` is exactly 0. Third: displacements are so small that the rounding of the weights may
+    explain them. A group is named only if the group ``"all"`` does not have the doubt.
 
     Args:
         record: a single run with the sums ``"d2"`` and ``"s2"``.
@@ -33,7 +33,7 @@ def doubts_of_pairs(record: AgingRecord, resolution: Mapping[str, float]) -> lis
     hidden = finite & (lags > 0) & within_rounding(d2, s2, coarse)
 
     def where(found: NDArray[np.bool_]) -> tuple[int, str] | None:
-        """Return the group to speak of, and the words for the number of its pairs. None if there is no such pair."""
+        """Return the group to name, and the words for the number of its pairs. None if there is no such pair."""
         named = [i for i, of_group in enumerate(found) if of_group.any()]
         whole = record.groups.index("all")
         if not named:

@@ -19,7 +19,7 @@ PairSums = Callable[..., None]
 
 
 def available() -> bool:
-    """Return whether numba can be imported. It refuses a NumPy that is newer than itself."""
+    """Return whether numba can be imported. numba refuses a NumPy that is newer than itself."""
     try:
         importlib.import_module("numba")
     except ImportError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _LARGEST_READ = 2**30  # systems read at most 2 GiB at once
-# Without O_NONBLOCK, the opening of a pipe would wait for somebody to write to it.
+# Without O_NONBLOCK, opening a pipe would wait until another process writes to it.
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
 
 
@@ -22,13 +22,13 @@ class _Handle:
 
 
 class Handles:
-    """The open files of a measurement, of which few are open at a time.
+    """The files of a measurement. Only a few are open at a time.
 
-    A file is read at positions and never mapped into memory. Mapped pages count as memory of the process, and a file
-    that is cut short meanwhile would end it.
+    A file is read at positions and never mapped into memory. Mapped pages count as memory of the process. A mapped file
+    that is cut short would end the process.
 
     Args:
-        most: the largest number of files that stay open. Default: 64, and at most a quarter of what the system allows.
+        most: the largest number of files that stay open. Default: 64, and at most a quarter of the limit of the system.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -52,7 +52,7 @@ class Handles:
         self.close()
 
     def file(self, path: Path) -> File:
-        """Return the file of this name. Its size is that of the first time.
+        """Return the file of this name. Its size is the size at the first call.
 
         Raises:
             OSError: the file cannot be opened.
@@ -115,7 +115,7 @@ class File:
         """Fill each view of bytes with the bytes from its position on.
 
         Raises:
-            ValueError: the file is not that of the first time, or is shorter.
+            ValueError: the file has changed since it was opened first.
         """
         handle = self._handles._take(self)
         try:
@@ -143,7 +143,7 @@ class File:
 
 
 def _allowed() -> int:
-    """Return how many files the system allows to be open."""
+    """Return the number of files that the system allows to be open."""
     try:
         import resource
     except ImportError:  # on Windows

@@ -28,7 +28,7 @@ from lightning_glassy.record.text import listed
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".th", ".tar")
-# Names of files that hold the weights in a directory of one checkpoint, the best first.
+# Names of files that hold the weights in a directory of one checkpoint, in order of preference.
 _MAIN = (
     r"model",
     r"pytorch_model(_fsdp)?",
@@ -72,11 +72,11 @@ class Found:
     """A checkpoint that was found, and not opened.
 
     Attributes:
-        path: what stands for it in messages: a file, or a directory.
+        path: file or directory that names it in messages.
         files: its files, or the directory of a distributed checkpoint.
         labels: other names of it, such as the branches of a repository that lead to it.
-        where: the file of each tensor by name, if an index says so.
-        passed: names of files in its directory that may hold other weights, and are passed over.
+        where: the file of each tensor by name, if there is an index.
+        passed: names of files in its directory that may hold other weights, and are not used.
     """
 
     path: Path
@@ -96,7 +96,7 @@ def find_checkpoints(paths: object) -> list[Found]:
     Raises:
         FileNotFoundError: there is no such file.
         TypeError: it is no list of paths.
-        ValueError: there are fewer than two checkpoints, or a path is a part of a checkpoint, or is none.
+        ValueError: there are fewer than two checkpoints, or a path is a part of a checkpoint, or is no checkpoint.
     """
     if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
         raise TypeError(f"paths={paths!r} is not a list of files")
@@ -138,7 +138,7 @@ def _find(paths: Iterable[Any]) -> list[Found]:
 
 
 def open_checkpoint(found: Found, handles: Handles) -> Content:
-    """Describe what a checkpoint holds. No values are read.
+    """Describe the content of a checkpoint. No values are read.
 
     Raises:
         ImportError: there is a ``.safetensors`` file, but the package safetensors is missing.
@@ -178,7 +178,7 @@ def _open(found: Found, handles: Handles) -> Content:
 
 
 def _read_file(path: Path, handles: Handles) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what one file holds, and its metadata."""
+    """Return the content of one file, and its metadata."""
     file = handles.file(path)
     head = file.read(0, 9)
     if head[:4] != b"PK\3\4" and (path.suffix == ".safetensors" or looks_like_safetensors(head, file.size)):
@@ -230,7 +230,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _without_others(paths: list[Path], inside: Mapping[Path, Sequence[Found]]) -> list[Path]:
-    """Leave out paths without weights, if there are others. A shell puts such paths in the place of ``run/*``."""
+    """Leave out paths without weights, if there are others. A shell expands ``run/*`` to such paths, too."""
     others = [path for path, found in inside.items() if not found and not _OF_CHECKPOINTS.fullmatch(path.name)]
     files = [path for path in paths if path not in inside and not path.name.endswith(_INDEX)]
     others += [path for path in files if _NO_WEIGHTS.match(path.name)]
@@ -368,7 +368,7 @@ def _refuse_part(file: Path, known: dict[Path, _Parts]) -> None:
 
 
 def _parts_among(names: Iterable[str]) -> _Parts:
-    """Return number and name of each part among the names in a directory, by what is around the number."""
+    """Return number and name of each part among the names in a directory, by the text around the number."""
     parts: _Parts = defaultdict(list)
     for name in names:
         for match in _PART.finditer(name):
@@ -437,7 +437,7 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
         elif _may_be_weights(name) and path.is_symlink():
             log.warning("%s is left out: the link leads to no file. Fetch the file again", path)
     if not files and any(name.endswith(_INDEX) for name in names):
-        _indexed(next(folder / name for name in names if name.endswith(_INDEX)))  # refuses: the shards are missing
+        _indexed(next(folder / name for name in names if name.endswith(_INDEX)))  # raises: the shards are missing
     units = _units(files)
     main = sorted((unit for unit in units if _rank(unit) < len(_MAIN)), key=_preference)
     others = [unit for unit in units if unit not in main]
@@ -456,7 +456,7 @@ def _in_folder(folder: Path, above: tuple[str, ...]) -> list[Found]:
 
 
 def _may_be_weights(name: str) -> bool:
-    """Return whether a name may be that of weights: by its suffix, or as step_1000, without a suffix."""
+    """Return whether a file of this name may hold weights: by its suffix, or as step_1000, without a suffix."""
     if _NO_WEIGHTS.match(name):
         return False
     return name.lower().endswith(_SUFFIXES) or (_OF_CHECKPOINTS.fullmatch(name) is not None and "." not in name[-6:])
@@ -526,7 +526,7 @@ def _with_branches(found: Found, known: dict[Path, dict[str, tuple[str, ...]]]) 
 
 
 def _once(found: list[Found]) -> list[Found]:
-    """Leave out checkpoints that are there by another name: links to the same file, and branches without a number.
+    """Leave out checkpoints that are listed under another name: links to the same file, and branches without a number.
 
     Two branches with a number each are two steps, even if both lead to the same files.
     """

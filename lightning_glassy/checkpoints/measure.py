@@ -1,4 +1,4 @@
-"""Measure the two-time moments of a finished training from its checkpoints, in one reading of all of them."""
+"""Measure the two-time moments of a finished training from its checkpoints, and read each checkpoint once."""
 
 from __future__ import annotations
 
@@ -55,19 +55,18 @@ def measure_checkpoints(
     squared displacement, :math:`\Delta(t_w, t_w+t) = \frac{1}{N}\sum_i [w_i(t_w+t) - w_i(t_w)]^2`. For aging curves,
     use checkpoints at logarithmically spaced steps.
 
-    Each checkpoint is read once, block by block, and all pairs of a block are summed while it is in memory. Before
-    that, the earliest checkpoint is read for the overlap thresholds, and tensors that may be constant or tied are
-    compared. Nothing in a file is executed. Do not change the files meanwhile.
+    Each checkpoint is read once, block by block, and all pairs of a block are summed while it is in memory. Before this
+    pass, the earliest checkpoint is read for the overlap thresholds, and tensors that may be constant or tied are
+    compared. No code in a file is executed. Do not change the files during the call.
 
-    ``docs/checkpoints.md`` lists the layouts of files and directories, and explains which step and which weights are
-    taken.
+    ``docs/checkpoints.md`` lists the layouts of files and directories, and explains the choice of steps and weights.
 
     Args:
         paths: files or directories with at least two checkpoints, in any order. A path is a checkpoint, a shard of one,
             or a directory of checkpoints.
         steps: the step of each checkpoint, in the order of ``paths``. Default: the step inside the checkpoint, else a
-            labelled number in its name (``step=400``, ``iter400``, ``checkpoint-400``), else one in the name of its
-            branch or directory, else a bare number, if all names have one pattern. An epoch is no step.
+            labelled number in its name (``step=400``, ``iter400``, ``checkpoint-400``), else a labelled number in the
+            name of its branch or directory, else a bare number, if all names have one pattern. An epoch is not a step.
         force_steps: take ``steps`` even if they contradict the checkpoints or their names.
         pairs: ``"all"``, or ``"log"`` for the pairs nearest to a logarithmic grid with 3 waiting times and 10 lags per
             decade.
@@ -79,7 +78,8 @@ def measure_checkpoints(
         sample: number of coordinates to draw, the same ones in each checkpoint. Default: all coordinates.
         overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` takes about a hundredth and
             a tenth of the standard deviation of the weights in the earliest checkpoint. The function
-            :func:`~lightning_glassy.observables.relative_overlap_thresholds` makes those of Winter and Janssen 2024.
+            :func:`~lightning_glassy.observables.relative_overlap_thresholds` makes the thresholds of Winter and Janssen
+            2024.
         key: the key of the ``state_dict`` in each file, if a file has several. Dots lead to nested ones.
         unfinished: a file that keeps the sums if the measurement is interrupted. The next call with the same arguments
             goes on from there, to the bit, and removes the file at its end.
@@ -87,7 +87,7 @@ def measure_checkpoints(
             ``(total, total)``.
 
     Returns:
-        A record of all pairs. ``meta`` has the checkpoints, their steps, where the steps are from, and ``"doubts"``, in
+        A record of all pairs. ``meta`` has the checkpoints, their steps, the sources of the steps, and ``"doubts"``, in
         words. If the earliest file is a Lightning checkpoint, ``meta`` also has its Lightning version and the options
         of its optimisers. The learning rates in Lightning checkpoints become one-time series: ``learning_rate`` for the
         first parameter group of the first optimiser, ``learning_rate_<i>_<j>`` for any other parameter group j of the
@@ -96,11 +96,11 @@ def measure_checkpoints(
     Raises:
         FileNotFoundError: a file does not exist.
         ImportError: there is a ``.safetensors`` file, but the package safetensors is missing.
-        MemoryError: the sums of so many pairs and groups do not fit in the free memory.
+        MemoryError: the sums of all pairs and groups do not fit in the free memory.
         OSError: a file cannot be read.
         TypeError: an argument has the wrong type.
         ValueError: there are fewer than two checkpoints, or another argument is out of its range. A step is unknown,
-            negative or there twice. A file is damaged, is a part of a checkpoint, is no checkpoint, or needs code to be
+            negative or repeated. A file is damaged, is a part of a checkpoint, is no checkpoint, or needs code to be
             run. Tensors differ in name, shape or dtype between the files. The message names the file and the remedy.
 
     Example:
@@ -135,7 +135,7 @@ def measure_checkpoints(
 
 @dataclass(frozen=True)
 class Options:
-    """The options of :func:`measure_checkpoints` that say what to measure. They are checked when they are set."""
+    """The options of :func:`measure_checkpoints` that define the measurement. They are checked when they are set."""
 
     pairs: Pairs = "all"
     groups: Groups = "all"
@@ -279,7 +279,7 @@ class Checkpoints:
         return record
 
     def _without_copies(self, weights: Sequence[Weights]) -> list[int]:
-        """Return the places of the checkpoints without copies, such as ``last.ckpt``: same step, same weights.
+        """Return the places of the checkpoints, without copies (same step, same weights) such as ``last.ckpt``.
 
         Raises:
             ValueError: two checkpoints of one step have different weights.

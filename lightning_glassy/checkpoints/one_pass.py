@@ -1,8 +1,8 @@
-"""Sum all pairs of many checkpoints in one pass, in which each byte is read once.
+"""Sum all pairs of many checkpoints in one pass that reads each byte once.
 
 The coordinates are cut into blocks. A block of all checkpoints is read into memory, and all pairs of the block are
-summed while the next block is read. The time to read grows as the number of checkpoints. Only the time of arithmetic
-grows as its square.
+summed while the next block is read. The reading time grows as the number of checkpoints. Only the arithmetic time grows
+as its square.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _BLOCK_BYTES = 4 << 20
 
 _MOST_MEMORY = 512 << 20
 
-# To import numba and to compile a loop takes two seconds. The loop sums so many coordinates and more. The number of
-# pairs does not count, because a pair must have the same bits alone.
+# Importing numba and compiling a loop take two seconds, so the loop sums only this many coordinates or more. The number
+# of pairs does not matter, because a pair must have the same bits alone.
 _FEWEST_FUSED = 1 << 18
 
 # Reads wait for the disk, so there may be more of them than processors.
@@ -78,10 +78,10 @@ def plan(
     groups: Groups = "all",
     sample: int | None = None,
 ) -> TrackedParameters:
-    """Lay out the coordinates of a checkpoint as the monitor lays out those of a module. Nothing is read.
+    """Lay out the coordinates of a checkpoint as the monitor does for a module. Nothing is read.
 
     Args:
-        stored: the tensors of a checkpoint. Each is counted, so give one name for tied tensors.
+        stored: the tensors of a checkpoint. Each tensor is counted, so give tied tensors once, under one name.
         aliases: other names of a tensor, which patterns may match too.
         groups: ``"all"``, ``"layer"``, or a mapping of group names to patterns.
         sample: number of coordinates to draw. The monitor draws the same coordinates for the same number.
@@ -133,8 +133,8 @@ def memory_needed(
 ) -> int:
     """Return the bytes that :func:`sum_pairs` takes at its peak, with its result and without the files.
 
-    Blocks are chosen so that they and the scratch memory of all threads fit in ``memory``. More is needed for the sums
-    themselves, and if ``memory`` is below two tiles of 8192 coordinates of each checkpoint.
+    The blocks and the scratch memory of all threads fit in ``memory``. The sums need more memory. More is also needed
+    if ``memory`` is below two tiles of 8192 coordinates of each checkpoint.
     """
     sizes = _Sizes(parameters, pairs, memory)
     n_cell, n_moment = parameters.n_cells, len(MOMENTS) + n_threshold
@@ -163,9 +163,9 @@ def sum_pairs(
 ) -> Sums:
     """Sum all pairs in one pass over the checkpoints.
 
-    The formulas are those of :class:`~lightning_glassy.measure.moments.EagerMoments`. Many coordinates are summed in a
-    loop that numba compiles, if it is installed. The result of a pair does not depend on the other pairs, the memory,
-    the number of threads (``torch.get_num_threads()``), or an interruption.
+    The formulas are as in :class:`~lightning_glassy.measure.moments.EagerMoments`. If numba is installed, a compiled
+    loop sums many coordinates. The result of a pair does not depend on the other pairs, the memory, the number of
+    threads (``torch.get_num_threads()``), or an interruption.
 
     Args:
         parameters: the coordinates, from :func:`plan`.
@@ -180,7 +180,7 @@ def sum_pairs(
 
     Raises:
         ValueError: a file has changed or is damaged, or something else is at the path of ``unfinished``.
-        MemoryError: the sums of so many pairs and groups do not fit in the free memory.
+        MemoryError: the sums of all pairs and groups do not fit in the free memory.
     """
     needed, free = memory_needed(parameters, pairs, len(thresholds), memory), free_memory(torch.device("cpu"))
     if needed > free:
@@ -208,7 +208,7 @@ def sum_pairs(
 
 
 class _Block(NamedTuple):
-    """A run of tiles of one bucket, which is read at once.
+    """Consecutive tiles of one bucket, which are read at once.
 
     The tiles of a unit are summed at once. They have one cell and one size, and follow one another.
     """
@@ -289,7 +289,7 @@ def _fill(parts: Sequence[_Part], checkpoint: Checkpoint, out: Tensor, stop: thr
 
 
 class _Sizes:
-    """How the memory is used.
+    """Sizes of the parts of the memory.
 
     Attributes:
         n_row: number of checkpoints that are read.
@@ -394,7 +394,7 @@ class _Work:
 
     @torch.no_grad()
     def sum_unit(self, unit: list[Tile], rows: Tensor, scratch: Tensor, stop: threading.Event) -> _OfUnit | None:
-        """Return the sums of all pairs of some tiles, or ``None`` if told to stop.
+        """Return the sums of all pairs of some tiles, or ``None`` after a request to stop.
 
         Args:
             unit: the tiles, all of one size.
@@ -522,7 +522,7 @@ class _Threads:
         torch.set_num_threads(self._n_before)
 
     def sums(self, blocks: Iterator[_Block]) -> Iterator[tuple[int, list[Tile], _OfUnit]]:
-        """Give the sums of all units of all blocks, in order. The next block is read while one is summed."""
+        """Yield the sums of all units of all blocks, in order. The next block is read while a block is summed."""
         ahead = self._read(next(blocks, None))
         while ahead is not None:
             block, memory, rows, reads = ahead
@@ -537,7 +537,7 @@ class _Threads:
                 if waiting and (unit is None or len(waiting) > 2 * self._sizes.threads):
                     of_unit, sums = waiting.popleft()
                     found = _wait_for(sums)
-                    assert found is not None  # nothing has told it to stop
+                    assert found is not None  # there was no request to stop
                     yield block.bucket, of_unit, found
             self._free.append(memory)
 

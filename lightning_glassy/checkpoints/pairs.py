@@ -18,8 +18,8 @@ def choose_pairs(steps: Sequence[int], which: Pairs = "all") -> list[tuple[int, 
     ``"all"`` takes every pair. ``"log"`` takes the pairs nearest to the grid of ``LogTimeSchedule.logspaced()``, which
     has 3 waiting times and 10 lags per decade. The earlier checkpoint is at the step nearest to a waiting time of the
     grid. The later checkpoint is at the lag nearest to a lag of the grid. Nearest means the smallest ratio. Step 0 is a
-    waiting time if there is a checkpoint of step 0. The last checkpoint is always a later one. The number of pairs
-    grows as the square of the logarithm of the last step.
+    waiting time if there is a checkpoint of step 0. The last checkpoint is always the later checkpoint of some pair.
+    The number of pairs grows as the square of the logarithm of the last step.
 
     Args:
         steps: the steps of the checkpoints, increasing.

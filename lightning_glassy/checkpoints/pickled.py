@@ -1,7 +1,7 @@
 """Describe the tensors in files of ``torch.save`` and read everything else, without running code from the files.
 
-Files are archives since torch 1.6. Before, a file was a row of pickles and numbers. Both have one pickle whose tensors
-refer to memory elsewhere in the file.
+Files are archives since torch 1.6. Earlier files were a sequence of pickles and numbers. Both formats have one pickle
+whose tensors refer to memory elsewhere in the file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _DTYPE_OF_STORAGE = {
     "UntypedStorage": torch.uint8,
     "_UntypedStorage": torch.uint8,
 }
-# Objects of these hold no weights, and are left out. A user can allow more with torch.serialization.add_safe_globals.
+# Objects of these classes hold no weights, and are left out. A user can allow more with
+# torch.serialization.add_safe_globals.
 _HARMLESS = (
     "_io.",
     "accelerate.",
@@ -88,8 +89,8 @@ def read_torch(file: File) -> dict[str, Any]:
     """Return the dict in a file of ``torch.save``, with a :class:`StridedTensor` in the place of each tensor.
 
     Raises:
-        ValueError: the file is damaged, holds no dict, or holds objects that would have to be run. The message names
-            the file.
+        ValueError: the file is damaged, holds no dict, or holds objects that can only be made by running code. The
+            message names the file.
     """
     content = read_object(file, 0, None)
     if not isinstance(content, dict):
@@ -100,7 +101,7 @@ def read_torch(file: File) -> dict[str, Any]:
 
 
 def read_object(file: File, start: int, length: int | None) -> Any:
-    """Return what ``torch.save`` has written at a position of a file. Raises the errors of :func:`read_torch`."""
+    """Return the content that ``torch.save`` wrote at a position of a file, or raise as :func:`read_torch`."""
     names: dict[str, None] = {}
     try:
         try:
@@ -196,7 +197,7 @@ def _read_row(file: File, start: int, data: bytes, size: int, names: dict[str, N
                 raise Damaged("its pickle is damaged")
             shift = view[1]
         if key not in memories:
-            # Where it begins is known at the end of the pickle.
+            # Its position is known at the end of the pickle.
             memories[key] = Memory(file, key, n * dtype.itemsize, 0), dtype, n
         memory, first_dtype, _ = memories[key]
         if first_dtype != dtype:
@@ -222,7 +223,7 @@ def _no_storage(*_: object) -> Storage:
 
 
 def _kind(data: bytes) -> str:
-    """Say in words what kind of file begins with these bytes."""
+    """Describe the kind of file that begins with these bytes."""
     if data.startswith(b"version https://git-lfs"):
         return " but a pointer of Git LFS to it. Fetch the file itself: git lfs pull"
     if data.lstrip()[:1] == b"<":
@@ -255,7 +256,7 @@ def _unpickle(data: bytes, at: int, storage_of: Function, names: dict[str, None]
 
 
 def _unknown(name: str, args: tuple[Any, ...]) -> Any:
-    """Return what stands for an object that is not made. A tensor stays visible as a tensor."""
+    """Return the substitute for an object that is not made. A tensor stays visible as a tensor."""
     last = name.rpartition(".")[2]
     return Unreadable(f"is a {last}") if last.endswith(("Tensor", "Parameter")) else Opaque(name, args, called=True)
 
@@ -297,7 +298,7 @@ def _is_known(name: str) -> bool:
 
 
 def _allowed_by_user() -> set[str]:
-    """Return the names that the user has allowed. Objects of them are not made either, but left out."""
+    """Return the names that the user has allowed. Their objects are not made either, but left out."""
     allowed: Any = torch.serialization.get_safe_globals()
     return {entry[1] if isinstance(entry, tuple) else f"{entry.__module__}.{entry.__qualname__}" for entry in allowed}
 
@@ -355,7 +356,7 @@ def dtype_of(value: Any) -> torch.dtype:
 
 
 def plain_pickle(data: bytes) -> Any:
-    """Return what a pickle without tensors holds. Objects of all classes are :class:`Opaque`.
+    """Return the content of a pickle without tensors. Objects of all classes are :class:`Opaque`.
 
     Raises:
         Damaged: the bytes are no pickle.

@@ -1,4 +1,4 @@
-"""Show how far a long reading is, and how long the rest takes."""
+"""Show the progress of a long reading, and the time that the rest will take."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Progress:
         self._start: tuple[float, int] | None = None
 
     def line(self, done: int, total: int) -> str:
-        """Return the share, the bytes and the time that is left, or at the end the time that it took.
+        """Return the share, the bytes and the remaining time, or at the end the total time.
 
         Args:
             done: bytes that are read. An interrupted reading that goes on does not begin at 0.

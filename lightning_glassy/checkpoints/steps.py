@@ -31,7 +31,7 @@ class Dated:
     Attributes:
         step: number of optimiser updates.
         source: where the step was found, in words.
-        weak: whether the step is a number in a name that may as well count epochs or checkpoints.
+        weak: whether the step is a number in a name that may also count epochs or checkpoints.
         in_name: a number in the name that contradicts the step, if there is one.
     """
 
@@ -43,7 +43,7 @@ class Dated:
 
 @dataclass(frozen=True)
 class _Number:
-    """A number that may be the step. ``weak`` says that it may as well be an epoch."""
+    """A number that may be the step. If ``weak``, it may also be an epoch."""
 
     value: int
     source: str
@@ -53,19 +53,21 @@ class _Number:
 def find_steps(contents: Sequence[Content], given: object = None, force: bool = False) -> list[Dated]:
     """Find the step of each checkpoint.
 
-    The first of these that a checkpoint has is trusted: a step among its values (``global_step``, ``iteration``), a
-    number after such a word in its name (``step=400``, ``checkpoint-400``), in the name of its branch, or in the names
-    of its two directories. A bare number counts only if all checkpoints have one, in names of one pattern, and exactly
-    one number differs between the names. Epochs, dates, versions, shards, seeds, sizes and metrics are no steps.
+    The function trusts the first of these that a checkpoint has: a step among its values (``global_step``,
+    ``iteration``), a number after such a word in its name (``step=400``, ``checkpoint-400``), in the name of its
+    branch, or in the names of its two directories. A bare number counts only if all checkpoints have one, in names of
+    one pattern, and exactly one number differs between the names. Epochs, dates, versions, shards, seeds, sizes and
+    metrics are not steps.
 
     Args:
         contents: the checkpoints.
-        given: the step of each checkpoint, as the user says, or ``None``.
-        force: believe ``given`` even against the values and names.
+        given: the step of each checkpoint from the user, or ``None``.
+        force: use ``given`` even if values and names contradict it.
 
     Raises:
         TypeError: ``given`` is no list of integers.
-        ValueError: a step is unknown, doubtful, out of its range, or not the given one. The message names the file.
+        ValueError: a step is unknown, doubtful, out of its range, or contradicts the given step. The message names the
+            file.
 
     Example:
         >>> from pathlib import Path
@@ -115,7 +117,7 @@ def find_steps(contents: Sequence[Content], given: object = None, force: bool = 
 
 
 def _copies(contents: Sequence[Content], numbers: Sequence[_Number | None]) -> dict[int, int]:
-    """Return the places of checkpoints without any number, such as ``last.pt``, and of those with the same bytes."""
+    """Return the places of checkpoints without any number, such as ``last.pt``, and of their copies, byte for byte."""
     nameless = {i for i, number in enumerate(numbers) if not number and not re.search("[0-9]", contents[i].path.name)}
     copies = {}
     for i in nameless:
@@ -173,7 +175,7 @@ def doubts_of_steps(dated: Sequence[Dated], paths: Sequence[Path] = ()) -> list[
 
 
 def _several_trainings(dated: Sequence[Dated], paths: Sequence[Path]) -> str | None:
-    """Return what tells that checkpoints may be of several trainings, or ``None``."""
+    """Return the reason why checkpoints may be of several trainings, or ``None``."""
     seeds = dict.fromkeys(" and ".join(_SEED.findall("/".join(path.parts[-3:]))) for path in paths)
     seeds.pop("", None)
     if len(seeds) > 1:
@@ -220,7 +222,7 @@ def _check_given(content: Content, step: int, named: _Number | None) -> None:
     try:
         number = _inside(content) or named
     except ValueError:
-        return  # nobody else knows the step
+        return  # there is no other source of the step
     epoch = _epoch(content)
     if number is None or number.value == step or (number.weak and epoch is not None and _is_epoch(number, epoch)):
         return
@@ -231,7 +233,7 @@ def _check_given(content: Content, step: int, named: _Number | None) -> None:
 
 
 def _check_order(contents: Sequence[Content], steps: Sequence[int]) -> None:
-    """Refuse given steps in another order than the numbers in the names: a shell sorts 10 before 2."""
+    """Refuse given steps if the numbers in the names have another order: a shell sorts 10 before 2."""
     paths = [content.path for content in contents]
     names = [re.sub(r"[0-9]+\.[0-9]+", _GAP, "/".join(path.parts[-3:])) for path in paths]  # metrics may fall
     numbers = [tuple(map(int, re.findall("[0-9]+", name))) for name in names]
@@ -253,7 +255,7 @@ def _check_names(
     labelled: Sequence[_Number | None],
     bare: Sequence[_Number | None],
 ) -> None:
-    """Refuse checkpoints of one step inside and several in their names, and steps that go against their names."""
+    """Refuse checkpoints with one step inside and several in their names, and steps that contradict the names."""
     known: dict[str, list[tuple[int, int, bool, Path]]] = {}
     for content, step, label, alone in zip(contents, inside, labelled, bare, strict=True):
         name = label or alone
@@ -305,7 +307,7 @@ _TOTALS = (
     "batch_idx_train",
     "ss_steps",
 )
-# Names of counts that somebody may use for something else. They must agree with each other.
+# Names of counts that some programs use for something else. These counts must agree with each other.
 _COUNTS = (
     "step",
     "iteration",
@@ -318,7 +320,7 @@ _COUNTS = (
     "current_step",
     "current_iter",
 )
-# Names that may also mean a number of steps that was planned, which is the same in all files.
+# Names that may also mean the planned number of steps, which is the same in all files.
 _MAYBE_COUNTS = (
     "steps",
     "iters",
@@ -423,7 +425,7 @@ def _plain(value: object) -> object:
 
 
 def _epoch(content: Content) -> float | None:
-    """Return the epoch that a checkpoint says."""
+    """Return the epoch in a checkpoint."""
     extra = content.everything.get("extra_state")
     iterator = extra.get("train_iterator") if isinstance(extra, dict) else None
     places = [values for _, values, _ in _places(content)] + ([iterator] if isinstance(iterator, dict) else [])
@@ -468,7 +470,7 @@ _NO_STEP = re.compile(
             rf"(?<![a-z])(?:max|total|warmup)[_-]?(?:{_COUNTED})[=_-]?{_REAL}[km]?",
             rf"(?<![a-z])(?:num_train(?:ing)?|save|eval|log(?:ging)?|inner|rollout|ddim)[_-]?steps[=_-]?{_REAL}[km]?",
             rf"(?<![a-z])(?:{_METRICS})_(?:{_COUNTED})[=_-]?-?{_REAL}",
-            # a hash: hexadecimal digits with a letter among them. Composer's ba100000 looks like one.
+            # a hash: hexadecimal digits with a letter among them. Composer's ba100000 looks like a hash.
             r"(?<![0-9a-z])(?!ba[0-9]+(?![0-9a-z]))(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{7,}(?![0-9a-z])",
             # a date, with a time of the day or without, and seconds since 1970
             r"(?<![0-9])20[0-9]{2}([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12][0-9]|3[01])"
@@ -559,7 +561,7 @@ def _value(digits: str, unit: str) -> int:
 def _labelled(contents: Sequence[Content]) -> list[_Number | None]:
     """Return the step in the name of each checkpoint, of its branch, or of its two directories."""
     paths = [Path(os.path.abspath(content.path)) for content in contents]  # noqa: PTH100  # keeps links
-    # A directory of several checkpoints does not tell their steps.
+    # The name of a directory of several checkpoints does not give their steps.
     shared = Counter(parent for path in set(paths) for parent in path.parents[:2])
     return [_label_of(content, path, shared) for content, path in zip(contents, paths, strict=True)]
 

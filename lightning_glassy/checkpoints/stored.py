@@ -1,4 +1,4 @@
-"""Tensors in files: described when a file is opened, and read block by block later."""
+"""Tensors in files. They are described when a file is opened, and read block by block later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Stored(Protocol):
-    """A tensor in a file. Nothing of its values is in memory.
+    """A tensor in a file. None of its values are in memory.
 
     The *coordinates* of a tensor are its elements in row-major order, however the file lays them out. A complex element
     is two coordinates, its real and its imaginary part.
@@ -20,8 +20,8 @@ class Stored(Protocol):
         shape: shape of the tensor.
         dtype: dtype of the tensor, as in the file.
         place: the memory of the file that the tensor covers. Tensors with equal places are one tensor.
-        problem: why the values cannot be measured, to be read after the name of the tensor ("is a sparse tensor"), or
-            ``None``.
+        problem: the reason why the values cannot be measured, as words after the name of the tensor ("is a sparse
+            tensor"), or ``None``.
     """
 
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ def read_scalar(stored: Stored) -> Tensor | None:
 
 
 class InMemory:
-    """A tensor in memory, with the methods of one in a file."""
+    """A tensor in memory, with the methods of a tensor in a file."""
 
     problem = None
 

@@ -33,7 +33,7 @@ class Memory:
 
     @property
     def start(self) -> int:
-        """Position of the first byte in the file. It is looked up when it is needed first."""
+        """Position of the first byte in the file. It is looked up at the first use."""
         if callable(self._start):
             self._start = self._start()
         return self._start
@@ -52,7 +52,7 @@ class StridedTensor:
         shape: shape.
         strides: strides in elements, not negative.
         offset: position of its first element in the memory, in elements.
-        problem: why it cannot be measured.
+        problem: the reason why it cannot be measured.
 
     Raises:
         ValueError: it reaches beyond its memory.
@@ -183,7 +183,7 @@ class Unreadable:
 def overlapping(named: Iterable[tuple[str, Stored]]) -> tuple[str, str] | None:
     """Return the names of two tensors that share a part of their memory, or ``None``.
 
-    Tensors with equal places are one tensor, which does not overlap itself. Only the first of them is looked at.
+    Tensors with equal places are one tensor, which does not overlap itself. Only the first of them is checked.
     """
     first: dict[Hashable, tuple[str, Place]] = {}
     for name, stored in named:
@@ -193,7 +193,7 @@ def overlapping(named: Iterable[tuple[str, Stored]]) -> tuple[str, str] | None:
 
 
 def gather_near(stored: Stored, positions: Tensor, out: Tensor) -> None:
-    """Fill ``out`` with the coordinates at ``positions`` by reading those together that are near to each other."""
+    """Fill ``out`` with the coordinates at ``positions``. Coordinates that are near to each other are read together."""
     if not len(positions):
         return
     far = (positions.diff() > _NEAR).nonzero().flatten() + 1
@@ -216,7 +216,7 @@ def boxes(dims: list[tuple[int, int]], start: int, n: int) -> Iterator[tuple[int
     """
     done = 0
     while done < n:
-        # The box of the most dimensions that begins here and does not end too late.
+        # Find the box of the most dimensions that begins here and does not end too late.
         dim, row = len(dims) - 1, 1
         while dim > 0 and (start + done) % (row * dims[dim][0]) == 0 and row * dims[dim][0] <= n - done:
             row, dim = row * dims[dim][0], dim - 1

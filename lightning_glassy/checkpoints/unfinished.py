@@ -1,7 +1,7 @@
 """Keep the sums of a run that was interrupted, so that the next run goes on from there.
 
 The file is one line of JSON, followed by arrays whose sizes the arguments of the run determine. A reader does not trust
-it. It is of use only for the same arguments on the same files.
+the file. It is useful only for the same arguments and the same files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FORMAT, _VERSION = "lightning_glassy.unfinished", 1
 _LONGEST_HEADER = 1 << 16
 _FOREIGN = "{} is there already and holds no sums of an interrupted measurement: remove it, or choose another name"
 
-# Save so often, and less often if a save takes longer than a fiftieth of this.
+# Seconds between saves. The interval is longer if a save takes longer than a fiftieth of this.
 _SAVE_EVERY = 30.0
 _SAVE_SHARE = 0.02
 
@@ -43,7 +43,7 @@ class State:
         pair: sums of each pair, ``[n_bucket, n_cell, n_pair, 2 + n_threshold]``.
         not_finite: whether a tensor has a value that is not finite, ``[n_tensor, n_row]``.
         done: number of tiles.
-        whole: whether the sums are those of ``done`` tiles. An interrupt may come between two sums.
+        whole: whether the sums are of exactly ``done`` tiles. An interrupt may come between two sums.
     """
 
     own: NDArray[np.float64]
@@ -94,10 +94,10 @@ class Unfinished:
     """A file for the sums of an interrupted run.
 
     Args:
-        path: the file. It is there only between an interrupted run and the next run that ends.
+        path: the file. It exists only between an interrupted run and the next run that ends.
         files: all files that are read. Another size or time of one of them makes the sums useless.
         steps: the step of each checkpoint.
-        keys: where the weights of each checkpoint are in its files, if these hold several sets of weights.
+        keys: key of the weights of each checkpoint in its files, if the files hold several sets of weights.
     """
 
     def __init__(
@@ -119,13 +119,14 @@ class Unfinished:
         thresholds: Sequence[float],
         method: tuple[int, bool],
     ) -> None:
-        """Set the arguments of the run. A file that was written for others is not used.
+        """Set the arguments of the run. A file that was written for other arguments is not used.
 
         Args:
             parameters: the coordinates.
             pairs: the pairs of checkpoints.
             thresholds: the thresholds of the overlap.
-            method: what decides the last bits of a sum: the size of a tile, and whether a compiled loop sums it.
+            method: the facts that decide the last bits of a sum: the size of a tile, and whether a compiled loop sums
+                it.
         """
         layout = [
             [str(bucket.dtype), [[p.source.name, p.start, p.stop, cell] for p, cell in zip(*both, strict=True)]]
@@ -140,14 +141,14 @@ class Unfinished:
         }
 
     def load(self, state: State, n_tile: Callable[[], int]) -> None:
-        """Fill the state with the sums of the file, if it is there and for the same arguments.
+        """Fill the state with the sums of the file, if the file exists and is for the same arguments.
 
         Args:
             state: the state before the first tile.
             n_tile: called for the number of all tiles.
 
         Raises:
-            ValueError: there is something else at the path. It would be replaced, and removed in the end.
+            ValueError: there is something else at the path, which would be replaced, and removed in the end.
             OSError: the file cannot be read.
         """
         if not self.path.exists():
@@ -159,7 +160,7 @@ class Unfinished:
             log.warning("%s %s. It is not used, and everything is read from the beginning", self.path, problem)
 
     def _problem_of_loading(self, state: State, n_tile: Callable[[], int]) -> str | None:
-        """Fill the state, or return why the file cannot be used."""
+        """Fill the state, or return the reason why the file cannot be used."""
         if not self.path.is_file():
             raise ValueError(_FOREIGN.format(self.path))
         with self.path.open("rb") as file:

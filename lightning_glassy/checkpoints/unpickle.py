@@ -26,7 +26,7 @@ class Opaque:
 
     Attributes:
         name: the name, such as ``argparse.Namespace``.
-        args: what it would be called with.
+        args: the arguments of the call that is not made.
         state: the attributes that it would get.
         called: whether it would be called. Otherwise this is the class or function itself.
     """
@@ -49,7 +49,7 @@ class Later:
     """An object that the state after it completes.
 
     Attributes:
-        value: what takes its place in the end.
+        value: the object that takes its place in the end.
     """
 
     value: Any = None
@@ -70,7 +70,7 @@ class Unpickler:
 
     Args:
         data: bytes that begin with the pickle.
-        functions: what to do for a name that is called, by name.
+        functions: the function to run for a called name, by name.
         unknown: makes the object of any other name and its arguments. Default: an :class:`Opaque`.
         persistent: makes the object of a persistent id.
 
@@ -97,17 +97,17 @@ class Unpickler:
         self._left = 10**5 + len(data) // 2
 
     def load(self) -> Any:
-        """Return what the pickle holds.
+        """Return the content of the pickle.
 
         Raises:
-            Damaged: the bytes are no pickle, or one that no program writes.
+            Damaged: the bytes are no pickle, or a pickle that no program writes.
         """
         data, stack, memo, table = self.data, self._stack, self._memo, _TABLE
         position = self.position
         try:
             while True:
                 code = data[position]
-                # The most frequent opcodes stand here: they are four of five.
+                # The most frequent opcodes are handled here: four of five.
                 if code == _PUT_4:
                     self._put(_U4.unpack_from(data, position + 1)[0])
                     position += 5
@@ -310,7 +310,7 @@ class Unpickler:
 
 
 def is_key(value: object, depth: int = 3) -> bool:
-    """Return whether a value can be hashed and printed. The hash of nested tuples can take for ever."""
+    """Return whether a value can be hashed and printed. The hash of nested tuples can take extremely long."""
     if isinstance(value, int) and value.bit_length() > 64:  # Python refuses to print integers of thousands of digits
         return False
     if type(value) is tuple:
@@ -387,7 +387,7 @@ _TABLE = _opcodes()
 
 
 def check_tree(root: object) -> None:
-    """Refuse dicts and lists that are nested without end, or that hold each other so often that nobody can visit all.
+    """Refuse dicts and lists that are nested without end, or that hold each other too often to visit all of them.
 
     Objects that were not made are left out of dicts. In lists and tuples they stay, or become ``None``.
 

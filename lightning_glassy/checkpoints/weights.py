@@ -1,4 +1,4 @@
-"""The weights of each checkpoint: which of its tensors they are, and how they agree between the checkpoints."""
+"""Choose the tensors of each checkpoint that are its weights, and find the tensors that all checkpoints share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_glassy.measure.optimizers import learning_rates, options_of
 from lightning_glassy.measure.select import matches, patterns_of, plain_name
 from lightning_glassy.record.text import listed
 
-# Names that torch gives to the running statistics of normalisation layers. They are state, but no parameters.
+# Names that torch gives to the running statistics of normalisation layers. They are state, but not parameters.
 _BUFFERS = ("*.running_mean", "*.running_var", "*.num_batches_tracked")
 NOT_FLOATING = "integer, boolean or quantised"
 CONSTANT = "bit-identical in every file"
@@ -48,9 +48,9 @@ class Weights:
         tensors: the floating-point tensors, by their names without the prefixes of wrappers.
         left_out: kinds of entries that are no weights, and how many there are.
         n_not_floating: number of coordinates of integer, boolean and quantised tensors.
-        key: where the weights are in the checkpoint, with dots between nested keys. Empty for the whole.
+        key: key of the weights in the checkpoint, with dots between nested keys. Empty for the whole checkpoint.
         averages: whether they are averages over the training.
-        doubts: what a reader of the record should know about them, in words.
+        doubts: facts about them that a reader of the record should know, in words.
         lightning_version: version of Lightning that wrote the checkpoint, if it did.
         optimizers: options of the optimisers in a Lightning checkpoint, in the format of AgingMonitor.
         learning_rates: learning rates in a Lightning checkpoint, by their names in a record.
@@ -77,7 +77,7 @@ class Agreed:
         aliases: other names of the same values, by the name that is measured.
         constants: names of the tensors that are left out because no bit of them differs between the checkpoints.
         left_out: kinds of entries of the first checkpoint that are not measured, and how many there are.
-        doubts: what a reader of the record should know, in words.
+        doubts: facts that a reader of the record should know, in words.
     """
 
     tensors: list[dict[str, Stored]]
@@ -94,7 +94,7 @@ def choose(content: Content, key: str | None = None) -> Weights:
     """Choose the tensors of a checkpoint that are weights.
 
     The weights are at ``key``. Without a key they are the ``state_dict`` of Lightning, else the whole checkpoint, else
-    the only state_dict in it. Trained weights go before their averages (EMA, SWA) if the names tell them apart.
+    the only state_dict in it. Trained weights are preferred to their averages (EMA, SWA) if the names distinguish them.
 
     Args:
         content: the checkpoint.
@@ -155,7 +155,7 @@ def choose(content: Content, key: str | None = None) -> Weights:
     )
 
 
-# Dicts that hold tensors of the same shapes as the weights, which are no weights.
+# Dicts with tensors that have the shapes of the weights, but are not weights.
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|callbacks|loops|rng|^opt$|hyper_parameters|^args$|config", re.IGNORECASE)
 _OPTIMIZER_STATE = {"param_groups", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 _AVERAGE = re.compile(
@@ -174,7 +174,7 @@ _DEPTH = 4
 
 
 def _state_dict(content: Content, key: str | None) -> tuple[str, dict[Any, Any], list[str]]:
-    """Return the key of the weights, the state_dict there, and the keys of averages that are left alone."""
+    """Return the key of the weights, the state_dict there, and the keys of averages that are not used."""
     everything, path = content.everything, content.path
     by_lightning = "pytorch-lightning_version" in everything
     trained = everything.get("current_model_state")
@@ -296,7 +296,7 @@ def _is_number(stored: Stored) -> bool:
 
 
 def _averages(content: Content, key: str, state: dict[Any, Any], others: list[str]) -> tuple[bool, list[str]]:
-    """Return whether the weights are averages over the training, and what to say about averages."""
+    """Return whether the weights are averages over the training, and the doubts about averages."""
     if key == "current_model_state" and _is_swapped_for_good(content):
         return True, [_ARE_AVERAGES.format("Lightning's WeightAveraging puts them into the model when training ends")]
     if others:
@@ -317,7 +317,7 @@ def _averages(content: Content, key: str, state: dict[Any, Any], others: list[st
         why = "by the name of the file"
     if why is not None:
         return True, [_ARE_AVERAGES.format(why)]
-    # StochasticWeightAveraging keeps its averages to itself until the training ends.
+    # StochasticWeightAveraging keeps its averages separately until the training ends.
     maybe = [
         name for name in callbacks if re.search("(?<![A-Z])EMA(?![A-Z][A-Z])|Averag", name) and "Stochastic" not in name
     ]
@@ -327,7 +327,7 @@ def _averages(content: Content, key: str, state: dict[Any, Any], others: list[st
 
 
 def _is_swapped_for_good(content: Content) -> bool:
-    """Return whether Lightning has put the averages in the place of the trained weights, as it does in the end."""
+    """Return whether Lightning has replaced the trained weights by the averages, as it does in the end."""
     n_averaged = _scalar(_dict(content.everything.get("averaging_state")).get("n_averaged"))
     if not isinstance(n_averaged, Tensor) or n_averaged <= 1:  # the first average is a copy of the weights
         return False
@@ -381,7 +381,7 @@ def agree(
 
     The prefixes ``module.``, ``model.``, ``_orig_mod.`` and ``_forward_module.`` of all names of a checkpoint are
     dropped if the names agree without them. Tensors count once if they have one place in the file, or if they are
-    alike, bit for bit, in every checkpoint. Tensors that do not differ between the checkpoints are left out.
+    equal, bit for bit, in every checkpoint. Tensors that do not differ between the checkpoints are left out.
 
     Args:
         weights: the weights of each checkpoint, the earliest first.
@@ -507,12 +507,12 @@ def _without_prefixes(states: Sequence[dict[str, Stored]]) -> list[dict[str, Sto
     """Drop prefixes that most names of a state_dict have, if the names of several state_dicts agree better then."""
     if all(state.keys() == states[0].keys() for state in states):
         return list(states)
-    # Most files have the names of one of the others, so each set of names is looked at once.
+    # Most files have the same names as another file, so each set of names is handled once.
     kinds = {frozenset(state): _prefixes(list(state)) for state in states}
     firsts = next(iter(kinds.values()))
 
     def best(reference: set[str], prefixes: list[str], names: frozenset[str]) -> tuple[int, str]:
-        """Return how many names agree with the reference, and the prefix to drop."""
+        """Return the number of names that agree with the reference, and the prefix to drop."""
         return max(
             ((sum(name.removeprefix(p) in reference for name in names), p) for p in prefixes),
             key=lambda one: (one[0], len(one[1])),
@@ -534,7 +534,7 @@ def _without_prefixes(states: Sequence[dict[str, Stored]]) -> list[dict[str, Sto
 
 
 def _prefixes(names: list[str]) -> list[str]:
-    """Return the prefixes that can be dropped: those of most names, which differ without them. The first is empty."""
+    """Return the prefixes that can be dropped: most names have them, and differ without them. The first is empty."""
     found = [""]
     while True:
         longer = [found[-1] + prefix for prefix in _PREFIXES]
@@ -607,7 +607,7 @@ def _advice(
 # ---------------------------------------------------------------------- tied tensors and constants
 
 _PROBE, _BLOCK = 1024, 2**20  # coordinates
-# Fewer bytes may be alike by chance.
+# Fewer bytes may be equal by chance.
 _FEWEST_BYTES = 16
 
 
@@ -629,7 +629,7 @@ def _same_place(tensors: Sequence[dict[str, Stored]]) -> dict[str, tuple[str, ..
 def _under_one_name(tensors: Sequence[dict[str, Stored]], names: list[str]) -> list[dict[str, Stored]]:
     """Add the name of a tied tensor to the state_dicts that have it under another name only.
 
-    That two names are of one tensor is known if a state_dict has both, and all that have both have them alike.
+    Two names are of one tensor if a state_dict has both, and both are equal in all such state_dicts.
     """
     missing = {name: frozenset(i for i, state in enumerate(tensors) if name not in state) for name in names}
     kinds = {kind for kind in missing.values() if kind}
@@ -648,7 +648,7 @@ def _under_one_name(tensors: Sequence[dict[str, Stored]], names: list[str]) -> l
 
 
 def _table(state: dict[str, Stored], names: list[str]) -> dict[Hashable, list[str]]:
-    """Return the names of the tensors that look alike."""
+    """Return the names of the tensors that look equal."""
     table: dict[Hashable, list[str]] = {}
     for name in names:
         for look in _looks(state[name]):
@@ -668,14 +668,14 @@ def _is_long(stored: Stored) -> bool:
 
 
 def _same_bits(tensors: Sequence[dict[str, Stored]], names: list[str], aliases: dict[str, tuple[str, ...]]) -> None:
-    """Add the tensors to ``aliases`` that are alike, bit for bit, in every state_dict."""
+    """Add to ``aliases`` the tensors that are equal, bit for bit, in every state_dict."""
     first = tensors[0]
     forms: dict[Hashable, list[str]] = {}
     for name in names:
         if _is_long(first[name]):
             forms.setdefault(_form(first[name]), []).append(name)
     groups = [several for several in forms.values() if len(several) > 1]
-    for probe, state in itertools.product(range(3), tensors):  # after two or three of them, no group is left
+    for probe, state in itertools.product(range(3), tensors):  # after two or three probes, no group is left
         split: dict[Hashable, list[str]] = {}
         for i, several in enumerate(groups):
             parts = _parts(first[several[0]])
@@ -693,7 +693,7 @@ def _same_bits(tensors: Sequence[dict[str, Stored]], names: list[str], aliases: 
 
 
 def _like_first(states: Sequence[dict[str, Stored]], names: Sequence[str]) -> list[str]:
-    """Return the names whose tensors are those of the first name, bit for bit, in every state_dict."""
+    """Return the names whose tensors equal the tensor of the first name, bit for bit, in every state_dict."""
     left = list(names[1:])
     for state in states:
         first = state[names[0]]
@@ -709,7 +709,7 @@ def _like_first(states: Sequence[dict[str, Stored]], names: Sequence[str]) -> li
 
 
 def _alike(stored: Sequence[Stored]) -> bool:
-    """Return whether tensors of one shape and dtype are alike, bit for bit. Stop reading at the first difference."""
+    """Return whether tensors of one shape and dtype are equal, bit for bit. Stop reading at the first difference."""
     for start, length in _parts(stored[0]):
         expected = _read(stored[0], start, length)
         if any(not torch.equal(expected, _read(other, start, length)) for other in stored[1:]):
@@ -718,7 +718,7 @@ def _alike(stored: Sequence[Stored]) -> bool:
 
 
 def _parts(stored: Stored) -> list[tuple[int, int]]:
-    """Return the parts to compare: the start, the middle and the end, which mostly differ, and then the whole."""
+    """Return the parts to compare: first the start, the middle and the end, which mostly differ, then the whole."""
     n = n_coordinates(stored)
     probes = [(0, _PROBE), (n // 2, _PROBE), (n - _PROBE, _PROBE)] if n > 4 * _PROBE else []
     return probes + [(start, _BLOCK) for start in range(0, n, _BLOCK)]

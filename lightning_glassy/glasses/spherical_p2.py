@@ -24,7 +24,7 @@ class SphericalP2:
     .. math::
         \Gamma(t) &= k(2t) + 2T\int_0^t \Gamma(s)\,k(2(t-s))\,ds
 
-        \sqrt{\Gamma(t)\Gamma(t')}\;C(t,t') &= k(t+t') + 2T\int_0^{\min(t,t')} \Gamma(s)\,k(t+t'-2s)\,ds .
+        \sqrt{\Gamma(t)\Gamma(t')}\,C(t,t') &= k(t+t') + 2T\int_0^{\min(t,t')} \Gamma(s)\,k(t+t'-2s)\,ds .
 
     The solution of the first equation is :math:`\Gamma(t) = \langle e^{2\lambda t}/(1+T^2-T\lambda)\rangle`, an average
     over the semicircle. At :math:`T > 1`, :math:`(1-T^{-2})\,e^{2(T+1/T)t}` is added. The kernel is an average, too:

@@ -8,7 +8,7 @@ tag                            content
 ``glassy/mu``                  the aging exponent at the end, if the record has one
 ``glassy/<one>/<group>``       the same three for each group that ``log_groups`` names
 ``glassy_figures/<name>``      the curves of an observable on a logarithmic axis of lags, at the end. Then the figures
-                               of what other callbacks have measured, by the names of
+                               of the measurements of other callbacks, by the names of
                                :func:`lightning_glassy.plotting.panels.panels`
 ``glassy/<observable>/tw_..``  only with ``curves="scalars"``: the curve of one waiting time against the lag
 =============================  ========================================================================================
@@ -39,14 +39,14 @@ any other
 =====================  ====================================  ===========================  ==============================
 
 With ``curves="scalars"``, the step of a curve is the lag. In W&B, ``glassy/lag`` is its x axis. A logger that this
-package does not know gets it against the training step t_w + t. A ``CSVLogger`` gets the table only.
+package does not know gets the curve against the training step t_w + t. A ``CSVLogger`` gets the table only.
 
 Loggers get new values every few seconds, so that they cost less than the measurement. They also get them at each
-checkpoint, at the end, and after an exception. A run that is killed has lost the values of the last seconds. Curves of
-many groups would be thousands of tags, so loggers get as scalars those of the 16 largest groups. The record, its files,
+checkpoint, at the end, and after an exception. A killed run loses the values of the last seconds. Curves of many groups
+would be thousands of tags, so loggers get as scalars only the curves of the 16 largest groups. The record, its files,
 the table of a ``CSVLogger`` and the tab Glassy have all groups. Figures are drawn after the last step, when all
-callbacks have ended the training. A killed run has none: the tab shows its curves at any time, and ``lightning-glassy
-report`` draws its figures from the files.
+callbacks have ended the training. A killed run has no figures: the tab shows its curves at any time, and
+``lightning-glassy report`` draws its figures from the files.
 
 To add a logger, write a class in this package and add its name to :mod:`lightning_glassy.loggers.dispatch`.
 """

@@ -20,15 +20,15 @@ RECORD_NAME = "aging_record"
 class FileSink(Sink):
     """Write ``aging_record.npz`` during the run, and ``aging_record.csv`` at its end.
 
-    The record is written at the first event, and then every few seconds. A killed run loses what was measured in the
-    last five seconds, or in the last 30 if a write takes long. Every write is atomic, so a killed run keeps its last
+    The record is written at the first event, and then every few seconds. A killed run loses the measurements of the
+    last five seconds, or of the last 30 if a write takes long. Every write is atomic, so a killed run keeps its last
     record, and no file is ever empty. The only exception is a file system without hard links: there, the first file is
     empty for a moment.
 
     An existing file is never overwritten: the new file gets a number in its name. Only a resumed training takes over
-    the earlier file of the same record, as soon as it lacks nothing of it (:meth:`AgingRecord.replaces`). Until then it
-    writes a file with a number. If two trainings are resumed from one checkpoint, the second keeps its number.
-    Temporary files of killed runs are removed if they are older than an hour.
+    the earlier file of the same record, as soon as its record has all of the earlier content
+    (:meth:`AgingRecord.replaces`). Until then it writes a file with a number. If two trainings are resumed from one
+    checkpoint, the second keeps its number. Temporary files of killed runs are removed if they are older than an hour.
 
     Args:
         directory: directory for the files, created with the first file.
@@ -86,7 +86,7 @@ class FileSink(Sink):
         return self._path
 
     def _take_over(self, record: AgingRecord) -> list[Path]:
-        """Use another file of the same training, if this record lacks nothing of it.
+        """Use another file of the same training, if this record has all of its content.
 
         Returns:
             The other files of this record at earlier times. They can be removed after the next write.

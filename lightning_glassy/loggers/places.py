@@ -1,4 +1,4 @@
-"""Directories for files: local ones as absolute paths, and those of other file systems as addresses."""
+"""Directories for files: local directories as absolute paths, and directories of other file systems as addresses."""
 
 from __future__ import annotations
 

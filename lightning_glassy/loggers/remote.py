@@ -67,7 +67,7 @@ class RemoteSink(Sink):
 
     @contextlib.contextmanager
     def _remotely(self, record: AgingRecord) -> Iterator[None]:
-        """Copy what the block writes.
+        """Copy the files that the block writes.
 
         Raises:
             OSError: the file system failed. The message has the local directory.
@@ -94,7 +94,7 @@ class RemoteSink(Sink):
             raise OSError(f"{what}. The files of the record are in {self._local}") from failure
 
     def _connect(self, record: AgingRecord) -> None:
-        """Find the file system. Let the local files have the names that they can have there."""
+        """Find the file system. Give the local files names that are possible there."""
         if self._system is not None:
             return
         system, self._root = url_to_fs(self._address)

@@ -25,8 +25,7 @@ class Signal(NamedTuple):
     """A number at a training step.
 
     Attributes:
-        name: ``"moved_percent"``, ``"aging_rate"`` or ``"mu"``, with ``/<group>`` behind for a group that was asked
-            for.
+        name: ``"moved_percent"``, ``"aging_rate"`` or ``"mu"``, with ``/<group>`` at the end for a requested group.
         step: number of completed updates.
         value: the number.
     """
@@ -48,7 +47,7 @@ class Signals:
     With replicas, the displacement is the mean over them.
 
     Args:
-        groups: groups with signals of their own, beside all parameters.
+        groups: groups with their own signals, in addition to all parameters.
     """
 
     def __init__(self, groups: Sequence[str] = ()) -> None:
@@ -60,7 +59,7 @@ class Signals:
         self._spent, self._expected = 0.0, _FIRST  # seconds of all rates, and of the next
 
     def look(self, record: AgingRecord) -> None:
-        """Add the signals of the steps that the record has reached. An error leaves them out, and nothing else."""
+        """Add the signals of the steps that the record has reached. After an error, only these signals are missing."""
         now = time.monotonic()
         self._started = now if self._started is None else self._started
         if not len(record):

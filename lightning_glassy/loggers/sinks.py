@@ -65,7 +65,7 @@ class Sink(ABC):
     def update(self, record: AgingRecord, pairs: Pairs, step: int) -> None:
         """Write the pairs (waiting time, lag) that are new in the record at ``step``.
 
-        After an error, the same pairs come again, together with those that are new since then.
+        After an error, the same pairs come again, together with the pairs that are new since then.
         """
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Sink(ABC):
         """Log a figure of the complete record, after :meth:`close`."""
 
     def go_back(self, record: AgingRecord) -> None:  # noqa: B027 (not every sink can correct its output)
-        """Take notice that the record has lost its last rows. Output that can be changed is corrected at the next call.
+        """Note that the record has lost its last rows. Output that can be changed is corrected at the next call.
 
         Points in a logger cannot be removed.
         """
@@ -102,7 +102,7 @@ class _Paced:
 
 
 class Sinks:
-    """Hold several sinks, and write to each of them now and then.
+    """Hold several sinks, and write to each of them from time to time.
 
     The first event is written at once. Then a sink pauses for as long as the training has taken, but at least for a
     second and at most for five seconds. After a long write it pauses longer, so that each sink takes about a hundredth
@@ -158,7 +158,8 @@ class Sinks:
     def next_look(self, step: int) -> int:
         """Return the step at which a write becomes due that has waited, as estimated from the pace of the steps so far.
 
-        Events are far apart in a long run. Without another look, the last of a few quick events would wait for long.
+        Events are far apart in a long run. Without this step, the last of a few quick events would wait for a long
+        time.
         """
         due = min((paced.next_time for paced in self._all if paced.has_news), default=math.inf)
         if due == math.inf or self._started is None:
@@ -202,7 +203,7 @@ class Sinks:
                     paced.sink.log_figure(picture)
 
     def go_back(self, record: AgingRecord) -> None:
-        """Tell the sinks that the record has lost its last rows, and forget those that have not been written yet."""
+        """Notify the sinks that the record has lost its last rows, and drop rows that have not been written yet."""
         self._signals.go_back(record.last_step)
         for paced in self._all:
             paced.n_signals = min(paced.n_signals, len(self._signals.found))
@@ -230,7 +231,7 @@ class Sinks:
         paced.next_time = now + min(pause, paced.sink.longest)
 
     def _give(self, paced: _Paced, record: AgingRecord) -> None:
-        """Give a sink the pairs that wait, and forget them if it raises nothing."""
+        """Pass the waiting pairs to a sink, and drop them if it raises nothing."""
         if paced.sink.takes_signals:
             self._signals.look(record)
             signals = self._signals.found[paced.n_signals :]
@@ -266,7 +267,7 @@ class Sinks:
 def curve_groups(record: AgingRecord) -> list[str]:
     """Return the groups whose curves loggers get as scalars: ``"all"``, and the :data:`MOST_GROUPS` largest others.
 
-    The order is that of the record. Groups without a coordinate in the sample are left out.
+    The order is as in the record. Groups without a coordinate in the sample are left out.
     """
     sampled, sizes = record.n_sampled, record.n_parameters
     there = [group for group in record.groups if sampled[group]]

@@ -128,7 +128,7 @@ class TensorBoardSink(Sink):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Raise a write error inside this block, and leave the logger a writer that works."""
+        """Raise a write error inside this block, and give the logger a working writer."""
         writer = self._logger.experiment
         try:
             yield

@@ -279,7 +279,8 @@ class Bucket:
     def tiles(self, size: int, *, across_cells: bool = False) -> list[Tile]:
         """Cut the bucket into tiles of at most ``size`` coordinates, over all replicas.
 
-        Small tensors of one cell share a tile, and those of different cells if ``across_cells``.
+        Small tensors of one cell share a tile. With ``across_cells``, small tensors of different cells also share a
+        tile.
         """
         return list(self.each_tile(size, across_cells=across_cells))
 

@@ -45,7 +45,7 @@ class UpdateCounter:
     """Counts the steps of optimisers that were updates.
 
     A step is no update if the gradient scaler of ``precision="16-mixed"`` skips it, or if there is no gradient, for
-    example because ``training_step`` returned ``None``. Optimisers of other kinds than torch's are not seen.
+    example because ``training_step`` returned ``None``. Optimisers that are not torch optimisers are not seen.
 
     Args:
         optimizers: the optimisers whose steps are counted.
@@ -86,7 +86,7 @@ class UpdateCounter:
         self._known = step - self._start - self.count
 
     def go_back(self, step: int) -> None:
-        """Go on from the count at the last event, because the training has gone back, and is at this step again."""
+        """Go on from the count at the last event, because the training has gone back to this step."""
         self._start = step - self.count - self._known
 
     @property

@@ -23,7 +23,7 @@ def address_of(tensor: Tensor) -> int:
 
 
 class Place(NamedTuple):
-    """The places of all elements of a tensor, whatever its shape.
+    """The places of all elements of a tensor, for any shape.
 
     Two tensors have equal places if they hold the same numbers in the same memory, as a matrix and its transpose do.
 
@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 
 def place_of(tensor: Tensor) -> tuple[object, ...]:
-    """Return a key of the places of all elements in memory, whatever the shape of the tensor.
+    """Return a key of the places of all elements in memory, for any shape of the tensor.
 
     Two tensors have equal keys if they hold the same numbers in the same memory, as a matrix and its transpose do.
     """

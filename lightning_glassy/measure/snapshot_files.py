@@ -1,9 +1,9 @@
 """Write and read snapshots in separate files, beside the checkpoints that refer to them by name and checksum.
 
-A snapshot never changes. Its file is therefore written once, however many checkpoints refer to it. The file name
-contains a part of the checksum, so that the name determines the content. Two continuations of one run therefore never
-overwrite each other's files. A file is an array of bytes in NumPy's format and is read without pickle. It holds the
-weights of one waiting time in one process, one dtype after the other.
+A snapshot never changes. Its file is therefore written once, for any number of checkpoints that refer to it. The file
+name contains a part of the checksum, so that the name determines the content. Two continuations of one run therefore
+never overwrite each other's files. A file is an array of bytes in NumPy's format and is read without pickle. It holds
+the weights of one waiting time in one process, one dtype after the other.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class FixedStreams:
     """Queue all work on the streams that are current at construction, one for each CUDA device.
 
     Work on one stream runs in order. Memory that is allocated and used on one stream can be freed at any time, because
-    torch reuses it only for later work of this stream. Both then hold for everything that the work shares: scratch,
-    tables, snapshots and results.
+    torch reuses it only for later work of this stream. Both facts then hold for everything that the work shares:
+    scratch, tables, snapshots and results.
 
     If another stream is current later, the fixed stream first waits for it, and it waits for the fixed stream
     afterwards. The caller can therefore change the weights right after the block.

@@ -1,4 +1,4 @@
-"""How many coordinates plain torch works on at once.
+"""The number of coordinates that plain torch works on at once.
 
 On a CPU, a tile stays in the cache, so that each pass after the first is cheap. On a GPU, memory is fast and each
 operation keeps the host for microseconds. Tiles are as large there as 64 MiB allow, for a model of any size.

@@ -121,18 +121,21 @@ class TrackerOptions(TypedDict, total=False):
     """Options of :class:`AgingTracker`, and of the callbacks that make one.
 
     Attributes:
-        include: track only parameters whose name matches one of these shell patterns. Default: all trainable ones.
-        exclude: do not track parameters whose name matches one of these.
-        sample: number of coordinates to sample, or ``None`` for all. ``"auto"`` (default) tracks all if the snapshots
-            fit in a tenth of the free memory of their device (and in ``max_memory``), otherwise as many as fit.
+        include: track only parameters whose name matches one of these shell patterns. Default: all trainable
+            parameters.
+        exclude: do not track parameters whose name matches one of these patterns.
+        sample: number of coordinates to sample, or ``None`` for all. ``"auto"`` (default) tracks all coordinates if the
+            snapshots fit in a tenth of the free memory of their device (and in ``max_memory``), otherwise as many as
+            fit.
         snapshot_device: device that keeps the snapshots. ``"cpu"`` keeps them in host memory (pinned on CUDA). Default:
             the device of the parameters.
         max_memory: most bytes the snapshots may take. Default: the free memory of their device.
         overlap_thresholds: the epsilons of the overlap, positive and increasing. ``"auto"`` (default): about a
             hundredth and a tenth of the standard deviation of the weights at the start. The function
-            :func:`~lightning_glassy.observables.relative_overlap_thresholds` makes those of Winter and Janssen 2024.
+            :func:`~lightning_glassy.observables.relative_overlap_thresholds` makes the thresholds of Winter and Janssen
+            2024.
         moments: ``"full"`` (default), or ``"msd"`` for the mean squared displacement alone, at about half of the cost.
-            No overlaps are counted then, whatever ``overlap_thresholds``.
+            No overlaps are counted then, and ``overlap_thresholds`` is ignored.
     """
 
     include: str | Sequence[str] | None
@@ -457,7 +460,7 @@ class AgingTracker:
     def _measure_all(
         self, step: int, due: list[Snapshot], new: Snapshot | None, one_time: Mapping[str, float] | None
     ) -> None:
-        """Capture the new snapshot, measure the due ones, and tell the listeners."""
+        """Capture the new snapshot, measure the due snapshots, and run the listeners."""
         sums = [] if self._broken else self._measure(due, new)
         if due:
             try:
@@ -481,7 +484,7 @@ class AgingTracker:
                 self.record.append_one_time(name, step, value)
 
     def _measure(self, due: list[Snapshot], new: Snapshot | None) -> list[Tensor]:
-        """Capture the new snapshot, measure the due ones, and return their sums.
+        """Capture the new snapshot, measure the due snapshots, and return their sums.
 
         If several processes measure together, a process that fails returns no sums instead of raising. Otherwise the
         other processes would wait for it.
@@ -600,7 +603,7 @@ class AgingTracker:
             self.next_event = self._find_next_event()
 
     def drop_snapshots(self) -> None:
-        """Free all snapshots, because the weights do not follow from them. New waiting times follow."""
+        """Free all snapshots, because the present weights do not continue from them. New waiting times follow."""
         for waiting_time in list(self._bank.live):
             self._bank.release(waiting_time)
         self.next_event = self._find_next_event()

@@ -19,11 +19,11 @@ def float64(*arrays: ArrayLike) -> tuple[Array, ...]:
 
 
 def log_spaced(values: ArrayLike, most: int) -> NDArray[np.int64]:
-    """Return the places of at most ``most`` of some numbers, evenly in the logarithm of 1 + number, with both ends.
+    """Return the places of at most ``most`` numbers, spread evenly in the logarithm of 1 + number, with both ends.
 
     Args:
         values: ``[n]``, increasing and not negative.
-        most: at least 2. No number is left out if there are not more.
+        most: at least 2. If there are no more numbers than this, all are kept.
 
     Example:
         >>> log_spaced(range(1000), 8).tolist()
@@ -55,8 +55,8 @@ def over_replicas(values: ArrayLike) -> tuple[Array, Array]:
         values: ``[n_replica, ...]``.
 
     Returns:
-        The mean and its error, both ``[...]``. Where a replica is not finite, the error is NaN and the mean is not
-        finite. The error of one replica is NaN.
+        The mean and its error, both ``[...]``. If a replica is not finite, the error is NaN and the mean is not finite.
+        The error of one replica is NaN.
 
     Example:
         >>> mean, error = over_replicas([1.0, 2.0, 3.0])

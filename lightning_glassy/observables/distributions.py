@@ -14,12 +14,12 @@ from lightning_glassy.observables.arrays import Array, float64, quiet, ratio
 def default_overlap_thresholds(standard_deviation: float) -> tuple[float, ...]:
     r"""Return the default thresholds :math:`\epsilon`: about a hundredth and a tenth of the spread of the weights.
 
-    They are 5 times a power of ten, at most a factor of 3.2 away from a hundredth and a tenth. Rounding this coarse
-    gives the same thresholds to the seeds of one model, whose spreads differ by a few percent. Every rounding has
-    edges, here at a spread of 0.0158 times a power of ten. The two thresholds are a factor of ten apart, so that
-    networks on both sides of an edge share one of them, and their overlaps at this threshold can be joined. Take
-    :func:`relative_overlap_thresholds` for those of WJ24. If the spread is 0 (all weights start equal) or not finite, 1
-    replaces it.
+    They are 5 times a power of ten, at most a factor of 3.2 away from a hundredth and a tenth of the spread. The
+    spreads of the seeds of one model differ by a few percent, and this coarse rounding gives the same thresholds for
+    all of them. The rounding has edges at spreads of 0.0158 times a power of ten. The two thresholds differ by a factor
+    of ten, so networks on both sides of an edge share one threshold. Their overlaps at this threshold can be joined.
+    Use :func:`relative_overlap_thresholds` for the thresholds of WJ24. If the spread is 0 (all weights start equal) or
+    not finite, 1 replaces it.
 
     Example:
         >>> default_overlap_thresholds(0.058)
@@ -41,13 +41,13 @@ def relative_overlap_thresholds(
 ) -> tuple[float, ...]:
     r"""Return thresholds of the overlap relative to the spread of the weights, :math:`\epsilon = \sigma/\text{factor}`.
 
-    Networks with weights of different size can then be compared. Give the result as ``overlap_thresholds``. Use one
-    standard deviation for all seeds of a model, such as that of the initialisation, because the overlaps of several
-    runs can be joined only at equal thresholds.
+    Networks with weights of different size can then be compared. Pass the result as ``overlap_thresholds``. Use one
+    standard deviation for all seeds of a model, for example the standard deviation of the initialisation. The overlaps
+    of several runs can be joined only at equal thresholds.
 
     Source: WJ24. The released program has factors from 150 to 6000: the default here for MNIST, and 100 by default. Its
-    overlap leaves out the output layer. The overlap of this package covers the group that is asked for, so compare
-    with a group of parameters without the output layer.
+    overlap leaves out the output layer. The overlap of this package covers the requested group, so compare with a group
+    of parameters without the output layer.
 
     Args:
         standard_deviation: standard deviation :math:`\sigma` of the weights, positive.
@@ -57,7 +57,7 @@ def relative_overlap_thresholds(
         The thresholds, increasing.
 
     Raises:
-        ValueError: the standard deviation or a factor is not a positive number, or a factor is there twice.
+        ValueError: the standard deviation or a factor is not a positive number, or a factor is repeated.
 
     Example:
         >>> [f"{eps:.3g}" for eps in relative_overlap_thresholds(0.06)]

@@ -12,9 +12,9 @@ from lightning_glassy.observables.arrays import Array, float64, quiet
 def over_last_decade(waiting_times: ArrayLike, lags: ArrayLike, values: ArrayLike, steps: ArrayLike) -> Array:
     r"""Return an observable between step :math:`n/10` and step :math:`n`, for each :math:`n` in ``steps``.
 
-    The value is interpolated between the two waiting times around :math:`n/10`, and on each of their curves between the
-    two lags around step :math:`n`. Both interpolations are straight lines in logarithms, or in the value where it is
-    not positive.
+    On the curves of the two waiting times around :math:`n/10`, the value is interpolated between the two lags around
+    step :math:`n`. Then it is interpolated between the two waiting times. Both interpolations are straight lines in
+    logarithms, or in the value if it is not positive.
 
     Args:
         waiting_times: ``[n_tw]``, in steps, increasing.

@@ -27,7 +27,7 @@ NOT_SUMS = ("n", "population", "count", "lags", "noise")
 
 
 class Relaxation(NamedTuple):
-    r"""The quantity of an observable that grows from 0 as the weights move. Thresholds and aging exponents refer to it.
+    r"""Quantity of an observable that grows from 0 as the weights move. Thresholds and aging exponents refer to it.
 
     Attributes:
         label: name of the quantity in texts and on axes, such as ``"overlap 1 - Q"``.
@@ -69,16 +69,15 @@ class Observable:
             with :math:`|d| \le \epsilon`), ``"lags"``, or ``"noise"`` (the strength D of the gradient noise at
             :math:`t_w`).
         log: whether its axis is logarithmic.
-        relaxation: how it relaxes, None for an observable without a lag to a threshold and an aging exponent.
+        relaxation: how it relaxes. None for an observable that has no lag to a threshold and no aging exponent.
         over_replicas: whether the formula compares replicas, so that the result has no axis of replicas.
-        of_mean: how :meth:`AgingRecord.mean` averages over replicas. By default it takes the mean of the values of the
-            replicas, because an observable is defined for one run, as an average over its coordinates. True takes the
-            formula of the means of the inputs, for a derivative of the logarithm of a noisy curve.
-        error: its standard error, if there is a formula. There is a formula for a comparison of replicas, and for a
-            value summed over a sample of the coordinates. The scatter between replicas does not belong here: see
-            :meth:`AgingRecord.sem`.
-        logged: whether loggers get its curves. It must then be pairwise.
-        drawn: whether loggers get a figure of it. It must then be pairwise.
+        of_mean: how :meth:`AgingRecord.mean` averages over replicas. False averages the values of the replicas, because
+            an observable is defined for one run, as an average over its coordinates. True applies the formula to the
+            means of the inputs. Use True for a derivative of the logarithm of a noisy curve.
+        error: its standard error, if there is a formula: for a comparison of replicas, or for a value summed over a
+            sample of the coordinates. For the scatter between replicas, see :meth:`AgingRecord.sem`.
+        logged: whether loggers get its curves. If True, it must be pairwise.
+        drawn: whether loggers get a figure of it. If True, it must be pairwise.
     """
 
     name: str

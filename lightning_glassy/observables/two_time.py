@@ -40,8 +40,8 @@ def msd_standard_error(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike, popul
     r"""Standard error of a sampled MSD: :math:`\sqrt{(\langle d^4\rangle - \langle d^2\rangle^2)/(n-1)}\,\sqrt{1-n/N}`.
 
     The mean over ``population`` coordinates is estimated from a simple random sample of ``n`` of them, drawn without
-    replacement. The error is 0 if all were measured. It does not include the scatter between runs, which needs
-    replicas.
+    replacement. The error is 0 if all coordinates were measured. It does not include the scatter between runs, which
+    needs replicas.
     """
     d2, d4, count, total = float64(sum_d2, sum_d4, n, population)
     variance = np.maximum(ratio(d4, count) - ratio(d2, count) ** 2, 0.0)
@@ -230,9 +230,9 @@ def decorrelation(sum_d2: ArrayLike, sum_w2: ArrayLike, sum_s2: ArrayLike) -> Ar
     r"""Loss of the cosine correlation, :math:`1 - C`, computed from the displacement.
 
     :math:`1 - C = \frac{\sum d^2 - (|w| - |s|)^2}{2 |w| |s|}` keeps its digits at short lags. Subtracting a measured C
-    from 1 would leave only rounding errors there. The formula loses digits if the length changes by a factor 1 + r
-    while the direction changes much less. If the moments were summed on the device, the relative error is then about
-    1e-9 r/(1 - C).
+    from 1 would leave only rounding errors there. The formula loses digits if the norm changes by a factor 1 + r while
+    the direction changes much less. The relative error is then about ``1e-9 r/(1 - C)``, if the moments were summed on
+    the device.
 
     Example:
         >>> float(decorrelation(sum_d2=2.0, sum_w2=1.0, sum_s2=1.0))  # orthogonal
@@ -274,7 +274,8 @@ def non_gaussian(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
     """
     d2, d4, count = float64(sum_d2, sum_d4, n)
     alpha = ratio(d4 * count, 3 * d2**2) - 1
-    # <d^4> is at least <d^2>^2. A smaller value, or infinity, means fourth powers beyond the range of their floats.
+    # <d^4> is at least <d^2>^2. A smaller value, or infinity, means that fourth powers exceed the range of their
+    # floats.
     return np.where(np.isfinite(alpha) & (alpha > -2 / 3 - 1e-4), alpha, np.nan)
 
 
@@ -298,7 +299,7 @@ def overlap(count: ArrayLike, sum_d2: ArrayLike, n: ArrayLike) -> Array:
 
     Source: WJ24, with :math:`\epsilon` relative to the standard deviation of the weights
     (:func:`~lightning_glassy.observables.relative_overlap_thresholds`). The overlap of WJ24 leaves out the output
-    layer. Here, it covers the group that is asked for.
+    layer. Here, it covers the requested group.
     """
     near, d2, total = float64(count, sum_d2, n)
     return np.where(np.isfinite(d2), ratio(near, total), np.nan)
@@ -333,9 +334,9 @@ register(
 def binder_cumulant(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
     r"""Binder cumulant of the displacements, :math:`U = 1 - \langle d^4\rangle / (3\langle d^2\rangle^2)`.
 
-    It is 0 for Gaussian displacements, 2/3 if all coordinates move by the same distance, and negative if a few move
-    much more than the rest. The averages are over coordinates. It is minus :func:`non_gaussian`, under the usual name
-    for order parameters. It is NaN if nothing moved.
+    It is 0 for Gaussian displacements, 2/3 if all coordinates move by the same distance, and negative if a few
+    coordinates move much more than the rest. The averages are over coordinates. It is minus :func:`non_gaussian`, under
+    the usual name for order parameters. It is NaN if nothing moved.
 
     Source: Binder 1981, Z. Phys. B 43, 119 (for the magnetisation).
 
@@ -438,7 +439,7 @@ def chi4_error(values: ArrayLike, n: ArrayLike) -> Array:
     n_replica = len(of_replicas)
     if n_replica < 3:
         return np.full(of_replicas.shape[1:], np.nan)
-    # Leave out one replica at a time by a formula, instead of copying the values of all other replicas.
+    # Use a formula to leave out one replica at a time, instead of copying the values of all other replicas.
     mean, total = of_replicas.mean(axis=0), ((of_replicas - of_replicas.mean(axis=0)) ** 2).sum(axis=0)
     without = (total - n_replica / (n_replica - 1) * (of_replicas - mean) ** 2) / (n_replica - 2)
     return np.asarray(count * jackknife_error(without))

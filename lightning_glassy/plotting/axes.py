@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LINES = 200  # functions in one figure: more cannot be told apart
+MOST_LINES = 200  # functions in one figure: more cannot be distinguished
 MOST_CURVES, MOST_POINTS = 40, 100  # curves in one figure, and points of each
 
 
@@ -107,7 +107,7 @@ def logarithmic(ax: Axes, *, both: bool = True) -> None:
 
 
 def log_axis(ax: Axes, *names: Literal["x", "y"]) -> None:
-    """Make axes logarithmic, with a few labels that do not overlap, whatever the range.
+    """Make axes logarithmic, with a few labels that do not overlap, for any range.
 
     Beyond two decades the powers of ten are labelled. Between half a decade and two decades 1, 2 and 5 times a power of
     ten are labelled, and below it a few round numbers.
@@ -192,8 +192,8 @@ def draw_curves(
     """Draw one curve per waiting time, on a logarithmic x axis and, with ``log``, a logarithmic y axis.
 
     The arrays ``x``, ``values`` and ``errors`` have the shape ``[n_tw, n_lag]``. Points that the axes cannot show are
-    left out. More than 40 curves, or 100 points of a curve, are thinned evenly in the logarithm. A band of one standard
-    error on either side is drawn where ``errors`` is finite, and a note in the axes says so.
+    left out. More than 40 curves, or 100 points of a curve, are thinned evenly in the logarithm. A band shows one
+    standard error on either side if ``errors`` is finite, and a note in the axes explains it.
     """
     ax = pyplot_axes()[0] if ax is None else ax
     colours = Colours(waiting_times) if colours is None else colours

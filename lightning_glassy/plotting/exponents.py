@@ -103,7 +103,7 @@ def plot_collapse(
 
 
 def note_doubt(ax: Axes, fit: AgingExponent) -> None:
-    """Write above the axes why the exponent is no headline, if it is none, under a title that is there."""
+    """If the exponent is no headline, write the reason above the axes, below an existing title."""
     if fit.why_not is None:
         return
     why = printable(fit.why_not).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The first argument of a plot: a record, or a result of the analysis that the caller has computed."""
+"""Handle the first argument of a plot: a record, or a result of the analysis that the caller has computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def result_of(given: AgingRecord | T, compute: Callable[..., U], **choice: Any) 
     Args:
         given: the first argument of the plot.
         compute: computes the result from a record and the choice.
-        **choice: arguments of the plot that choose what is computed, None or ``"all"`` if they were not given.
+        **choice: arguments of the plot that choose the quantity, None or ``"all"`` if they were not given.
 
     Raises:
         ValueError: the plot was given a result together with a choice, which only a record can follow.

@@ -38,7 +38,7 @@ def plot_groups(
 
     White is no aging, red is aging, and blue is relaxation that becomes faster. Hatched cells are not known. The groups
     are in the order of the table, with all parameters above. More than 40 groups are thinned evenly in this order, and
-    the axis says so.
+    the axis reports it.
 
     Args:
         record: record to draw, or a result of :func:`~lightning_glassy.analysis.aging_by_group`.

@@ -1,4 +1,4 @@
-"""The figures that a person wants first: of one record, and of several side by side."""
+"""The overview of one record, and the comparison of several records side by side."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def plot_comparison(
     """Draw the relative displacement of several records side by side, with the same axes.
 
     The displacement is relative to the rms weight at the waiting time, so that networks whose weights have different
-    sizes can be compared. The colours are those of the waiting times, the same in all columns.
+    sizes can be compared. The colours show the waiting times, and are the same in all columns.
 
     Args:
         records: records by name, at most six, or a result of :func:`~lightning_glassy.analysis.compare`, whose verdicts
@@ -143,7 +143,7 @@ def plot_comparison(
         axes: one axes for each record, default new axes of pyplot.
 
     Raises:
-        ValueError: there are more than six records, or none, or as many axes are not given.
+        ValueError: there are more than six records or none, or the number of axes differs from the number of records.
     """
     titles, group, named = _columns(records, group)
     if not 1 <= len(named) <= _MOST_RECORDS:

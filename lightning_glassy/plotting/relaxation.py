@@ -1,4 +1,4 @@
-"""Plots that show whether relaxation times grow as a power law, and where curves leave a common one."""
+"""Plots that show whether relaxation times grow as a power law, and at which lags curves leave a common curve."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def plot_relaxation_times(
 ) -> tuple[Axes, Axes]:
     r"""Draw the relaxation times and their local slope against the waiting time.
 
-    Left are the times of each method with their errors, the fitted power law (thin), and the preferred law of the main
-    method if it is another (dashed). Right is the local slope between neighbouring waiting times. For a power law, it
-    is constant.
+    The left axes show the times of each method with their errors, the fitted power law (thin), and the preferred law of
+    the main method if it is another law (dashed). The right axes show the local slope between neighbouring waiting
+    times. For a power law, it is constant.
 
     Args:
         record: record to draw, or a result of :func:`~lightning_glassy.analysis.relaxation_times`.
@@ -99,9 +99,10 @@ def plot_collapse_residuals(
     r"""Draw the misfit of every point from the other curves, after a collapse with a given exponent.
 
     The misfit is the difference of the logarithms of a curve and of the common curve through its neighbours
-    (:meth:`~lightning_glassy.analysis.collapse.CollapseQuality.residuals`). Left is the misfit against the scaled lag.
-    With replicas, it is the misfit over its error, and most points of a good collapse lie between -2 and 2. Right is
-    the misfit in the plane of waiting times and lags. Red is above the other curves, and blue is below.
+    (:meth:`~lightning_glassy.analysis.collapse.CollapseQuality.residuals`). The left axes show the misfit against the
+    scaled lag. With replicas, they show the misfit over its error, and most points of a good collapse lie between -2
+    and 2. The right axes show the misfit in the plane of waiting times and lags. Red is above the other curves, and
+    blue is below.
 
     If no power law rescales the curves, the misfits have a pattern: whole curves lie above or below the others.
 

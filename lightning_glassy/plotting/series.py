@@ -34,8 +34,8 @@ _MOST_VALUES = 1000  # values of a series in one figure
 def plot_loss(record: AgingRecord, regimes: LossRegimes | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw all losses of a record (series called ``<set>_loss``) against the logarithm of the step.
 
-    With replicas, a band shows one standard error of their mean on either side, if the record has it: joined runs have,
-    and replicas that a :class:`~lightning_glassy.LogTimeEvaluator` has evaluated.
+    With replicas, a band shows one standard error of their mean on either side, if the record has this error. Joined
+    runs have it, and replicas that a :class:`~lightning_glassy.LogTimeEvaluator` has evaluated.
 
     Args:
         record: record to draw.
@@ -162,7 +162,7 @@ def _plot_series(
 
 
 def _note_bands(ax: Axes, record: AgingRecord) -> None:
-    """Say what the bands around the series are, if there are any and the record has replicas."""
+    """Add a note that explains the bands around the series, if there are bands and the record has replicas."""
     if record.n_replica is not None and record.n_replica > 1 and ax.collections:
         note(ax, bands_of(record.n_replica), left=True)  # losses and noise fall with the step
 

@@ -50,7 +50,7 @@ def plot_two_time(
         ax: axes to draw on, default new axes of pyplot.
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
         only: waiting times to draw, default all.
-        colours: colours of the waiting times, default those of the waiting times of this record.
+        colours: colours of the waiting times, by default for the waiting times of this record.
 
     Raises:
         KeyError: the record has no such group, or no gradient noise of this group.

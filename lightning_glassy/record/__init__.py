@@ -1,7 +1,7 @@
-"""The record between training and analysis: raw two-time moments with labelled axes, in one safe file.
+"""The record of a training, the input of the analysis: raw two-time moments with labelled axes, in one safe file.
 
-The training side works with tensors, ranks and streams. The analysis side works with NumPy arrays. A record stores sums
-over parameters and never a derived curve, so that an observable can be defined or corrected after the run. Reading a
+The training code works with tensors, ranks and streams. The analysis code works with NumPy arrays. A record stores sums
+over parameters, and no derived curves, so that an observable can be defined or corrected after the run. Reading a
 record needs neither torch nor lightning.
 """
 

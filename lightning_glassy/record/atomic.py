@@ -1,7 +1,7 @@
-"""Write files atomically: a file is complete, or it is not there.
+"""Write files atomically: a file is complete, or it does not exist.
 
-A file that is written replaces whatever has its name: a file, a link or a pipe. Nothing is written through a link,
-because a directory from somebody else can hold links to any file of the reader.
+A new file replaces a file, a link or a pipe of the same name. Nothing is written through a link, because a directory
+from another person can hold links to any file of the user.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def check_name(what: str, name: str) -> None:
     """Refuse a name that a file cannot hold, or a name that is too long for a table.
 
     Args:
-        what: the kind of thing that has the name, for the message.
+        what: kind of the named object, for the message.
         name: the name.
 
     Raises:
@@ -101,7 +101,7 @@ def check_meta(meta: dict[str, Any]) -> None:
 
 
 def check_plane(pairs: NDArray[np.int64], n_replica: int | None) -> None:
-    """Refuse rows whose matrices would be far larger than the measurement. A file of 2 MB could ask for 7 GB.
+    """Refuse rows whose matrices would be far larger than the measurement. A file of 2 MB could need 7 GB.
 
     The sparsest real records hold all pairs of n checkpoints at irregular steps. They have r = n (n - 1) / 2 pairs,
     n - 1 waiting times and at most r lags. Their matrix has less than 2 r**1.5 cells. Records of schedules are far

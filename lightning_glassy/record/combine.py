@@ -26,7 +26,7 @@ _SAME_IN_REPLICAS = (
     "world_size",
 )
 
-_COPIES = 1e-5  # sums of two replicas that agree so well, relative to the largest, are of one run
+_COPIES = 1e-5  # if sums of two replicas agree this well, relative to the largest, they are of one run
 _SAME = 1e-6  # a sum that changes by less, relative to its size, is constant
 _MOST_NAMES = 8  # in one message
 REMEDY = "Use the pairs that all have with common=True, or leave out a run"
@@ -113,7 +113,7 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
         runs: the tables of each run. The rows of the moments are ``[n_replica, n_group, n_moment]``.
 
     Raises:
-        ValueError: the runs have different pairs of times, or one run is there twice.
+        ValueError: the runs have different pairs of times, or one run is given twice.
     """
     moments = [tables[MOMENTS_TABLE] for tables in runs]
     for i, table in enumerate(moments):
@@ -144,7 +144,7 @@ def _error_of_means(name: TableName, error: TableName, runs: Sequence[Tables]) -
     """Return the standard error of the mean of a series over replicas, ``[n]``, or None if it is not known.
 
     A record of several replicas has the mean of a series, and perhaps its error. The sum of squares of its replicas
-    follows from both. A single run may have an error of another kind, and then keeps it.
+    follows from both. The error of a single run may be of another kind, and is then kept.
     """
     sizes = np.array([run[MOMENTS_TABLE].shape[0] for run in runs])[:, None]
     single = sizes[:, 0] == 1
@@ -160,7 +160,7 @@ def _error_of_means(name: TableName, error: TableName, runs: Sequence[Tables]) -
 
 
 def complete(moments: Sequence[Table]) -> list[int]:
-    """Return the places of the runs that are not cut short, or of all runs if this cannot be told.
+    """Return the places of the runs that are not cut short, or of all runs if this cannot be decided.
 
     A run is cut short if it has all pairs of the complete runs up to its last step, and none after it. The complete
     runs are two or more, end at the same step and have the same pairs.
@@ -212,7 +212,7 @@ def _check_distinct(joined: Table, sizes: Sequence[int]) -> None:
     owners = np.repeat(np.arange(len(sizes)), sizes)
     for later, earlier in copies(joined):
         if owners[later] == owners[earlier]:
-            continue  # a record that has copies inside: its errors are refused, and the analysis leaves them out
+            continue  # copies inside one record: its errors are refused, and the analysis leaves out the copies
         values = joined.values[:, [later, earlier]]
         to_the_bit = np.array_equal(values[:, 0], values[:, 1], equal_nan=True)
         how = "to the bit" if to_the_bit else "to 1 in 100,000, which independent runs never do"
@@ -241,7 +241,7 @@ def copies(moments: Table) -> list[tuple[int, int]]:
 
     largest = np.array([np.nan_to_num(np.fmax.reduce(np.abs(sums(r)), axis=0)) for r in range(n_replica)])
     # Copies are neighbours in the order of any mixture of their sums, so that not all pairs are compared. The median
-    # keeps a replica that diverges from setting the scale.
+    # prevents a diverging replica from setting the scale.
     scale = np.median(largest, axis=0)
     weights = np.random.default_rng(0).uniform(0.5, 1.5, size=(len(moments), len(scale))) / np.where(
         scale > 0, scale, 1.0
@@ -253,7 +253,7 @@ def copies(moments: Table) -> list[tuple[int, int]]:
         gap = np.abs(first - second)
         known = np.isfinite(gap)
         near = gap <= _COPIES * np.maximum(largest[a], largest[b])
-        # Of copies, both have diverged or none.
+        # Either both copies have diverged, or neither.
         if known.any() and near[known].all() and np.array_equal(np.isnan(first), np.isnan(second)):
             same[b] = same.get(a, a)
     groups: dict[int, list[int]] = {}
@@ -275,7 +275,7 @@ def copies_in_words(found: Sequence[tuple[int, int]]) -> str:
 
 
 def broken(moments: Table, sums: Sequence[str]) -> list[int]:
-    """Return the replicas without a finite displacement at a positive lag, unless that is true of all replicas."""
+    """Return the replicas without a finite displacement at a positive lag, or none if this is true for all replicas."""
     values = moments.values[moments.keys[:, 1] > 0]
     finite = np.isfinite(values[..., sums.index("d2")] if "d2" in sums else values[..., 0])
     alive = finite.any(axis=(0, 2))
@@ -310,11 +310,11 @@ def of_replicas(tables: Tables, kept: Sequence[int]) -> dict[TableName, Table]:
 
 @quiet()
 def clones(moments: Table, sums: Sequence[str], n: Array) -> list[tuple[int, int]]:
-    """Return pairs of replicas with the same weights at a waiting time, neighbours in the order of their sums.
+    """Return pairs of replicas with the same weights at a waiting time, if they are neighbours in the order of sums.
 
-    The sums of s and of s^2 over the coordinates of each group agree ten thousand times better than those of
-    independent runs, or to one part in a million. This says nothing about a system that keeps its sum of squares, such
-    as a spin glass: there the list is empty.
+    The sums of s and of s^2 over the coordinates of each group agree ten thousand times better than in independent
+    runs, or to one part in a million. This test does not apply to a system that conserves its sum of squares, such as a
+    spin glass. The list is then empty.
 
     Args:
         moments: rows ``[n_replica, n_group, n_moment]``.
@@ -371,7 +371,7 @@ def trajectory(weights: ArrayLike, n_replica: int | None) -> Array:
 
     Raises:
         TypeError: the weights are masked, or are not real numbers.
-        ValueError: the shape is wrong, may mean coordinates of particles, or holds no second frame or no coordinate.
+        ValueError: the shape is wrong, may mean coordinates of particles, or has no second frame or no coordinate.
     """
     wanted = "[n_frames, N] or [n_replica, n_frames, N]"
     if _is_masked(weights):
@@ -475,7 +475,8 @@ def members_of(groups: Mapping[str, ArrayLike], n: int) -> dict[str, NDArray[np.
     """Return the coordinates of each group, ``"all"`` first.
 
     Raises:
-        ValueError: a group is empty, is called ``"all"``, has a coordinate twice, or has one that does not exist.
+        ValueError: a group is empty, is called ``"all"``, has a coordinate twice, or has a coordinate that does not
+            exist.
     """
     if "all" in groups:
         raise ValueError("groups: 'all' is always there and means every coordinate: choose another name")
@@ -506,7 +507,7 @@ def moments_of(w: Array, s: Array, thresholds: Iterable[float], members: Iterabl
     """
     d = w - s
     d2 = d * d
-    # The square of the square: a power of 4 is rounded otherwise on other processors.
+    # Take the square of the square, because other processors round a power of 4 differently.
     terms = {"d2": d2, "d4": d2 * d2, "ws": w * s, "w2": w * w, "s2": s * s, "w": w, "s": s}
     columns = np.stack([*(terms[name] for name in MOMENTS), *(np.abs(d) <= eps for eps in thresholds)], axis=-1)
     return np.stack([columns[..., member, :].sum(-2) for member in members], axis=-2)

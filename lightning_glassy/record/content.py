@@ -45,10 +45,10 @@ class Profile(NamedTuple):
     Attributes:
         waiting_times: steps, int64 ``[n]``.
         lags: steps, int64 ``[n]``. A lag is 0 for a function of the waiting time alone.
-        grid: the points at which the function is known, increasing, float64 ``[n_point]``. For a histogram these are
-            the edges of the bins.
-        values: float64 ``[n, n_value]``. For a histogram these are ``n_value = n_point + 1`` counts: below the first
-            edge, in each bin (including its lower edge), and from the last edge on.
+        grid: the points at which the function is known, increasing, float64 ``[n_point]``. For a histogram, these
+            points are the edges of the bins.
+        values: float64 ``[n, n_value]``. A histogram has ``n_value = n_point + 1`` counts: below the first edge, in
+            each bin (including its lower edge), and from the last edge on.
     """
 
     waiting_times: NDArray[np.int64]
@@ -109,9 +109,9 @@ class RecordContent:
 
         Raises:
             TypeError: a step is not an integer.
-            ValueError: the shape is wrong, a step is negative, or the pair is already there.
+            ValueError: the shape is wrong, a step is negative, or the record already has the pair.
         """
-        # Not by `_table`, because an event appends a row for each due snapshot.
+        # Do not use `_table`, because an event appends a row for each due snapshot.
         table, row = self._tables[MOMENTS_TABLE], np.array(moments, dtype=np.float64)
         if row.shape != table.shape:
             raise ValueError(f"moments of shape {row.shape} where {table.shape} are expected")
@@ -157,7 +157,7 @@ class RecordContent:
             waiting_time: step of the reference.
             lag: steps since the reference, 0 for a function of the waiting time alone.
             grid: the points at which the function is known, ``[n_point]``, the same for all pairs. Points that differ
-                by an error of rounding are the same: another processor rounds powers otherwise.
+                by a rounding error count as equal: another processor rounds powers differently.
             values: ``[n_value]``, with the same length for all pairs. See :class:`Profile`.
 
         Raises:
@@ -174,7 +174,7 @@ class RecordContent:
         self._table(name, row.shape, grid).put(key, row)
 
     def _table(self, name: TableName, shape: tuple[int, ...], grid: ArrayLike | None) -> Table:
-        """Return the table of a name, for rows of a shape. Make the table if it is not there.
+        """Return the table of a name, for rows of a shape. Make the table if it does not exist.
 
         Raises:
             ValueError: rows of this kind cannot have this shape, or the table has another shape or grid.
@@ -214,7 +214,7 @@ class RecordContent:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """Names of the groups of parameters, ``"all"`` among them."""
+        """Names of the groups of parameters, including ``"all"``."""
         return tuple(self._n_parameters)
 
     @property
@@ -346,7 +346,7 @@ class RecordContent:
         return self._measures_as(other) and self._tables[MOMENTS_TABLE].within(other._tables[MOMENTS_TABLE])
 
     def start_branch(self, **entry: Any) -> None:
-        """Note in the metadata that the training goes on from here, in a branch with a random name of its own.
+        """Note in the metadata that the training goes on from here, in a branch with a new random name.
 
         Args:
             **entry: facts about the start of the branch, as JSON values.
@@ -360,8 +360,8 @@ class RecordContent:
     def doubts(self) -> list[str]:
         """Reasons to doubt the numbers, in words: the sentences in ``meta["doubts"]``, each once.
 
-        The metadata of a file can be anything, and each choice of a page repeats the doubts. So a sentence beyond 2,000
-        characters is cut, and sentences beyond a hundred are counted.
+        The metadata of a file can be anything, and each choice of a page repeats the doubts. Therefore a sentence is
+        cut after 2,000 characters, and sentences after the first hundred are only counted.
         """
         texts = [doubt for doubt in _listed(self.meta, "doubts") if isinstance(doubt, str)]
         cut = [text[:_LONGEST_DOUBT] + " ..." * (len(text) > _LONGEST_DOUBT) for text in texts]
@@ -370,7 +370,7 @@ class RecordContent:
         return found if more <= 0 else [*found[:_MOST_DOUBTS], f"there are {more:,} more doubts in the metadata"]
 
     def add_doubt(self, doubt: str) -> None:
-        """Add a sentence to :attr:`doubts`, unless it is there. Report, page and tab show it with the numbers."""
+        """Add a sentence to :attr:`doubts`, unless it is there already. Report, page and tab show it with numbers."""
         if doubt not in self.doubts:
             self.meta["doubts"] = [*_listed(self.meta, "doubts"), doubt]
 
@@ -380,10 +380,10 @@ class RecordContent:
         return max(table.last_step for table in self._tables.values())
 
     def goes_on_from(self, other: RecordContent) -> bool:
-        """Return whether this record is the same record at a later time, or after a resumption.
+        """Return whether this record continues another record: the same record at a later time, or after a resumption.
 
         A training has an identity, ``meta["id"]``, and each resumption starts a branch (:meth:`start_branch`). Two
-        resumptions from one checkpoint do not go on from each other.
+        resumptions from one checkpoint do not continue each other.
         """
         before = _listed(other.meta, "branches")
         return self.same_training(other) and before == _listed(self.meta, "branches")[: len(before)]
@@ -399,11 +399,11 @@ class RecordContent:
         return self.meta.get("id") is not None and self.meta["id"] == other.meta.get("id")
 
     def replaces(self, other: RecordContent) -> bool:
-        """Return whether this record lacks nothing of another record of the same training, and goes as far.
+        """Return whether this record has the content of another record of the same training, and is at least as long.
 
-        A killed run can be ahead of its last checkpoint. The run that goes on from it measures the same steps again, on
-        some devices with other rounding errors. The rows of a completed run, or of another branch, must be the same to
-        the bit.
+        A killed run can be ahead of its last checkpoint. The run that continues from this checkpoint measures the same
+        steps again, on some devices with other rounding errors. The rows of a completed run, or of another branch, must
+        be equal bit for bit.
         """
         if self.meta.get("id") != other.meta.get("id") or other.last_step > self.last_step:
             return False
@@ -412,7 +412,7 @@ class RecordContent:
 
     def _measures_as(self, other: RecordContent) -> bool:
         same = self._shape() == other._shape() and self.n_replica == other.n_replica
-        return same and self.groups == other.groups  # dictionaries are equal in any order, and columns are not
+        return same and self.groups == other.groups  # dictionaries are equal in any order, but columns are not
 
     def __eq__(self, other: object) -> bool:
         """Return whether two records hold equal numbers. NaN equals NaN, and metadata is not compared."""
@@ -476,15 +476,15 @@ class RecordContent:
             replace: whether the rows may replace rows that are already there.
 
         Raises:
-            ValueError: the rows have another shape or negative steps, or a row is already there.
+            ValueError: the rows have another shape or negative steps, or a row already exists.
         """
         self._table(part.table, part.rows.shape[1:], part.grid).extend(part.keys, part.rows, replace=replace)
 
     def upgraded(self: R, version: int) -> R:
         """Return the record in the present format, after it was read from a file of format ``version``.
 
-        Format 1 stored all columns, with NaN in the columns that ``moments="msd"`` does not measure. These columns are
-        left out.
+        Format 1 stored all columns, with NaN in the columns that ``moments="msd"`` does not measure. The upgrade leaves
+        out these columns.
         """
         if version > 1 or self.meta.get("moments") != "msd":
             return self
@@ -512,7 +512,7 @@ class RecordContent:
         """Write the record to one file atomically. Readers never see half of a file, and a crash never leaves one.
 
         The format is an uncompressed ``.npz`` of plain arrays and one JSON text, without pickle. The file is written
-        exactly at ``path``, whatever its suffix. :mod:`lightning_glassy.record.file` describes the format.
+        exactly at ``path``, with any suffix. :mod:`lightning_glassy.record.file` describes the format.
 
         Returns:
             The path.
@@ -542,7 +542,7 @@ class RecordContent:
         """Read a record from its file, or from the directory of a run.
 
         The file is not trusted: nothing in it is executed, unpickled or decompressed. A directory must hold one record,
-        here or below: ``aging_record.npz``, which an AgingMonitor writes to the directory ``glassy`` of a run.
+        here or below: ``aging_record.npz``. An AgingMonitor writes it to the directory ``glassy`` of a run.
 
         A record can be read if it has sums that this version does not know. The unknown sums are kept. A record can
         also be read if it lacks known sums: :meth:`available` lists the observables that can be computed. Files of the
@@ -553,9 +553,8 @@ class RecordContent:
 
         Raises:
             OSError: there is no such file, it cannot be read, or a directory holds no record.
-            RecordError: a directory holds several records. The message names them. Or the file is truncated, foreign,
-                from a newer version of this package, or malformed. The message
-                gives the reason.
+            RecordError: a directory holds several records, or the file is truncated, foreign, malformed, or from a
+                newer version of this package. The message names the records or the reason.
         """
         path = Path(path)
         if path.is_dir():
@@ -585,7 +584,7 @@ class RecordContent:
                 record.extend(part)
         except RecordError:
             raise
-        except Exception as error:  # a crafted file can make the parsers of zip, npy and JSON raise anything
+        except Exception as error:  # a crafted file can make the parsers of zip, npy and JSON raise any error
             raise RecordError(f"not a well-formed record: {type(error).__name__}: {error}") from error
         return record.upgraded(header["version"])
 

@@ -14,8 +14,8 @@ member                         content
 ``profile_<i>_grid``           the points at which a function is known, float64 ``[n_point]``
 =============================  ==================================================================================
 
-Version 1 had no ``sums``, because a record always had seven: d2, d4, ws, w2, s2, w and s. The first axis of its moments
-was the replica axis.
+Version 1 had no ``sums``, because a record always had these seven sums: d2, d4, ws, w2, s2, w and s. The first axis of
+its moments was the replica axis.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FORMAT_VERSION = 2
 
 # The last record of an archive without a comment: its length and its mark (APPNOTE 4.3.16).
 _END, _END_MARK = 22, b"PK\x05\x06"
-# The sums in files of version 1. These do not change if this package measures other sums.
+# The sums in files of version 1. They stay fixed if this package measures other sums later.
 _SUMS_V1 = ("d2", "d4", "ws", "w2", "s2", "w", "s")
 MSD_SUMS_V1 = ("d2", "s2", "s")
 
@@ -196,7 +196,7 @@ def _read_arrays(file: io.BytesIO) -> dict[str, NDArray[Any]]:
     content. Here each member must be stored uncompressed, and must have the length given in its header.
     """
     try:
-        # Release the view before an error leaves: Python 3.12.1 can crash when it frees the traceback with a view.
+        # Release the view before an error propagates: Python 3.12.1 can crash when it frees a traceback with a view.
         with file.getbuffer() as content, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             if min((m.header_offset for m in members), default=0) or content[-_END : -_END + 4] != _END_MARK:
@@ -230,11 +230,11 @@ def _parse_npy(content: bytes, name: str) -> NDArray[Any]:
 
 
 def only_record(directory: Path) -> Path:
-    """Return the record file in a directory or below it, if there is one only. Links to directories are not followed.
+    """Return the only record file in a directory or below it. Links to directories are not followed.
 
     Raises:
-        IsADirectoryError: there is none.
-        RecordError: there are several. The message names them.
+        IsADirectoryError: there is no record file.
+        RecordError: there are several record files. The message names them.
     """
     found: list[Path] = []
     for place, directories, names in os.walk(directory):

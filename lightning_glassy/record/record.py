@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 
 
 class AgingRecord(RecordContent):
-    r"""Two-time moments of one run (or of several replicas of it), with everything needed to interpret them.
+    r"""Two-time moments of one run or of several replicas, with everything needed to interpret them.
 
     Every row is one measured pair :math:`(t_w, t)`. It compares the weights at step :math:`t_w + t` with the weights at
-    step :math:`t_w`, both in completed optimiser updates. An observable arranges the rows as a matrix ``[n_tw, n_lag]``
-    over :attr:`waiting_times` and :attr:`lags` (with replicas ``[n_replica, n_tw, n_lag]``). It is NaN for a pair that
-    was not measured. Every observable is in :data:`lightning_glassy.observables.OBSERVABLES`.
+    step :math:`t_w`. Both steps count completed optimiser updates. An observable arranges the rows as a matrix
+    ``[n_tw, n_lag]`` over :attr:`waiting_times` and :attr:`lags` (with replicas ``[n_replica, n_tw, n_lag]``). The
+    matrix is NaN for a pair that was not measured. Every observable is in
+    :data:`lightning_glassy.observables.OBSERVABLES`.
 
     Args:
-        n_parameters: for each group the number N of its scalar parameters. The group ``"all"`` must be there.
+        n_parameters: for each group the number N of its scalar parameters. The group ``"all"`` is required.
         n_sampled: for each group the number of coordinates summed over, if only a sample is measured.
         overlap_thresholds: the :math:`\epsilon` of the overlaps, positive and increasing.
         meta: metadata of the run, in values that JSON can hold.
@@ -68,7 +69,7 @@ class AgingRecord(RecordContent):
         Args:
             name: name of an observable (see :meth:`available`), or ``"collapse"``, ``"threshold_lags"``, ``"groups"``,
                 ``"relaxation_times"``, ``"loss"``, ``"distributions"`` and so on. The default is an overview: the
-                curves of the displacement, and the lag to reach some displacements against the waiting time.
+                curves of the displacement, and the lags at which it reaches some thresholds, against the waiting time.
             group: name of the group of parameters.
             ax: axes to draw on, or two axes for a figure of two. Default: new axes of pyplot.
             **options: further arguments of the plot, such as ``eps``. See :mod:`lightning_glassy.plotting`.
@@ -352,15 +353,15 @@ class AgingRecord(RecordContent):
     def mean(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
         r"""Compute the mean of any observable over the replicas, by name. :meth:`sem` is its standard error.
 
-        An observable is defined for one run, as an average over the coordinates. The mean is that of the values of the
+        An observable is defined for one run, as an average over the coordinates. This method averages the values of the
         replicas, also for a ratio such as the cosine correlation, the decorrelation, :math:`\alpha_2` or
-        :math:`\Delta/D`. It is the expected value in one run. The value of sums that are pooled over replicas differs
-        from it by a term of the order 1/N. There are two exceptions:
+        :math:`\Delta/D`. The mean is the expected value in one run. An observable of sums that are pooled over replicas
+        differs from the mean by a term of the order 1/N. There are two exceptions:
 
-        * The local exponent is that of the mean MSD, because the logarithm of a noisy curve is biased.
+        * The local exponent is computed from the mean MSD, because the logarithm of a noisy curve is biased.
         * :math:`\chi_4` compares the replicas, and has one value.
 
-        There is no median. Theory predicts means, a fit uses them, and the error of a median of a few replicas is
+        There is no median. Theory predicts means, a fit uses means, and the error of a median of a few replicas is
         poorly known. ``np.median(record.observable(name), axis=0)`` is the median of the replicas.
 
         Args:
@@ -369,8 +370,8 @@ class AgingRecord(RecordContent):
             eps: threshold of the overlap, as in :meth:`observable`.
 
         Returns:
-            float64 ``[n_tw, n_lag]``. It is the value itself for a single run. It is NaN at a pair that was not
-            measured, and not finite at a pair at which a replica is not finite, because it has diverged.
+            float64 ``[n_tw, n_lag]``. For a single run, it is the value itself. It is NaN at a pair that was not
+            measured. It is not finite at a pair if a replica has diverged and is not finite there.
 
         Raises:
             KeyError: as in :meth:`observable`.
@@ -392,16 +393,16 @@ class AgingRecord(RecordContent):
     def sem(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
         r"""Compute the standard error of :meth:`mean` from the scatter of the replicas.
 
-        It is :math:`s/\sqrt{R}` with the standard deviation s over R replicas. It is the jackknife over replicas for
-        the local exponent and for :math:`\chi_4`. For a mean of the values of the replicas, both are the same.
+        It is :math:`s/\sqrt{R}` with the standard deviation s over R replicas. For the local exponent and for
+        :math:`\chi_4`, it is the jackknife over replicas. For a mean over the replicas, both formulas agree.
 
-        All runs of one model with the same number of sampled coordinates sample the same coordinates. The scatter of
-        the replicas then lacks the part of the sampling error that they share. :meth:`standard_error` is the sampling
-        error of one run. The error of the mean over all coordinates is at most
+        If runs of one model sample the same number of coordinates, they sample the same coordinates. The scatter of the
+        replicas then lacks the shared part of the sampling error. :meth:`standard_error` is the sampling error of one
+        run. The error of the mean over all coordinates is at most
         :math:`\sqrt{\mathrm{sem}^2 + \mathrm{standard\_error}^2}`. Without a sample, ``sem`` is the whole error.
 
         Replicas that start from the same weights (clones) differ by their noise alone. Their scatter then lacks the
-        scatter of the starts. The error of :math:`\Delta/D` lacks that of D, because a record keeps the mean of D.
+        scatter of the starts. The error of :math:`\Delta/D` lacks the error of D, because a record keeps the mean of D.
 
         Args:
             name: name of the observable.
@@ -455,7 +456,7 @@ class AgingRecord(RecordContent):
         r"""Pairs of replicas that are one run: the numbers of a replica, and of an earlier replica that it repeats.
 
         All measured sums of the two agree to 1 in 100,000 of their largest value. Independent networks of N
-        weights differ by about :math:`\sqrt{2/N}`. Copies come from equal seeds, or from one run that is there twice.
+        weights differ by about :math:`\sqrt{2/N}`. Copies come from equal seeds, or from one run that was given twice.
         """
         if self.n_replica is None:
             return []
@@ -469,8 +470,8 @@ class AgingRecord(RecordContent):
         """Pairs of replicas that have the same weights at a waiting time, or nearly so, and are no :attr:`copies`.
 
         They come from :meth:`ReplicaEnsemble.clone_from`, from a ready network, or from equal seeds with batches in
-        another order. The scatter of clones is that of their noise alone. Only neighbours in the order of their sums
-        are paired. A system that keeps its sum of squares, such as a spin glass, has no clones here.
+        another order. The scatter of clones comes from their noise alone. Only neighbours in the order of their sums
+        are paired. A system that conserves its sum of squares, such as a spin glass, has no clones here.
         """
         if self.n_replica is None or not len(self):
             return []
@@ -481,17 +482,18 @@ class AgingRecord(RecordContent):
 
     @property
     def has_errors(self) -> bool:
-        """Whether :meth:`sem` can be computed: there are at least two replicas, and none of them are copies."""
+        """Whether :meth:`sem` can be computed: there are at least two replicas, and no copies."""
         return self.n_replica is not None and self.n_replica > 1 and not self.copies
 
     def independent(self: AgingRecord) -> tuple[AgingRecord, list[str]]:
         """Leave out replicas that are :attr:`copies` of others, and replicas that have diverged from the start.
 
-        A replica is left out as diverged if its displacement is finite at no pair, and that of another replica is.
+        A replica is left out as diverged if its displacement is finite at no pair, but another replica has a finite
+        displacement.
 
         Returns:
-            The record of the other replicas, and a sentence for each reason. The record itself and an empty list if
-            there is nothing to leave out.
+            The record of the other replicas, and a sentence for each reason. If there is nothing to leave out: the
+            record itself and an empty list.
         """
         if self.n_replica is None or not len(self):
             return self, []
@@ -512,9 +514,9 @@ class AgingRecord(RecordContent):
     def standard_error(self, name: str, group: str = "all", *, eps: float | None = None) -> Array:
         """Compute the sampling error of each run, or the error of chi_4. The error over replicas is :meth:`sem`.
 
-        The error of ``"msd"`` and ``"overlap"`` is the *sampling error*: it comes from summing over a sample of the
-        coordinates instead of all. It is 0 without a sample. It concerns each run alone, and says nothing about other
-        runs. The error of ``"chi4"`` and ``"chi4_correlation"`` is the jackknife over replicas, :meth:`chi4_error`.
+        The error of ``"msd"`` and ``"overlap"`` is the *sampling error*: the sums are over a sample of the coordinates,
+        and not over all. It is 0 without a sample. It describes each run alone, and not the scatter between runs. The
+        error of ``"chi4"`` and ``"chi4_correlation"`` is the jackknife over replicas, :meth:`chi4_error`.
 
         Args:
             name: name of the observable.
@@ -550,8 +552,8 @@ class AgingRecord(RecordContent):
 
         :math:`D = \langle\|g_b\|^2\rangle - \|\langle g_b\rangle\|^2` over minibatches at fixed weights, summed over
         the parameters of the group (Baity-Jesi et al. 2018). Between measured steps, ln D is interpolated linearly in
-        ln(1 + step). D is NaN before the first measured step and after the last. A group other than ``"all"`` has the
-        series ``"gradient_noise/<group>"``.
+        ln(1 + step). D is NaN before the first measured step and after the last. For a group other than ``"all"``, the
+        series is ``"gradient_noise/<group>"``.
 
         Returns:
             float64, of the shape of ``steps``.
@@ -572,7 +574,7 @@ class AgingRecord(RecordContent):
         r"""Mean squared distance between replicas, :math:`d_{ab}(t) = \frac{1}{N}\sum_i [w_{a,i}(t) - w_{b,i}(t)]^2`.
 
         The distance between clones (:meth:`ReplicaEnsemble.clone_from`) grows from 0 with the time since cloning. It
-        shows how far different noise drives equal states apart.
+        shows how far different noise separates equal states.
 
         Returns:
             Steps ``[n]`` and values ``[n, n_replica, n_replica]``.
@@ -614,17 +616,17 @@ class AgingRecord(RecordContent):
     ) -> AgingRecord:
         """Make a record from a trajectory of weights in memory, in plain float64 NumPy.
 
-        Use it for simulations and for testing. It shares no code with the moments on the device, so that each can be
-        checked against the other. NaN stays NaN.
+        Use it for simulations and for testing. The method shares no code with the moments on the device, so that each
+        can be checked against the other. NaN stays NaN.
 
         Args:
             weights: ``[n_frames, N]``, or ``[n_replica, n_frames, N]``. Reshape the coordinates of particles
                 ``[n_frames, n_particle, 3]`` to ``[n_frames, 3 * n_particle]``.
             schedule: the pairs to measure. Pairs beyond the last frame, and pairs without two frames, are left out.
                 ``None`` measures all pairs of frames.
-            times: the step of each frame, increasing integers ``[n_frames]``. By default, frame k is of step k.
-            n_replica: the number of replicas. It is only needed if N is 3 or less, because such an array with three
-                axes may also be the coordinates of particles.
+            times: the step of each frame, increasing integers ``[n_frames]``. By default, frame k is at step k.
+            n_replica: the number of replicas. It is only needed if N is 3 or less, because an array with three axes may
+                then also hold the coordinates of particles.
             groups: for each name the coordinates of the group, as indices or a mask. ``"all"`` is added.
             overlap_thresholds: positive and increasing. The default is about a hundredth and a tenth of the standard
                 deviation of the first frame.
@@ -632,9 +634,8 @@ class AgingRecord(RecordContent):
 
         Raises:
             TypeError: the weights are masked, complex, or no numbers, or the times are not integers.
-            ValueError: the shape is wrong or may be that of coordinates of particles, the trajectory has one frame, a
-                group is empty or called ``"all"``, the times do not increase, or no pair of the schedule has two
-                frames.
+            ValueError: the shape is wrong or may mean coordinates of particles, the trajectory has one frame, a group
+                is empty or called ``"all"``, the times do not increase, or no pair of the schedule has two frames.
 
         Example:
             >>> frames = np.array([[0.0], [1.0], [5.0]])
@@ -668,21 +669,21 @@ class AgingRecord(RecordContent):
 
         Args:
             records: runs, or sets of replicas, in the order of the replica axis.
-            common: use only the pairs of times, and the steps of a series, that all runs have, for example if a run was
-                cut short. By default, all runs must have the same pairs.
+            common: use only the pairs of times and the steps of series that all runs have. Use it if a run was cut
+                short. By default, all runs must have the same pairs.
 
         Returns:
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
             metadata of all runs under ``"replicas"``, and the :attr:`doubts` of all runs. A one-time series is kept, as
             the mean over the replicas, if all runs have it at the same steps. The standard error of this mean is the
-            series ``<name>_error``, unless the runs have a series of this name. Overlap thresholds that not all runs
-            have, matrices between the replicas of one record, and profiles are left out.
+            series ``<name>_error``, unless the runs have a series of this name. The method leaves out profiles,
+            matrices between the replicas of one record, and overlap thresholds that not all runs have.
 
         Raises:
             TypeError: ``records`` is not a list of records.
-            ValueError: there are no records, runs do not match, or one run is there twice (:attr:`copies`). The
-                message names the mismatch: the parameters, the measured sums or pairs, thresholds of which none is
-                common, or an entry of the metadata, such as the module, the optimisers or the batches.
+            ValueError: there are no records, runs do not match, or one run is given twice (:attr:`copies`). The message
+                names the mismatch: the parameters, the measured sums or pairs, the thresholds (no common one), or an
+                entry of the metadata, such as the module, the optimisers or the batches.
         """
         if not isinstance(records, (list, tuple)) or not all(isinstance(record, AgingRecord) for record in records):
             raise TypeError("records must be a list of AgingRecord")
@@ -745,8 +746,8 @@ class AgingRecord(RecordContent):
         """Return the :meth:`table` with one line for the mean over the replicas, instead of one line per replica.
 
         Without ``columns``, the standard error of each mean follows as ``<name>_sem``, as in :meth:`sem`. These columns
-        are left out for a single run, and if replicas are :attr:`copies`. The lines are those of ``groups``, default
-        all.
+        are left out for a single run, and if replicas are :attr:`copies`. The table has the lines of ``groups``,
+        default all.
 
         Raises:
             KeyError: as in :meth:`table`, or there is no such group.
@@ -814,8 +815,8 @@ class AgingRecord(RecordContent):
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the :meth:`table` to a CSV file atomically, with the errors over replicas. Return the path.
 
-        The name of a group gets an apostrophe in front if it begins like a formula of a spreadsheet (``=``, ``+``,
-        ``-``, ``@`` or a tab).
+        If the name of a group begins like a formula of a spreadsheet (``=``, ``+``, ``-``, ``@`` or a tab), it gets an
+        apostrophe in front.
         """
         return convert.write_csv(self._long_form(None, None, sem=self.has_errors), Path(path))
 
@@ -873,7 +874,7 @@ def without_cut_short(records: Sequence[AgingRecord]) -> tuple[list[int], str | 
         names, or None.
 
     Raises:
-        ValueError: a run that would be left out is of another model or training than the others.
+        ValueError: a run to leave out is of another model or training than the others.
     """
     moments = [record._tables[MOMENTS_TABLE] for record in records]
     kept = combine.complete(moments)

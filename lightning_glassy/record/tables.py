@@ -71,7 +71,7 @@ class Table:
 
     def __init__(self, key_names: tuple[str, ...], shape: tuple[int, ...], grid: Array | None = None) -> None:
         self.key_names, self.shape, self.grid = key_names, shape, grid
-        # By packed key: Python salts the hash of bytes, so that no file can make all keys collide.
+        # Keys are packed as bytes: Python salts the hash of bytes, so that no file can make all keys collide.
         self._rows: dict[bytes, Array] = {}  # in the order in which the keys came, and no row is ever removed
         self._replaced: list[bytes] = []  # key of each row that was set again
         self._format = f"<{len(key_names)}q"
@@ -119,7 +119,7 @@ class Table:
             replace: whether the rows may replace earlier rows of the same keys.
 
         Raises:
-            ValueError: a key is out of range, a key is there twice, or a shape is wrong.
+            ValueError: a key is out of range, a key is repeated, or a shape is wrong.
         """
         if rows.shape != (len(keys), *self.shape) or keys.shape != (len(keys), len(self.key_names)):
             raise ValueError(f"{len(keys)} keys and rows of shape {rows.shape[1:]} where {self.shape} is expected")
@@ -189,11 +189,11 @@ class Table:
         return int(self._unpacked(self._rows).sum(axis=1).max(initial=-1))
 
     def mark(self) -> Mark:
-        """Return a mark of the present content, for :meth:`since`."""
+        """Return a mark of the present content, to use with :meth:`since`."""
         return Mark(self, len(self._rows), len(self._replaced))
 
     def since(self, mark: Mark | None) -> Table:
-        """Return the rows that were set after a mark of this table. The cost is that of these rows.
+        """Return the rows that were set after a mark of this table. The cost grows with the number of these rows.
 
         Without a mark, these are all rows. For a mark of another table, they are the rows that differ from its rows.
         """
@@ -278,8 +278,8 @@ def check_grid(name: str, grid: ArrayLike) -> Array:
 def same_points(one: Array | None, other: Array | None) -> bool:
     """Return whether two grids are the same but for rounding, or both tables have none.
 
-    A grid of powers differs by a few units in the last place where another processor computed it. A run may be moved
-    there, and goes on.
+    If another processor computes a grid of powers, it differs by a few units in the last place. A resumed run may use
+    another processor.
     """
     if one is None or other is None:
         return one is other

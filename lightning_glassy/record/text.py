@@ -96,8 +96,8 @@ def few(values: Sequence[T], most: int) -> list[T]:
 def csv_cell(value: Any) -> Any:
     r"""Return a value for a table that a spreadsheet may open.
 
-    A text that begins like a formula gets an apostrophe in front. A carriage return becomes its escape. If lines end
-    with another character, :mod:`csv` does not quote a carriage return, and it would begin a new line.
+    A text that begins like a formula gets an apostrophe in front. A carriage return becomes its escape. Otherwise a
+    carriage return would begin a new line, because :mod:`csv` does not quote it if lines end with another character.
 
     Example:
         >>> csv_cell("=1+1"), csv_cell("a\r=1"), csv_cell("net.0"), csv_cell(-0.5)

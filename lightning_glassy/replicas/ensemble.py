@@ -26,7 +26,7 @@ class ReplicaEnsemble(nn.Module):
     """R independent realisations of a network, trained together by one optimiser.
 
     Each parameter is one tensor ``[n_replica, ...]``. Its name is the name in the network with the prefix ``network.``.
-    Minimise the sum of the losses of the replicas: the gradient of this sum with respect to replica r is the gradient
+    Minimise the sum of the losses of the replicas. The gradient of this sum with respect to replica r is the gradient
     of the loss of r alone. An optimiser that treats each coordinate separately (SGD, momentum, Adam, weight decay and
     most others) then updates each replica as in a lone run.
 
@@ -65,8 +65,8 @@ class ReplicaEnsemble(nn.Module):
         Linear layers, convolutions, pooling, the usual activations, group, layer and batch norm, dropout, sums,
         products and changes of shape run on all replicas at once: one matrix product for each ``Linear``, one grouped
         convolution for each convolution. This holds for an ``nn.Sequential`` and for a network with its own
-        ``forward``. It computes the same function as the way below in about half of the time if the layers are small
-        (``benchmarks/results/replicas.md`` compares with a single network).
+        ``forward``. It computes the same function as ``vmap`` (see below) in about half of the time if the layers are
+        small (``benchmarks/results/replicas.md`` compares with a single network).
 
         If the network calls any other torch function, or if a layer has hooks, the whole forward pass is
         ``torch.func.vmap`` of ``torch.func.functional_call``. The first call raises an error if the control flow of the
@@ -164,7 +164,7 @@ class ReplicaEnsemble(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._ruled.clear()  # the inputs may be at fault
+            self._ruled.clear()  # the inputs may be the cause
             # Run one replica alone first. A network that also fails alone raises its own, clearer error here.
             with torch.no_grad():
                 self.replica(0)(*(x if shared else x[0] for x in inputs))
@@ -189,7 +189,8 @@ class ReplicaEnsemble(nn.Module):
                 # Try a copy first, with the same tensors. The code of a network may change attributes of the network
                 # or draw random numbers before it comes to a function without a rule.
                 tensors = {id(t): t for t in (*self.network.parameters(), *self.network.buffers())}
-                # Activation checkpointing counts the tensors that are saved. It shall not count those of the trial.
+                # Activation checkpointing counts the tensors that are saved. It must not count the tensors of the
+                # trial.
                 unseen = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
                 self._ruled[kind] = False
                 with torch.random.fork_rng(devices=_cuda_devices()), unseen, suppress(NotBatched, Exception):
@@ -200,7 +201,7 @@ class ReplicaEnsemble(nn.Module):
                 return _run_rules(self.network, modules, stacked, inputs, n_here, shared)
         except torch.OutOfMemoryError:
             raise
-        except (NotBatched, RuntimeError):  # vmap can do it, or reports what is wrong
+        except (NotBatched, RuntimeError):  # vmap can do it, or reports the fault
             self._ruled[kind] = False
         return NotImplemented
 

@@ -1,9 +1,9 @@
 """Layers of all replicas at once, by rules for single torch functions.
 
-``torch.func.vmap`` runs any function, but each small operation under it costs tens of microseconds, and it lays the
-images of a convolution out badly for a CPU. The rules here run the same Python code of a network and replace the torch
-functions that it calls: a ``linear`` becomes one batched matrix product, a convolution becomes one grouped convolution.
-A torch function without a rule raises :class:`NotBatched`, and the caller uses vmap instead.
+``torch.func.vmap`` runs any function, but each small operation under it costs tens of microseconds. Its memory layout
+for the images of a convolution is slow on a CPU. The rules here run the same Python code of a network and replace the
+torch functions that it calls: a ``linear`` becomes one batched matrix product, a convolution becomes one grouped
+convolution. A torch function without a rule raises :class:`NotBatched`, and the caller uses vmap instead.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class _Layout(Enum):
 
 
 class _Batch(Tensor):
-    """The tensors of all replicas at one place of a network. Its shape, dtype and device are those of one replica.
+    """The tensors of all replicas at one place of a network. It has the shape, dtype and device of one replica.
 
-    The network handles it as a tensor. It has no data of its own, so that nothing can pass over the rules.
+    The network handles it as a tensor. It has no data of its own, so that no operation can bypass the rules.
     """
 
     rules: _Rules
@@ -105,8 +105,8 @@ class _Rules(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         rule: _Rule = _RULES.get(function, _refuse)
-        # The forward of an autograd.Function runs without gradients, and its backward would be passed over.
-        # Hooks for saved tensors are those of activation checkpointing, which runs a part again without these rules.
+        # The forward of an autograd.Function runs without gradients, and its backward would be ignored. Hooks for saved
+        # tensors come from activation checkpointing, which runs a part again without these rules.
         if torch.is_grad_enabled() != self.grad or _saved_tensor_hooks() != self.hooks:
             self.refuse()
         return rule(self, function, *args, **(kwargs or {}))
@@ -130,7 +130,7 @@ class _Rules(TorchFunctionMode):
         return None if tensor is None else self.parameter(tensor)
 
 
-# Older versions of torch cannot tell the hooks for saved tensors. Activation checkpointing would not be noticed there.
+# Older versions of torch cannot report the hooks for saved tensors, so activation checkpointing is not noticed there.
 _top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
@@ -197,8 +197,8 @@ def _elementwise(rules: _Rules, function: Any, x: Any, *args: Any, **options: An
 def _product(x: Tensor, columns: bool, own: bool, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, bool]:
     """Return ``x W_r^T + b_r`` for all r, and whether it is in columns, ``[replica, feature, batch]``.
 
-    Compute the transpose of this product. The gradient of the weights then has the memory layout of the weights, so
-    torch need not copy it.
+    The function computes the transpose of this product. The gradient of the weights then has the memory layout of the
+    weights, so torch need not copy it.
     """
     n_replica, n_out, _ = weight.shape
     if columns:
@@ -291,7 +291,7 @@ def _convolution(
 
 
 def _pool(dims: int) -> _Rule:
-    """Return the rule of a pooling over so many axes, which treats each channel by itself."""
+    """Return the rule of a pooling over ``dims`` axes, which treats each channel separately."""
 
     def rule(rules: _Rules, function: Any, input: Any, *args: Any, **options: Any) -> _Batch:
         x = rules.batch(input)
@@ -348,7 +348,7 @@ def _layer_norm(
 def _dropout(
     rules: _Rules, function: Any, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> _Batch:
-    """Draw other numbers for each replica."""
+    """Draw different random numbers for each replica."""
     x = rules.batch(input)
     if not training or p == 0:
         return x
@@ -360,7 +360,7 @@ def _dropout(
 
 
 def _aligned(tensor: Tensor, ndim: int) -> Tensor:
-    """Insert axes after that of the replicas, so that a tensor can be broadcast to ``ndim`` axes of one replica."""
+    """Insert axes after the replica axis, so that a tensor can be broadcast to ``ndim`` axes of one replica."""
     return tensor.view(len(tensor), *[1] * (ndim + 1 - tensor.dim()), *tensor.shape[1:])
 
 

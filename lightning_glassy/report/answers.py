@@ -1,6 +1,6 @@
 """Answers to the questions of the page about a record, as plain values.
 
-The tab asks for them one by one. ``report.html`` has them inside. Every number comes from the record or from
+The tab asks for the answers one by one. ``report.html`` contains them. Every number comes from the record or from
 :mod:`lightning_glassy.analysis`. Times are in steps. Curves are one list of lags and one list of values for each
 waiting time, without the lags at which there is no finite value.
 """
@@ -118,7 +118,7 @@ def describe(record: AgingRecord) -> dict[str, Any]:
 
 
 def curves(record: AgingRecord, observable: str, group: str, eps: float | None) -> dict[str, Any]:
-    """Return the two-time curves, as measured, a band of one standard error on either side, and what relaxes.
+    """Return the measured two-time curves, a band of one standard error on either side, and the relaxing curves.
 
     The values are :meth:`AgingRecord.mean`, and the band is :meth:`AgingRecord.sem`. A single run has no band. Replicas
     that are copies of others, or have diverged from the start, are left out.

@@ -41,8 +41,9 @@ class Findings:
         diffusion: the kinds of motion.
         heterogeneity: the differences between replicas, None for a single run.
         regimes: the regimes of the training loss, None if the record has no training loss, or has it at too few steps.
-        relaxation: the relaxation times of the observable if it is a correlation or an overlap, otherwise those of the
-            decorrelation (or of the MSD, for a record of displacements alone). None if the observable does not relax.
+        relaxation: the relaxation times of the observable if it is a correlation or an overlap, otherwise the
+            relaxation times of the decorrelation (or of the MSD, for a record of displacements alone). None if the
+            observable does not relax.
         options: arguments of :func:`lightning_glassy.report.report` for the groups and the other choices of the page.
     """
 
@@ -85,7 +86,7 @@ class Findings:
 
     @property
     def doubts(self) -> list[str]:
-        """All doubts about the answer, each once, the gravest first."""
+        """All doubts about the answer, each once, the most serious first."""
         return doubts_of(self.record, self.verdict, self.exponent)
 
     @property

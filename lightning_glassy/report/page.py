@@ -70,7 +70,7 @@ def page(found: Findings, analyse: Callable[[Choice], Findings], progress: Progr
     Args:
         found: the findings that the page shows first.
         analyse: a function that returns the findings for another choice.
-        progress: told how many analyses are done.
+        progress: called with the number of finished analyses, and of all.
 
     Raises:
         ImportError: plotly is missing. The message names the extra.

@@ -48,7 +48,7 @@ class Report(Findings):
         """Return the page of the TensorBoard tab as one HTML file, with the answers about this record inside.
 
         Args:
-            progress: called with the number of analyses that are done, and of all.
+            progress: called with the number of finished analyses, and of all.
 
         Raises:
             ImportError: plotly is missing. The message names the extra.

@@ -1,7 +1,7 @@
 """The checksums of event files, by NumPy.
 
 Each event in an event file has a checksum, CRC-32C. TensorBoard computes it byte by byte in Python, in 0.1 microseconds
-a byte. The record of a network with 500 groups would hold up a training for a second.
+a byte. The record of a network with 500 groups would stop a training for a second.
 
 CRC-32C is linear: the checksum of a block is the exclusive or of one number for each byte, which depends on the byte
 and on its place (R. N. Williams, A painless guide to CRC error detection algorithms, 1993). The numbers are in a table,

@@ -12,7 +12,7 @@ that follow. The first part has the header of the record, and so has each part a
 
 A profile has three numbers in the line: rows, points of the grid (0 if an earlier part has the grid), and values in a
 row. No part repeats the rows of another part, so that a run of any length writes little more than its record. For the
-same reason, a change of the metadata repeats a long header (of a record with very many groups) no more: the line then
+same reason, a change of the metadata does not repeat a long header (of a record with very many groups). The line then
 has ``"meta": {...}`` instead of the header. Parts of format 1 had neither ``between`` nor ``profiles``.
 
 The checksum is the CRC-32 of everything after it. TensorBoard's fast data server does not compare the checksums of the
@@ -56,7 +56,7 @@ class Written:
 
 
 def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] = ()) -> tuple[bytes | None, Written]:
-    """Make a part of the rows of a record that are not yet written. The cost is that of these rows.
+    """Make a part of the rows of a record that are not yet written. The cost grows with the number of these rows.
 
     Args:
         record: the record in its present state.
@@ -121,7 +121,7 @@ def join(parts: Mapping[int, bytes]) -> tuple[AgingRecord, str | None]:
 
 
 def _is_whole(part: bytes, number: int | None = None) -> bool:
-    """Return whether a part is what was written, as far as one can know. Earlier versions wrote no checksum."""
+    """Return whether a part is unchanged, as far as can be known. Earlier versions wrote no checksum."""
     checksum = _CHECKSUM.match(part)
     if checksum is None:
         return True

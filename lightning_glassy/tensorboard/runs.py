@@ -147,7 +147,7 @@ class Runs:
                 readings[key] = _reading(token, numbered, self._readings.get(key))
                 found.setdefault(monitor, []).append(readings[key])
             for monitor, all_of_it in found.items():
-                # The clock may have been set back, so the order of the readings says nothing.
+                # The clock may have been set back, so the order of the readings has no meaning.
                 kept = [all_of_it[i] for i in without_replaced([one.record for one in all_of_it])]
                 for number, one in enumerate(kept, start=1):
                     own = name if monitor == _USUAL_MONITOR else f"{name} · {monitor}"

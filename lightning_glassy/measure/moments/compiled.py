@@ -4,9 +4,9 @@ All of them are in this file. numba notices that a compiled function on disk is 
 Memory is named by its address, because a table of tensors has many sizes. Weights of 16 bits and weights that are
 scattered in memory are copied block by block. A block stays in the first-level cache.
 
-The code says in which order numbers are added. A compiler that may choose the order (``fastmath``) chooses another one
-for another processor, and sometimes another one on the same processor. A process that goes on with a run would then
-measure other bits than the process that began it.
+The code fixes the order in which numbers are added. A compiler that may choose the order (``fastmath``) chooses another
+order for another processor, and sometimes on the same processor. A process that continues a run would then measure
+other bits than the process that began it.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-incomplete-defs, allow-untyped-decorators, allow-subclassing-any
@@ -24,7 +24,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
 # Coordinates that are summed in their own precision, before they are added to a float64 sum. Two blocks fit in a
-# first-level cache, and those of many checkpoints in a second-level cache.
+# first-level cache. The blocks of many checkpoints fit in a second-level cache.
 _BLOCK = 2048
 
 # Bytes of the numbers that are added at once. Processors take 16, 32 or all 64 of them in one instruction.
@@ -34,7 +34,7 @@ _LANES = 64
 # rounding that all have the same sign stay below 1e-6.
 _RUN = 16
 
-# A division by 0 is no error, and other threads run meanwhile.
+# A division by 0 is no error, and other threads run during the loops.
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
 
@@ -123,7 +123,7 @@ def _widen_float16(narrow, wide):
 
 
 def _widened(address: Any, n: Any, like: Any, scratch: Any) -> Any:
-    """Return the address of ``n`` numbers in the precision of the sums: the same, or that of a wide copy."""
+    """Return the address of ``n`` numbers in the precision of the sums: the same, or the address of a wide copy."""
     raise NotImplementedError
 
 
@@ -267,8 +267,8 @@ def _at_most(typing, a, b):
 
 # ---------------------------------------------------------------------- sums of a block
 #
-# While a block is summed, the block ``ahead`` is fetched from memory. It is the next to be read. A processor does not
-# foresee the step from one array to another, and would have to wait.
+# While a block is summed, the block ``ahead`` is fetched from memory. It is the next to be read. A processor cannot
+# predict the step from one array to another, and would have to wait.
 
 
 @compiled

@@ -5,10 +5,10 @@ chunks with their addresses. A chunk is read in blocks of 2048 coordinates. A bl
 cache while the same block of each due snapshot is read, so that everything is read from memory once. At a capture, the
 block is also written to the new snapshot. While a block is summed, the next one is fetched from memory.
 
-Large events are shared with the threads of torch, ``torch.get_num_threads()`` of them. They take chunk after chunk. A
-thread that gets no processor leaves the chunks to the others, but the event does not end before it has looked. Each
-chunk has its own sums, which are added in a fixed order. The bits of a sum depend neither on the number of threads nor
-on the processor.
+The threads of torch, ``torch.get_num_threads()`` of them, share large events. They take chunk after chunk. A thread
+that gets no processor leaves the chunks to the others, but the event ends only after this thread has checked for
+chunks. Each chunk has its own sums, which are added in a fixed order. The bits of a sum depend neither on the number of
+threads nor on the processor.
 
 numba compiles the pass when the first tracker is made, in a few seconds, and keeps it on disk for later processes.
 """
@@ -210,7 +210,7 @@ class _Plan:
 class CompiledDistances:
     """Squared distances of all pairs of replicas, by a compiled pass.
 
-    The contract is that of :class:`~lightning_glassy.measure.moments.replicas.BetweenReplicas`.
+    The contract is in :class:`~lightning_glassy.measure.moments.replicas.BetweenReplicas`.
 
     Args:
         parameters: the tracked coordinates, with replicas, in host memory.
@@ -300,13 +300,13 @@ class _Team:
         self._call = ctypes.CFUNCTYPE(None, ctypes.py_object)(lambda work: work())
         self._parallel: Any = None
         with contextlib.suppress(AttributeError, OSError):  # another OpenMP, as on Windows, or none
-            # A symbol is also looked for in the libraries that the one of torch needs.
+            # The search for a symbol includes the libraries that the library of torch needs.
             self._parallel = ctypes.CDLL(torch._C.__file__).GOMP_parallel
             self._parallel.argtypes = [type(self._call), ctypes.py_object, ctypes.c_uint, ctypes.c_uint]
             self._parallel.restype = None
 
     def run(self, work: Callable[[], object]) -> None:
-        """Call ``work`` on ``torch.get_num_threads()`` threads at the same time, one of which is the calling one."""
+        """Call ``work`` on ``torch.get_num_threads()`` threads at the same time, including the calling thread."""
         n_thread = torch.get_num_threads()
         if self._parallel is None or self._is_forked or n_thread == 1:
             work()

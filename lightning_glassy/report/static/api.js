@@ -18,7 +18,7 @@ function answerInside(path, {run, group, observable = null, eps = null}) {
   return {series: [run].flat().flatMap((one) => [group ?? null].flat().map((name) => ({run: one, group: name, ...answer(name)})))};
 }
 
-// Addresses are relative, so that any prefix of TensorBoard's path will do.
+// Addresses are relative, so that they work with any prefix of TensorBoard's path.
 export async function ask(path, parameters = {}) {
   if (inside) return answerInside(path, parameters);
   const address = new URL(`./${path}`, import.meta.url);
@@ -38,7 +38,7 @@ export async function ask(path, parameters = {}) {
   return content;
 }
 
-// Run an asynchronous function once at a time. Of calls that come meanwhile, only the last one counts.
+// Run an asynchronous function once at a time. If several calls come during a run, only the last call is made.
 export function latest(run) {
   let busy = false, next = null;
   return async function go(...values) {

@@ -5,7 +5,7 @@ import {accent, axis, faint, labelled, layout, muted, runColour, timeColour} fro
 import {abscissa, inEpochs, label, model, mu, muOf, observable, relativeMsd, relaxing} from "./model.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
-const MANY_POINTS = 4000; // of all series: beyond, the lines are enough, and drawn three times as fast
+const MANY_POINTS = 4000; // of all series: with more points, lines are enough, and three times as fast
 
 const X_TITLES = {
   lag: "lag <i>t</i> (steps)",
@@ -79,7 +79,7 @@ function curveTraces(seriesList, view, xOf, axes = {}) {
 const levelAt = (y, xref, yref, line) => (
   {type: "line", xref: `${xref} domain`, yref, x0: 0, x1: 1, y0: y, y1: y, line: {color: muted(), ...line}});
 
-// Draw a figure, and give its element the height of the figure. Otherwise charts overlap in a file.
+// Draw a figure, and set the height of its element. Otherwise charts overlap in a file.
 function react(element, traces, figure, more = {}) {
   element.style.height = `${figure.height}px`;
   labelled(figure, traces);
@@ -101,7 +101,7 @@ function panels(element, titles, {x, y, height, draw, shapes = () => []}) {
     const wide = (1 - gapX * (columns - 1)) / columns, tall = (1 - gapY * (rows - 1)) / rows;
     const bottom = titles.length - i <= columns, domain = [column * (wide + gapX), column * (wide + gapX) + wide];
     const top = 1 - row * (tall + gapY);
-    const automargin = titles.length === 1; // of many panels it takes longer than all of their lines
+    const automargin = titles.length === 1; // with many panels it takes longer than drawing all lines
     const shared = (name) => (i ? {matches: name} : {}), untitled = (inside) => (inside ? {title: {text: ""}} : {});
     axes[`xaxis${id}`] = {...x, automargin, domain, anchor: `y${id}`, ...shared("x"), ...untitled(!bottom)};
     axes[`yaxis${id}`] = {
@@ -130,7 +130,7 @@ export function drawCurves(element, series, view, onThreshold) {
     x, y, height: sizeOf(element).phone ? 330 : 440, shapes,
     draw: (i, axes) => curveTraces(list[i], view, xOf, axes),
   });
-  // The zoom stays while the same thing is shown.
+  // The zoom stays while the chart shows the same data.
   figure.uirevision = [view.x, model.state.observable, view.side, list.length].join();
   react(element, traces, figure, {edits: {shapePosition: true}});
   if (!element.glassyDrag) {
@@ -165,7 +165,7 @@ export function drawCrossings(element, series) {
   }));
 }
 
-// Draw S against mu. A single series has a line for each scaling variable, several series one line each.
+// Draw S against mu. A single series has a line for each scaling variable. Several series have one line each.
 export function drawScans(element, fits) {
   const several = fits.length > 1, value = mu();
   const traces = fits.flatMap(({one, fit}) => (several ? [fit.variable] : ["effective", "plain"]).map((variable) => {
@@ -202,7 +202,7 @@ function spansDecades(values) {
   return low > 0 && high / low > 30;
 }
 
-// A symmetric logarithm: linear up to a hundredth of the largest size, and logarithmic beyond, for both signs.
+// A symmetric logarithm: linear up to a hundredth of the largest size, and logarithmic above, for both signs.
 function symlog(values) {
   const sizes = values.map(Math.abs).filter((value) => value > 0), most = sizes.reduce((a, b) => Math.max(a, b), 0);
   const small = most / 100, place = (value) => Math.sign(value) * Math.log10(1 + Math.abs(value) / small);
@@ -231,7 +231,7 @@ export function drawSeries(element, name, runs, regimes = []) {
   const [low, high] = ends(all), around = Math.abs(high) || 1, shapes = [];
   // Eigenvalues of both signs over several decades.
   const both = /^(hessian|gauss_newton)_(min|max|q\d|\w*_at_)/.test(name) && low < 0 && (high <= 0 || spansDecades(all.map(Math.abs)));
-  // What never changes is no reason to look at its last digit.
+  // A constant series needs no magnified axis.
   let y = axis("", spansDecades(all), high === low ? {range: [high - around, high + around]} : {});
   if (both) {
     const {place, axis: ticks} = symlog(all);
@@ -285,7 +285,7 @@ export function drawAtLag(element, name, runs, lag) {
   react(element, traces, layout({xaxis: x, yaxis: y, height: 280, margin: {l: 56, r: 12, t: 6, b: 44}}));
 }
 
-// The displacement against the noise that has acted.
+// The displacement against the accumulated noise.
 export function drawNoise(element, series, view) {
   const list = view.side ? series.map((one) => [one]) : [series];
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {

@@ -1,10 +1,10 @@
-// The side of the page: observable, runs, groups, and how they are compared.
+// The sidebar of the page: observable, runs, groups, and their comparison.
 
 import {glossary, h, integer, segments, swatch} from "./dom.js";
 import {runColour} from "./look.js";
 import {chosenGroups, chosenRuns, epsText, groupsOf, hasEps, layoutShown, model, runIndex} from "./model.js";
 
-const MANY_RUNS = 8, MANY_GROUPS = 8; // from here on they are searched
+const MANY_RUNS = 8, MANY_GROUPS = 8; // from this number on, there is a search field
 const NO_WEIGHTS = /(^|[._/])(bias|biases|b|bn\d*|norm\d*|batch_?norm\d*|layer_?norm\d*|ln_?\w*)($|[._/])/i;
 
 export class Choice {
@@ -21,7 +21,7 @@ export class Choice {
     });
   }
 
-  // Everything anew; what had the focus, and where the list was scrolled to, stays.
+  // Draw everything again, and keep the focus and the scroll position of the list.
   draw() {
     const key = document.activeElement?.dataset?.key, scroll = this.element.querySelector(".runs")?.scrollTop ?? 0;
     const parts = [this.observable(), this.runs(), this.groups(), this.compare(), this.symbols ??= glossary()];

@@ -1,4 +1,4 @@
-// Elements and numbers. Whatever a name holds, it becomes text and never markup.
+// Elements and numbers. A name always becomes text, and never markup.
 
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -13,15 +13,15 @@ export function h(tag, attributes = {}, ...children) {
 
 export const swatch = (colour) => h("i", {className: "swatch", style: `background:${colour}`});
 
-// Radio buttons in a row: `options` are pairs of a value and what is written.
+// Radio buttons in a row: `options` are pairs of a value and its label.
 export function segments(name, options, value, pick, title) {
   return h("div", {className: "segments", role: "radiogroup", ariaLabel: title}, options.map(([key, text]) => h("label", {},
     h("input", {type: "radio", name, value: key, checked: key === value, "data-key": `${name} ${key}`, onchange: () => pick(key)}),
     h("span", {}, text))));
 }
 
-// Symbols such as "Q_ε(t_w, t_w+t)": letters are in italics, and what follows an underscore or a caret is lower or higher.
-// The parts are pairs of a tag, or null, and a text.
+// Symbols such as "Q_ε(t_w, t_w+t)": letters are in italics. The part after an underscore or a caret is lower or
+// higher. The parts are pairs of a tag, or null, and a text.
 function symbols(text) {
   const parts = [];
   for (const [, sign, raised, letters, rest] of text.matchAll(/([_^])([A-Za-zα-ωΑ-Ω0-9]+)|([A-Za-zα-ωΑ-Ω*]+)|([^A-Za-zα-ωΑ-Ω*_^]+)/g)) {
@@ -31,11 +31,12 @@ function symbols(text) {
   return parts;
 }
 
-// What each symbol means, from the server.
+// Meaning of each symbol, from the server.
 let meanings = {};
 export const explain = (symbolsOfServer) => { meanings = symbolsOfServer; };
 
-// <var>t</var><sub>w</sub> from "t_w": the mathematics of this page, nobody's names. The mouse shows what a symbol means.
+// <var>t</var><sub>w</sub> from "t_w": only for the symbols of this page, never for names of users. The tooltip
+// explains a symbol.
 export function math(text) {
   const parts = symbols(text);
   let title = "";
@@ -50,11 +51,11 @@ export function math(text) {
   });
 }
 
-// All symbols with their meanings, to be unfolded.
+// All symbols with their meanings, in a list that can be unfolded.
 export const glossary = () => h("details", {className: "glossary"}, h("summary", {}, "What the symbols mean"),
   h("dl", {}, Object.entries(meanings).flatMap(([symbol, meaning]) => [h("dt", {}, ...math(symbol)), h("dd", {}, meaning)])));
 
-// For plotly, which has a markup of its own: what is not meant as such is spelled out.
+// Escape a text for plotly, which has its own markup.
 export const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 // Symbols in plotly's markup.

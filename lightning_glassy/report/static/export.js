@@ -20,13 +20,13 @@ export async function savePicture(plot, title, format) {
   const size = {width: Math.round(width), height: Math.round(height), scale: format === "png" ? 2 : 1};
   const address = await window.Plotly.toImage(plot, {format, ...size});
   const [head, body] = [address.slice(0, address.indexOf(",")), address.slice(address.indexOf(",") + 1)];
-  // As a file and not as an address: those have a largest length.
+  // Use a file object instead of an address, because addresses have a largest length.
   const bytes = () => Uint8Array.from(atob(body), (letter) => letter.charCodeAt(0));
   const content = head.endsWith(";base64") ? bytes() : decodeURIComponent(body);
   save(`${nameOf(title)}.${format}`, content, format === "png" ? "image/png" : "image/svg+xml");
 }
 
-// A cell that begins like a formula would be one to a spreadsheet.
+// A spreadsheet would run a cell that begins like a formula.
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
@@ -39,7 +39,7 @@ function saveTable(title, columns, rows) {
   save(`${nameOf(title)}.csv`, text, "text/csv");
 }
 
-// A row for each pair of times of each series that has a value.
+// A row for each pair of times with a value, for each series.
 const pairs = (series, row) => series.flatMap((one) => one.waiting_times.flatMap((time, i) => (
   one.lags[i].map((lag, j) => [one.run, one.group, time, lag, ...row(one, i, j)]))));
 

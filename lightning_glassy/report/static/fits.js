@@ -1,4 +1,4 @@
-// The exponents that were found: a table, and in words.
+// The fitted exponents: a table, and words.
 
 import {big, fixed, h, integer, math, swatch} from "./dom.js";
 import {runColour} from "./look.js";
@@ -9,8 +9,8 @@ const METHODS = ["collapse, effective time", "collapse, plain", "threshold"];
 const small = (error) => fixed(Math.max(error, 0.001));
 const percent = (part) => (part === null ? "–" : `${(100 * part).toFixed(1)} %`);
 
-// A row for each series, and for a single series a row for each other observable. Under a row stands the reason why its
-// exponent is no headline. A click on an exponent calls `use` with the exponent and its scaling variable. A click on
+// A row for each series. A single series also has a row for each other observable. The reason why an exponent is no
+// headline is below its row. A click on an exponent calls `use` with the exponent and its scaling variable. A click on
 // another observable calls `choose`.
 export function fitTable(use, choose) {
   const {series} = model, scaled = model.state.x !== "lag";
@@ -55,7 +55,7 @@ function rows(one, scaled, columns, use, choose) {
 const named = (name, colour) => (
   h("th", {scope: "row"}, h("span", {}, swatch(colour), h("span", {className: "name"}, ...[name].flat().filter((part) => part !== null)))));
 
-// A row, and under it the reason why its exponent is no headline.
+// A row, and below it the reason why its exponent is no headline.
 function row(exponent, columns, ...cells) {
   const why = exponent.why_not;
   if (why === null) return [h("tr", {}, cells)];
@@ -63,7 +63,7 @@ function row(exponent, columns, ...cells) {
     h("tr", {}, h("td", {colSpan: columns, className: "why"}, `no headline: ${why}`))];
 }
 
-// The cells of the exponent, of what the curves miss a common one by, and of the methods.
+// The cells of the exponent, of the distance of the curves from a common curve, and of the methods.
 function numbers(exponent, shown) {
   const {interval, estimates, standard_errors: errors} = exponent;
   const range = interval === null || shown === null ? null : h("small", {}, ` ${fixed(interval[0])} … ${fixed(interval[1])}`);
@@ -82,9 +82,9 @@ export const headline = (one) => (fitOf(one)?.headline ?? []).map(([value, name]
 // The answer in plain words, a line for each sentence.
 export const sentences = (one) => (fitOf(one)?.words ?? []).flatMap((words, i) => (i ? [" ", h("span", {}, words)] : [h("span", {}, words)]));
 
-const VISIBLE = 2; // doubts; the others are folded
+const VISIBLE = 2; // doubts. The others are folded
 
-// The doubts, the gravest first. The set `open` tells whether the folded ones are shown.
+// The doubts, the most serious first. The set `open` records whether the folded doubts are shown.
 export function doubtList(all, open) {
   const visible = h("ul", {}, all.slice(0, VISIBLE).map((doubt) => h("li", {}, doubt))), more = all.slice(VISIBLE);
   if (!all.length) return [];
@@ -107,8 +107,8 @@ export function groupTable(rows, fits, sort, by) {
     h("td", {title: why(row)}, mu(row) === null ? (fits.has(row.group) ? "none" : "–") : fixed(mu(row), 2)), h("td", {}, row.kind)))));
 }
 
-// The report of each series, as `lightning-glassy report` prints it. The map `open` tells which reports are unfolded, by
-// key. The report of a single series is unfolded at first.
+// The report of each series, as `lightning-glassy report` prints it. The map `open` records which reports are unfolded,
+// by key. The report of a single series is unfolded at first.
 export function inWords(open) {
   return model.series.filter((one) => fitOf(one)?.text).map((one) => {
     const title = "in words, and what to doubt";

@@ -1,4 +1,4 @@
-// The elements of the page that stay: cards, sliders, and what they do when they are used.
+// The permanent elements of the page: cards, sliders, and their actions.
 
 import {saveAlong, saveCrossings, saveCurves, saveExponents, savePicture, saveProfiles} from "./export.js";
 import {h, math, segments} from "./dom.js";
@@ -19,7 +19,7 @@ const pictures = (plot, title) => ["png", "svg"].map((format) => [
   format.toUpperCase(), `Save the picture as ${format.toUpperCase()}`, () => savePicture(plot, title(), format)]);
 const numbers = (save) => ["CSV", "Save the numbers as CSV", save];
 
-// `act` has what is done: choose, moveMu, moveThreshold.
+// `act` has the actions: choose, moveMu, moveThreshold.
 export function frame(sidebar, act) {
   const $ = {
     message: h("p", {className: "message", role: "status", hidden: true}),
@@ -96,7 +96,7 @@ export function frame(sidebar, act) {
     h("p", {className: "formula"}, "One line per waiting time, at the lag nearest to the slider. The dashed line is a Gaussian."),
     $.lagBar, $.atLag, $.profiles);
 
-  // On a phone the choices are folded away.
+  // On a phone the choices are folded.
   const narrow = window.matchMedia("(max-width: 760px)");
   const side = h("details", {className: "side", open: !narrow.matches},
     h("summary", {}, "Choose runs, groups and observable"), sidebar);

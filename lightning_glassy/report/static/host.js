@@ -1,6 +1,6 @@
-// What lies around the page: TensorBoard's theme, its address bar and its Reload button.
+// The surroundings of the page: TensorBoard's theme, its address bar and its Reload button.
 
-// The page is a frame of the same origin; opened on its own it is its own host.
+// The page is a frame of the same origin. If it is opened alone, it is its own host.
 function host() {
   try {
     return window.parent.document ? window.parent : window;
@@ -23,7 +23,7 @@ export function watchTheme(tell) {
   else new MutationObserver(apply).observe(outer.document.body, {attributes: true, attributeFilter: ["class"]});
 }
 
-// TensorBoard keeps what it does not know in its hash: #glassy&p.glassy.x=lag. The prefix is its convention for plugins.
+// TensorBoard keeps unknown entries in its hash: #glassy&p.glassy.x=lag. The prefix is its convention for plugins.
 const PREFIX = "p.glassy.";
 
 function parts() {
@@ -39,7 +39,7 @@ export function readAddress() {
       const name = decodeURIComponent(key);
       if (name.startsWith(PREFIX)) found[name.slice(PREFIX.length)] = decodeURIComponent(value);
     } catch {
-      // Not well-formed: somebody else's, or mistyped.
+      // Not well-formed: written by another plugin, or mistyped.
     }
   }
   return found;
@@ -47,7 +47,7 @@ export function readAddress() {
 
 export function writeAddress(values) {
   const {tab, rest} = parts(), outer = host();
-  // Another tab is in front: the address is not ours.
+  // Another tab is visible, so the address belongs to it.
   if (outer !== window && tab !== "glassy") return;
   const others = rest.filter((part) => !part.startsWith(PREFIX));
   const own = Object.entries(values).map(([key, value]) => `${PREFIX}${key}=${encodeURIComponent(value)}`);

@@ -9,7 +9,8 @@ const RUNS = {
 
 export const theme = () => document.documentElement.dataset.theme || "light";
 
-// The waiting time on viridis, as in the figures of the package; without the end that the background swallows.
+// The waiting time on viridis, as in the figures of the package. The end that is invisible on the background is cut
+// off.
 export function timeColour(waitingTime, last) {
   const place = Math.log(Math.max(waitingTime, 1)) / Math.max(Math.log(Math.max(last, 2)), 1e-9);
   const [low, high] = theme() === "dark" ? [0.22, 1] : [0, 0.86];
@@ -24,7 +25,7 @@ export function runColour(index) {
   return `hsl(${Math.round((index * 137.5) % 360)}, 45%, ${theme() === "dark" ? 68 : 42}%)`;
 }
 
-// The same colour, as of a veil.
+// The same colour, but transparent.
 export function faint(colour) {
   const parts = colour.match(/^#(..)(..)(..)$/)?.slice(1).map((part) => parseInt(part, 16));
   return (parts ? `rgb(${parts.join(",")})` : colour).replace(/^(rgb|hsl)\((.*)\)$/, "$1a($2,0.16)");
@@ -41,8 +42,8 @@ export function axis(title, log, more = {}) {
   };
 }
 
-// More labels for a logarithmic axis of less than two decades: 1, 2 and 5 times a power of ten, and below a third of a
-// decade a few round numbers.
+// More labels for a logarithmic axis of less than two decades: 1, 2 and 5 times a power of ten. Below a third of a
+// decade, a few round numbers.
 export function labelled(figure, traces) {
   for (const [name, one] of Object.entries(figure)) {
     if (!/^[xy]axis/.test(name) || one.type !== "log") continue;

@@ -1,19 +1,19 @@
-// What the page knows, and what follows from it.
+// The data of the page, and the values that follow from them.
 
 import {lagTo, scaledLag} from "./relax.js";
 import {initial} from "./state.js";
 
-const SHOWN_AT_FIRST = 20; // runs; more are there to be chosen
-const SIDE_BY_SIDE = 6; // series up to which they are drawn so, unless something else is chosen
+const SHOWN_AT_FIRST = 20; // runs. More can be chosen
+const SIDE_BY_SIDE = 6; // up to so many series are drawn side by side by default
 
-// A series is the answer to one question about one run and one group; a fit is found by the key of its series. The server
-// says which observables there are, and how each is shown.
+// A series is the answer to one question about one run and one group. The key of a series also finds its fit. The
+// server lists the observables and how to show each.
 export const model = {state: initial(), observables: {}, runs: [], series: [], fits: new Map(), charts: true};
 
 export const observable = () => model.observables[model.state.observable];
 export const hasEps = () => observable().has_threshold;
 export const relaxes = () => observable().relaxing !== null;
-// What reaches a threshold, from what is drawn and back: one minus it, or the same.
+// Convert a drawn value to the quantity that reaches a threshold, and back: one minus the value, or the value.
 export const relaxing = (value) => (observable().falls ? 1 - value : value);
 export const keyOf = (one) => JSON.stringify([one.run, one.group]);
 export const label = (one) => (one.group === undefined || one.group === "all" ? one.run : `${one.run} · ${one.group}`);
@@ -26,7 +26,7 @@ export function chosenRuns() {
   return runs === null ? good.slice(0, SHOWN_AT_FIRST) : good.filter((run) => runs.includes(run.name));
 }
 
-// The doubts about some runs, each once. A doubt that not all of them share names its runs.
+// The doubts about some runs, each once. If only some of the runs have a doubt, it names them.
 export function doubtsOf(runs) {
   return [...new Set(runs.flatMap((run) => run.doubts))].map((doubt) => {
     const having = runs.filter((run) => run.doubts.includes(doubt)).map((run) => run.name);
@@ -41,7 +41,7 @@ export function chosenGroups() {
 
 export const together = () => model.state.layout === "together" && chosenRuns().length > 1;
 
-// What every question to the plugin begins with.
+// The beginning of every question to the plugin.
 export function choice(more = {}) {
   return {run: chosenRuns().map((run) => run.name), group: chosenGroups(), together: together() ? "1" : null, ...more};
 }
@@ -53,8 +53,8 @@ export function ofObservable(more = {}) {
 // A threshold over the rms weight of a run, null if the run does not have it.
 export const relativeEps = (run, eps) => (run?.rms_weight?.all ? eps / run.rms_weight.all : null);
 
-// The thresholds of runs are seldom equal, because each network has its own. Of a run without the chosen threshold, the
-// threshold is shown that is nearest to it, both over the rms weight of their run.
+// The thresholds of runs are seldom equal, because each network has its own. If a run lacks the chosen threshold, the
+// nearest threshold of this run is shown. Both are compared over the rms weight of their run.
 export function epsOf(run) {
   const {eps} = model.state;
   if (!hasEps() || together() || run.eps.includes(eps) || !run.eps.length) return eps;
@@ -97,7 +97,7 @@ export function layoutShown() {
   return count > 1 && count <= SIDE_BY_SIDE ? "side" : "over";
 }
 
-// The threshold of the overlap that most runs have, of those the smallest.
+// The threshold of the overlap that most runs have. If there are several, the smallest.
 export function commonEps(runs) {
   const all = runs.flatMap((run) => run.eps).sort((a, b) => a - b), count = (eps) => all.filter((one) => one === eps).length;
   return all.reduce((best, eps) => (best === null || count(eps) > count(best) ? eps : best), null);
@@ -116,7 +116,7 @@ export function view() {
 
 // ------------------------------------------------------------------ exponents
 
-// What the fits are of: when this changes they say nothing of what is shown any more.
+// The choice that the fits belong to. If it changes, the fits are not valid for the shown curves.
 export const ofWhat = () => JSON.stringify(ofObservable({group: null, ...(together() ? {} : {run: null})}));
 
 // The questions about a single series.
@@ -172,7 +172,7 @@ export function crossingsOf(one, aim) {
     used.has(time) ? [{waitingTime: time, time: time + t0, lag: lagTo(aim, lags[i], values[i])}] : []));
 }
 
-// Until one is chosen, the threshold amid those that the fits have looked at.
+// Until a threshold is chosen, the middle threshold of the fits.
 export function threshold() {
   if (!relaxes()) return null;
   if (model.state.threshold !== null) return model.state.threshold;
@@ -182,7 +182,7 @@ export function threshold() {
   return Number(Math.exp(middles.reduce((a, b) => a + b) / middles.length).toPrecision(3));
 }
 
-// From the smallest to the largest value that a threshold can have.
+// The smallest and the largest possible value of a threshold.
 export function thresholdRange() {
   const values = model.series.flatMap((one) => one.values.flat()).map(relaxing).filter((value) => value > 0);
   return values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [1e-3, 1];

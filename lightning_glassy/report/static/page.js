@@ -1,4 +1,4 @@
-// The page: it asks, and shows the answers.
+// The page. It asks the questions, and shows the answers.
 
 import {ask, isReport, latest} from "./api.js";
 import {
@@ -70,26 +70,27 @@ const load = latest(async () => {
     model.series = [];
     say(error.message);
   }
-  // Nothing can be drawn, and the message says why.
+  // Nothing can be drawn, and the message gives the reason.
   $.page.classList.toggle("without", !model.series.length);
   if (!model.series.length) return;
-  // An exponent of what the run was a moment ago stays until the next one is found.
+  // The exponent of an earlier state of the run stays until the next exponent is found.
   const kept = new Set(model.series.map(keyOf));
   model.fits = new Map([...model.fits].filter(([key, fit]) => kept.has(key) && fit.of === ofWhat()));
   drawLegend();
   drawHeadline();
   await shielded(show);
-  // The rest follows, the exponents one by one: they take longest. Another choice need not wait for them.
+  // The other answers follow, the exponents one by one, because they take longest. Another choice does not wait for
+  // them.
   for (const part of [along, profiles, local, groups, noise, replicas, exponents]) shielded(part);
 });
 
-// The series that can be drawn; what is wrong with the others is said, and what these lack.
+// The series that can be drawn. The page reports the errors of the others, and the missing data of these series.
 function take(answers) {
   const errors = new Set(answers.filter((one) => one.error).map((one) => `${label(one)}: ${one.error}`));
   for (const one of answers) if (one.note) errors.add(`${one.run}: ${one.note}`);
   if (!model.charts) errors.add("The charts need plotly: pip install 'lightning-glassy[tensorboard]'");
   say([...errors].join("\n"));
-  // A colour is a run's, as in the list at the side, unless a run is drawn more than once.
+  // A colour belongs to a run, as in the sidebar, unless a run is drawn more than once.
   const several = chosenGroups().length > 1;
   model.series = good(answers).filter((one) => one.waiting_times.length)
     .map((one, i) => ({...one, index: several ? i : runIndex(one.run)}));
@@ -101,12 +102,12 @@ function show() {
   drawMu();
   const dragged = (value) => (value > 0 ? moveThreshold(Number(value.toPrecision(3))) : show());
   if (model.charts) drawCurves($.curves, series, now, dragged);
-  // When the picture is on the screen: for whoever measures, and for the tests.
+  // Note when the picture is on the screen, for measurements of the time and for the tests.
   requestAnimationFrame(() => setTimeout(() => performance.mark("glassy-drawn")));
   $.curves.dataset.drawn = [state.x, state.observable, series.length, now.side ? "side" : "over"].join();
 }
 
-// A slider moves faster than many curves are drawn.
+// A slider can move faster than many curves can be drawn.
 const collapse = latest(async () => {
   show();
   drawFits();
@@ -120,7 +121,7 @@ async function exponents() {
     const version = versionOf(one);
     if (fitOf(one)?.version === version) continue;
     const [answer] = (await ask("fits", ofSeries(one))).series;
-    if (model.series !== series) return; // something else is shown by now
+    if (model.series !== series) return; // the page shows something else by now
     model.fits.set(keyOf(one), {...answer, of, version});
     drawFits();
     drawMu();
@@ -179,7 +180,7 @@ async function along() {
   const {series} = model, asked = choice({group: null});
   const [own, logged, fitted] = await Promise.all(["series", "scalars", "regimes"].map((path) => ask(path, asked).catch(() => ({series: []}))));
   if (model.series !== series) return;
-  // What the user has logged stands beside the series of the record, on the same axis.
+  // Series that the user has logged are drawn beside the series of the record, on the same axis.
   const beside = new Map(logged.series.filter((one) => !one.error).map((one) => [one.run, one.one_time]));
   const list = good(own.series).map((one) => ({...one, one_time: {...beside.get(one.run), ...one.one_time}, index: runIndex(one.run)}));
   $.alongCard.shown = list;
@@ -187,14 +188,14 @@ async function along() {
   const all = new Set(list.flatMap((one) => Object.keys(one.one_time)));
   // The error of a series is drawn with it.
   const isError = (name) => name.endsWith("_error") && all.has(name.slice(0, -"_error".length));
-  // Of the series of groups, those of the chosen groups.
+  // Among the series of groups, draw only the series of the chosen groups.
   const chosen = new Set(chosenGroups()), groups = new Set(groupsOf(chosenRuns()));
   const isLeftOut = (name) => name.includes("/") && groups.has(name.slice(name.indexOf("/") + 1)) && !chosen.has(name.slice(name.indexOf("/") + 1));
   const names = [...all].filter((name) => !isError(name) && !isLeftOut(name));
   smallMultiples($.alongCard, $.series, names, (name, plot) => {
     const those = list.filter((one) => Object.hasOwn(one.one_time, name)); // every object has a `constructor`
     if (model.charts) drawSeries(plot, name, those, regimes);
-    // Step 0 has no place on a logarithmic axis.
+    // A logarithmic axis cannot show step 0.
     const first = those.map((one) => one.one_time[name].values[one.one_time[name].steps.indexOf(0)])
       .filter((value) => value !== undefined);
     const told = first.slice(0, 3).map((value) => short(value)).join(", ") + (first.length > 3 ? " …" : "");
@@ -219,7 +220,7 @@ async function profiles() {
   drawLags();
 }
 
-// The lags of the distributions that are there, and the one that is shown: at first the longest that half of the waiting
+// The available lags of the distributions, and the shown lag. At first, it is the longest lag that half of the waiting
 // times have.
 function lagsThere() {
   const times = new Map();
@@ -264,7 +265,7 @@ const moveLag = latest(async (place) => {
 const DIVERGING = {
   light: [[0, "#2f6db3"], [0.5, "#f7f7f7"], [1, "#b3372f"]], dark: [[0, "#6ea8e8"], [0.5, "#3a3f47"], [1, "#ef8f88"]],
 };
-const GROUPS_AT_ONCE = 4; // fits of groups that are asked for at the same time
+const GROUPS_AT_ONCE = 4; // fits of groups that are requested at the same time
 let sorting = "rate";
 
 async function groups() {
@@ -292,7 +293,7 @@ function drawGroupCard() {
   $.groupTable.replaceChildren(groupTable(rows, fits, (by) => { sorting = by; drawGroupCard(); }, sorting));
 }
 
-// The exponents of the groups take a second each, so they are fitted when somebody asks for them.
+// The exponents of the groups take a second each, so they are fitted on request.
 async function fitGroups() {
   const {shown} = $.groupCard, {series} = model, todo = shown.rows.map((row) => row.group).filter((group) => !shown.fits.has(group));
   shown.fitting = true;
@@ -364,7 +365,7 @@ function smallMultiples(card, element, names, draw) {
 
 // ------------------------------------------------------------------ choosing
 
-// Browsers mind an address that changes with every move of a slider.
+// Browsers limit changes of the address, so it does not change with every move of a slider.
 const remember = debounced(() => writeAddress(toAddress(model.state)), 200);
 
 function change(what, then) {
@@ -375,7 +376,7 @@ function change(what, then) {
 
 function choose(what) {
   Object.assign(model.state, what);
-  sidebar.draw(); // which leaves the observable only if the runs have it
+  sidebar.draw(); // this keeps the observable only if the runs have it
   return change({}, load);
 }
 
@@ -388,7 +389,7 @@ const moveThreshold = (value) => change({threshold: value}, crossings);
 
 // ------------------------------------------------------------------ showing
 
-// The threshold that each run is shown at.
+// The shown threshold of each run.
 function thresholds() {
   if (together()) return `ε = ${short(model.state.eps)}`;
   const runs = chosenRuns().filter((run) => run.eps.length), texts = [...new Set(runs.map((run) => epsText(run, epsOf(run))))];
@@ -432,7 +433,7 @@ function drawMu() {
   $.quality.replaceChildren(...(shown ? [h("var", {}, "S"), ` = ${big(shown)}`] : []));
 }
 
-// A chip per waiting time: it shows the colour, and hides and shows the curve.
+// A chip for each waiting time. It shows the colour, and hides and shows the curve.
 function drawLegend() {
   const {state, series} = model, now = view();
   const times = [...new Set(series.flatMap((one) => one.waiting_times))].sort((a, b) => a - b);
@@ -508,7 +509,7 @@ export async function start(root, charts) {
   if (!isReport()) {
     watchReload(() => refreshRuns(false));
     const again = async () => {
-      // Not while nobody looks: behind another window, or another tab of TensorBoard.
+      // Do nothing while the page is hidden behind another window, or another tab of TensorBoard.
       if (!document.hidden && window.innerHeight > 0) await refreshRuns(false);
       setTimeout(again, REFRESH);
     };

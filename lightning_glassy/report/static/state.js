@@ -1,4 +1,4 @@
-// What is chosen, and how it is written into the address.
+// The choices of the user, and their form in the address.
 
 const TEXT = {observable: "msd", x: "lag", layout: "auto", colour: "auto"};
 const ALLOWED = {
@@ -14,7 +14,7 @@ export const setUsual = (choice) => { usual = choice; };
 export const initial = () => (
   {...TEXT, mu: null, threshold: null, eps: null, runs: null, groups: ["all"], hidden: [], ...usual});
 
-// Whatever the address holds, the state is one that can be shown: what is not understood is left out.
+// The state can always be shown, for any address: unknown parts of the address are left out.
 export function fromAddress(values, observables) {
   const state = initial(), allowed = {...ALLOWED, observable: observables};
   for (const key of Object.keys(TEXT)) if (allowed[key].includes(values[key])) state[key] = values[key];
