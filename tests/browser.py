@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 MISSING = "needs selenium and Debian's packages chromium and chromium-driver (apt-get install chromium chromium-driver)"
 
-# A browser that talks to nobody but the page.
+# Options of a browser that sends no requests except for the page.
 _OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -57,7 +57,7 @@ def chromium(folder: Path) -> Iterator[Any]:
         options.add_argument(option)
     options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # Named, so that selenium does not look for one on the network.
+    # Name the driver, so that selenium does not look for a driver on the network.
     browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         resize(browser, 1280, 800)
@@ -67,14 +67,14 @@ def chromium(folder: Path) -> Iterator[Any]:
 
 
 def resize(browser: Any, width: int, height: int) -> None:
-    """The page's size, which that of the window only limits."""
+    """Set the size of the page. The size of the window is only an upper limit."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 @contextlib.contextmanager
 def tensorboard(*arguments: object) -> Iterator[str]:
-    """A TensorBoard that ``lightning-glassy tensorboard`` has started, as its address."""
+    """Start TensorBoard with ``lightning-glassy tensorboard``, and yield its address."""
     command = [sys.executable, "-m", "lightning_glassy", "tensorboard", *map(str, arguments), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
@@ -92,7 +92,7 @@ def tensorboard(*arguments: object) -> Iterator[str]:
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 40) -> T:
-    """The first true value of a condition."""
+    """Wait until a condition returns a true value, and return this value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -134,11 +134,11 @@ class Shown:
         )
 
     def drawn(self, wanted: str) -> None:
-        """Wait for the picture of an axis, an observable, a number of series and a layout."""
+        """Wait until the page has drawn the wanted picture: axis, observable, number of series and layout."""
         wait_for(lambda: self.run("return document.querySelector('.curves-plot').dataset.drawn") == wanted)
 
     def set(self, selector: str, value: Any, event: str = "input") -> None:
-        """Set an input as a reader does, and tell the page."""
+        """Set an input as a reader does, and send its event to the page."""
         script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event(arguments[2]))"
         self.run(script, self.find(selector), value, event)
 
@@ -147,13 +147,13 @@ class Shown:
 
 
 def complaints(browser: Any) -> list[str]:
-    """Return the errors in the console, without those about TensorBoard's own fonts behind a prefix."""
+    """Return the errors in the console, but not the errors about TensorBoard's own fonts behind a prefix."""
     errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     return [message for message in errors if "/font-roboto/" not in message]
 
 
 def assert_curves(shown: Shown, record: AgingRecord, values: np.ndarray, abscissa: Any = None) -> None:
-    """The ordinates and the lags on the screen are those of the record, to the last digit."""
+    """Check that the curves on the screen have the values and the lags of the record, to the last digit."""
     curves = [i for i in range(len(values)) if np.isfinite(values[i]).any()]
     for line, i in zip(shown.lines(), curves, strict=True):
         x = record.lags if abscissa is None else abscissa[i]

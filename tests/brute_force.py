@@ -1,4 +1,4 @@
-"""A judge for the records of trainings: all weights in float64, kept at every step, and compared by the definition."""
+"""Check the records of trainings by brute force: keep all weights in float64 at every step, and use the definition."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def flat_weights(module: nn.Module, names: Sequence[str] | None = None) -> torch
 class BruteForce(Callback):
     """Keeps the weights right before the first update of a fit, and after each batch in which the step changed.
 
-    If the step goes back, the weights of later steps are forgotten: they belong to no trajectory any more. Put it last
-    in the list of callbacks. It reads the weights at other hooks than the callbacks under test.
+    If the step goes back, the weights of later steps are deleted, because they belong to no trajectory any more. Put
+    this callback last in the list of callbacks. It reads the weights at other hooks than the callbacks under test.
 
     Attributes:
         weights: the weights by step.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-# The networks and matrices of the tests are small: a second thread gains nothing, and waits tenfold on a busy machine.
-# Said before NumPy is imported, and also to the processes that tests start.
+# The networks and matrices of the tests are small. A second thread gains nothing, and on a busy machine it takes ten
+# times as long. Set this before NumPy is imported. The processes that tests start inherit it.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
@@ -15,7 +15,7 @@ import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first, and skip those that need a GPU or an optional package which is not here."""
+    """Run slow tests first, and skip tests that need a GPU or an optional package which is not here."""
     # Two workers then end at nearly the same time, because only short tests are left to share out at the end.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:

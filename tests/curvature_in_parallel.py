@@ -1,5 +1,5 @@
-"""A training whose curvature is measured, by one process or several: a script, since Lightning starts it once more for
-each further process. See ``tests/test_curvature_monitor.py``.
+"""Measure the curvature of a training, in one process or in several. This is a script, because Lightning starts it once
+more for each further process. See ``tests/test_curvature_monitor.py``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A training whose snapshots are looked at, by one process or several: a script, since Lightning starts it once more
-for each further process. See ``tests/test_barrier.py``.
+"""Follow the snapshots of a training, in one process or in several. This is a script, because Lightning starts it once
+more for each further process. See ``tests/test_barrier.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.parallel import Net
 
 
 def loss(module: Any, batch: Any) -> Tensor:
-    # The training of this network is the same in all processes, on batches of its own.
+    # This network trains on its own batches, which are the same in all processes.
     return nn.functional.cross_entropy(module(batch[0].double()), batch[1])
 
 

@@ -19,7 +19,7 @@ from lightning_glassy.loggers import sinks
 
 
 class SmallNet(LightningModule):
-    """Dropout, shuffled data and a validation loop: everything that draws random numbers."""
+    """A small network with dropout, shuffled data and a validation loop. All three draw random numbers."""
 
     def __init__(self, dtype: torch.dtype = torch.float32, lr: float = 0.1) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class SmallNet(LightningModule):
 
 
 class Recomputing(SmallNet):
-    """The same with activation checkpointing: the forward pass is done again in the backward pass."""
+    """A small network with activation checkpointing: the backward pass repeats the forward pass."""
 
     def _loss(self, batch: Any) -> Tensor:
         x, y = batch
@@ -87,7 +87,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def end_processes() -> None:
-    """End what the processes of a script share: else torch now and then aborts in the exit of the first of them."""
+    """Destroy the process group of a script. Otherwise torch now and then aborts when the first process exits."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
@@ -98,7 +98,7 @@ class PageAnswers:
 
     def __init__(self, page: str) -> None:
         found = re.findall(r'<script type="application/json" id="answers">(.*)</script>', page)
-        (text,) = found  # in one line, which no name of a record ends
+        (text,) = found  # one line, because no name in a record breaks it
         self.content: dict[str, Any] = json.loads(text)
         (self.run,) = self.content["runs"]
         self.observables = {one["name"]: one for one in self.content["observables"]}

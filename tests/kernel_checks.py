@@ -1,4 +1,4 @@
-"""What every implementation with kernels of our own must do: against plain torch, and against float64 NumPy."""
+"""Check an implementation with kernels of our own against plain torch, and against float64 NumPy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def exact(w: torch.Tensor, s: torch.Tensor) -> np.ndarray:
 
 
 class KernelChecks:
-    """The tests. A subclass names the implementation."""
+    """Tests of the implementation that a subclass names."""
 
     @staticmethod
     def implementation() -> Any:
@@ -56,14 +56,14 @@ class KernelChecks:
         return self.implementation()(tracked, thresholds, **options)
 
     def check(self, tracked: TrackedParameters, snapshots: list[Snapshot], **options: object) -> None:
-        """Ours against plain torch: the same to 1e-6 of the sums of positive terms, twice, with the same bits."""
+        """Compare with plain torch: equal to 1e-6 of the sums of positive terms, and the same bits in two runs."""
         ours, plain = self.kernels(tracked, **options), EagerMoments(tracked, EPS, **options)
         for first, again, other in zip(ours(snapshots), ours(snapshots), plain(snapshots), strict=True):
             assert first.dtype == torch.float64
             assert first.shape == other.shape
             assert np.array_equal(first.numpy(), again.numpy(), equal_nan=True)
             scale = other.clone()
-            # Sums that may cancel are held against what is added: by Cauchy and Schwarz sum |w| <= sqrt(n sum w^2).
+            # Sums that may cancel are compared with their terms: by Cauchy and Schwarz, sum |w| <= sqrt(n sum w^2).
             root = max(tracked.n_sampled.values()) ** 0.5
             for signed, squares in ((2, 4), (5, 3), (6, 4)):
                 scale[..., signed] = other[..., squares] if signed == 2 else root * other[..., squares].sqrt()
@@ -81,7 +81,7 @@ class KernelChecks:
         assert np.abs(result / reference - 1)[[0, 1, 3, 4]].max() < 1e-6
         assert abs(result[2] - reference[2]) < 1e-6 * (reference[3] + reference[4]) / 2
         assert np.abs(result[5:7] - reference[5:7]).max() < 1e-6 * float(start.abs().sum())
-        assert np.abs(result[7:] - reference[7:]).max() <= 1  # where |d| rounds to eps itself
+        assert np.abs(result[7:] - reference[7:]).max() <= 1  # |d| may round to eps itself
 
     @pytest.mark.parametrize("displacement", [1e-13, 1e-12, 1e-9, 1.0, 1e4])
     def test_the_fourth_moment_neither_underflows_nor_overflows(self, displacement: float) -> None:
@@ -97,7 +97,7 @@ class KernelChecks:
         snapshot = capture(SnapshotBank(tracked), 0, ours)
         moments = ours([snapshot])[0][0, 0]
         assert moments[[0, 1, 7, 8]].tolist() == [0, 0, 2005, 2005]
-        assert torch.equal(moments[[3, 5]], moments[[4, 6]])  # which 1 - C needs to the last bit
+        assert torch.equal(moments[[3, 5]], moments[[4, 6]])  # 1 - C needs them equal to the last bit
         assert moments[2] == moments[3]
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -126,7 +126,7 @@ class KernelChecks:
         assert all(torch.equal(*flats) for flats in zip(bank.live[2].flats, there.flats, strict=True))
         for sums in zip(bank.live[2].own_sums, there.own_sums, strict=True):
             assert torch.allclose(*sums, rtol=1e-6, atol=1e-4)
-        # The same bits with and without others that are due: what 1 - C is made of.
+        # The sums behind 1 - C have the same bits, whether or not other snapshots are due.
         again = capture(bank, 3, ours)
         assert all(torch.equal(*sums) for sums in zip(bank.live[2].own_sums, again.own_sums, strict=True))
 
@@ -157,7 +157,7 @@ class KernelChecks:
             squares = float(w.detach().double().square().sum())
             assert float32[cell, 0] == pytest.approx(squares, rel=1e-7)  # finer than the 1e-6 of the other sums
             assert float32[cell, 1] == pytest.approx(float(w.detach().double().sum()), abs=1e-4)
-        assert (float32[2] == 0).all()  # of the other dtype
+        assert (float32[2] == 0).all()  # tensors of the other dtype
 
     @pytest.mark.parametrize("n_due", [1, 2, 3, 5, 9, 35])
     def test_any_number_of_snapshots_is_due(self, n_due: int) -> None:
@@ -209,7 +209,7 @@ class KernelChecks:
             assert torch.allclose(mine[..., [0, 1, 3, 4]], other[..., [0, 1, 3, 4]], rtol=1e-6, atol=0)
             assert torch.equal(mine[..., 7:], other[..., 7:])
 
-    @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, on which it runs
+    @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter runs on NumPy
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
     def test_what_is_not_finite_stays_in_its_group_and_its_snapshot(self, bad: float) -> None:
         (a, _), tracked = track(torch.randn(1500), torch.randn(1500), groups="layer")

@@ -1,5 +1,5 @@
-"""The same training under a strategy that is named on the command line: a script, since Lightning starts it once more
-for each further process. See ``tests/test_parallel.py``.
+"""Run the same training under a strategy that the command line names. This is a script, because Lightning starts it
+once more for each further process. See ``tests/test_parallel.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STEPS = 40
 
 
 class FSDP1OnCPU(FSDPStrategy):
-    """Lightning's asks for a GPU; torch's FullyShardedDataParallel does not."""
+    """FSDP on a CPU. Lightning's strategy asks for a GPU, but torch's FullyShardedDataParallel does not."""
 
     def _determine_device_ids(self) -> None:
         return None
@@ -42,7 +42,7 @@ class FSDP1OnCPU(FSDPStrategy):
         torch.distributed.barrier()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        # Lightning asks for a copy in host memory. For weights that are there already, torch 2.11 frees them too early.
+        # Lightning asks for a copy in host memory. If the weights are there already, torch 2.11 frees them too early.
         config = FullStateDictConfig(offload_to_cpu=False, rank0_only=True)
         with FullyShardedDataParallel.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, config):
             return self.model.state_dict()
@@ -56,7 +56,7 @@ class FSDP1OnCPU(FSDPStrategy):
 
 
 class DeepSpeedOnCPU(DeepSpeedStrategy):
-    """Lightning's asks for a GPU; DeepSpeed does not, with ``DS_ACCELERATOR=cpu``."""
+    """DeepSpeed on a CPU. Lightning's strategy asks for a GPU, but with ``DS_ACCELERATOR=cpu`` DeepSpeed does not."""
 
     root_device = torch.device("cpu", 0)
 
@@ -72,7 +72,7 @@ class DeepSpeedOnCPU(DeepSpeedStrategy):
 
 
 class AsItIs(FSDPPrecision):
-    """Lightning's makes the weights float32, in which trainings drift apart."""
+    """Keeps the dtype of the module. In Lightning's float32 weights, the trainings would drift apart."""
 
     def convert_module(self, module: nn.Module) -> nn.Module:
         return module
@@ -85,7 +85,7 @@ class AsItIs(FSDPPrecision):
 
 
 def strategy(kind: str) -> dict[str, Any]:
-    """Options of the Trainer."""
+    """Return the options of the Trainer for a strategy."""
     if kind.startswith("fsdp1"):
         fsdp = FSDP1OnCPU(
             sharding_strategy={"grad": "SHARD_GRAD_OP", "whole": "NO_SHARD"}.get(kind[6:], "FULL_SHARD"),  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def strategy(kind: str) -> dict[str, Any]:
 
 
 class Net(LightningModule):
-    """Shards of uneven size, empty ones, and parameters that tensor parallelism leaves whole."""
+    """A network with shards of uneven size, empty shards, and parameters that tensor parallelism leaves whole."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Net(LightningModule):
         return self.head(self.norm(self.down(torch.tanh(self.up(x))))) * self.scale
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        # The same batch in all processes: the training is the same in all strategies.
+        # Use the same batch in all processes, so that the training is the same in all strategies.
         generator = torch.Generator().manual_seed(self.trainer.global_step)
         x = torch.randn(4, 8, generator=generator, dtype=torch.float64).to(self.scale.dtype)
         return nn.functional.cross_entropy(self(x).double(), torch.randint(3, (4,), generator=generator))
@@ -146,7 +146,7 @@ class Net(LightningModule):
 
 
 class Look(Callback):
-    """Leaves in a file what each process holds."""
+    """Writes to a file how many bytes of snapshots, and how many snapshots, each process holds."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         monitor = next(callback for callback in trainer.callbacks if isinstance(callback, AgingMonitor))
@@ -157,7 +157,7 @@ class Look(Callback):
 
 
 class Full(Callback):
-    """With DeepSpeed: its float32 weights, put together by its own means at every step, agree with the record."""
+    """Compares the record with DeepSpeed's own float32 weights, which DeepSpeed puts together at every step."""
 
     def __init__(self) -> None:
         self.steps: dict[int, Tensor] = {}
@@ -188,7 +188,7 @@ class Full(Callback):
 
 
 class Save(Callback):
-    """A checkpoint at step 23, and the end of the training there."""
+    """Saves a checkpoint at step 23, and then ends the training if ``stop`` is true."""
 
     def __init__(self, path: Path, stop: bool = True) -> None:
         self.path, self.stop = path, stop
@@ -200,7 +200,7 @@ class Save(Callback):
 
 
 class Sampling(Callback):
-    """A forward pass without a backward pass just before we look: FSDP2 leaves the root gathered."""
+    """Runs a forward pass without a backward pass just before we look. FSDP2 then leaves the root gathered."""
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -208,7 +208,7 @@ class Sampling(Callback):
 
 
 class BreakRank1(Callback):
-    """No memory for a snapshot from step 20 on, in process 1 alone."""
+    """Leaves no memory for a snapshot from step 20 on, in process 1 alone."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         add = SnapshotBank.add
@@ -255,7 +255,7 @@ if __name__ == "__main__":
             fit(kind, place / kind / "part", Save(place / kind / "at23.ckpt"))
             fit(kind, place / kind / "again", ckpt_path=place / kind / "at23.ckpt")
         elif task == "broken":
-            # The others know of it only when the next sum has come: a checkpoint must not wait for the one either.
+            # The other processes learn of the failure only at the next sum. A checkpoint must not wait for it either.
             fit(kind, place / kind / "broken", BreakRank1(), Save(place / kind / "broken.ckpt", stop=False))
         else:
             fit(kind, place / kind / task, ckpt_path=place / task.removeprefix("from_") / "at23.ckpt")

@@ -1,5 +1,5 @@
-"""A training whose loss and gradient noise are measured, by one process or several: a script, since Lightning starts it
-once more for each further process. See ``tests/test_probes_in_parallel.py``.
+"""Measure the loss and the gradient noise of a training, in one process or in several. This is a script, because
+Lightning starts it once more for each further process. See ``tests/test_probes_in_parallel.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.parallel import Net
 
 
 def loss(module: Any, batch: Any) -> Tensor:
-    # The training of this network is the same in all processes, on batches of its own.
+    # This network trains on its own batches, which are the same in all processes.
     return nn.functional.cross_entropy(module(batch[0].double()), batch[1])
 
 
@@ -36,7 +36,7 @@ def callbacks(loss: Any) -> list[Callback]:
         LogTimeEvaluator(loss=loss, metrics=metrics, predict=lambda module, b: (module(b[0].double()), b[1])),
         GradientNoiseMonitor(loss=loss, mode="eval", groups="layer"),
         AgingMonitor(groups="layer", summary=False),
-        # Where the mode is that of the training, what does not go round is left out: 10 batches of 11.
+        # In the mode of the training, all processes take equally many batches: 10 of 11. The last batch is left out.
         GradientNoiseMonitor(loss=loss, name="equal"),
         LogTimeEvaluator(loss=loss, metrics=None, name="equal", mode="train"),
     ]

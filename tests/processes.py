@@ -87,7 +87,7 @@ def launch(script: str | Path, *arguments: object, processes: int = 1, timeout: 
 
 
 def _run(output: str, command: list[str], variables: dict[str, str]) -> None:
-    """Be the process that runs the script."""
+    """Run the script in the forked process."""
     os.setsid()  # so that the parent can kill the processes that the script starts as well
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)

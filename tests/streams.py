@@ -32,7 +32,7 @@ class FakeStream:
 
 
 class FakeStreams(TorchDispatchMode):
-    """Within ``with``, CPU tensors are used on simulated streams.
+    """Put CPU tensors on simulated streams within ``with``.
 
     Attributes:
         current: the current stream, at first ``default``.

@@ -1,4 +1,4 @@
-"""The callback on real Trainers: what a user would do, and what may go wrong."""
+"""Test the callback in real Trainers: ordinary uses, and trainings in which something goes wrong."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pairs(record: AgingRecord) -> set[tuple[int, int]]:
 
 
 class Weights(Callback):
-    """The trajectory itself, copied at every optimiser step: what the record is checked against."""
+    """Copies the weights at every optimiser step. The record is checked against this trajectory."""
 
     def __init__(self) -> None:
         self.steps: dict[int, np.ndarray] = {}
@@ -107,7 +107,7 @@ def test_the_verdict_and_the_exponent_are_told_at_the_end(
     short = train(8)
     assert "Aging of 195 parameters" in short
     assert "verdict" not in short
-    # Without scipy, or if the analysis fails, there is the table, and the training is as good as ever.
+    # Without scipy, or if the analysis fails, the table is printed and the training is not affected.
     monkeypatch.setattr("lightning_glassy.analysis.verdict", lambda record: 1 / 0)
     assert "verdict" not in train(100)
     assert "could not be analysed (ZeroDivisionError" in caplog.text
@@ -172,7 +172,7 @@ def test_accumulation_counts_optimiser_steps(tmp_path: Path) -> None:
 
 
 class TwoOptimisers(SmallNet):
-    """Manual optimisation with two optimisers: the count of steps grows by two per batch."""
+    """Optimises by hand with two optimisers, so that the count of steps grows by two per batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ def test_learning_rates_are_recorded_at_events(tmp_path: Path) -> None:
     monitor = AgingMonitor()
     quiet_trainer(tmp_path, callbacks=[monitor]).fit(Scheduled(), data())
     steps, rates = monitor.record.one_time("learning_rate")
-    assert np.allclose(rates, 1 / (1 + steps))  # the one in force for the update after the step
+    assert np.allclose(rates, 1 / (1 + steps))  # the rate of the update after the step
     assert steps.tolist() == [event.step for event in LogTimeSchedule.logspaced(60).events]
 
 
@@ -329,7 +329,7 @@ def test_another_model_or_trainer_never_enters_the_same_record(tmp_path: Path) -
     first = monitor.record
     trainer.fit_loop.max_epochs = 4
     with pytest.warns(UserWarning, match="a new record starts here"):
-        trainer.fit(SmallNet(), data())  # the Trainer counts on, but these are other weights
+        trainer.fit(SmallNet(), data())  # the Trainer counts on, but the weights are new
     assert monitor.record is not first
     assert monitor.record.waiting_times.tolist()[0] == 24
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == first
@@ -455,7 +455,7 @@ def test_a_failing_logger_costs_one_warning(tmp_path: Path, caplog: pytest.LogCa
         ).fit(SmallNet(), data())
     assert pairs(monitor.record) == expected_pairs(60)
     assert sum("MetricsSink failed (ConnectionError: no network)" in message for message in caplog.messages) == 1
-    # The other logger and the files have everything.
+    # The other logger and the files have all rows.
     assert "\n46,10,56,all," in (tmp_path / "lightning_logs" / "version_0" / "glassy.csv").read_text()
     assert AgingRecord.load(tmp_path / "broken" / "version_0" / "glassy" / "aging_record.npz") == monitor.record
 
@@ -532,7 +532,7 @@ def test_activation_checkpointing_changes_nothing(precision: str, tmp_path: Path
 
 
 class AtStep20(Callback):
-    """Does something to the module in the middle of a training."""
+    """Changes the module at step 20."""
 
     def __init__(self, change: Any) -> None:
         self.change = change
@@ -619,7 +619,7 @@ def test_snapshots_and_weights_are_let_go_after_training(tmp_path: Path, early: 
     assert pairs(monitor.record) == {(tw, lag) for tw, lag in expected_pairs(60) if tw + lag <= 30}
     gc.collect()
     assert len(trackers) == 1
-    assert trackers[0]() is None  # with it all tensors have gone; what is left is the record
+    assert trackers[0]() is None  # all tensors are freed with it, and only the record is left
 
 
 def test_a_device_that_fails_does_not_hide_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -666,17 +666,17 @@ def test_strategies_that_cannot_be_measured_are_refused_by_name() -> None:
     from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 
     class StubTrainer(SimpleNamespace):
-        """A class of which there are weak references."""
+        """A Trainer that can have weak references."""
 
     class PipelineStrategy:
-        """One that nobody knows."""
+        """A strategy that the package does not know."""
 
     strategy: Any = PipelineStrategy()
     with pytest.raises(MisconfigurationException, match="under PipelineStrategy, which may shard"):
         AgingMonitor().setup(StubTrainer(strategy=strategy, callbacks=[]), SmallNet(), "fit")
     AgingMonitor().setup(
         StubTrainer(strategy=strategy, callbacks=[]), SmallNet(), "validate"
-    )  # nothing is measured then
+    )  # validation measures nothing
     for strategy in (DDPStrategy(), SingleDeviceStrategy(), ModelParallelStrategy(), FSDPStrategy()):
         AgingMonitor().setup(StubTrainer(strategy=strategy, callbacks=[]), SmallNet(), "fit")
 
@@ -852,7 +852,7 @@ def test_a_module_without_parameters_is_an_error(tmp_path: Path) -> None:
 
 
 class Autoencoder(SmallNet):
-    """The decoder has the weights of the encoder, in a Parameter object of its own."""
+    """An autoencoder. Its decoder has the weights of its encoder, in a Parameter object of its own."""
 
     def __init__(self, tie: Any) -> None:
         super().__init__()

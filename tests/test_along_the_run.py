@@ -1,4 +1,4 @@
-"""What is measured along a run: the regimes of the loss against known crossovers, and the pictures in a report."""
+"""Measurements along a run: the regimes of the loss against known crossovers, and the pictures in a report."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def record_of(loss: Callable[[int], float], noise: float = 0.0, seed: int = 0) -
 
 
 def three_pieces(first: float, second: float) -> Callable[[int], float]:
-    """2.3 up to the first step, 0.1 from the second on, linear in ln t between them."""
+    """Return a loss: 2.3 up to the first step, 0.1 from the second step on, and linear in ln t between them."""
     return lambda t: 2.3 - 2.2 * float(np.clip(np.log(max(t, 1e-9) / first) / np.log(second / first), 0, 1))
 
 
@@ -66,7 +66,7 @@ def test_intervals_hold_the_corners_as_often_as_they_say() -> None:
         assert found.bottom_interval is not None
         held["falls"] += found.falls_interval[0] <= 50 <= found.falls_interval[1]
         held["bottom"] += found.bottom_interval[0] <= 5000 <= found.bottom_interval[1]
-        # And they tell something.
+        # The intervals are also narrow enough to be useful.
         assert found.falls_interval[1] < 3 * found.falls_interval[0]
         assert found.bottom_interval[1] < 3 * found.bottom_interval[0]
     assert min(held.values()) >= 90
@@ -126,7 +126,7 @@ PICTURES = {"loss", "gradient_noise", "displacement_over_noise", "curvature"}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> AgingRecord:
-    """A training with all callbacks on."""
+    """Return the record of a training with all callbacks."""
     torch.manual_seed(0)
     module = SmallNet(lr=0.3)
     module.net[2] = nn.Identity()
@@ -170,7 +170,7 @@ def test_the_pictures_show_what_is_in_the_record(trained: AgingRecord) -> None:
     ):
         steps, values = trained.one_time(name)
         line = lines(found, picture, axes)[label]
-        # Step 0 has no place on a logarithmic axis.
+        # A logarithmic axis has no place for step 0.
         assert np.array_equal(line.get_xdata(), steps[1:])
         assert np.array_equal(line.get_ydata(), values[1:])
     left, right = found.figures()["displacement_over_noise"].axes[:2]
@@ -187,7 +187,7 @@ def test_the_loss_of_replicas_is_drawn_with_its_error() -> None:
         record.append_one_time("train_loss", step, 2.0)
         record.append_one_time("train_loss_error", step, 0.25)
         record.append_one_time("test_loss", step, 3.0)
-    (band,) = plot_loss(record).collections  # the other has no error
+    (band,) = plot_loss(record).collections  # the test loss has no error
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (1.75, 2.25)
 
@@ -245,7 +245,7 @@ def test_the_noise_clock_is_the_integral_of_the_noise() -> None:
         for j, lag in enumerate(record.lags.tolist()):
             if waiting_time + lag <= 5400:
                 exact = 3 * np.log((1 + waiting_time + lag) / (1 + waiting_time))
-                # The trapezoidal rule at whole steps, where D falls by half from the first to the second.
+                # The trapezoidal rule has whole steps, and D falls by half from the first step to the second.
                 assert found[i, j] == pytest.approx(exact, rel=1e-3 if waiting_time >= 10 else 0.1), (waiting_time, lag)
             elif waiting_time + lag > 6100:
                 assert np.isnan(found[i, j])

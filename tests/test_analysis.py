@@ -36,14 +36,14 @@ WHOLE = (10, 100_000)  # early waiting times, with lags far above them, tell the
 
 @functools.lru_cache
 def root_of(covariance: Callable) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that the schedule needs, and a square root of the covariance matrix there."""
+    """Return the steps that the schedule needs, and a square root of the covariance matrix at these steps."""
     steps = np.array(sorted({event.step for event in SCHEDULE.events}), dtype=np.int64)
     values, vectors = np.linalg.eigh(covariance(steps[:, None], steps[None, :]))
     return steps, vectors * np.sqrt(np.maximum(values, 0))
 
 
 def gaussian_record(covariance: Callable, n: int, n_replica: int, seed: int) -> AgingRecord:
-    """Replicas of N coordinates of a Gaussian process, drawn exactly at the steps that the schedule needs."""
+    """Draw replicas of N coordinates of a Gaussian process exactly, at the steps that the schedule needs."""
     steps, root = root_of(covariance)
     w = np.random.default_rng(seed).normal(size=(n_replica, n, len(steps))) @ root.T
     place = {int(step): i for i, step in enumerate(steps)}
@@ -59,12 +59,12 @@ def gaussian_record(covariance: Callable, n: int, n_replica: int, seed: int) -> 
 
 @functools.cache
 def clock_record(seed: int) -> AgingRecord:
-    """Eight replicas of an exactly slowing clock with mu = 0.6. Several tests share them."""
+    """Draw eight replicas of an exactly slowing clock with mu = 0.6. Several tests share them."""
     return gaussian_record(CLOCK.covariance, 500, 8, seed)
 
 
 def curves_record(msd: Callable, n_replica: int = 1, noise: float = 0.0) -> AgingRecord:
-    """A record whose MSD is a given function of waiting time and lag, with independent relative noise."""
+    """Return a record whose MSD is a given function of waiting time and lag, with independent relative noise."""
     rng = np.random.default_rng(0)
     record = AgingRecord({"all": 1}, n_replica=n_replica)
     for waiting_time, lag in SCHEDULE.pairs:
@@ -79,9 +79,9 @@ def test_the_effective_time_is_unbiased_on_an_exactly_slowing_clock() -> None:
     effective = np.array([fit.estimates["collapse, effective time"] for fit in fits])
     assert abs(effective.mean() - 0.6) < 3 * effective.std(ddof=1) / np.sqrt(12)
     assert effective.std() < 0.02
-    # The stated error is that of the trials: 12 of them know their spread to a fifth.
+    # The stated error agrees with the spread of the 12 trials, which is itself known to a fifth.
     assert 0.5 < np.mean([fit.standard_error for fit in fits]) / np.std([fit.estimate for fit in fits], ddof=1) < 1.7
-    # The plain variable is low, as it must be, and its collapse the worse one.
+    # The plain variable must give a lower exponent and a worse collapse.
     assert np.mean([fit.estimates["collapse, plain"] for fit in fits]) < 0.6
     assert all(fit.method == "collapse, effective time" for fit in fits)
 
@@ -107,7 +107,7 @@ def test_the_threshold_slope_is_the_one_the_clock_predicts() -> None:
         exact = glass.lag_to_correlation(1 - threshold.crossings.threshold / 2, t_w)
         found = np.isfinite(threshold.crossings.lags)
         assert found.sum() >= 5
-        # Interpolating between six lags per decade costs less than a per mille of a lag.
+        # Interpolation between six lags per decade changes the lag by less than one part in a thousand.
         assert np.allclose(threshold.crossings.lags[found], exact[found], rtol=1e-3)
         assert threshold.mu == pytest.approx(np.polyfit(np.log(t_w[found]), np.log(exact[found]), 1)[0], abs=1e-4)
 
@@ -134,12 +134,12 @@ def test_the_origin_of_the_clock_can_be_given_or_fitted() -> None:
     assert fit.t0 == pytest.approx(300, rel=0.2)
     assert fit.interval[0] < 1 < fit.interval[1]
     assert f"clock from {fit.t0:.3g} steps before" in str(fit)
-    # A clock that starts at step 0 is not moved.
+    # The origin of a clock that starts at step 0 stays there.
     assert aging_exponent(curves_record(lambda t_w, t: np.log1p(t / t_w)), t0="fit").t0 < 5
 
 
 def test_displacements_over_the_gradient_noise() -> None:
-    # A noise that fades as t_w^-1 drives a system that does not age: only the normalised curves say so.
+    # A noise that fades as t_w^-1 drives a system that does not age. Only the normalised curves show this.
     record = curves_record(lambda t_w, t: 1e-3 * t / t_w)
     with pytest.raises(KeyError, match="gradient_noise"):
         aging_exponent(record, "normalised_msd")
@@ -166,7 +166,7 @@ def test_curves_that_do_not_collapse_are_said_not_to() -> None:
 
 
 def test_descent_into_flat_directions_ages_fully_as_a_correlation() -> None:
-    # The weights themselves shrink: their displacement fades faster than their direction turns.
+    # The weights themselves shrink, so their displacement fades faster than their direction turns.
     record = gaussian_record(BetaDescent(0.7, 1.5).covariance, 2000, 8, 0)
     fit = aging_exponent(record, "decorrelation", n_bootstrap=50)
     assert fit.interval[0] < 1 < fit.interval[1]
@@ -265,7 +265,7 @@ def test_crossings_are_first_ones_and_censored_ones_are_not_invented() -> None:
     assert found.late.tolist() == [False, False, True, False, False]
     assert found.counts.tolist() == [1, 1, 0, 2, 1]
     assert 1 < found.lags[3] < 2
-    assert found.lags[4] == pytest.approx(2**0.5)  # from exactly 0: half-way in the value
+    assert found.lags[4] == pytest.approx(2**0.5)  # from a value of exactly 0: half-way between the values
     with pytest.raises(ValueError, match="threshold=0"):
         lag_to_threshold(lags, [lags], 0)
 
@@ -341,7 +341,7 @@ def test_where_the_aging_stops_and_what_it_speaks_for() -> None:
     record = gaussian_record(SLOW_VALLEY.covariance, 500, 8, 0)
     bare = verdict(record)
     assert bare.phase is None
-    # 1/(eta lambda) = 100 steps; the initial 2,000 has gone below the final variance after 5 of them.
+    # 1/(eta lambda) = 100 steps. After 5 times as many, the initial 2,000 is below the final variance.
     assert 200 <= bare.stops_at <= 2000
     record.append_one_time("train_loss", 100_000, 0.01)
     record.append_one_time("train_accuracy", 100_000, 1.0)
@@ -351,7 +351,7 @@ def test_where_the_aging_stops_and_what_it_speaks_for() -> None:
     glass.append_one_time("train_accuracy", 100_000, 0.8)
     assert (verdict(glass).kind, verdict(glass).phase) == ("aging throughout", None)
     assert "whether learning has come to an end is not in the record" in str(verdict(glass))
-    for loss, phase in ((0.2, None), (0.9, "glassy")):  # still learning; stuck
+    for loss, phase in ((0.2, None), (0.9, "glassy")):  # still learning, then stuck
         glass.append_one_time("train_loss", 10_000, 1.0)
         glass.append_one_time("train_loss", 100_000, loss)
         assert verdict(glass).phase == phase
@@ -458,7 +458,7 @@ def test_diverged_replicas_are_named() -> None:
     record = curves_record(lambda t_w, t: (t / t_w**0.5) ** 0.8, 9, 0.01)
 
     def diverged(after: int) -> AgingRecord:
-        """The same, with nothing finite in a replica after a waiting time."""
+        """Return the same record, but with no finite number in one replica after a waiting time."""
         other = AgingRecord(record.n_parameters, n_replica=9)
         for t_w, t, row in zip(*record.pairs, record.moments, strict=True):
             if t_w > after:
@@ -480,7 +480,7 @@ def test_kinds_of_motion_follow_each_other() -> None:
     assert "no diffusion at the bottom" in str(found)
     aging = diffusion(curves_record(lambda t_w, t: t / t_w))
     assert {window.motion for window in aging.windows} == {"diffusive"}
-    assert aging.coefficient is None  # it diffuses, but at no common rate
+    assert aging.coefficient is None  # it diffuses, but not at a common rate
 
 
 def test_levels_that_noise_has_made_are_no_fast_process() -> None:

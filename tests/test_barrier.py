@@ -1,4 +1,4 @@
-"""The loss along a line: barriers of known height, none where the loss is convex, and a training that never knows."""
+"""The loss along a line: known barriers, no barrier if the loss is convex, and an undisturbed training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUIET: dict[str, Any] = {"save": False, "summary": False}
 
 
 class DoubleWell(LightningModule):
-    r"""The mean of :math:`h\,(1 - (w/a)^2)^2` over the weights; at given steps they are put elsewhere."""
+    r"""The mean of :math:`h\,(1 - (w/a)^2)^2` over the weights, which jump to given places at given steps."""
 
     def __init__(self, height: float, places: dict[int, float]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class DoubleWell(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        place = self.places.get(self.trainer.global_step + 1)  # not counted yet
+        place = self.places.get(self.trainer.global_step + 1)  # this step is not counted yet
         if place is not None:
             self.w.data.fill_(place)
 
@@ -62,7 +62,7 @@ class DoubleWell(LightningModule):
 def test_a_double_well_has_the_barrier_that_it_has(tmp_path: Path) -> None:
     schedule = LogTimeSchedule([0], [1, 2, 3])
     barrier, heard = BarrierMonitor(schedule, points=13, **QUIET), Heard()
-    # To the other well; halfway up its inner side; back where it came from.
+    # Jump to the other well, then halfway up its inner side, then back to the start.
     module = DoubleWell(0.7, {1: 2.0, 2: 1.0, 3: -2.0})
     quiet_trainer(tmp_path, callbacks=[barrier], max_steps=4, logger=heard).fit(module, data())
     profile = barrier.record.profile("loss_path")
@@ -72,7 +72,7 @@ def test_a_double_well_has_the_barrier_that_it_has(tmp_path: Path) -> None:
     heights = obs.barrier_height(profile.values)
     assert heights == pytest.approx([0.7, 0.7 - side, 0.0], abs=1e-12)
     assert profile.values[0] == pytest.approx(0.7 * (1 - (2 * profile.grid - 1) ** 2) ** 2, abs=1e-12)
-    # The distance of the ends is in the record.
+    # The record holds the distance of the two ends.
     assert np.sqrt(12 * barrier.record.msd()[0]) == pytest.approx(np.sqrt(12) * np.array([4.0, 3.0, 0.0]))
     logged = {
         (step, key.removeprefix("glassy_series/")): value
@@ -159,7 +159,7 @@ def test_training_is_the_same_to_the_bit(tmp_path: Path, precision: Any, snapsho
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_normalisations_are_by_the_statistics_of_the_batch_unless_they_are_frozen(tmp_path: Path, frozen: bool) -> None:
-    """At the same weights the loss is the same, however far the running statistics have gone since."""
+    """The loss is the same at the same weights, however far the running statistics have moved in between."""
 
     class Still(Noisy):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -226,7 +226,7 @@ def test_a_checkpoint_saved_on_the_line_has_the_weights_of_the_training(
                 before.update(copy.deepcopy(pl_module.state_dict()))
 
     def loss(module: Any, batch: Any) -> Tensor:
-        """Saves, as a handler of a signal may."""
+        """Save a checkpoint, as the handler of a signal may."""
         path = tmp_path / "middle.ckpt"
         if module.global_step == 10 and not torch.equal(module.net[0].weight, before["net.0.weight"]):
             assert not path.exists()
@@ -246,7 +246,7 @@ def test_a_checkpoint_saved_on_the_line_has_the_weights_of_the_training(
 
 def test_profiles_go_on_in_a_resumed_training(tmp_path: Path) -> None:
     def fit(place: Path, *more: Callback, **options: Any) -> AgingRecord:
-        """One batch is the whole set: the order of the samples, which no checkpoint has, does not matter."""
+        """Train on one batch with all data. Then the order of the samples, which no checkpoint has, does not matter."""
         torch.manual_seed(1)
         module = SmallNet()
         module.net[2] = nn.Identity()
@@ -356,7 +356,7 @@ def test_weights_of_any_layout_are_moved_and_put_back(tmp_path: Path) -> None:
 
     barrier = BarrierMonitor(LogTimeSchedule([0], [2]), points=3, **QUIET)
     assert_same(fit(barrier), fit())
-    # The loss is quadratic: along the line of w and of (1 - 0.02 k)^2 w each part is known.
+    # The loss is quadratic, so every part of it is known on the line from w to (1 - 0.02 k)^2 w.
     ((start, middle, end),) = barrier.record.profile("loss_path").values
     torch.manual_seed(3)
     parts = [
@@ -369,7 +369,7 @@ def test_weights_of_any_layout_are_moved_and_put_back(tmp_path: Path) -> None:
 
 def test_data_that_a_batch_norm_cannot_do_with_are_left_out(tmp_path: Path) -> None:
     x, y = data().dataset.tensors  # type: ignore[attr-defined]
-    loader = DataLoader(TensorDataset(x[:9], y[:9]), batch_size=4, drop_last=True)  # a last sample is left over
+    loader = DataLoader(TensorDataset(x[:9], y[:9]), batch_size=4, drop_last=True)  # one sample is left over
     barrier = BarrierMonitor(LogTimeSchedule([0], [1]), points=3, max_batches=None, **QUIET)
     quiet_trainer(tmp_path, callbacks=[barrier], max_steps=2).fit(Noisy(), loader)
     assert barrier.record.meta["BarrierMonitor"]["samples"] == 8

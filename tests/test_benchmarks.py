@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What was called, with what, in place of the benchmarks: those of names with an "o" take arguments."""
+    """Replace the benchmarks, and list the calls and their arguments. Names with an "o" take arguments."""
     calls: list[tuple[str, Any]] = []
 
     def module(name: str) -> Any:
@@ -121,8 +121,8 @@ def test_the_benchmark_of_checkpoints_compares_one_pass_with_the_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    monkeypatch.setattr(measure, "alone", measure.one_pass)  # without a process of its own
-    monkeypatch.setattr(measure.fused, "available", measure.fused.available)  # which the benchmark changes
+    monkeypatch.setattr(measure, "alone", measure.one_pass)  # in this process
+    monkeypatch.setattr(measure.fused, "available", measure.fused.available)  # the benchmark changes it
     monkeypatch.setattr(measure, "memory_speed", lambda: 1e9)
     measure.main(["--files", "2", "4", "--parameters", "20000", "--timed", "2"])
     found = json.loads((tmp_path / "measure.json").read_text())["results"]
@@ -187,7 +187,7 @@ def test_the_clock_of_a_gpu_lets_the_device_sleep_for_longer_than_the_host_needs
         assert in_turns({"a": lambda: None}, "cuda", repeats=3)["a"].calls == 3
 
 
-# ---------------------------------------------------------------------- parts end, and what they found stays
+# ---------------------------------------------------------------------- parts end, and their findings stay
 
 
 def test_a_process_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_dry_run_of_some_parts(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_the_python_time_of_an_event_needs_no_gpu(tmp_path: Path) -> None:
-    # In a process of its own: kernels that the fake driver has loaded stay with it.
+    # Run it in a process of its own, because kernels stay in a process once the fake driver has loaded them.
     script = tmp_path / "host.py"
     script.write_text("import runpy\nrunpy.run_module('benchmarks', run_name='__main__')\n")
     printed = launch(script, "host", "--events", 20, TRITON_CACHE_DIR=str(tmp_path))
@@ -283,7 +283,7 @@ def test_kernels_are_compiled_without_a_gpu_and_found_again(tmp_path: Path) -> N
     assert n >= 2
     assert first.startswith(f"{n} kernels, of which 0 were there")
     assert again.startswith(f"{n} kernels, of which {n} were there")
-    # As for a GPU: the kernels for other devices have no instructions of their own.
+    # Kernels for a GPU have instructions of their own, and kernels for other devices have none.
     assert any("asm" in path.read_text() for path in tmp_path.rglob("_sum_jobs.ttir"))
 
 
@@ -292,7 +292,7 @@ def test_kernels_are_compiled_without_a_gpu_and_found_again(tmp_path: Path) -> N
 
 @pytest.fixture
 def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]:
-    """Run a part of the command, with small models and the calls of CUDA pretended, and return what it found."""
+    """Run a part of the command with small models and pretended CUDA calls, and return its findings."""
     monkeypatch.setattr(report, "_FLUSHED", 1024)
     monkeypatch.setattr(bandwidth, "DUE", (1, 4))
     monkeypatch.setattr(bandwidth, "compiled", lambda weights, earlier: lambda: None)
@@ -325,7 +325,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any]
 
 
 def measured(promise: str, part: dict[str, Any], name: str) -> dict[str, str]:
-    """The row of a promise, in a verdict on this part alone."""
+    """Return the row of a promise in a verdict on this part alone."""
     (row,) = [row for row in verdict.verdict({"parts": {name: part}}) if promise in row["promise"]]
     return row
 
@@ -333,7 +333,7 @@ def measured(promise: str, part: dict[str, Any], name: str) -> dict[str, str]:
 def test_pretended_versions_and_sums(pretended: Callable[[Any], dict[str, Any]]) -> None:
     assert pretended(versions)["versions"]["gpu"] == NAME
     row = measured("within 1e-6", pretended(exact), "exact")
-    assert row["verdict"] == "not met"  # right sums, but not by the kernels
+    assert row["verdict"] == "not met"  # right sums, but not from the kernels
     assert "?" not in row["measured"]
 
 
@@ -345,7 +345,7 @@ def test_a_pretended_bandwidth(pretended: Callable[[Any], dict[str, Any]]) -> No
     for promise in ("1 due: at least 75", "4 due: at least 90"):
         assert "?" not in measured(promise, found, "bandwidth")["measured"]
     row = measured("few tensors", found, "bandwidth")
-    assert row["measured"].count("?") == 4  # 32 due were not measured
+    assert row["measured"].count("?") == 4  # the cases with 32 due snapshots were not measured
     assert verdict.FEW == bandwidth.FEW
 
 
@@ -356,7 +356,7 @@ def test_a_pretended_host_time_and_trace(pretended: Callable[[Any], dict[str, An
     assert "?" not in measured("of 1,000 tensors", found, "host_time")["measured"]
     found = pretended(trace)
     assert set(found["events"]) == set(verdict._traced({"trace": found}))
-    # No kernel was seen, which is no proof that at most three were launched.
+    # No kernel was seen. This does not prove that at most three were launched.
     assert measured("launches", found, "trace")["verdict"] == "not measured"
 
 
@@ -461,7 +461,7 @@ def test_a_span_of_the_profiler_is_split_into_device_and_host() -> None:
 
 
 def everything_met() -> dict[str, Any]:
-    """Parts of a GPU that keeps all promises."""
+    """Return the parts of a GPU that keeps all promises."""
     sums = {"by": "TritonMoments", "error": 1e-8, "ws_error": 1e-8, "same_bits": True}
     dtypes = ("float32", "bfloat16", "float64", "float16")
     rows = [

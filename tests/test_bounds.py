@@ -51,7 +51,7 @@ def large() -> AgingRecord:
 
 @contextmanager
 def at_most(megabytes: float) -> Iterator[None]:
-    """Fail if the code inside takes more memory at its peak."""
+    """Fail if the code inside takes more memory than this at its peak."""
     tracemalloc.start()
     try:
         yield
@@ -63,7 +63,7 @@ def at_most(megabytes: float) -> Iterator[None]:
 
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the curves that enter fits."""
+    """Return the list of the shapes of all curves that enter fits."""
     shapes: list[tuple[int, ...]] = []
 
     class Counted(collapse_module.CollapseQuality):
@@ -202,7 +202,7 @@ GARBAGE = [1e300, 1e308, 1e154, np.inf, -np.inf, np.nan, 0.0, -1e-20, -1e308, 1e
 
 
 def garbage(value: float, n_replica: int | None = None, late: bool = False) -> AgingRecord:
-    """Records with one bad number in every table: at all pairs and steps, or at the late half of them."""
+    """Return a record with one bad number in every table, at all pairs and steps or at the late half of them."""
     rng = np.random.default_rng(0)
     record = AgingRecord({"all": 100}, n_replica=n_replica, overlap_thresholds=[0.1])
     shape = (1, len(MOMENTS) + 1) if n_replica is None else (n_replica, 1, len(MOMENTS) + 1)
@@ -232,7 +232,7 @@ def garbage(value: float, n_replica: int | None = None, late: bool = False) -> A
 def test_a_record_of_garbage_still_gives_a_report(
     value: float, n_replica: int | None, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Warnings are errors here, so neither a traceback nor a warning of NumPy or matplotlib reaches the user."""
+    """Check that neither a traceback nor a warning of a package reaches the user. Warnings are errors here."""
     monkeypatch.setattr(page_module, "_MOST_FITS", 1)
     record = garbage(value, n_replica, late)
     summary(record, "AgingMonitor")
@@ -273,7 +273,7 @@ def test_a_directory_that_cannot_be_read_is_left_out(
     scandir = os.scandir
 
     def refuse(path):
-        if Path(path).name == "secret":  # not by permissions, which do not bind root
+        if Path(path).name == "secret":  # permissions would not stop root
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 

@@ -1,4 +1,4 @@
-"""Any file with tensors is described and read as data, block by block, or refused with a sentence that names it."""
+"""Read any file with tensors as data, block by block, or refuse it with a sentence that names it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def values(stored: Any, block: int = 7) -> np.ndarray[Any, Any]:
-    """All coordinates as float64, read in blocks."""
+    """Return all coordinates as float64, read in blocks."""
     out = torch.empty(n_coordinates(stored), dtype=real_dtype(stored.dtype))
     for start in range(0, len(out), block):
         stored.read(start, out[start : start + block])
@@ -58,7 +58,7 @@ def truth(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double().numpy().ravel()
 
 
-# ---------------------------------------------------------------------- what is read
+# ---------------------------------------------------------------------- files that are read
 
 
 @pytest.mark.parametrize("options", FORMATS)
@@ -347,7 +347,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, how: str) -> N
             values(stored)
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- files that are refused
 
 
 class Evil:
@@ -506,7 +506,7 @@ def crafted(path: Path, pickled: bytes, records: dict[str, bytes] | None = None)
 
 
 class Pickled(pickle.Pickler):
-    """Writes what torch.save would never write."""
+    """Writes pickles that torch.save would never write."""
 
     def persistent_id(self, thing: Any) -> Any:
         return thing.key if isinstance(thing, Key) else None

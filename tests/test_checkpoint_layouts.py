@@ -1,4 +1,4 @@
-"""Files and directories as other programs leave them become checkpoints, and no part is taken for a whole."""
+"""Files and directories from other programs become checkpoints, and no part is mistaken for a whole checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tensors(step: int = 0, names: Any = None) -> dict[str, torch.Tensor]:
 
 
 def put(path: Path, content: Any = None) -> Path:
-    """Write a small file of the kind that its name says."""
+    """Write a small file of the kind that its suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         pytest.importorskip("safetensors.torch").save_file(tensors() if content is None else content, path)
@@ -48,13 +48,13 @@ def put_shards(
 
 
 def found(*paths: Path) -> list[str]:
-    """The checkpoints in short: what stands for each, below the directory of the test."""
+    """Return the path of each checkpoint that is found, relative to the common directory."""
     root = Path(os.path.commonpath(paths)) if len(paths) > 1 else paths[0]
     return [os.path.relpath(one.path, root) for one in find_checkpoints(paths)]
 
 
 def check(path: Path, step: int = 0, other: Path | None = None) -> Any:
-    """Open what a path stands for, compare the weights, and return the content."""
+    """Open the checkpoint at a path, compare the weights, and return the content."""
     one, *_ = find_checkpoints([path, other or put(path.parent / "other" / "step99.pt")])
     with Handles() as handles:
         content = open_checkpoint(one, handles)
@@ -164,7 +164,7 @@ def test_distributed_checkpoints_are_directories(tmp_path: Path) -> None:
         find_checkpoints(folders)
 
 
-# ---------------------------------------------------------------------- directories of many
+# ---------------------------------------------------------------------- directories with many checkpoints
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_of_a_glob_with_a_model_in_two_formats_the_safetensors_are_taken(tmp_pat
 
 
 def hub(root: Path, branches: dict[str, str]) -> Path:
-    """A repository in the cache of the Hugging Face hub, with links to blobs as on Linux."""
+    """Make a repository in the cache of the Hugging Face hub, with links to blobs as on Linux."""
     repo = root / "models--owner--name"
     (repo / "blobs").mkdir(parents=True)
     for branch, commit in branches.items():
@@ -297,7 +297,7 @@ def test_a_link_to_the_folder_of_a_checkpoint_counts_once_under_the_name_of_the_
     assert found(tmp_path / "all") == folders
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- paths that are refused
 
 
 def test_some_of_the_shards_are_refused(tmp_path: Path) -> None:

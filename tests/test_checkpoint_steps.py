@@ -1,4 +1,4 @@
-"""The step of a checkpoint, from its values and its name. The names are those of public repositories."""
+"""The step of a checkpoint, from its values and its name. The names come from public repositories."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ UNKNOWN = "is neither in it nor in its name: give steps="
         ("alias-gpt2-small-x21/checkpoint-400/model.safetensors", 400),
         ("model.step.500.pt", 500),
         ("e3s500.pt", 500),
-        # numbers with a word before or after them that is none for a step
+        # numbers with a word before or after them that does not mean a step
         ("step1000_100M_tokens.pt", 1000),
         ("num_train_steps_5000_step_100.pt", 100),
         ("save_steps_500_step_100.pt", 100),
@@ -397,7 +397,7 @@ def test_given_steps_must_not_contradict_bare_numbers() -> None:
     with pytest.raises(ValueError, match=r"m_200.pt: the given step is 300, but it is 200 by the number in its name"):
         steps("m_100.pt", "m_200.pt", given=[100, 300])
     assert steps("m_100.pt", "m_200.pt", given=[100, 300], force=True) == [100, 300]
-    # Numbers that count one by one may number the files.
+    # Numbers that count one by one may be the numbers of the files.
     assert steps("m_0.pt", "m_1.pt", "m_2.pt", given=[0, 1, 10]) == [0, 1, 10]
     epochs = [content(f"m_{n}.pt", {"epoch": n}) for n in (10, 20)]
     assert [dated.step for dated in find_steps(epochs, [100, 200])] == [100, 200]
@@ -405,7 +405,7 @@ def test_given_steps_must_not_contradict_bare_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["epoch_{}.pt", "run/epoch{}/model.pt", "v{}/seed_3/a.pt"])
 def test_given_steps_must_have_the_order_of_the_names(name: str) -> None:
-    """A shell lists ``m_1.pt m_10.pt m_2.pt``."""
+    """List the files as a shell does: ``m_1.pt m_10.pt m_2.pt``."""
     as_listed = [name.format(n) for n in (1, 10, 2)]
     with pytest.raises(ValueError, match=r"2.* and .*10.*: the given steps are 1000 and 200, but the numbers in the"):
         steps(*as_listed, given=[100, 200, 1000])

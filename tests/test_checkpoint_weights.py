@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are its weights, and how the checkpoints agree."""
+"""Find the weights among the tensors of a checkpoint, and check that the checkpoints agree."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Counted(InMemory):
 
 
 def stored(value: Any) -> Any:
-    """The same with all tensors stored."""
+    """Replace each tensor in a nested value by a stored tensor."""
     if isinstance(value, Tensor):
         return Counted(value)
     if isinstance(value, dict):
@@ -75,7 +75,7 @@ def same(a: dict[str, Any], b: dict[str, Tensor]) -> bool:
     return ours.keys() == b.keys() and all(torch.equal(ours[name], b[name]) for name in b)
 
 
-# ---------------------------------------------------------------------- where the weights are
+# ---------------------------------------------------------------------- where the weights are stored
 
 ADAM = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
 

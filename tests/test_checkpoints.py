@@ -1,4 +1,4 @@
-"""Checkpoints measured after the training against the monitor that watched it, and what is no checkpoint is refused."""
+"""Compare checkpoints measured after the training with the monitor that watched it, and refuse other content."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def save(folder: Path, make: Any = weights, steps: tuple[int, ...] = STEPS) -> l
 
 
 def one(folder: Path, content: Any, **options: Any) -> list[Path]:
-    """A proper checkpoint, and a later one of which this is the content."""
+    """Save a proper checkpoint, and a later one with the given content."""
     files = save(folder, steps=(0, 1))
     torch.save(content, files[1], **options)
     return files
@@ -78,7 +78,7 @@ class Scheduled(SmallNet):
 def test_lightning_checkpoints_give_what_the_monitor_measured_to_the_bit(
     plain: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit in plain torch, and to the precision of all sums if a kernel has measured."""
+    """Compare to the bit in plain torch, and to the precision of all sums if a kernel measured."""
     monkeypatch.setenv("LIGHTNING_GLASSY_EAGER", str(int(plain)))
     steps = (0, 1, 2, 5, 10, 22, 32, 46, 60)
     lags = sorted({b - a for a in steps for b in steps if b > a})
@@ -138,7 +138,7 @@ def test_it_agrees_with_float64_numpy_to_1e_6(tmp_path: Path) -> None:
         assert np.allclose(record.overlap(eps)[measured], reference.overlap(eps)[measured], atol=1 / 780)
 
 
-# ---------------------------------------------------------------------- what is read
+# ---------------------------------------------------------------------- checkpoints that are read
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_progress_counts_the_bytes(tmp_path: Path) -> None:
     assert calls == sorted(calls)
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- checkpoints that are refused
 
 
 class Evil:

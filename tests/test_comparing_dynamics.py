@@ -1,4 +1,4 @@
-"""The networks beside a glass: a shortened run, the committed page, and how the paper's statements are decided."""
+"""The networks beside a glass: a shortened run, the committed page, and the decisions on the paper's statements."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_short_run_leaves_records_tables_and_pictures(
         if system.data == "digits"
     ]
     glasses = [replace(g, sizes=(8, 16, 32), seeds=(2, 2, 2), n_replica=2) for g in QUICK_GLASSES]
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # undoes the seed of the study, and so does the next line
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # the seed and the threads of the study end with this test
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr(common, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))  # starts faster
     monkeypatch.setattr(comparing_dynamics, "QUICK_SYSTEMS", of_digits)
@@ -90,7 +90,7 @@ def test_the_times_of_the_glass_are_on_the_grids_of_all_its_sizes() -> None:
 def made(
     delta: Any, *, loss: tuple[float, float] = (30, 300), learnt: float = 1.0, bottom: float = 0.0, noise: Any = None
 ) -> AgingRecord:
-    """A record of one network: Δ(t_w, t), a loss of three straight pieces, the noise D(t)."""
+    """Return a record of one network with Δ(t_w, t), a loss of three straight pieces, and the noise D(t)."""
     schedule = LogTimeSchedule.logspaced(STEPS, waiting_times_per_decade=6)
     record = AgingRecord({"all": 1}, meta={})
     for waiting_time, lag in schedule.pairs:
@@ -136,7 +136,7 @@ def test_a_network_as_the_paper_has_it_is_seen_and_its_opposite_is_not() -> None
         assert found[key]["verdict"] == NOT_SEEN, (key, found[key])
     found = decide_network(made(straight), few_weights=False)
     assert (found["first"]["verdict"], found["second"]["verdict"]) == (SEEN, NOT_SEEN)
-    # It never learns all: of the bottom nothing can be said; a loss that falls to the end has none.
+    # This network never learns all data, and its loss falls to the end. So no statement on the bottom can be tested.
     found = decide_network(made(paper, learnt=0.95, loss=(30, 20_000)), few_weights=False)
     assert {found[key]["verdict"] for key in ("regimes", "stops", "line", "clock")} == {UNTESTABLE}
 
@@ -167,7 +167,7 @@ def test_a_drifting_noise_is_the_better_clock_where_it_moves_the_network() -> No
     as_at_first = made(lambda t_w, t: noise(t_w) * t, noise=noise)
     assert decide_network(as_at_first, few_weights=False)["clock"]["verdict"] == NOT_SEEN
     assert off_line(made(straight), 1000) == pytest.approx((0, 0), abs=1e-12)
-    # Nothing is seen where D does not drift, whatever the scatter.
+    # If D does not drift, the clock cannot be tested, however much D scatters.
     rng = np.random.default_rng(0)
     scattered = made(lambda t_w, t: 1e-6 * t * np.exp(0.05 * rng.normal()), noise=lambda _: np.exp(0.05 * rng.normal()))
     assert decide_network(scattered, few_weights=False)["clock"]["verdict"] == UNTESTABLE
@@ -210,7 +210,7 @@ def test_what_scatters_too_much_is_not_decided() -> None:
         ages(made(lambda t_w, t, factor={}: 1e-6 * t * factor.setdefault(t_w, np.exp(0.3 * rng.normal()))), 10, 5000)
         for _ in range(40)
     ]
-    # The scatter of the waiting times is in the error.
+    # The error contains the scatter of the waiting times.
     z = [rate.rate / rate.error for rate in rates if rate is not None]
     assert 0.6 < np.sqrt(np.mean(np.square(z))) < 1.5
 
@@ -277,7 +277,7 @@ def test_what_cannot_be_told_of_the_glass_is_not_decided() -> None:
 
 
 def of_size(fault: float) -> list[dict[str, Any]]:
-    """Numbers with errors of both orders in the size, a scatter of 1e-4, and a fault of the largest size alone."""
+    """Return numbers with errors of both orders in the size, a scatter of 1e-4, and a fault at the largest size."""
     glass = replace(GLASSES[0], t_max=1.0, waiting_times=(0.5,), seeds=(2, 2, 2))
     times = np.arange(21) * 0.05
     correlation = np.exp(-np.abs(times[:, None] - times))
@@ -307,7 +307,7 @@ def test_errors_of_first_and_second_order_in_the_size_are_taken_out_and_a_fault_
         assert row["second_order"] == pytest.approx(0.5 / (8 * 40**2))
     cold = {**GLASS, "numbers": rows}
     assert decide_glass(cold, cold)["agrees"]["verdict"] == SEEN
-    faulty = {**GLASS, "numbers": of_size(8e-4)}  # of 8 of its own errors
+    faulty = {**GLASS, "numbers": of_size(8e-4)}  # a fault of 8 errors
     assert decide_glass(faulty, faulty)["agrees"]["verdict"] == NOT_SEEN
 
 

@@ -1,4 +1,4 @@
-"""The compiled pass on a CPU: against plain torch, against float64 NumPy, and in how it uses threads and the disk."""
+"""The compiled pass on a CPU: against plain torch, against float64 NumPy, and its use of threads and the disk."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class TestCompiled(KernelChecks):
         new = bank.add(9)
         with Operations():
             ours(due, new)
-        assert set(Operations.seen) <= {"aten.lift_fresh.default"}  # of the array with the result
+        assert set(Operations.seen) <= {"aten.lift_fresh.default"}  # it creates the array of the result
 
     def test_a_small_event_wakes_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from lightning_glassy.measure.moments import cpu
@@ -187,13 +187,13 @@ class TestCompiled(KernelChecks):
                 cpu._team.run(lambda met=met, turns=turns: (met.wait(), turns.append(threading.get_native_id())))
                 seen.append(set(turns))
                 assert len(turns) == n
-            if sys.platform == "linux":  # it is a team of OpenMP, whose threads stay
+            if sys.platform == "linux":  # a team of OpenMP, whose threads stay
                 tasks = tasks_of_this_process()
                 assert seen[0] == seen[1] == seen[2]
                 assert seen[0] <= tasks
                 assert threading.get_native_id() in seen[0]
                 torch.ones(1_000_000).sum()
-                assert tasks_of_this_process() <= tasks  # torch has started none for itself
+                assert tasks_of_this_process() <= tasks  # torch has started no further threads
         finally:
             torch.set_num_threads(before)
 
@@ -291,7 +291,7 @@ def test_distances_between_replicas_are_exact_even_of_clones_that_hardly_moved(
         assert np.abs(distances[apart] / exactly[apart] - 1).max() < 1e-6
         assert np.abs(products - (w @ w.T).numpy()).max() < 1e-6 * float(w.square().sum(-1).max())
         assert ours().shape == plain().shape
-        named[0][1].data = named[0][1].data.clone().mul_(1.5)  # elsewhere in memory
+        named[0][1].data = named[0][1].data.clone().mul_(1.5)  # at another place in memory
 
 
 @needs_numba
@@ -376,7 +376,7 @@ def test_another_processor_measures_the_same_bits(tmp_path: Path) -> None:
     for name in ("here", "any"):
         (tmp_path / name).mkdir()
     here = run(tmp_path, ANY_PROCESSOR, NUMBA_CACHE_DIR=str(tmp_path / "here"))
-    # What every processor of this kind can do, which is less than this one can.
+    # Use only the instructions that every processor of this kind has. This one has more.
     features = " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", []))
     any_one = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": features}
     assert here.startswith("CompiledMoments ")
@@ -388,7 +388,7 @@ def test_another_processor_measures_the_same_bits(tmp_path: Path) -> None:
 def test_without_a_directory_to_write_to_the_pass_is_compiled_again(tmp_path: Path) -> None:
     code = (
         "from numba.core import caching\n"
-        "caching.CacheImpl._locator_classes = []\n"  # as where neither the package nor the home can be written
+        "caching.CacheImpl._locator_classes = []\n"  # as if neither the package nor the home can be written
         + PROCESS.replace("sum(compiled.walk.stats.cache_hits.values())", "len(compiled.walk.signatures)")
     )
     assert run(tmp_path, code) == "CompiledMoments [[0.0, 0.0]] 1"

@@ -1,4 +1,4 @@
-"""What only a GPU can show. Skipped, and said so, where there is none."""
+"""Tests that need a GPU. Without a GPU they are reported as skipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.cuda
 
 EPS = (1e-3, 1e-1)
 
-# What a host calls to wait for a device, as the profiler names it.
+# Calls with which a host waits for a device, as the profiler names them.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -47,7 +47,7 @@ def track(device: str, dtype: torch.dtype = torch.float32, **options: Any) -> Ag
 
 
 def implementation(tracker: AgingTracker) -> object:
-    """Return what makes the sums on the device, also for snapshots that are in host memory."""
+    """Return the object that makes the sums on the device, also for snapshots that are in host memory."""
     return getattr(tracker._moments, "inner", tracker._moments)
 
 
@@ -65,7 +65,7 @@ def assert_same(here: AgingRecord, there: AgingRecord) -> None:
 
 @contextmanager
 def no_waiting(monitor: type[AgingMonitor] | type[AgingTracker], *hooks: str) -> Iterator[list[str]]:
-    """Within these methods, and only there, whatever waits for the device is an error; gives the calls as they come."""
+    """Raise an error if these methods, and only these, wait for the device. Yield the list of their calls."""
     calls: list[str] = []
 
     def strict(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +129,7 @@ def test_kernels_and_plain_torch_give_the_same_sums(msd_only: bool, sample: int 
         torch.randn(2_000_003),
         *(torch.randn(n) for n in (1, 2, 3, 10, 16, 64) * 50),
     ]
-    # A copy to the device would make them dense: the view is taken there.
+    # Take the views on the device, because a copy to the device would make them dense.
     parameters = [nn.Parameter(tensor.cuda()) for tensor in tensors]
     parameters[4] = nn.Parameter(torch.randn(6, 40, device="cuda")[:, ::2])
     parameters[7] = nn.Parameter(torch.randn(4097, device="cuda")[1:])
@@ -192,7 +192,7 @@ def test_no_update_waits_for_the_device(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_no_hook_of_a_training_waits_for_the_device(precision: str, tmp_path: Path) -> None:
-    # An event at every step. What Lightning itself waits for is its own affair, hence within the hook alone.
+    # An event at every step. Watch the hook alone, because Lightning itself may wait for the device.
     monitor = AgingMonitor(LogTimeSchedule(list(range(0, 60, 7)), list(range(60))), save=False, summary=False)
     with no_waiting(AgingMonitor, "on_train_batch_end") as calls:
         trainer = quiet_trainer(tmp_path, callbacks=[monitor], accelerator="gpu", precision=precision)
@@ -203,7 +203,7 @@ def test_no_hook_of_a_training_waits_for_the_device(precision: str, tmp_path: Pa
 
 
 class NoWaiting(Callback):
-    """First among the callbacks: from the first batch to the end of training, waiting for the device is an error."""
+    """Makes every wait for the device an error, from the first batch to the end of training. Put it first."""
 
     def on_train_batch_start(self, *_: Any) -> None:
         torch.cuda.set_sync_debug_mode("error")
@@ -219,7 +219,7 @@ def test_a_whole_training_waits_for_the_device_nowhere(options: dict[str, Any], 
     schedule = LogTimeSchedule(list(range(0, 60, 7)), list(range(60)))  # an event at every step
     monitor = AgingMonitor(schedule, save=False, summary=False, **options)
     loader = data()
-    # Batches that are there already: a copy of them is not what is looked for.
+    # Put the batches on the device beforehand, because this test does not look for copies of batches.
     loader = DataLoader(
         TensorDataset(*(tensor.cuda() for tensor in loader.dataset.tensors)), batch_size=4, shuffle=True
     )
@@ -230,12 +230,12 @@ def test_a_whole_training_waits_for_the_device_nowhere(options: dict[str, Any], 
 
 
 def profiled(run: Callable[[], object]) -> tuple[list[str], list[str]]:
-    """What the device ran, and what the host did within spans called "ours"."""
+    """Return the names of the work on the device, and of the host calls within spans called "ours"."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=activities) as profile:
         run()
-        torch.cuda.synchronize()  # for the profiler to see the kernels
+        torch.cuda.synchronize()  # so that the profiler sees the kernels
     on_device = torch.autograd.DeviceType.CUDA
     host = [event for event in profile.events() if event.device_type != on_device]
     spans = [event.time_range for event in host if event.name == "ours"]
@@ -260,14 +260,14 @@ def test_no_hook_of_a_profiled_training_synchronises(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("dtypes", [[torch.float32], [torch.float32, torch.bfloat16, torch.float64]], ids=str)
-@pytest.mark.parametrize("step", [13, 14])  # four snapshots are due; at 14 the weights are captured, too
+@pytest.mark.parametrize("step", [13, 14])  # four snapshots are due, and at 14 the weights are captured
 def test_an_event_takes_few_launches_and_no_synchronisation(step: int, dtypes: list[torch.dtype]) -> None:
     sizes = [4096] * 40 + [10] * 22
     parameters = [nn.Parameter(torch.randn(n, device="cuda").to(dtypes[i % len(dtypes)])) for i, n in enumerate(sizes)]
     named = [(f"{i}.w", parameter) for i, parameter in enumerate(parameters)]
     schedule = LogTimeSchedule([0, 1, 2, 3, 14], [1, 2, 10, 11, 12, 13, 14])
     tracker = AgingTracker(named, schedule, groups="layer")
-    for earlier in range(step):  # what is compiled, allocated or loaded once
+    for earlier in range(step):  # compile, allocate and load everything once
         tracker.update(earlier)
 
     def event() -> None:
@@ -294,11 +294,11 @@ def test_nothing_is_allocated_once_the_events_have_been_seen() -> None:
         tracker.update(step)
     torch.cuda.synchronize()
     assert torch.cuda.memory_reserved() == reserved
-    assert torch.cuda.max_memory_allocated() <= peak + 2 * parameter.nbytes  # how many are live varies by so much
+    assert torch.cuda.max_memory_allocated() <= peak + 2 * parameter.nbytes  # the number of live ones varies by so much
     tracker.drain()
 
 
-# ---------------------------------------------------------------------- beside what others do
+# ---------------------------------------------------------------------- beside other work
 
 
 def test_a_training_on_the_gpu_is_recorded(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_a_compiled_module_is_followed(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.WARNING, "lightning_glassy"):
         here, there = run(True), run(False)
     assert here.groups == there.groups
-    assert np.allclose(here.msd(), there.msd(), rtol=1e-2, atol=0, equal_nan=True)  # of two compilers' arithmetic
+    assert np.allclose(here.msd(), there.msd(), rtol=1e-2, atol=0, equal_nan=True)  # arithmetic of two compilers
     assert not [message for message in caplog.messages if "kernels" in message]
 
 
@@ -362,7 +362,7 @@ def test_weights_that_a_replayed_graph_updates_are_followed() -> None:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            parameter.add_(by)  # once outside, as a capture wants it
+            parameter.add_(by)  # once outside, because a capture needs it
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -400,7 +400,7 @@ def test_snapshots_in_host_memory_are_used_again_and_stay_right() -> None:
 
 # ---------------------------------------------------------------------- several streams
 
-LATE = 50_000_000  # cycles: tens of milliseconds, in which an event that is not held back is over
+LATE = 50_000_000  # cycles: tens of milliseconds. An event that is not held back ends within this time.
 
 
 @pytest.mark.parametrize("eager", ["0", "1"])

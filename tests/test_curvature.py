@@ -1,4 +1,4 @@
-"""Curvature against spectra that are known, against dense matrices, and in units of its own error."""
+"""Curvature against known spectra, against dense matrices, and in units of its own error."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ ENDS = np.array([40.0, 25.0, 15.0, 9.0, 6.0, -1.0, -1.3, -1.8, -2.5, -3.5])
 
 
 def glassy_spectrum() -> np.ndarray:
-    """Outliers at both ends of a bulk, and two thirds of all directions exactly flat."""
+    """Return a spectrum with outliers at both ends of a bulk, and two thirds of all directions exactly flat."""
     bulk = np.random.default_rng(5).uniform(-0.5, 1.5, N // 3 - len(ENDS))
     return np.sort(np.concatenate([ENDS, bulk[np.abs(bulk) > 0.2], np.zeros(N)])[:N])
 
 
 def quadratic(spectrum: np.ndarray, dtype: torch.dtype = torch.float64) -> HessianOperator:
-    """A quadratic loss of known curvature, its axes turned away from those of the weights."""
+    """Return a quadratic loss of known curvature. Its axes are turned away from the axes of the weights."""
     generator = torch.Generator().manual_seed(3)
     w = torch.randn(len(spectrum), generator=generator, dtype=dtype).requires_grad_()
     mirror = nn.functional.normalize(torch.randn(len(spectrum), generator=generator, dtype=dtype), dim=0)
     values = torch.as_tensor(spectrum, dtype=dtype)
-    # Two batches, whose mean is the loss.
+    # The loss is the mean of two batches.
     batches = [torch.full((1, 1), 0.5, dtype=dtype), torch.full((3, 1), 3.5 / 3, dtype=dtype)]
     return HessianOperator(lambda b: b.mean() * (values * (w - 2 * mirror * (mirror @ w)) ** 2).sum() / 2, [w], batches)
 
@@ -50,7 +50,7 @@ def test_the_ends_of_a_known_spectrum_are_recovered(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(spectrum.lowest, ENDS[:4:-1], rtol=1e-4)
     assert spectrum.n_products == operator.n_products <= 400
     assert not spectrum.exact
-    # A residual bounds the distance to an eigenvalue.
+    # A residual is an upper bound for the distance to an eigenvalue.
     slack = spectrum.residuals + (1e-10 if dtype == torch.float64 else 1e-4)
     assert (np.abs(spectrum.eigenvalues - np.sort(ENDS)) <= slack).all()
 
@@ -65,7 +65,7 @@ def test_estimates_of_a_known_spectrum_are_within_three_errors_of_it() -> None:
             (spectrum.index, (truth < -0.1).mean()),
         ]:
             assert abs(estimate.value - exact) < 3 * estimate.error
-        # What the errors are, not only that they cover.
+        # The errors cover the truth, and they are also small.
         assert spectrum.flat_fraction.error < 0.02
         assert spectrum.index.error < 0.02
         grid, density, error = spectrum.density(np.linspace(-1, 2, 25), width=0.1)
@@ -88,7 +88,7 @@ def test_a_density_that_is_resolved_integrates_to_one() -> None:
     spectrum = measure_spectrum(quadratic(glassy_spectrum()))
     grid, density, _ = spectrum.density(np.linspace(-10, 50, 6001), width=0.1)
     assert trapezoid(density, grid) == pytest.approx(1, abs=1e-9)
-    # By default the grid spans the bulk, which is all but the ten known eigenvalues.
+    # By default the grid spans the bulk: all eigenvalues but the ten known ones.
     grid, density, _ = spectrum.density()
     assert trapezoid(density, grid) == pytest.approx(1 - len(ENDS) / N, abs=0.01)
 
@@ -112,14 +112,14 @@ def test_few_parameters_give_the_exact_spectrum(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("max_products", [282, 350])
 def test_no_more_products_are_made_than_allowed_and_nothing_wrong_is_claimed(max_products: int) -> None:
-    """An even spectrum, whose ends are too dense for so few products to resolve."""
+    """An even spectrum has ends that are too dense for so few products to resolve."""
     truth = np.linspace(-1, 2, N)
     for seed in range(6):
         operator, passes = quadratic(truth), []
         loss = operator._loss
         operator._loss = lambda batch, loss=loss, passes=passes: (passes.append(1), loss(batch))[1]
         spectrum = measure_spectrum(operator, max_products=max_products, seed=seed)
-        assert len(passes) / 2 == spectrum.n_products <= max_products  # of two batches
+        assert len(passes) / 2 == spectrum.n_products <= max_products  # two batches
         for found, true in [(spectrum.leading, truth[::-1]), (spectrum.lowest, truth)]:
             np.testing.assert_allclose(found, true[: len(found)], atol=3e-3)
         low, high = spectrum.bounds
@@ -131,7 +131,7 @@ def test_no_more_products_are_made_than_allowed_and_nothing_wrong_is_claimed(max
 
 
 def test_what_the_quadrature_does_not_resolve_is_in_the_error() -> None:
-    """A threshold in the middle of an even spectrum, where a few nodes more or less are a few percent."""
+    """Put a threshold in the middle of an even spectrum. There a few nodes change the result by a few percent."""
     truth = np.linspace(-1, 2, N)
     for seed in range(3):
         for eps in (0.03, 0.1, 0.3):
@@ -145,7 +145,7 @@ def test_what_the_quadrature_does_not_resolve_is_in_the_error() -> None:
 
 
 def test_of_a_degenerate_end_only_what_is_certain_is_claimed() -> None:
-    """Fewer samples than weights: all but 30 directions are flat, and ARPACK sees few of the zeros."""
+    """With fewer samples than weights, all but 30 directions are flat, and ARPACK sees few of the zeros."""
     truth = np.concatenate([np.linspace(0.5, 2, 30), np.zeros(N - 30)])
     spectrum = measure_spectrum(quadratic(truth))
     assert len(spectrum.lowest) >= 1
@@ -186,7 +186,7 @@ def matrix(operator: CurvatureOperator) -> np.ndarray:
 
 
 def functional(module: nn.Module) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
-    """The module as a function of its weights in one vector, and the vector."""
+    """Return the module as a function of its weights in one vector, and this vector."""
     names, shapes = zip(*((name, p.shape) for name, p in module.named_parameters()), strict=True)
 
     def call(flat: Tensor, x: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ def test_uneven_batches_are_one_large_batch(criterion: Criterion, reduction: Any
 
 
 def test_nothing_of_the_training_is_touched() -> None:
-    """Random numbers, gradients and weights stay, and dropout is the same in each product."""
+    """Random numbers, gradients and weights stay the same, and so does dropout in each product."""
     module, loader = SmallNet(), data(10, batch_size=4, shuffle=True)
     module.training_step(next(iter(loader)), 0).backward()
     before = [(p.detach().clone(), p.grad.clone()) for p in module.parameters()]

@@ -1,4 +1,4 @@
-"""The curvature along a training: against spectra that are known, and without a trace in the training."""
+"""The curvature along a training: correct for known spectra, and without effect on the training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.processes import launch
 from tests.test_probes import End, Manual, Noisy, NoLoss, assert_same, weights_after
 
 pytestmark = [
-    # Lightning's own, on loaders without a state and on a part of the network that is in eval mode.
+    # These are Lightning's warnings about loaders without a state, and about a part of the network in eval mode.
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
     pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode"),
     pytest.mark.filterwarnings("ignore:AgingMonitor. training starts at step"),
@@ -44,7 +44,7 @@ def monitor(**options: Any) -> CurvatureMonitor:
 
 
 class Quadratic(LightningModule):
-    """The loss of a sample x is x/2 times a quadratic form of known curvature; the mean of all x is 1."""
+    """A loss of known curvature. For a sample x it is x/2 times a quadratic form, and the mean of all x is 1."""
 
     def __init__(self, spectrum: np.ndarray) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Quadratic(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        # Batches of 4, 4 and 2 samples, which do not count alike.
+        # The batches have 4, 4 and 2 samples, so they have different weights in the mean.
         return DataLoader(TensorDataset(torch.linspace(0, 2, 10, dtype=torch.float64)), batch_size=4, shuffle=True)
 
 
@@ -71,7 +71,7 @@ def test_the_known_spectrum_of_a_quadratic_loss_is_found_at_every_step(tmp_path:
     ends = np.array([9.0, 6.0, 4.0, -0.8, -1.0, -1.5])
     bulk = np.random.default_rng(0).uniform(0.2, 1, 94)
     truth = np.sort(np.concatenate([ends, bulk, -bulk[:30] / 2, np.zeros(270)]))
-    # 400 parameters: with fewer products estimated, with as many exact.
+    # There are 400 parameters. Fewer products give estimates, and 400 products give the exact spectrum.
     estimated = monitor(eps=0.05, max_batches=None)
     exact = monitor(eps=0.05, max_batches=None, max_products=400, name="exact")
     quiet_trainer(tmp_path, callbacks=[estimated, exact], max_steps=12).fit(Quadratic(truth))
@@ -94,7 +94,7 @@ def test_the_known_spectrum_of_a_quadratic_loss_is_found_at_every_step(tmp_path:
     for level in (1, 5, 25, 50, 75, 95, 99):
         quantile = truth[int(np.ceil(level / 100 * 400)) - 1]
         assert exact.record.one_time(f"hessian_q{level:02d}")[1] == pytest.approx([quantile] * 5, abs=1e-9)
-        # As many directions lie below as should, to within the scatter of the probe and a node, of which there are 100.
+        # The fraction of directions below is right, to within the scatter of the probe and one of the 100 nodes.
         scatter, node = 3 * np.sqrt(2 * level / 100 * (1 - level / 100) / 400), 1.4 / 100
         for value in estimated.record.one_time(f"hessian_q{level:02d}")[1]:
             assert (truth <= value - node).mean() - scatter <= level / 100 <= (truth <= value + node).mean() + scatter
@@ -120,7 +120,7 @@ def criterion(outputs: Tensor, batch: Any) -> Tensor:
 
 
 class Dense(Callback):
-    """All eigenvalues of the Hessian and of the Gauss-Newton matrix over all data, by torch.func, at the end."""
+    """Computes all eigenvalues of the Hessian and the Gauss-Newton matrix at the end, over all data, by torch.func."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.x, self.y = loader.dataset.tensors  # type: ignore[attr-defined]
@@ -145,7 +145,7 @@ class Dense(Callback):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_network_has_the_eigenvalues_of_the_dense_matrix(tmp_path: Path, precision: Any) -> None:
-    """In full precision, too, where the training is in less."""
+    """The matrix is in full precision, even if the training is not."""
     loader = data(batch_size=24)
     dense, options = Dense(loader), {"max_batches": None, "schedule": 1}
     hessian, gauss_newton = monitor(**options), monitor(**options, criterion=criterion, name="gauss_newton")
@@ -206,7 +206,7 @@ def test_training_on_a_gpu_is_the_same_to_the_bit(tmp_path: Path, precision: Any
 
 
 def test_what_a_module_changes_in_itself_does_not_change_from_product_to_product(tmp_path: Path) -> None:
-    """In training mode this loss has dropout, a moving average and random numbers of its own: a fixed matrix still."""
+    """In training mode this loss has dropout, a moving average and random numbers. Its matrix is still fixed."""
     found = [monitor(schedule=1, mode="train", max_batches=2, max_products=n, n_nodes=8) for n in (400, 200)]
     for probe in found:
         seed_everything(4)
@@ -215,7 +215,7 @@ def test_what_a_module_changes_in_itself_does_not_change_from_product_to_product
     assert dense.spectrum is not None
     assert sparse.spectrum is not None
     assert (dense.spectrum.exact, sparse.spectrum.exact) == (True, False)
-    # Lanczos, one product after another, sees the matrix that was made column by column.
+    # Lanczos, one product after another, sees the same matrix that was made column by column.
     assert sparse.record.one_time("hessian_max")[1] == pytest.approx(dense.record.one_time("hessian_max")[1], rel=1e-4)
 
 
@@ -243,7 +243,7 @@ def test_series_go_on_in_a_resumed_training(tmp_path: Path, alone: bool) -> None
 
 
 def test_an_eigenvalue_that_does_not_converge_is_a_bound(tmp_path: Path) -> None:
-    """An even spectrum of 3,000, whose ends are too dense for so few products."""
+    """An even spectrum of 3,000 has ends that are too dense for so few products."""
     probe = monitor(schedule=1, max_products=102, n_nodes=20)
     quiet_trainer(tmp_path, callbacks=[probe], max_steps=1).fit(Quadratic(np.linspace(-1, 2, 3000)))
     assert not {"hessian_max", "hessian_max_error", "hessian_min"} & set(probe.record.one_time_names)
@@ -259,7 +259,7 @@ def test_the_fixed_part_of_the_data_is_the_same_at_all_steps_and_no_more_than_as
         return module._loss(batch)  # type: ignore[no-any-return]
 
     class Augmented(TensorDataset):
-        """Another sample whenever it is asked."""
+        """A data set that returns another sample at each access."""
 
         def __getitem__(self, index: Any) -> Any:
             x, y = super().__getitem__(index)
@@ -270,7 +270,7 @@ def test_the_fixed_part_of_the_data_is_the_same_at_all_steps_and_no_more_than_as
     quiet_trainer(tmp_path, callbacks=[probe], max_steps=10).fit(Smooth(), loader)
     meta = probe.record.meta["CurvatureMonitor"]
     assert (meta["batches"], meta["batches_available"], meta["samples"]) == (2, 8, 12)
-    assert len(seen) == 3 * 2 * meta["products"]  # at three steps
+    assert len(seen) == 3 * 2 * meta["products"]  # three steps
     assert all(torch.equal(x, first) for i in range(2) for first in [seen[i]] for x in seen[i::2])
 
 
@@ -325,7 +325,7 @@ def test_a_criterion_asks_for_no_loss_of_the_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("jsonargparse")
-@pytest.mark.filterwarnings("ignore")  # of jsonargparse, on names that its versions have and have no more
+@pytest.mark.filterwarnings("ignore")  # jsonargparse warns about names that not all versions have
 def test_it_can_be_configured_from_a_file() -> None:
     from jsonargparse import ArgumentParser
 
@@ -398,7 +398,7 @@ def test_of_two_processes_one_measures_what_a_single_one_does(tmp_path: Path) ->
 
 def test_what_would_wait_for_other_processes_is_refused() -> None:
     class OfTwo:
-        """Stands for a Trainer: on a CPU torch has no such layer to train."""
+        """Stands for a Trainer with two processes, because torch has no such layer on a CPU."""
 
         world_size = 2
 

@@ -1,4 +1,4 @@
-"""Histograms of displacements and weights: against exact distributions, and against NumPy count by count."""
+"""Histograms of displacements and weights: against exact distributions, and count by count against NumPy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.helpers import SmallNet, data, quiet_trainer
 
 
 def counted(weights: list[Tensor], moves: list[list[Tensor]], **options: Any) -> AgingRecord:
-    """The record of weights that make some moves, with a histogram of each pair of times."""
+    """Return the record of weights that make some moves, with a histogram of each pair of times."""
     n = len(moves)
     callback = DisplacementDistribution(LogTimeSchedule(list(range(n)), list(range(1, n + 1))))
     schedule = LogTimeSchedule(list(range(n)), list(range(1, n + 1)))
@@ -48,7 +48,7 @@ def counted(weights: list[Tensor], moves: list[list[Tensor]], **options: Any) ->
 
 
 def z_score(counts: np.ndarray, probabilities: np.ndarray) -> float:
-    """Of the chi-square of counts, small bins put together: normal of variance 1 if these are their probabilities."""
+    """Return z of the chi-square of counts, with small bins merged. Right probabilities give z a variance of 1."""
     expected = counts.sum() * probabilities
     edges = np.searchsorted(np.cumsum(expected), np.arange(10.0, counts.sum(), 10.0))
     starts = np.unique(np.concatenate([[0], edges[edges < len(counts)]]))
@@ -59,7 +59,7 @@ def z_score(counts: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def of_exponentials(edges: np.ndarray) -> np.ndarray:
-    """The probabilities of bins for a two-sided exponential of variance 1."""
+    """Return the probabilities of bins for a two-sided exponential of variance 1."""
     tail = 0.5 * np.exp(-math.sqrt(2) * np.abs(edges))
     below = np.where(edges < 0, tail, 1 - tail)
     return np.diff(np.concatenate([[0.0], below, [1.0]]))
@@ -77,11 +77,11 @@ def test_gaussian_and_exponential_displacements_have_their_distributions() -> No
         assert counts.sum() == n
         assert abs(z_score(counts, right(grid))) < 4
         assert z_score(counts, wrong(grid)) > 100
-        # The same of the lengths of the displacements.
+        # The lengths of the displacements have the right distribution, too.
         edges, folded = obs.fold(grid, counts)
         assert folded.sum() == n
         assert abs(z_score(folded, obs.fold(grid, right(grid))[1])) < 4
-        # Its second moment, from the density, is 1 by construction.
+        # The second moment, from the density, is 1 by construction.
         middles = np.sqrt(np.abs(grid[1:] * grid[:-1]))
         second = float((obs.density(grid, counts) * middles**2 * np.diff(grid)).sum())
         assert second == pytest.approx(1.0, abs=0.02)
@@ -175,7 +175,7 @@ def test_pairs_are_the_first_at_or_after_those_of_the_schedule(tmp_path: Path) -
     monitor = LogTimeSchedule([0, 4, 8, 20], [1, 3, 6, 30, 31])
     assert pairs(monitor, LogTimeSchedule([0, 8], [1, 30])) == [(0, 1), (0, 30), (8, 1), (8, 30)]
     assert pairs(monitor, LogTimeSchedule([3, 7, 9], [2, 4, 5])) == [(4, 3), (4, 6), (8, 3), (8, 6), (20, 3), (20, 6)]
-    # A lag that is a snapshot's last one is seen before that is released.
+    # The last lag of a snapshot is measured before the snapshot is released.
     assert pairs(LogTimeSchedule([5], [10]), LogTimeSchedule([5], [10])) == [(5, 10)]
 
 

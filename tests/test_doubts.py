@@ -1,4 +1,4 @@
-"""Doubts about the numbers of a record: where they come from, and that they are shown with the numbers."""
+"""Doubts about the numbers of a record: their sources, and their place beside the numbers."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_doubts_of_anybody_do_not_flood_a_terminal_or_a_page(tmp_path: Path, cap
 
 
 def of_pairs(rows: dict[tuple[int, int], tuple[float, float]], **groups: tuple[float, float]) -> AgingRecord:
-    """A record with d2 and s2 for each pair. A further group has the same sums for all pairs."""
+    """Return a record with d2 and s2 for each pair. A further group has the same sums for all pairs."""
     record = AgingRecord({"all": 10, **dict.fromkeys(groups, 4)}, sums=("d2", "s2"))
     for (waiting_time, lag), sums in rows.items():
         record.append(waiting_time, lag, [sums, *groups.values()])

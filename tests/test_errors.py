@@ -1,4 +1,4 @@
-"""The errors of numbers: the mean over replicas and its standard error, replicas that are none, and runs cut short."""
+"""Errors of the numbers: mean and standard error over replicas, copies that are no replicas, and runs cut short."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEDULE = LogTimeSchedule([0, 3, 10, 30, 100], [1, 2, 5, 10, 20, 50, 100])
 
 
 def walks(n_replica: int = 8, n: int = 50, seed: int = 0) -> np.ndarray:
-    """Random walks from independent random starts."""
+    """Return random walks from independent random starts."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(size=(n_replica, 201, n))
     steps[:, 0] *= 10
@@ -61,7 +61,7 @@ def test_every_observable_has_a_mean_over_replicas_and_its_error(name: str) -> N
 
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_the_error_is_that_of_many_repetitions(name: str) -> None:
-    """The scatter of the means of 60 sets of 16 replicas is the error that each of the sets gives."""
+    """The scatter of the means of 60 sets of 16 replicas agrees with the error that each set gives."""
     schedule = LogTimeSchedule([1, 4], [1, 2, 4])
     rng = np.random.default_rng(1)
     means, errors = [], []
@@ -77,7 +77,7 @@ def test_the_error_is_that_of_many_repetitions(name: str) -> None:
 
 
 def test_the_local_exponent_is_that_of_the_mean_displacement() -> None:
-    record = of(walks(n=4))  # four coordinates: the logarithm of a displacement is far from that of the mean
+    record = of(walks(n=4))  # four coordinates: the log of a displacement is far from the log of the mean
     curves = record.msd().mean(axis=0)
     expected = OBSERVABLES["local_exponent"].formula(record.lags, curves)
     np.testing.assert_array_equal(record.mean("local_exponent"), expected)
@@ -173,7 +173,7 @@ def test_the_mean_of_a_series_over_joined_runs_has_an_error() -> None:
     whole = AgingRecord.concat(runs)
     expected = losses.std(axis=0, ddof=1) / np.sqrt(5)
     assert whole.one_time("train_loss_error")[1] == pytest.approx(expected)
-    # The sum of squares of a part is known from its error.
+    # The error of a part gives its sum of squares.
     nested = AgingRecord.concat([AgingRecord.concat(runs[:3]), runs[3], AgingRecord.concat(runs[4:])])
     assert nested.one_time("train_loss_error")[1] == pytest.approx(expected)
     assert "learning_rate_error" not in whole.one_time_names
@@ -184,7 +184,7 @@ def test_the_mean_of_a_series_over_joined_runs_has_an_error() -> None:
 
 
 def copied(by: float, n_copies: int = 8) -> np.ndarray:
-    """Copies of one walk that differ by a relative amount."""
+    """Return copies of one walk that differ by a relative amount."""
     noise = np.random.default_rng(1).normal(size=(n_copies, 201, 50))
     return walks(1) * (1 + by * noise)
 
@@ -329,7 +329,7 @@ def test_a_replica_that_has_diverged_does_not_stop_the_others() -> None:
 
 
 def bands(ax: Axes) -> list[np.ndarray]:
-    """The corners of each band in a figure."""
+    """Return the corners of each band in a figure."""
     return [path.vertices for part in ax.collections for path in part.get_paths()]
 
 

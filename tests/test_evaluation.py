@@ -19,7 +19,7 @@ from tests.helpers import SmallNet, data, quiet_trainer
 
 
 class Net(SmallNet):
-    """With BatchNorm, so that the modes differ, and a forward."""
+    """A network with a forward method, and with BatchNorm, so that the modes differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Net(SmallNet):
 
 
 class Copies(Callback):
-    """The module at every step."""
+    """Copies the module at every step."""
 
     def __init__(self) -> None:
         self.steps: dict[int, nn.Module] = {}
@@ -51,7 +51,7 @@ def evaluator(**options: Any) -> LogTimeEvaluator:
 
 
 def test_loss_and_accuracy_are_those_of_the_whole_sets(tmp_path: Path) -> None:
-    # 50 samples in batches of 4: the last one is smaller, and counts less.
+    # 50 samples in batches of 4: the last batch is smaller, and counts less.
     train, test, validation = data(n=50), data(n=33), data(n=20, shuffle=False)
     found, copies = evaluator(loaders={"test": test}), Copies()
     quiet_trainer(tmp_path, callbacks=[copies, found]).fit(Net(), train, validation)
@@ -92,7 +92,7 @@ def test_metrics_of_torchmetrics_take_the_place_of_the_accuracy(tmp_path: Path) 
 @pytest.mark.parametrize("metrics", [MeanAbsoluteError(), MetricCollection([MeanAbsoluteError()])])
 def test_other_batches_and_losses_are_taken_by_functions(tmp_path: Path, metrics: Any) -> None:
     class Keyed(LightningModule):
-        """Its batches are dictionaries, and it optimises by hand."""
+        """A module with dictionaries as batches. It optimises by hand."""
 
         automatic_optimization = False
 
@@ -120,7 +120,7 @@ def test_other_batches_and_losses_are_taken_by_functions(tmp_path: Path, metrics
     )
     loader = DataLoader([{"y": 1.0}, {"y": 3.0}], batch_size=2)  # type: ignore[arg-type]
     quiet_trainer(tmp_path, callbacks=[found], max_steps=1).fit(Keyed(), loader)
-    # w goes from 0 half of the way to the mean, 2.
+    # w moves from 0 half of the way to the mean, 2.
     assert found.record.one_time("train_loss")[1].tolist() == [5, 2]
     assert found.record.one_time("train_MeanAbsoluteError")[1].tolist() == [2, 1]
 
@@ -149,7 +149,7 @@ def test_a_capped_number_of_batches_is_a_random_sample_and_recorded(tmp_path: Pa
 
     found = evaluator(max_batches=8, loss=loss)
     quiet_trainer(tmp_path, callbacks=[found], max_steps=1).fit(SmallNet(), loader)
-    assert means[:8] == means[8:]  # the same ones at each step
+    assert means[:8] == means[8:]  # the same batches at each step
     assert sum(means[:8]) / 8 == pytest.approx(49.5, abs=4 * 28.9 / 40**0.5)
     assert found.record.meta["LogTimeEvaluator"]["sets"]["train"] == {
         "batches": 8,

@@ -1,4 +1,4 @@
-"""The cost of an event beside the sums, in calls and in memory. Times are the matter of the benchmarks."""
+"""The cost of an event beside the sums, in calls and in memory. The benchmarks measure times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_glassy.measure.select import Selected
 
 
 def calls(function: Callable[[], Any]) -> int:
-    """Return how many functions a call runs, of Python and of C."""
+    """Return the number of functions that a call runs, of Python and of C."""
     n = 0
 
     def count(_frame: Any, event: str, _argument: Any) -> None:
@@ -41,7 +41,7 @@ def layers(n: int) -> list[tuple[str, nn.Parameter]]:
 
 
 class ReadySums:
-    """Moments that are there already. What is counted then is the event around them."""
+    """Moments that are there already, so that only the event around them is counted."""
 
     streams: ClassVar[dict[torch.device, torch.cuda.Stream]] = {}
 

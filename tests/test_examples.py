@@ -1,4 +1,4 @@
-"""The examples: each is short, stands alone, runs, and leaves what it promises."""
+"""The examples: each is short, stands alone, runs, and makes the promised files."""
 
 from __future__ import annotations
 

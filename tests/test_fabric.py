@@ -1,4 +1,4 @@
-"""The monitor in a loop of Fabric: it counts what it says, measures what was there, and never ends a training."""
+"""The monitor in a loop of Fabric: it counts as documented, measures the right weights, and never ends a training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flat(module: nn.Module) -> np.ndarray:
 
 
 class Loop:
-    """A small net, its optimiser and its gradients, with a monitor or without."""
+    """A small net with its optimiser and its gradients, with or without a monitor."""
 
     def __init__(self, monitor: FabricAgingMonitor | None, step: int = 0, **options: Any) -> None:
         torch.manual_seed(0)
@@ -87,7 +87,7 @@ def test_accumulated_gradients_and_a_closure_are_one_step(tmp_path: Path) -> Non
     monitor.finish()
     assert np.allclose(monitor.record.msd(), reference.msd(), rtol=1e-6, equal_nan=True)
 
-    monitor.start(model, optimizer, fabric=loop.fabric)  # another training, with a record of its own
+    monitor.start(model, optimizer, fabric=loop.fabric)  # another training, with its own record
     evaluations = []
 
     def closure() -> torch.Tensor:
@@ -123,7 +123,7 @@ def test_of_two_optimisers_each_counts_and_those_of_others_do_not(tmp_path: Path
     fabric.call("on_train_end")
     reference = AgingRecord.from_trajectory(np.array(path), SCHEDULE)
     assert np.allclose(monitor.record.msd(), reference.msd(), rtol=1e-6, equal_nan=True)
-    # The update after step 0 is one of the first optimiser, that after step 1 of the second.
+    # The first optimiser makes the update after step 0, and the second optimiser makes the update after step 1.
     assert monitor.record.one_time("learning_rate")[0][0] == 0
     assert monitor.record.one_time("learning_rate_1_0")[0][0] == 1
 

@@ -1,8 +1,8 @@
-"""What may go wrong in a training, and what survives it: the table of "When something goes wrong" in the README.
+"""Faults that a training survives: the table of "When something goes wrong" in the README.
 
-Everywhere the same promises: we end no training, the user's own error is the one that is seen, ``monitor.record`` can
-be used, and a record on disk can be loaded. Where a process dies, it is a child, forked from a server that has imported
-everything once.
+All faults have the same promises: we end no training, the user sees their own error, ``monitor.record`` can be used,
+and a record on disk can be loaded. If a process dies in a test, it is a child. It is forked from a server that has
+imported everything once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.helpers import SmallNet, data, quiet_trainer, write_at_every_event
 from tests.processes import children
 from tests.test_tensorboard_plugin import runs_in
 
-# Something is measured at nearly every step, for longer than any of these trainings takes.
+# This schedule measures at nearly every step, for longer than any of these trainings.
 DENSE = LogTimeSchedule(range(0, 50_000, 5), [1, 2, 5, 10])
 
 
@@ -53,7 +53,7 @@ def pairs_until(step: int, schedule: LogTimeSchedule | None = None) -> set[tuple
 
 
 def rows(record: AgingRecord, until: int = 2**62) -> dict[tuple[int, int], bytes]:
-    """Each row to the bit, of those measured until a step."""
+    """Return the bytes of each row that was measured until a step."""
     keys = zip(*(axis.tolist() for axis in record.pairs), strict=True)
     return {key: row.tobytes() for key, row in zip(keys, record.moments, strict=True) if sum(key) <= until}
 
@@ -63,7 +63,7 @@ def last_step(record: AgingRecord) -> int:
 
 
 def on_disk(directory: Path) -> list[AgingRecord]:
-    """All that a user would take for a record: each must load, whatever happened."""
+    """Load all files that a user would take for a record. Each must load, whatever happened."""
     return [AgingRecord.load(path) for path in sorted(directory.glob("*.npz"))]
 
 
@@ -82,7 +82,7 @@ def undisturbed(root: Path, steps: int, schedule: LogTimeSchedule | None = None,
 
 
 class At(Callback):
-    """Does something when so many steps are completed, before or after the other callbacks."""
+    """Calls a function when so many steps are completed, before or after the other callbacks."""
 
     def __init__(self, *steps: int, do: Callable[[Trainer], Any]) -> None:
         self.steps, self.do = steps, do
@@ -98,7 +98,7 @@ class At(Callback):
 def start(run: Callable[..., None], root: Path, *arguments: Any) -> Any:
     root.mkdir(exist_ok=True)
     context = children()
-    output, in_child = context.Pipe(duplex=False)  # no file: the disk may be the one that is full
+    output, in_child = context.Pipe(duplex=False)  # no file, because the disk may be full
     child = context.Process(target=_in_child, args=(in_child, run, root, *arguments), daemon=True)
     child.start()
     in_child.close()
@@ -122,7 +122,7 @@ def _in_child(output: Any, run: Callable[..., None], root: Path, *arguments: Any
 
 
 def end_of(child: Any) -> int:
-    """Its exit status, or minus the signal that ended it."""
+    """Return the exit status of a child, or minus the signal that ended it."""
     child.join(120)
     if child.exitcode is None:
         child.kill()
@@ -151,7 +151,7 @@ def test_a_run_killed_at_any_moment_leaves_the_rows_of_an_undisturbed_one(tmp_pa
     roots = [tmp_path / str(i) for i in range(6)]
     children = [start(train_for_ever, root) for root in roots]
     for child, root, delay in zip(children, roots, np.random.default_rng(5).uniform(0, 0.3, len(roots)), strict=True):
-        # Half of them may be killed in their first write, which begins with the directory.
+        # Half of the children may be killed in their first write, which begins with the directory.
         awaited = root / "glassy" / ("aging_record.npz" if int(root.name) % 2 else "")
         while child.exitcode is None and not awaited.exists():
             time.sleep(0.001)
@@ -210,7 +210,7 @@ def test_a_run_killed_in_the_middle_of_a_write_leaves_the_record_before_it(tmp_p
     whole = undisturbed(tmp_path, 60, DENSE)
     events = sorted({waiting_time + lag for waiting_time, lag in pairs(whole)})
     for root, (instant, number) in zip(roots, cases, strict=True):
-        # The twentieth write is that of the twentieth event; the first has no file before it.
+        # The twentieth write is for the twentieth event. The first write has no file before it.
         written = number if instant == "in its place" else number - 1
         expected = [rows(whole, until=events[written - 1])] if number > 1 else []
         assert [rows(record) for record in on_disk(root / "glassy")] == expected, (instant, number)
@@ -246,10 +246,10 @@ def table_of(root: Path) -> Path:
 
 
 def limit_files(root: Path, on: bool) -> None:
-    """As a quota does."""
+    """Limit the size of files, as a quota does."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     table = table_of(root)
-    # In the middle of a line of the table.
+    # The limit is in the middle of a line of the table.
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     limit = (table.stat().st_size if table.exists() else 20) + 37 if on else hard
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -270,7 +270,7 @@ def forbid_writing(root: Path, on: bool) -> None:
 
 
 def train_on_a_bad_disk(root: Path, fault: Callable[[Path, bool], None], first: int, last: int) -> None:
-    """The disk is bad from one step to another, and the Trainer's own loggers have nothing to write then."""
+    """Train on a disk that is bad from one step to another. The Trainer's own loggers have nothing to write then."""
     write_at_every_event()
     loggers = [TensorBoardLogger(root), CSVLogger(root, name="table")]
     monitor = AgingMonitor(dirpath=root / "files")
@@ -321,14 +321,14 @@ def test_a_full_or_read_only_disk_costs_warnings_and_the_files_are_whole_before_
         told = output_of(children[name])
         assert "the training has ended by itself" in told
         assert told.count("FileSink failed (OSError") == 1
-        assert told.count("the record stays in memory: AgingMonitor.record.save(path) writes it") == 3  # each sink
+        assert told.count("the record stays in memory: AgingMonitor.record.save(path) writes it") == 3  # one a sink
         assert ("aging_record.npz (and .csv)" in told) == (name == "in the middle")
         found = on_disk(root / "files")
         assert len(found) == (name != "from the start")
         for record in found:
             assert last_step(record) >= (17 if name == "to the end" else 60)  # the last write that succeeded
             assert rows(record) == rows(whole, until=last_step(record))
-        # What was lost in the event files while the disk was bad is there at the end.
+        # At the end the event files also have the rows that were lost while the disk was bad.
         if name == "in the middle":
             (in_tab,) = runs_in(root)
             assert rows(in_tab) == rows(whole)
@@ -343,7 +343,7 @@ def test_a_full_or_read_only_disk_costs_warnings_and_the_files_are_whole_before_
 
 
 class FullPipe(io.StringIO):
-    """Standard output that goes to a full disk, or whose reader has gone."""
+    """A standard output whose disk is full, or whose reader has gone."""
 
     def write(self, text: str) -> int:
         raise OSError(28, "No space left on device")
@@ -359,7 +359,7 @@ def test_an_output_that_takes_no_more_ends_no_training(tmp_path: Path, monkeypat
 
 
 class Nasty(Logger):
-    """Raises whatever we ask of it, its class included, and is as it should be for the Trainer."""
+    """Raises an error at each access from this package, even for its class. For the Trainer it works."""
 
     name, version, save_dir = "nasty", 0, None
 
@@ -373,7 +373,7 @@ class Nasty(Logger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None: ...
 
 
-@pytest.mark.needs("mlflow")  # its sink fails at the import of mlflow else
+@pytest.mark.needs("mlflow")  # otherwise its sink fails at the import of mlflow
 def test_loggers_that_raise_whatever_is_asked_cost_a_warning_each(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -384,7 +384,8 @@ def test_loggers_that_raise_whatever_is_asked_cost_a_warning_each(
     assert trainer.global_step == 60
     told = [message for message in caplog.messages if "no network" in message]
     assert len(told) == len(kinds) + 1
-    # The first logger's files would be beside ours: without an answer ours, and snapshots, are where the Trainer's are.
+    # The files would go beside the first logger's files. It does not answer, so they go to the Trainer's directory, and
+    # so do the snapshots.
     assert "TensorBoardLogger cannot say where its files are (ConnectionError" in told[0]
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == monitor.record
     assert pairs(monitor.record) == pairs_until(60)
@@ -443,7 +444,7 @@ def test_a_record_with_weights_that_are_not_finite_has_a_report(tmp_path: Path, 
 
 
 class Finetuning(BaseFinetuning):
-    """Lightning's own way to unfreeze."""
+    """Unfreezes parameters by Lightning's own callback."""
 
     def freeze_before_training(self, pl_module: Any) -> None:
         self.freeze(pl_module.net[0])
@@ -464,7 +465,7 @@ def test_finetuning_measures_what_was_trained_at_the_start_and_says_what_was_unf
     monitor, only = AgingMonitor(), AgingMonitor(include="net.3.*", save=False)
     with caplog.at_level(logging.WARNING):
         train(tmp_path, Finetuning(), monitor, only, model=Head())
-    assert sum("2 parameters have become trainable" in message for message in caplog.messages) == 2  # by each monitor
+    assert sum("2 parameters have become trainable" in message for message in caplog.messages) == 2  # one by each
     (record,) = on_disk(tmp_path / "glassy")
     assert record.n_parameters == {"all": 51}
     assert pairs(record) == pairs_until(60)
@@ -496,7 +497,7 @@ def test_a_parameter_that_is_removed_ends_the_record_not_the_training(
 
 
 class Own(Exception):
-    """The user's own error."""
+    """An error of the user."""
 
 
 def fail(*_: Any) -> Any:
@@ -514,7 +515,7 @@ class FailsInBackward(torch.autograd.Function):
 
 
 class Failing(SmallNet):
-    """Fails somewhere when 41 steps are completed."""
+    """Fails in one method when 41 steps are completed."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -574,7 +575,7 @@ def test_an_error_in_another_callback_is_the_one_seen_and_all_that_was_measured_
     with pytest.raises(Own):
         train(tmp_path, *((other, monitor) if order == "before ours" else (monitor, other)))
     if (hook, order) == ("on_train_batch_end", "before ours"):
-        until = 40  # the step at which it fails does not reach us
+        until = 40  # we do not see the step at which it fails
     if until is None or (hook, order) == ("on_train_start", "before ours"):
         assert on_disk(tmp_path / "glassy") == []
     else:
@@ -584,7 +585,7 @@ def test_an_error_in_another_callback_is_the_one_seen_and_all_that_was_measured_
 
 @pytest.mark.usefixtures("every_event")
 def test_a_callback_that_fails_while_an_error_is_handled_costs_what_was_not_written_yet(tmp_path: Path) -> None:
-    """Lightning calls nobody after it: neither the other callbacks nor the loggers."""
+    """After this, Lightning calls neither the other callbacks nor the loggers."""
     other = type("Other", (Callback,), {"on_exception": fail})()
     monitor = AgingMonitor()
     with pytest.raises(Own):
@@ -603,7 +604,7 @@ def test_a_training_that_ends_early_has_all_until_there(tmp_path: Path, end: str
     def stop(trainer: Trainer) -> None:
         trainer.should_stop = True
 
-    # In the middle of an accumulation: 12 batches of an epoch are 2 steps of 5 and one of 2.
+    # This ends in the middle of an accumulation. The 12 batches of an epoch are 2 steps of 5 and one of 2.
     how: dict[str, tuple[list[Callback], dict[str, Any]]] = {
         "should_stop": ([At(7, do=stop)], {"accumulate_grad_batches": 5, "min_epochs": 0, "val_check_interval": 1}),
         "early stopping": ([EarlyStopping("val_loss", patience=1, mode="max")], {}),
@@ -622,7 +623,8 @@ def test_a_training_that_ends_early_has_all_until_there(tmp_path: Path, end: str
 
 def train_with_signals(root: Path, signals: dict[int, signal.Signals], slurm: bool) -> None:
     write_at_every_event()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in the background
+    # A shell turns this off for background jobs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if slurm:
         task = {"JOB_ID": "123", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
         os.environ |= {f"SLURM_{key}": value for key, value in task.items()}
@@ -643,7 +645,7 @@ def test_a_signal_leaves_the_record(tmp_path: Path) -> None:
     for sent in cases:
         (record,) = on_disk(tmp_path / sent.name / "glassy")
         assert rows(record) == rows(whole, until=last_step(record))
-        if sent == signal.SIGUSR1:  # nobody handles it: as kill -9
+        if sent == signal.SIGUSR1:  # nobody handles it, so it is like kill -9
             assert 40 <= last_step(record) <= 41
         else:
             assert 40 <= last_step(record) <= 41
@@ -685,9 +687,9 @@ def test_a_job_that_slurm_requeues_keeps_its_record_and_goes_on(tmp_path: Path) 
     assert (root / "requeued").read_text() == "requeued: requeue 123\n"
     whole = undisturbed(tmp_path, 60)
     (record,) = on_disk(root / "glassy")
-    assert 35 <= last_step(record) <= 36  # it goes on until SLURM ends it
+    assert 35 <= last_step(record) <= 36  # the training goes on until SLURM ends it
     assert rows(record) == rows(whole, until=last_step(record))
-    # The same job again, from its checkpoint on.
+    # Start the same job again, from its checkpoint.
     assert end_of(start(train_with_signals, root, {}, True)) == 0
     (resumed,) = on_disk(root / "glassy")
     assert pairs(resumed) == pairs_until(60)

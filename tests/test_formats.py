@@ -1,4 +1,4 @@
-"""A file names its sums: other sums, fewer sums, sums in another order, and files of the first format."""
+"""A file names its sums. It may have other sums, fewer sums, sums in another order, or the first format."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def record() -> AgingRecord:
 
 
 def with_sums(record: AgingRecord, sums: tuple[str, ...]) -> AgingRecord:
-    """The same record with other sums: those it has in the columns of their names, 7.0 in the others."""
+    """Copy a record with other sums. Known names keep their columns, and the other columns are 7.0."""
     other = AgingRecord(
         record.n_parameters,
         overlap_thresholds=record.overlap_thresholds,
@@ -98,7 +98,7 @@ def test_without_a_sum_the_record_opens_and_gives_what_can_be_computed(
     with pytest.raises(ValueError, match="the standard error of msd is made of the sum 'd4'"):
         sampled.standard_error("msd")
     assert np.array_equal(opened.standard_error("msd"), record.standard_error("msd"), equal_nan=True)
-    # Everything that loops over the observables goes on without these.
+    # All loops over the observables leave these out.
     assert set(record.table()) - set(opened.table()) == lost
     assert set(record.to_xarray()) - set(opened.to_xarray()) == lost
     assert not any("non_gaussian" in tag for tag, *_ in scalars(opened, [(0, 1)], "glassy"))
@@ -196,9 +196,9 @@ def test_the_displacement_alone_has_no_columns_without_numbers() -> None:
 
 
 def test_a_record_of_the_first_format_opens() -> None:
-    """It was written by the package before the header named the sums; replicas came first in its moments."""
+    """Open a file from before the header named the sums. In its moments, the replicas came first."""
     opened = AgingRecord.load(FORMATS / "replicas_v1.npz")
-    # Eighths, whose sums of powers are exact on every processor.
+    # Steps of eighths have exact sums of powers on every processor.
     walks = np.cumsum(np.round(8 * np.random.default_rng(20).normal(size=(3, 13, 6))) / 8, axis=1)
     made = AgingRecord.from_trajectory(
         walks, LogTimeSchedule([0, 1, 4], [1, 2, 5]), groups={"head": [0, 2]}, overlap_thresholds=[0.5, 1.5]
@@ -283,7 +283,7 @@ def test_parts_that_measure_something_else_are_refused(record: AgingRecord, chan
 def test_a_part_that_names_something_twice_is_refused(record: AgingRecord) -> None:
     content, _ = next_part(record, Written())
     assert content is not None
-    # Without the checksum, as earlier versions wrote it.
+    # Remove the checksum, which earlier versions did not write.
     content = re.sub(rb'"checksum": "[0-9a-f]{8}", ', b"", content, count=1)
     twice = content.replace(b'"n_parameters": {"all": 50', b'"n_parameters": {"all": 5, "all": 50', 1)
     assert twice != content

@@ -1,4 +1,4 @@
-"""Whatever bytes are in a file, or in the parts of one: a record that can be used, or an error that says why not."""
+"""Read a file with any bytes, or with any bytes in its parts: get a usable record, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lightning_glassy import AgingRecord, LogTimeSchedule, RecordError
 from lightning_glassy.tensorboard.parts import Written, assemble, next_part
 
-# The same examples each time: what a longer search finds becomes a test of its own.
+# Use the same examples each time. Add a test for each example that a longer search finds.
 fuzzed = settings(derandomize=True, deadline=None, database=None, max_examples=250)
 
 
@@ -64,7 +64,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def check(read: Callable[[], AgingRecord], size: int, directory: Path) -> None:
-    """A record that can be used, and keeps what it holds when it is saved, or an error; in little memory."""
+    """Read a record that can be used and saved without loss, or get an error. Both need little memory."""
     tracemalloc.start()
     try:
         with contextlib.suppress(RecordError, OSError):
@@ -72,7 +72,7 @@ def check(read: Callable[[], AgingRecord], size: int, directory: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # In Python an empty list in the metadata takes 25 times the bytes that it takes in JSON; a million replicas 8 MB.
+    # In Python, an empty list in the metadata takes 25 times its bytes in JSON, and a million replicas take 8 MB.
     assert peak < 40 * size + 16 * 2**20
 
 
@@ -99,7 +99,7 @@ def check_file(content: bytes, directory: Path) -> None:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Some bytes changed, put in, left out or told again elsewhere."""
+    """Change, insert, remove or repeat some bytes."""
     result = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(result)))
@@ -147,7 +147,7 @@ dtypes = st.sampled_from(["<f8", "<i8", "|u1", ">f8", "<f4", "<u8", "|b1", "<c16
 
 @st.composite
 def arrays(draw: st.DrawFn) -> bytes:
-    """An array of any type and shape, with as many bytes as that needs, or with others."""
+    """Draw an array of any type and shape, with the right number of bytes or with another number."""
     dtype, shape = np.dtype(draw(dtypes)), tuple(draw(st.lists(st.integers(0, 3), max_size=4)))
     claimed = draw(st.just(shape) | st.lists(st.sampled_from([-1, 0, 1, 2**20, 2**40, 2**63]), max_size=4).map(tuple))
     header = {"descr": dtype.str, "fortran_order": draw(st.sampled_from([False, False, True])), "shape": claimed}
@@ -166,7 +166,7 @@ def test_a_file_of_which_bytes_were_changed(directory: Path, data: st.DataObject
 @given(st.data())
 @fuzzed
 def test_a_file_of_which_the_parts_were_changed(directory: Path, data: st.DataObject) -> None:
-    """As before, with the checksums of the archive made right."""
+    """Change the parts of a file, and make the checksums of the archive right."""
     members = list(members_of(data.draw(st.sampled_from(REAL)), directory).items())
     for _ in range(data.draw(st.integers(1, 3))):
         i = data.draw(st.integers(0, len(members) - 1))

@@ -1,4 +1,4 @@
-"""The reference systems: the numbers they are known by, their limits, and a glass in a Trainer beside its equations."""
+"""The reference systems: their known numbers, their limits, and a glass in a Trainer beside its equations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_spherical_p2_has_its_known_numbers() -> None:
 
 
 def test_spherical_p2_is_a_ratio_of_bessel_functions_without_temperature() -> None:
-    def k(u: np.ndarray) -> np.ndarray:  # I_1(2u)/u without its exponential, which drops out of the ratio
+    # I_1(2u)/u without its exponential, which cancels in the ratio.
+    def k(u: np.ndarray) -> np.ndarray:
         return ive(1, 2 * u) / u
 
     s, t = np.array([0.01, 1.0, 30.0, 500.0])[:, None], np.array([0.02, 2.0, 40.0, 2000.0])
@@ -53,20 +54,20 @@ def test_the_length_is_kept_which_is_the_equation_of_the_multiplier(temperature:
 
 
 def test_spherical_p2_ages_below_its_transition_and_equilibrates_above() -> None:
-    # Below: what remains after the fast decay to 1 - T depends on the ratio of the times, as in flat directions of a
-    # density with exponent 3/2, which is the edge of the semicircle.
+    # Below the transition, the correlation that remains after the fast decay to 1 - T depends on the ratio of the
+    # times. It is the same for flat directions of a density with exponent 3/2, which is the edge of the semicircle.
     glass, ratio = SphericalP2(temperature=0.5), 4.0
     late = glass.correlation([1000, 4000], [ratio * 1000, ratio * 4000])
     assert np.allclose(late, 0.5 * (4 * ratio / (1 + ratio) ** 2) ** 0.75, rtol=3e-3)
     assert glass.correlation(10, 20) - glass.correlation(10, 40) > 0.1
-    # Above: no dependence on the waiting time, and the energy of the paramagnet.
+    # Above the transition, nothing depends on the waiting time, and the energy is the energy of the paramagnet.
     glass = SphericalP2(temperature=2.0)
     assert glass.correlation(30, 31) == pytest.approx(float(glass.correlation(60, 61)), abs=1e-9)
     assert glass.energy(60) == pytest.approx(-1 / (2 * 2.0), abs=1e-9)
 
 
 def test_a_projected_step_is_off_in_proportion_to_its_length() -> None:
-    """What a simulation, and the module below, may differ by from the exact answer: 0.008 at 0.02."""
+    """A simulation, and the module below, may differ from the exact answer by this much: 0.008 at a step of 0.02."""
 
     def euler(step: float) -> float:
         angle = (np.arange(400) + 0.5) * np.pi / 400
@@ -116,7 +117,7 @@ def test_without_a_glass_the_pspin_relaxes_to_equilibrium(p: int) -> None:
     temperature = 1.5
     solution = SphericalPSpin(p, temperature).solve(t_max=12, steps=720)
     assert solution.energy[-1] == pytest.approx(-1 / (2 * temperature), abs=1e-4)
-    # No aging, and the fluctuation-dissipation theorem, R = -dC/dt / T.
+    # There is no aging, and the fluctuation-dissipation theorem holds: R = -dC/dt / T.
     at = solution.index
     assert solution.correlation[at(8), at(9)] == pytest.approx(solution.correlation[at(11), at(12)], abs=1e-4)
     slope = np.gradient(solution.correlation[at(8)], solution.times)
@@ -138,7 +139,7 @@ def test_after_a_quench_the_p3_glass_ages_and_its_energy_goes_to_the_threshold()
 
 @pytest.mark.parametrize("p", [3, 4, 6])
 def test_the_ground_state_is_that_of_the_replica_method(p: int) -> None:
-    """One step of replica symmetry breaking at T -> 0, with 1 - q = chi T and m = y T."""
+    """Compare with one step of replica symmetry breaking at T -> 0, with 1 - q = chi T and m = y T."""
     r = brentq(lambda r: r**2 / (p * (1 + r)) + r / (1 + r) - np.log1p(r), 0.5, 100)
     chi = np.sqrt(2 / (p * (1 + r)))
     y = r * chi
@@ -150,13 +151,13 @@ def test_the_plateau_is_where_the_equations_linger() -> None:
     glass = SphericalPSpin(3, temperature=0.3)
     q = glass.plateau
     assert q == pytest.approx(0.807219, abs=5e-7)
-    # The energy to which it ages follows from q and from how the fluctuation-dissipation theorem is violated below it:
-    # here by (1 - q)/q. It depends on q four times as much.
+    # The final energy follows from q and from the violation of the fluctuation-dissipation theorem below q. Here the
+    # violation is (1 - q)/q. The energy depends on q four times as much.
     solution = glass.solve(t_max=20, steps=800)
     late = solution.times >= 8
     limit = np.polynomial.Polynomial.fit(solution.times[late] ** (-2 / 3), solution.energy[late], 1)(0)
     assert limit == pytest.approx(-(1 - q**3 + (1 - q) / q * q**3) / (2 * 0.3), rel=2e-3)
-    # The later, the longer a curve stays near it.
+    # A curve stays near the plateau for longer at later waiting times.
     slowest = []
     for waiting_time in (2, 4, 8):
         lags = solution.times[10 : solution.index(waiting_time)]
@@ -219,7 +220,7 @@ def test_the_trap_model_has_its_exact_persistence_at_every_step() -> None:
     exact = glass.persistence(waiting_times, lags)
     stayed = np.array([np.mean(path[s] == path[s + t]) for s, t in zip(waiting_times, lags, strict=True)])
     assert np.abs((stayed - exact) / np.sqrt(exact * (1 - exact) / n)).max() < 4
-    # A displacement is 0, or of variance 2: its square has the variance 12(1 - Pi) - 4(1 - Pi)^2.
+    # A displacement is 0, or has the variance 2. Its square has the variance 12(1 - Pi) - 4(1 - Pi)^2.
     error = np.sqrt((12 * (1 - exact) - 4 * (1 - exact) ** 2) / n)
     assert np.abs((rows(record, record.msd()) - glass.msd(waiting_times, lags)) / error).max() < 4
 
@@ -232,8 +233,8 @@ def test_persistence_in_traps_tends_to_the_arcsine_law_of_the_ratio_of_times(x: 
         for t_w in (100, 1000, 10_000)
     ]
     assert distance[-1] < 1e-3
-    assert np.allclose(np.divide(distance[:-1], distance[1:]), 10, rtol=0.1)  # as 1/t_w
-    if x == 0.5:  # Lévy's own
+    assert np.allclose(np.divide(distance[:-1], distance[1:]), 10, rtol=0.1)  # falls as 1/t_w
+    if x == 0.5:  # Lévy's own law
         assert np.allclose(glass.arcsine_law(ratio), 2 / np.pi * np.arcsin(np.sqrt(1 / (1 + ratio))), rtol=1e-12)
 
 
@@ -241,11 +242,11 @@ def test_persistence_in_traps_tends_to_the_arcsine_law_of_the_ratio_of_times(x: 
 
 
 def motion(glass, steps: int, n: int) -> np.ndarray:
-    """Independent coordinates, ``[steps + 1, n]``."""
+    """Return independent coordinates, ``[steps + 1, n]``."""
     rng, times = np.random.default_rng(5), np.arange(1, steps + 1)
     if isinstance(glass, FractionalBrownianMotion):  # correlated increments: from the whole covariance
         path = np.linalg.cholesky(glass.covariance(times[:, None], times)) @ rng.normal(size=(steps, n))
-    else:  # independent increments, each of the variance by which the clock advances
+    else:  # independent increments, with the advance of the clock as variance
         variance = 2 * glass.coefficient * np.diff(glass.clock([0, *times]))
         path = np.cumsum(np.sqrt(variance)[:, None] * rng.normal(size=(steps, n)), axis=0)
     return np.vstack([np.zeros(n), path])
@@ -275,7 +276,7 @@ def test_the_formulas_of_the_clocks() -> None:
     assert np.allclose(slow.msd(s, t), 2 * 1.5 * ((s + t) ** 0.4 - s**0.4), rtol=1e-12)
     logarithmic = LogClock(tau0=3.0, coefficient=0.7)
     assert np.allclose(logarithmic.msd(s, t), 2 * 0.7 * np.log(1 + t / (s + 3.0)), rtol=1e-12)
-    # The lag to a threshold is where the displacement has grown to it, and grows with the exponent of the clock.
+    # At the lag to a threshold the displacement has this value. The lag grows with the exponent of the clock.
     t_w = np.array([1e6, 1e7])
     for glass, mu in ((slow, 1 - 0.4), (logarithmic, 1.0)):
         lag = glass.lag_to_msd(1e-2, t_w)
@@ -307,7 +308,7 @@ def test_the_trained_pspin_has_the_energy_and_the_couplings_of_its_definition(p:
     module = SphericalPSpinModule(SphericalPSpin(p), n, steps=1, learning_rate=0.1, n_replica=5, seed=4)
     w, couplings = module.w.detach(), module.couplings
     assert torch.allclose(w.square().sum(1), torch.full((5,), float(n)))
-    # A full tensor: no symmetry and no zeros on the diagonals, each entry of variance 1/(2 N^(p-1)).
+    # The tensor is full, without symmetry or zeros on the diagonals. Each entry has the variance 1/(2 N^(p-1)).
     assert couplings.shape == (n,) * p
     variance = float(couplings.double().square().mean()) * 2 * n ** (p - 1)
     assert abs(variance - 1) < 4 * (2 / couplings.numel()) ** 0.5
@@ -338,11 +339,11 @@ def test_a_step_of_the_trained_pspin_is_a_step_of_descent_back_to_the_sphere(tmp
     ],
 )
 def test_a_glass_in_a_trainer_follows_the_equations_of_its_infinite_size(glass, n: int, tmp_path: Path) -> None:
-    """Within the scatter of samples: errors of first order in 1/N and in the step cancel, as both are halved."""
+    """Compare within the scatter of samples. 1/N and the step are both halved, so first-order errors in them cancel."""
     times, t_max, n_seed = ([1.0, 2.0], [1.0, 2.0]), 4.0, 12
 
     def measure(n: int, step: float) -> np.ndarray:
-        """Correlations at the pairs of times and the last energy, ``[n_seed, 5]``."""
+        """Return the correlations at the pairs of times and the last energy, ``[n_seed, 5]``."""
         schedule = LogTimeSchedule(*([round(t / step) for t in group] for group in times))
         found = []
         for seed in range(n_seed):

@@ -1,4 +1,4 @@
-"""The gradient noise against what is known exactly, and against gradients that are all at hand."""
+"""The gradient noise against exact values, and against all gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def monitor(**options: Any) -> GradientNoiseMonitor:
 
 
 class ByHand(Callback):
-    """D and the norm of the mean at every step, from the gradients of all batches in float64."""
+    """Computes D and the norm of the mean at every step, from the gradients of all batches in float64."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
@@ -61,7 +61,7 @@ class ByHand(Callback):
 def test_it_is_the_scatter_of_the_gradients_of_all_batches(tmp_path: Path, with_monitor: bool) -> None:
     module, loader = SmallNet(), data(shuffle=False)
     module.net[2] = nn.Identity()
-    # The groups are those of the AgingMonitor, or those that are asked for.
+    # Use the groups of the AgingMonitor, or ask for groups.
     noise = monitor() if with_monitor else monitor(groups="layer")
     aging = [AgingMonitor(groups="layer", summary=False)] if with_monitor else []
     by_hand = ByHand(loader)
@@ -77,7 +77,7 @@ def test_it_is_the_scatter_of_the_gradients_of_all_batches(tmp_path: Path, with_
 
 def test_it_is_not_lost_beside_a_large_mean_gradient(tmp_path: Path) -> None:
     class Steep(LightningModule):
-        """The gradient of a sample is 1000 plus a thousandth of what it holds."""
+        """A module in which the gradient of a sample is 1000 plus a thousandth of its values."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -89,7 +89,7 @@ def test_it_is_not_lost_beside_a_large_mean_gradient(tmp_path: Path) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.0)
 
-    # Exact in float32: 1000 has its digits 2^-14 apart.
+    # The values are exact in float32, in which the numbers near 1000 are 2^-14 apart.
     x = torch.randint(-64, 64, (40, 50)) / 2**13
     noise = monitor()
     quiet_trainer(tmp_path, callbacks=[noise], max_steps=1).fit(Steep(), DataLoader(TensorDataset(x), batch_size=1))
@@ -99,7 +99,7 @@ def test_it_is_not_lost_beside_a_large_mean_gradient(tmp_path: Path) -> None:
 
 
 class Samples(LightningModule):
-    """The gradient of the loss on a sample is the sample itself."""
+    """A module in which the gradient of the loss on a sample is the sample itself."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -119,10 +119,10 @@ def test_minibatches_without_replacement_scatter_as_they_must(tmp_path: Path, ma
     noise = monitor(max_batches=max_batches)
     loader = DataLoader(TensorDataset(x), batch_size=size, shuffle=True)
     quiet_trainer(tmp_path, callbacks=[noise], max_steps=1).fit(Samples(n), loader)
-    sigma = float(x.double().var(0, correction=0).sum())  # of a single sample, over the data set
+    sigma = float(x.double().var(0, correction=0).sum())  # one sample, over the data set
     exact = sigma / size * (m - size) / (m - 1)
     n_used = max_batches or m // size
-    error = exact * math.sqrt(2 / (n * (n_used - 1)))  # of n independent coordinates
+    error = exact * math.sqrt(2 / (n * (n_used - 1)))  # n independent coordinates
     measured = noise.record.one_time("gradient_noise")[1][0]
     assert measured * (1 - size / m) == pytest.approx(exact, abs=4 * error)
     assert noise.record.meta["GradientNoiseMonitor"]["batches"] == n_used
@@ -140,7 +140,7 @@ def test_the_noise_and_the_temperature_of_a_quadratic_valley_are_known(tmp_path:
     assert steps.tolist() == [0, 1, 10, 100]
     error = math.sqrt(2 / (n * (n_batches - 1)))
     assert values / (n * glass.noise**2) == pytest.approx(1, abs=4 * error)
-    # The mean of n gradients has an nth of their noise left, beside the slope of the valley.
+    # The mean of n gradients has an nth of their noise, beside the slope of the valley.
     w2 = glass.covariance(steps, steps)
     expected = n * (glass.curvature**2 * w2 + glass.noise**2 / n_batches)
     assert noise.record.one_time("gradient_norm2")[1] == pytest.approx(expected, rel=4 * math.sqrt(2 / n) + 0.02)
@@ -167,7 +167,7 @@ def test_the_temperature_is_that_of_an_update(tmp_path: Path) -> None:
     assert ratio(lambda p: torch.optim.SGD(p, lr=0.3)) == pytest.approx(0.15)
     assert ratio(lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.5)) == pytest.approx(0.3)
     assert ratio(lambda p: torch.optim.SGD(p, lr=0.3), accumulate_grad_batches=3) == pytest.approx(0.05)
-    # Not defined: no mobility that all coordinates share.
+    # It is not defined without a mobility that all coordinates share.
     assert ratio(lambda p: torch.optim.Adam(p, lr=0.3)) is None
     assert ratio(lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.5, dampening=0.1)) is None
 

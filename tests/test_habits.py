@@ -1,4 +1,4 @@
-"""What users try first: epochs as the clock, lists and numbers as a schedule, and measurements that take long."""
+"""Things that users try first: epochs as the clock, lists and numbers as a schedule, and long measurements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_waiting_times_and_lags_are_ends_of_epochs() -> None:
 
 @pytest.mark.parametrize(("accumulated", "size"), [(1, 24), (5, 5)])
 def test_epochs_are_counted_in_updates(accumulated: int, size: int, tmp_path: Path) -> None:
-    """96 samples in batches of 4 are 24 batches. The last of 5 updates in an epoch has 4 of them."""
+    """96 samples in batches of 4 are 24 batches. The last of 5 updates in an epoch has 4 batches."""
     monitor = AgingMonitor("epoch", summary=False)
     trainer = quiet_trainer(
         tmp_path, callbacks=[monitor], max_steps=-1, max_epochs=5, accumulate_grad_batches=accumulated
@@ -166,7 +166,7 @@ def test_the_share_is_that_of_the_whole_training_once_its_pace_is_known(monkeypa
     recorder = recorder_module.Recorder("glassy")
     progress = recorder.progress("Slow")
     progress.seconds, progress.latest = 6.0, 1.0
-    monkeypatch.setattr(recorder, "_seconds", lambda: 10.0)  # of which 4 are of the training
+    monkeypatch.setattr(recorder, "_seconds", lambda: 10.0)  # 4 of them belong to the training
     afford = partial(recorder.affords, "Slow", 0.05)
     assert afford(1000, 100_000)  # 6 + 4 * 100 seconds are expected, and 6 + 2 are 2 % of them
     assert not afford(1000, 20_000)  # 86 seconds
@@ -212,7 +212,7 @@ def test_a_long_report_says_how_far_it_is(
     assert cli.main(["report", path, "--bootstrap", "10"]) == 0
     printed = capsys.readouterr().err
     assert printed.startswith("report.html: 0 of ")
-    assert printed.count("\n") == 1  # in a file
+    assert printed.count("\n") == 1  # one line in a file
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert cli.main(["report", path, "--bootstrap", "10"]) == 0
     printed = capsys.readouterr().err

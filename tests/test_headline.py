@@ -1,4 +1,4 @@
-"""Every sentence about an exponent: a record that has it, in the text, in the headline and on the page."""
+"""Every sentence about an exponent: a record that causes it, in the text, in the headline and on the page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ N, EPS, MIDDLE = 10**9, 0.01, 7500.0
 def record_of(
     msd: Curve, replicas: int = 1, *, overlap: Curve | None = None, schedule: LogTimeSchedule = LONG
 ) -> AgingRecord:
-    """A record with a given MSD, and given 1 - Q. Several replicas have 1 % of noise."""
+    """Return a record with a given MSD, and given 1 - Q. Several replicas have 1 % of noise."""
     rng, noise = np.random.default_rng(0), 0.0 if replicas == 1 else 0.01
     record = AgingRecord(
         {"all": N}, n_replica=None if replicas == 1 else replicas, overlap_thresholds=[] if overlap is None else [EPS]
@@ -63,7 +63,7 @@ def wild(waiting_time: float) -> float:
 
 
 def bent(sign: float, power: float = 0.3) -> Curve:
-    """Curves whose lag to relax bends away from a power law of the waiting time."""
+    """Return curves whose lag to relax bends away from a power law of the waiting time."""
 
     def msd(t_w: float, t: float) -> float:
         x = np.log(t_w / MIDDLE)
@@ -73,7 +73,7 @@ def bent(sign: float, power: float = 0.3) -> Curve:
 
 
 def late_shift(by: float) -> Curve:
-    """Flat curves that scale with another exponent at late lags only."""
+    """Return flat curves that scale with another exponent at late lags only."""
 
     def msd(t_w: float, t: float) -> float:
         late = 1 / (1 + np.exp(-4 * np.log(t / 15_000)))
@@ -87,18 +87,18 @@ def subaging(t_w: float, t: float) -> float:
 
 
 def contradictory(t_w: float, t: float) -> float:
-    """Curves of 1 - Q whose early part and late part age with different exponents."""
+    """Return 1 - Q whose early part and late part age with different exponents."""
     return float(1e-4 * ((t / t_w**0.3) ** 0.4 + 0.2 * t / t_w**0.8))
 
 
 def noisy_walk() -> AgingRecord:
-    """A record of a random walk of few coordinates, and few waiting times."""
+    """Return a record of a random walk with few coordinates and few waiting times."""
     walk = np.cumsum(np.random.default_rng(0).normal(size=(301, 300)), axis=0)
     return AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(300))
 
 
 def fading_walk() -> AgingRecord:
-    """A record of a random walk of a few coordinates whose steps shrink."""
+    """Return a record of a random walk with few coordinates and shrinking steps."""
     walk = np.cumsum(np.random.default_rng(0).normal(size=(1001, 30)) / np.arange(1, 1002)[:, None], axis=0)
     return AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(1000), overlap_thresholds=[0.01, 0.1])
 
@@ -231,7 +231,7 @@ def flat(text: object) -> str:
     return " ".join(str(text).split())
 
 
-# ---------------------------------------------------------------------- why there is no headline
+# ---------------------------------------------------------------------- reasons for no headline
 
 
 @pytest.mark.parametrize("replicas", [1, 16])
@@ -276,7 +276,7 @@ def test_a_record_with_an_exponent_has_it_as_the_headline(replicas: int) -> None
 
 @pytest.mark.parametrize("replicas", [1, 16])
 def test_motion_that_subages_while_its_direction_ages_fully_has_no_single_exponent(replicas: int) -> None:
-    """Scaled Brownian motion from w = 0: the displacement has mu = 0.6, but the weights grow, and turn with mu = 1."""
+    """In scaled Brownian motion from w = 0, the displacement has mu = 0.6. The weights grow, and turn with mu = 1."""
     record = gaussian_record(lambda s, t: np.minimum(s, t).astype(float) ** 0.4, 8000 // replicas, replicas, 0)
     fit = aging_exponent(record, n_bootstrap=20)
     assert fit.mu is None
@@ -287,7 +287,7 @@ def test_motion_that_subages_while_its_direction_ages_fully_has_no_single_expone
         assert re.match(
             "the observables disagree: the (MSD gives 0.*decorrelation|decorrelation.* 1 - C gives)", row.why_not
         )
-    # A contradiction comes once in the text, and the table has both values.
+    # The text reports a contradiction once, and the table has both values.
     assert flat(fit).count("the observables disagree") == 1
 
 
@@ -377,12 +377,12 @@ def test_the_quality_under_the_slider_is_smallest_at_the_mark(name: str, replica
             assert scan["mus"][int(np.nanargmin(values))] == pytest.approx(fit.estimates[method], abs=0.021)
     values = np.array(scan[answer["variable"]], dtype=float)
     at = scan["mus"].index(fit.estimate)
-    assert np.nanmin(values) > 0.95 * values[at] or values[at] < 1e-3  # exact curves collapse to rounding
+    assert np.nanmin(values) > 0.95 * values[at] or values[at] < 1e-3  # for exact curves, S is only rounding
     assert values[at] == pytest.approx(fit.qualities[fit.method], rel=1e-9)
 
 
 def test_the_quality_of_curves_that_do_not_collapse_is_smallest_at_the_mark() -> None:
-    # S of one short run is rough: it has a second minimum at 0.81.
+    # S of one short run is rough, with a second minimum at 0.81.
     steps = np.random.default_rng(3).standard_t(2.5, size=(1001, 30)) * np.linspace(3, 1, 1001)[:, None] ** 2
     record = AgingRecord.from_trajectory(np.cumsum(steps, axis=0), LogTimeSchedule.logspaced(1000))
     answer = answers.fit(report(record))
@@ -479,7 +479,7 @@ def test_a_row_that_is_not_in_the_table_is_refused_by_name() -> None:
 
 
 def other_times() -> AgingRecord:
-    """A record whose overlap was counted at early waiting times only."""
+    """Return a record whose overlap was counted at early waiting times only."""
     return record_of(subaging, overlap=lambda t_w, t: np.nan if t_w > 20_000 else saturating(0.5)(t_w, t))
 
 
@@ -505,7 +505,7 @@ def test_the_figures_say_that_there_is_no_headline(name: str) -> None:
 
 
 def sentences(code: Any) -> Iterator[str]:
-    """Yield a pattern for each f-string, and for each text to choose from, of a module or a function."""
+    """Yield a pattern for each f-string, and for each alternative text, of a module or a function."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) for part in ast.walk(node)}
     for node in ast.walk(tree):
@@ -518,7 +518,7 @@ def sentences(code: Any) -> Iterator[str]:
 
 @functools.cache
 def everything() -> str:
-    """Return all that the records of this file print, and a sentence a line."""
+    """Return all texts about the records of this file, one sentence a line."""
     fits = [case(name, replicas)[1] for name in CASES for replicas in (1, 16)]
     fits += [make() for _, make in DOUBTS.values()]
     fits.append(aging_exponent(record_of(subaging, 8), t0=100, n_bootstrap=20))

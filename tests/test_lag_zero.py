@@ -1,4 +1,4 @@
-"""A lag of zero, as in the grid of Baity-Jesi et al., compares weights with themselves and changes no other answer."""
+"""A lag of zero, as in the grid of Baity-Jesi et al., compares weights with themselves. It changes no other answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TIMES, LAGS = [0, 1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, 100, 150]
 
 @pytest.fixture(scope="module")
 def records() -> tuple[AgingRecord, AgingRecord]:
-    """Return the records of the same eight replicas of an exact clock, with and without the lag 0."""
+    """Return two records of the same eight replicas of an exact clock, with and without the lag 0."""
     noise = np.random.default_rng(3).normal(size=(8, 251, 64))
     path = noise.copy()
     for n in range(1, 251):

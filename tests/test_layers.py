@@ -1,4 +1,4 @@
-"""Every layer has its own exponent and aging rate, beside the others, sorted, and with the reason if it has none."""
+"""Every layer has its own exponent and aging rate, or a reason for none. The layers are sorted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ N = 200
 
 
 def clocks_record(seed: int = 1, n_replica: int = 8, frozen: int = 3) -> AgingRecord:
-    """Replicas of three layers, each an exact clock with its own mu, and of a layer that does not move."""
+    """Draw replicas of three layers, each an exact clock with its own mu, and of a layer that does not move."""
     steps = np.array(sorted({event.step for event in SCHEDULE.events}))
     rng = np.random.default_rng(seed)
     layers = []
@@ -50,7 +50,7 @@ def curves_record(
     n_replica: int | None = None,
     schedule: LogTimeSchedule = SCHEDULE,
 ) -> AgingRecord:
-    """A record whose groups have a given function of waiting time and lag as their MSD."""
+    """Return a record in which the MSD of each group is a given function of waiting time and lag."""
     sizes = {"all": 1000} | dict.fromkeys(laws, 10) | dict(sizes or {})
     record = AgingRecord(sizes, n_replica=n_replica)
     for waiting_time, lag in schedule.pairs:
@@ -71,7 +71,7 @@ def found(record: AgingRecord) -> GroupAging:
 
 
 def test_each_layer_has_the_exponent_of_its_own_clock(found: GroupAging) -> None:
-    assert [row.group for row in found.rows] == ["fc2", "fc3", "fc1", "frozen"]  # the strongest aging first
+    assert [row.group for row in found.rows] == ["fc2", "fc3", "fc1", "frozen"]  # strongest aging first
     assert [row.n_parameters for row in found.rows] == [N, N, N, 3]
     for row in found.rows[:3]:
         mu = CLOCKS[row.group].mu
@@ -80,7 +80,7 @@ def test_each_layer_has_the_exponent_of_its_own_clock(found: GroupAging) -> None
         half = (row.interval[1] - row.interval[0]) / 2
         assert abs(row.estimate - mu) < 2 * half  # 95 % interval: more than four standard errors
         assert half < 0.1
-        # The rate is mu for short lags, and down to 2**mu - 1 for a lag as long as the waiting time.
+        # The rate is mu for short lags. It falls to 2**mu - 1 for a lag as long as the waiting time.
         assert row.rate is not None
         assert 2**mu - 1 < row.rate.high
         assert row.rate.low < mu
@@ -105,7 +105,7 @@ def test_the_lag_of_a_layer_is_that_to_the_common_threshold(record: AgingRecord,
         lags = lag_to_threshold(curves.lags, curves.mean(), found.threshold).lags
         assert row.lag == lags[curves.waiting_times == found.waiting_time][0]
         exact = CLOCKS[row.group].lag_to_correlation(1 - found.threshold / 2, found.waiting_time)
-        # 8 replicas of 200 weights: the MSD at an overlap of C is known to about sqrt(2 / 1600).
+        # With 8 replicas of 200 weights, the MSD at an overlap of C is known to about sqrt(2 / 1600).
         assert abs(np.log(row.lag / exact)) < 6 * np.sqrt(2 / (8 * N))
 
 
@@ -116,7 +116,7 @@ def test_local_rates_are_those_of_the_exact_curves() -> None:
         mu = CLOCKS[row.group].mu
         known = row.local_rates[np.isfinite(row.local_rates)]
         assert len(known) >= 5
-        # (t_w / t) ((1 + t / t_w)**mu - 1), for lags from t_w / 30 to t_w.
+        # The rate is (t_w / t) ((1 + t / t_w)**mu - 1), for lags from t_w / 30 to t_w.
         assert np.all((known > 2**mu - 1 - 0.02) & (known < mu + 0.02))
         assert np.isnan(row.local_errors).all()  # one run has no replicas
     assert np.all(found.waiting_times[1:] >= 2 * found.waiting_times[:-1])

@@ -1,4 +1,4 @@
-"""Loggers cost less than the measurement: what they write, how often, and when, in counts and not in times."""
+"""Loggers cost less than the measurement: the size, number and moments of their writes, in counts and not in times."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.helpers import SmallNet, data, environment, quiet_trainer
 
 
 class Clock:
-    """A monotonic clock that is moved by hand."""
+    """A monotonic clock that the test moves by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Notes(Sink):
-    """A sink that notes what it gets, takes some time, and can fail."""
+    """A sink that notes its input, takes some time, and can fail."""
 
     def __init__(self, clock: Clock | None = None, seconds: float = 0.0) -> None:
         self.clock, self.seconds = clock, seconds
@@ -166,7 +166,7 @@ def test_a_checkpoint_finds_all_points_written(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_a_run_that_goes_on_in_its_logger_has_each_point_once(tmp_path: Path) -> None:
-    """The run is interrupted after its checkpoint, and goes on from it in the same event files."""
+    """Interrupt a run after its checkpoint, and continue it in the same event files."""
 
     class Saves(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_training_that_goes_back_writes_no_abandoned_pair(clock: Clock, tmp_pa
 
 
 def test_a_pair_that_is_measured_again_before_the_first_update_is_there_once(tmp_path: Path) -> None:
-    """A hook sets the weights after the measurement of lag 0."""
+    """Set the weights in a hook after the measurement of lag 0."""
 
     class Sets(SmallNet):
         def on_train_batch_start(self, *_: Any) -> None:
@@ -294,7 +294,7 @@ def test_scalars_that_a_full_disk_took_are_in_tensorboard_at_the_end(
 
 
 class Watches(Callback):
-    """Counts what is written until the last step, and at the end."""
+    """Counts the writes until the last step, and at the end."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -335,14 +335,14 @@ def test_a_training_draws_no_figure_and_writes_a_few_times(tmp_path: Path, clock
     assert len(monitor.record) > 150
     assert watches.during["figures"] == 0
     assert watches.counts["figures"] == 1
-    # The first event. The clock stands still, and the next writes would come after a second, two, four and so on.
+    # This is the first event. The clock stands still, and later writes would come after a second, two, four and so on.
     assert all(watches.during[name] == 1 for name in ("records", "flushes", "tables", "tables_of_values"))
     images = EventAccumulator(logger[0].log_dir, size_guidance={"images": 0}).Reload().Tags()["images"]
     assert "glassy_figures/msd" in images
 
 
 def test_no_plotting_library_is_imported_before_the_training_has_ended(tmp_path: Path) -> None:
-    """torchmetrics imports matplotlib if it is there, so the test hides it from all but the figures."""
+    """If matplotlib is there, torchmetrics imports it, so the test hides it from all code but the figures."""
     code = f"""
 import importlib.util, sys
 find = importlib.util.find_spec
@@ -461,7 +461,7 @@ def test_the_events_of_500_groups_take_little_more_than_their_record(tmp_path: P
         sinks.update(
             record, [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times], event.step
         )
-        clock.now += 5.5  # a part at every event
+        clock.now += 5.5  # one part for each event
     sinks.close(record)
     writer.close()
     (events,) = (tmp_path / "events").iterdir()
@@ -525,7 +525,7 @@ def test_a_part_looks_at_the_new_rows_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Table, "_arrays", lambda table: stacked.append(len(table)) or arrays(table))
     monkeypatch.setattr(Table, "_at", lambda *_: pytest.fail("all rows are compared"))
     grown(record, 1001)
-    record.append_profile("weights", 0, 7, [0.0, 1.0], [0, 0, 0])  # in place of an earlier one
+    record.append_profile("weights", 0, 7, [0.0, 1.0], [0, 0, 0])  # replaces an earlier one
     content, written = next_part(record, written)
     found.append(content)
     assert set(stacked) == {1}
@@ -550,7 +550,7 @@ def test_a_table_knows_the_rows_since_a_mark_whatever_happened_to_them() -> None
     since = table.since(mark)
     assert since.keys[:, 0].tolist() == [3, 4, 11, 12]
     assert since.values.tolist() == [31.0, 40.0, 11.0, 12.0]
-    # A mark of another table with the same content, as after a reload.
+    # Take a mark of another table with the same content, as after a reload.
     for step in range(10):
         other.put((step,), np.array(float(step)))
     assert table.since(other.mark()) == since
@@ -618,7 +618,7 @@ def test_show_names_a_few_of_very_many_groups_and_counts_the_others(
 
 
 def test_what_a_few_quick_events_have_left_is_written_before_the_next_event(clock: Clock) -> None:
-    """Events are far apart in a long run."""
+    """In a long run, events are far apart."""
     sink, record = Notes(clock), AgingRecord({"all": 1})
     sinks, look = held(sink), 0
     for step in range(1, 20_001):  # a millisecond each, with events at steps 1 to 20 alone

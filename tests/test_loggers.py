@@ -1,4 +1,4 @@
-"""What each logger shows of a training, read back from its own files: values and steps are those of the record.
+"""Each logger shows the values and steps of the record, read back from its own files.
 
 wandb, MLflow and Comet run as they are, offline. LitLogger cannot: its client is the real one, and the calls that would
 go through the network are kept in a list instead.
@@ -36,7 +36,7 @@ Curves = dict[str, dict[int, float]]
 
 @pytest.fixture(autouse=True)
 def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing leaves the machine, nothing is written outside of the test's directory."""
+    """Send nothing over the network, and write nothing outside of the test's directory."""
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         monkeypatch.setenv(name, str(tmp_path))
     for name, value in {
@@ -49,7 +49,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "DO_NOT_TRACK": "true",
         "COMET_CONFIG": str(tmp_path / "comet.config"),
         "COMET_DISABLE_AUTO_LOGGING": "1",
-        "LIGHTNING_DISABLE_VERSION_CHECK": "1",  # else to import litlogger asks PyPI for a newer one
+        "LIGHTNING_DISABLE_VERSION_CHECK": "1",  # else litlogger asks PyPI for a newer one
     }.items():
         monkeypatch.setenv(name, value)
     asked: list[Any] = []
@@ -68,7 +68,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """For loggers that take over what happens at Ctrl-C."""
+    """Restore the handlers of signals after loggers that take over Ctrl-C."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -84,14 +84,14 @@ def train(
 
 
 def without_signals(found: Curves, prefix: str = "glassy") -> Curves:
-    """Take the numbers against the training step away. There must be some, and all belong to the group "all"."""
+    """Remove the numbers against the training step. There must be some, and all belong to the group "all"."""
     signals = {f"{prefix}/moved_percent", f"{prefix}/aging_rate", f"{prefix}/mu"} & set(found)
     assert f"{prefix}/moved_percent" in signals
     return {name: curve for name, curve in found.items() if name not in signals}
 
 
 def curves_of(record: AgingRecord, prefix: str = "glassy") -> Curves:
-    """What is to be found, straight from the record's matrices."""
+    """Return the expected curves, straight from the record's matrices."""
     curves: Curves = defaultdict(dict)
     for group in record.groups:
         wanted = {"msd", "decorrelation", "non_gaussian"} & set(record.available())
@@ -110,7 +110,7 @@ def curves_of(record: AgingRecord, prefix: str = "glassy") -> Curves:
 
 
 def wandb_records(directory: Path) -> Iterator[Any]:
-    """The records of an offline run: LevelDB's log format, chunks (crc 4, length 2, kind 1) in blocks of 32 KiB."""
+    """Yield an offline run's records: LevelDB's log format, chunks (crc 4, length 2, kind 1) in blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = directory.glob("wandb/offline-run-*/*.wandb")
@@ -124,13 +124,13 @@ def wandb_records(directory: Path) -> Iterator[Any]:
             return
         parts += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             yield Record.FromString(parts)
             parts = b""
 
 
 def wandb_finish(run: Any, directory: Path) -> None:
-    """End the run; its last rows are written by another process, after that."""
+    """End the run, and wait until another process has written its last rows."""
     run.finish()
     for _ in range(600):
         if any(record.HasField("exit") for record in wandb_records(directory)):
@@ -140,7 +140,7 @@ def wandb_finish(run: Any, directory: Path) -> None:
 
 
 def wandb_rows(directory: Path) -> Iterator[dict[str, Any]]:
-    """The history of an offline run; of nested values the last key is put behind the first."""
+    """Yield the history of an offline run. The keys of nested values are joined."""
     for record in wandb_records(directory):
         if record.HasField("history"):
             yield {"|".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
@@ -181,7 +181,7 @@ def test_wandb_has_a_series_per_waiting_time_against_the_lag(
     }
     assert axes["glassy/msd/*"].step_metric == "glassy/lag"
     assert axes["glassy/lag"].options.hidden
-    assert axes["*"].step_metric == "trainer/global_step"  # Lightning's own axis is left to all else
+    assert axes["*"].step_metric == "trainer/global_step"  # Lightning's own axis is left to all other curves
 
 
 @pytest.mark.needs("wandb")
@@ -248,7 +248,7 @@ def test_wandb_goes_on_in_a_second_fit_and_keeps_two_monitors_apart(tmp_path: Pa
     assert second
     assert all(name.startswith("glassy_2/msd/") for name in second)
     assert wandb_curves(tmp_path, "glassy_2") == second
-    # A new version of the same artifact.
+    # This is a new version of the same artifact.
     versions = [files for name, files in wandb_artifacts(tmp_path, "aging_record") if not name.startswith("glassy_2")]
     assert len(AgingRecord.load(versions[0]["aging_record.npz"])) < len(monitors[0].record)
     assert AgingRecord.load(versions[1]["aging_record.npz"]) == monitors[0].record
@@ -270,18 +270,18 @@ def test_wandb_that_is_disabled_costs_nothing(
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of an SQLite database; MLflow takes seconds to make one."""
+    """Return the address of an SQLite database for all tests, because MLflow takes seconds to make one."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/ml.db"
 
 
 @pytest.fixture
 def mlflow(tmp_path: Path, database: str) -> MLFlowLogger:
-    """A run in an experiment of its own."""
+    """Return a run in an experiment of its own."""
     return MLFlowLogger(tmp_path.name, tracking_uri=database, artifact_location=(tmp_path / "kept").as_uri())
 
 
 def mlflow_curves(logger: MLFlowLogger, only: str = "") -> Curves:
-    """Through a client of its own, as somebody else would read the run."""
+    """Read the curves of a run with another client, as another user would."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(logger.experiment.tracking_uri)
@@ -332,7 +332,7 @@ def test_mlflow_takes_any_name_of_a_group_and_any_number_of_points(
     assert not [message for message in caplog.messages if "lightning_glassy" in message]
     names, expected = mlflow.experiment.get_run(mlflow.run_id).data.metrics, curves_of(record)
     assert len(without_signals(names)) == len(expected)
-    assert max(sizes) == 1000  # what a server takes in one request; SQLite alone would take more
+    assert max(sizes) == 1000  # the limit of a server for one request. SQLite alone would take more
     (deep,) = (name for name in names if "/msd/deep." in name and name.endswith("/tw_1"))
     assert len(deep) == 250
     found = mlflow_curves(mlflow, only="/msd/")
@@ -379,7 +379,7 @@ def test_a_training_that_fails_leaves_its_curves_and_its_record(tmp_path: Path, 
 
 
 class OfflineComet(CometLogger):
-    """Comet's own offline experiment: ``CometLogger(online=False)`` of lightning 2.6 makes one that is disabled."""
+    """Comet's own offline experiment. ``CometLogger(online=False)`` of lightning 2.6 makes a disabled one."""
 
     def _create_experiment(self) -> None:
         import comet_ml
@@ -395,7 +395,7 @@ class OfflineComet(CometLogger):
         )
 
     def end(self) -> tuple[list[dict[str, Any]], zipfile.ZipFile]:
-        """The messages that an upload would send, and their files."""
+        """Return the messages that an upload would send, and their files."""
         self.experiment.end()
         (path,) = Path(self.save_dir).glob("*.zip")
         archive = zipfile.ZipFile(path)
@@ -414,7 +414,7 @@ def test_comet_has_metrics_whose_step_is_the_lag_figures_and_the_record(tmp_path
             current.append(self.logger.experiment.curr_step)
 
     record = train(tmp_path, logger, model=Watches, groups={deep: "net.0.*"})
-    # The training step, not the last lag, is left to what the user logs without one.
+    # The user's own metrics without a step get the training step, and not the last lag.
     assert [step for step in current if step] == sorted(step for step in current if step)
     assert current[-1] > 1000
     messages, archive = logger.end()
@@ -444,7 +444,7 @@ def test_comet_has_metrics_whose_step_is_the_lag_figures_and_the_record(tmp_path
 
 
 class NoNetwork:
-    """In place of the REST client and of the teamspace: keeps what is sent."""
+    """Replaces the REST client and the teamspace, and keeps all that is sent."""
 
     id, name, default_cloud_account = "teamspace", "ours", None
     owner = SimpleNamespace(name="us")
@@ -490,11 +490,11 @@ class NoNetwork:
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.filterwarnings("ignore:LitLogger does not support `log_graph`:UserWarning")  # the Trainer asks it for one
+@pytest.mark.filterwarnings("ignore:LitLogger does not support `log_graph`:UserWarning")  # the Trainer asks for one
 def test_litlogger_has_series_against_the_lag_figures_and_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with capsys.disabled():  # its import asks standard error for its number
+    with capsys.disabled():  # its import asks standard error for its file number
         real = pytest.importorskip("litlogger.experiment", reason="litlogger needs Python 3.11")
 
     sent = NoNetwork()
@@ -538,13 +538,13 @@ def test_csvlogger_has_a_table_of_few_columns_that_grows_with_the_run(
     path = Path(logger.log_dir) / "glassy.csv"
     assert f"curves     {path}\n" in capsys.readouterr().out
     assert len(set(grew)) > 20  # during the run
-    # As in the table of the record; its order is that of the measurements.
+    # The rows are equal to the table of the record, in the order of the measurements.
     rows = list(csv.reader(io.StringIO(path.read_text())))
     expected = list(csv.reader(io.StringIO(monitor.record.to_csv(tmp_path / "mine.csv").read_text())))
     assert rows[0] == expected[0]
     assert len(rows) == 1 + 2 * len(monitor.record)
     assert sorted(rows[1:]) == sorted(expected[1:])
-    assert {row[3] for row in rows[1:]} == {"all", '\'=a,"b"\n'}  # no formula
+    assert {row[3] for row in rows[1:]} == {"all", '\'=a,"b"\n'}  # no name is a formula
     steps = [int(row[2]) for row in rows[1:]]
     assert steps == sorted(steps)
     metrics = Path(logger.log_dir) / "metrics.csv"
@@ -582,7 +582,7 @@ def test_loggers_that_fail_in_every_method_disturb_no_other(
             pass
 
     class Fails:
-        """There, but whatever it is asked for fails."""
+        """An experiment in which every access fails."""
 
         def __getattr__(self, name: str) -> Any:
             raise ConnectionError("no network")
@@ -592,7 +592,7 @@ def test_loggers_that_fail_in_every_method_disturb_no_other(
     def refuse(self: Any) -> Any:
         raise ConnectionError("no network")
 
-    # What the Trainer itself asks of a logger works: nobody can help a training whose logger fails there.
+    # The attributes that the Trainer itself needs work. No callback can help if a logger fails there.
     nowhere = {"experiment": property(lambda self: Fails()), "run_id": property(refuse), "log_dir": "/dev/null"}
     names = ["TensorBoardLogger", "WandbLogger", "MLFlowLogger", "CometLogger", "LitLogger", "CSVLogger", "NoLogger"]
     broken = [type(name, (Hopeless,), nowhere) for name in names]
@@ -631,7 +631,7 @@ def test_a_sink_is_found_by_the_name_of_the_class_or_of_one_it_derives_from(
     class Ours(CSVLogger):
         pass
 
-    other = type("CSVLogger", (), {"log_dir": str(tmp_path)})  # pytorch_lightning's, of which nothing is imported here
+    other = type("CSVLogger", (), {"log_dir": str(tmp_path)})  # pytorch_lightning's class, without an import of it
     assert isinstance(sink_for(Ours(tmp_path), "glassy"), CSVSink)
     assert isinstance(sink_for(other(), "glassy"), CSVSink)
     assert isinstance(sink_for(mlflow, "glassy"), MLflowSink)

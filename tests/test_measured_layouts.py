@@ -1,4 +1,4 @@
-"""Checkpoints as other programs leave them, measured by one call, against float64 NumPy."""
+"""Checkpoints from other programs, measured by one call, against float64 NumPy."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def distributed(top: Path, step: int) -> None:
 
     folder = top / f"step-{step}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is one process
+        warnings.simplefilter("ignore")  # about a single process
         checkpoint.save({"model": weights(step)}, checkpoint_id=folder, no_dist=True)
 
 
@@ -200,7 +200,7 @@ def test_all_shards_by_a_glob_are_whole_checkpoints_and_one_shard_is_none(tmp_pa
         measure_checkpoints(sorted(tmp_path.glob("step*/*00001-of*")))
 
 
-# ---------------------------------------------------------------------- which weights
+# ---------------------------------------------------------------------- chosen weights
 
 
 def test_constants_and_tied_tensors_of_published_files_change_no_number(tmp_path: Path) -> None:

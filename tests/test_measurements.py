@@ -39,7 +39,7 @@ from lightning_glassy.cli import main
 from lightning_glassy.report import answers, report
 from tests.helpers import SmallNet, data, quiet_trainer
 
-# Lightning's own, on loaders without a state, and ours on a training that starts late.
+# The first is Lightning's warning about loaders without a state. The second is ours about a training that starts late.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
     pytest.mark.filterwarnings("ignore:AgingMonitor. training starts at step"),
@@ -49,7 +49,7 @@ PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 
 
 class Manual(SmallNet):
-    """Optimises manually, and has a training_step that returns nothing."""
+    """Optimises by hand, and has a training_step that returns nothing."""
 
     automatic_optimization = False
 
@@ -66,7 +66,7 @@ class WeightNorm(Measurement):
 
 
 class Norms(Callback):
-    """Computes the same by hand, at every step."""
+    """Computes the norm by hand, at every step."""
 
     def __init__(self) -> None:
         self.found: dict[int, float] = {}
@@ -79,7 +79,7 @@ def quiet(**options: Any) -> dict[str, Any]:
     return {"save": False, "summary": False} | options
 
 
-# ---------------------------------------------------------------------- a measurement of one's own
+# ---------------------------------------------------------------------- a measurement by a user
 
 
 @pytest.mark.parametrize("with_monitor", [False, True])
@@ -168,7 +168,7 @@ def test_measurements_refuse_weights_that_are_spread_over_processes() -> None:
             callback.setup(trainer, SmallNet(), "fit")
 
 
-# ---------------------------------------------------------------------- when to measure: the same everywhere
+# ---------------------------------------------------------------------- the times of measurements: the same everywhere
 
 ALONG = {
     "Measurement": WeightNorm,
@@ -498,7 +498,7 @@ def test_a_fabric_refuses_a_callback_for_a_trainer_by_name(callback: Any) -> Non
     fabric = Fabric(accelerator="cpu", devices=1, callbacks=[callback])
     with pytest.raises(MisconfigurationException, match=f"{name} is a callback for a Trainer.*FabricAgingMonitor"):
         fabric.setup(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    # Set up separately, it is refused at the first step.
+    # If the parts are set up separately, the callback is refused at the first step.
     module = fabric.setup_module(nn.Linear(2, 2))
     optimizer = fabric.setup_optimizers(torch.optim.SGD(module.parameters(), lr=0.1))
     fabric.backward(module(torch.ones(1, 2)).sum())

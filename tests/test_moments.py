@@ -1,4 +1,4 @@
-"""The on-device moments against float64 NumPy, and what is tracked."""
+"""The moments on the device against float64 NumPy, and the choice of tracked parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EPS = (1e-3, 1e-1)
 def measure(
     parameters: list[tuple[str, nn.Parameter]], moved: list[torch.Tensor], **options: object
 ) -> tuple[np.ndarray, TrackedParameters]:
-    """Moments [n_group, n_moment] between the parameters now and after they are replaced by ``moved``."""
+    """Return the moments [n_group, n_moment] between the parameters now and after ``moved`` replaces them."""
     tracked = TrackedParameters(select_parameters(parameters, **options))
     bank, moments = SnapshotBank(tracked), EagerMoments(tracked, EPS)
     snapshot = capture(bank, 0, moments)
@@ -47,7 +47,7 @@ def exact(w: list[torch.Tensor], s: list[torch.Tensor]) -> np.ndarray:
 
 @pytest.mark.parametrize("displacement", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
 def test_float32_moments_agree_with_float64_to_1e_6(displacement: float) -> None:
-    # More than two tiles, and a remainder.
+    # The size is more than two tiles, and a remainder.
     start = torch.randn(2_500_001) * 0.05
     moved = start + displacement * 0.05 * torch.randn(len(start))
     result, _ = measure([("w", nn.Parameter(start.clone()))], [moved])
@@ -55,7 +55,7 @@ def test_float32_moments_agree_with_float64_to_1e_6(displacement: float) -> None
     relative = np.abs(result[0] / reference - 1)
     positive = [MOMENTS.index(name) for name in ("d2", "d4", "ws", "w2", "s2")]
     assert relative[positive].max() < 1e-6
-    # Sums that cancel are exact to the same part of what was added.
+    # Sums that cancel are exact to the same part of the sum of absolute terms.
     assert abs(result[0, 5] - reference[5]) < 1e-6 * start.abs().sum()
     assert np.abs(result[0, 7:] - reference[7:]).max() <= 2  # a count may differ where |d| rounds to eps itself
 
@@ -122,7 +122,7 @@ def test_msd_only_is_the_same_msd_and_no_other_number() -> None:
     every, one = full([snapshot])[0][0, 0], alone([snapshot])[0][0, 0]
     assert one[0] == every[0]
     assert torch.isnan(one[[1, 2, 3, 5, 7, 8]]).all()
-    assert torch.equal(one[[4, 6]], every[[4, 6]])  # of the snapshot, which cost nothing
+    assert torch.equal(one[[4, 6]], every[[4, 6]])  # sums of the snapshot, which cost nothing
 
 
 @pytest.mark.parametrize("sample", [None, 4_000_000])
@@ -133,7 +133,7 @@ def test_an_event_takes_at_most_8_mib_beyond_the_snapshots(dtypes: list[torch.dt
     tracked = TrackedParameters(select_parameters(parameters), sample)
     bank, moments = SnapshotBank(tracked), EagerMoments(tracked, EPS)
     snapshots = [capture(bank, step, moments) for step in range(3)]
-    fresh = EagerMoments(tracked, EPS)  # whose scratch is not there yet
+    fresh = EagerMoments(tracked, EPS)  # its scratch is not there yet
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         fresh(snapshots)
     live = peak = 0
@@ -141,7 +141,7 @@ def test_an_event_takes_at_most_8_mib_beyond_the_snapshots(dtypes: list[torch.dt
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
-    assert 2 * 2**20 < peak <= 8 * 2**20  # below, the scratch has not been seen
+    assert 2 * 2**20 < peak <= 8 * 2**20  # a smaller peak would not include the scratch
 
 
 def test_measuring_draws_no_random_number_and_leaves_no_trace_in_autograd() -> None:
@@ -174,7 +174,7 @@ def test_autocast_does_not_change_the_numbers() -> None:
     assert run(torch.autocast("cpu", torch.bfloat16)) == run(None)
 
 
-# ---------------------------------------------------------------------- what is tracked
+# ---------------------------------------------------------------------- tracked parameters
 
 
 class Tied(nn.Module):
@@ -215,7 +215,7 @@ _COMPLEX = torch.ones(3, dtype=torch.complex64)
         ([_BASE[:, 2:5], _BASE[:, 2:5].t()], 18),
         ([_COMPLEX, torch.view_as_real(_COMPLEX)], 6),
         ([_COMPLEX.real, _COMPLEX.imag], 6),
-        # Views of one storage that share no element, as FSDP and apex make them.
+        # These views of one storage share no element, as FSDP and apex make them.
         ([_BASE[:2], _BASE[2:]], 48),
         ([_BASE[:, :3], _BASE[:, 3:]], 48),
         ([_BASE[::2], _BASE[1::2].t()], 48),
@@ -317,7 +317,7 @@ def test_nothing_to_track_is_an_error_that_says_why(parameters, options, message
 
 
 class Listed(Sequence):
-    """A list of a configuration package, such as the ListConfig of OmegaConf."""
+    """A list of a configuration package, such as OmegaConf's ListConfig."""
 
     def __init__(self, *items: object) -> None:
         self.items = items
@@ -437,7 +437,7 @@ def test_a_sample_is_unbiased_with_the_error_it_states() -> None:
 def test_every_coordinate_is_sampled_equally_often() -> None:
     from lightning_glassy.measure.layout import _sample_coordinates
 
-    for n in (5, 30):  # by rejection, and by a permutation
+    for n in (5, 30):  # by rejection, and by permutation
         counts = np.zeros(100)
         for seed in range(2000):
             with pytest.MonkeyPatch.context() as patch:
@@ -503,7 +503,7 @@ def test_the_footprint_that_is_said_is_what_is_taken() -> None:
         tracker.update(step)
         held.append(len(tracker._bank.live))
         n_bytes.append(sum(flat.nbytes for snapshot in tracker._bank.live.values() for flat in snapshot.flats))
-    # A snapshot that has had its last lag is gone at once; while an event runs there is one more.
+    # A snapshot is released right after its last lag. While an event runs, there is one more.
     assert max(held) <= schedule.max_live_snapshots
     assert held[-1] == 0
     assert f"at most {schedule.max_live_snapshots} snapshots" in tracker.description

@@ -172,7 +172,7 @@ def test_a_record_that_knows_its_epochs_has_a_second_axis() -> None:
 
 
 def test_the_notebook_of_the_documentation_runs_as_it_stands(tmp_path: Path) -> None:
-    """With fewer steps. Each cell that shows something shows it."""
+    """Run the notebook with fewer steps. Each cell with stored output has output again."""
     folder = Path(__file__).parents[1] / "docs"
     executor = runpy.run_path(str(folder / "execute_notebook.py"))
     notebook = json.loads((folder / "notebook.ipynb").read_text(encoding="utf-8"))

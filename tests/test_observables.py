@@ -50,7 +50,7 @@ def added() -> Iterator[Callable[[Observable], Observable]]:
 
 @pytest.fixture
 def fourth_moment(added: Callable[[Observable], Observable]) -> Observable:
-    """An observable that somebody adds: its entry, and nothing else."""
+    """Register an observable as a user does, by its entry alone."""
     entry = Observable(
         name="fourth_moment",
         title="fourth moment",
@@ -114,7 +114,7 @@ def test_an_entry_is_all_that_a_new_observable_needs(
 
 @pytest.mark.parametrize("name", OBSERVABLES)
 def test_every_observable_is_a_formula_of_named_inputs(name: str) -> None:
-    """The whole registry on a record that has everything: every use gives a matrix, and says its name."""
+    """Use each observable on a record that has everything. Every use gives a matrix, and shows its name."""
     walks = np.cumsum(np.random.default_rng(2).normal(size=(4, 301, 30)), axis=1)
     record = AgingRecord.from_trajectory(walks, LogTimeSchedule.logspaced(300))
     for step in (0, 300):
@@ -196,7 +196,7 @@ def test_an_observable_that_does_not_relax_takes_no_argument_of_an_exponent(reco
 
 @pytest.mark.needs("plotly")
 def test_the_page_has_the_measured_lags_of_each_curve_and_no_others() -> None:
-    """Checkpoints share hardly any lags: the plane of all times would be a hundred times larger."""
+    """Checkpoints share hardly any lags. The plane of all times would be a hundred times larger."""
     walk = np.cumsum(np.random.default_rng(6).normal(size=(2000, 20)), axis=0)
     steps = np.unique(np.geomspace(1, 1999, 40).astype(int))
     record = AgingRecord({"all": 20}, overlap_thresholds=[1.0])
@@ -212,7 +212,7 @@ def test_the_page_has_the_measured_lags_of_each_curve_and_no_others() -> None:
             assert (lags, shown) == (record.lags[kept].tolist(), row[kept].tolist())
     found = page.ask("curves", observable="msd", group="all")
     assert found["lags"] == [(steps[i + 1 :] - first).tolist() for i, first in enumerate(steps)]
-    # The lag to a threshold is that of the analysis, which interpolates to common lags.
+    # The lag to a threshold comes from the analysis, which interpolates to common lags.
     curves = relaxation_curves(record)
     assert found["relaxing"]["lags"] == [curves.lags[np.isfinite(row)].tolist() for row in curves.mean()]
 
@@ -226,7 +226,7 @@ def test_the_binder_cumulant_is_that_of_the_displacements(
     expected = 1 - np.mean(d**4) / (3 * np.mean(d**2) ** 2)
     assert record.binder_cumulant()[i, j] == pytest.approx(expected, rel=1e-12)
     assert np.array_equal(record.binder_cumulant(), -record.non_gaussian(), equal_nan=True)
-    # 2/3 if all coordinates move by the same distance. Gaussian displacements: 0, with an error of sqrt(8/(3 N)).
+    # It is 2/3 if all coordinates move by the same distance. For Gaussian displacements it is 0 +- sqrt(8/(3 N)).
     steps = np.cumsum(np.ones((11, 7)), axis=0)
     rigid = AgingRecord.from_trajectory(steps, LogTimeSchedule([0], [1, 5]))
     assert rigid.binder_cumulant() == pytest.approx(2 / 3)
@@ -249,7 +249,7 @@ def test_the_binder_cumulant_is_that_of_the_displacements(
 
 
 def test_a_name_means_the_same_everywhere(record: AgingRecord) -> None:
-    """A correlation is named by its kind; the overlap is Q, and what relaxes is called 1 - Q."""
+    """A correlation is named by its kind. The overlap is Q, and the relaxing observable is 1 - Q."""
     for kind in ("raw", "cosine", "centred", "pearson"):
         drawn = plot_two_time(record, f"correlation_{kind}").get_lines()[3].get_ydata()
         row = record.correlation(kind=kind)[3]
@@ -311,7 +311,8 @@ def test_only_the_groups_with_noise_have_the_displacement_over_it(walk: np.ndarr
 def test_no_list_of_observables_is_left_elsewhere() -> None:
     """Names of observables stand in the registry and in the methods of a record.
 
-    Left out are those that the analysis asks for by their physics, and "local_exponent", which is a figure, too.
+    The test leaves out the names that the analysis needs for their physics. It leaves out "local_exponent", too,
+    because this is also a figure.
     """
     package = Path(lightning_glassy.__file__).parent
     names = set(OBSERVABLES) - {"msd", "normalised_msd", "overlap", "chi4", "local_exponent"}

@@ -1,4 +1,4 @@
-"""All pairs of many checkpoints in one pass: the sums, the memory, the threads, and runs that are interrupted."""
+"""All pairs of many checkpoints in one pass: the sums, the memory, the threads, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def exact(w: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=["torch", "numba"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Sum any number of coordinates in one way."""
+    """Sum any number of coordinates by torch, or by numba."""
     if request.param == "numba":
         pytest.importorskip("numba")
     monkeypatch.setattr(one_pass, "_FEWEST_FUSED", 0 if request.param == "numba" else 1 << 60)
@@ -301,7 +301,7 @@ def test_without_pairs_nothing_is_read() -> None:
 
 
 class Made:
-    """A tensor whose values are made when they are read."""
+    """A tensor that makes its values when they are read."""
 
     shape, dtype, place, problem = (1 << 22,), torch.float32, None, None
 
@@ -407,7 +407,7 @@ def test_an_interrupt_ends_all_threads_at_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(one_pass, "_ROWS", 1)
     files = FILES * 4  # a tile of all pairs takes 19 seconds
     before, sent = threading.active_count(), []
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a training before may have left its own
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # an earlier training may have left its own
 
     def interrupt() -> None:
         sent.append(time.monotonic())
@@ -447,7 +447,7 @@ def run(folder: Path, files: Sequence[Mapping[str, InMemory]] = FILES, **options
 
 
 class Stops(InMemory):
-    """A tensor that can be read a few times."""
+    """A tensor that can be read only a few times."""
 
     def __init__(self, tensor: InMemory, left: list[int]) -> None:
         self.shape, self.dtype, self.place, self._flat, self._left = tensor.shape, tensor.dtype, 0, tensor._flat, left

@@ -1,4 +1,4 @@
-"""A record belongs to one training. Every pair is compared with the weights themselves, in float64."""
+"""A record belongs to one training. Compare every pair with the weights themselves, in float64."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class FindRateLater(LearningRateFinder):
 
 
 class GoBack(Callback):
-    """Goes back once, as a guard against divergence does: weights and the step of an earlier time."""
+    """Goes back once to the weights and the step of an earlier time, as a guard against divergence does."""
 
     def __init__(self, to: int, after: int, hook: str = "on_train_batch_end") -> None:
         self.to, self.after, self.done = to, after, False
@@ -151,7 +151,7 @@ def test_a_search_in_the_middle_of_a_fit_loses_no_step(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_before_the_first_step_holds_no_earlier_training(tmp_path: Path) -> None:
-    """Another module in the same Trainer: the checkpoint of its start does not have the record of the first module."""
+    """With another module in the same Trainer, a checkpoint of the start has no record of the first module."""
     mine, path = monitor(), tmp_path / "a.ckpt"
     trainer, _ = fit(tmp_path, mine, SaveAtStart(path), max_steps=24)
     trainer.fit_loop.epoch_loop.max_steps = 40
@@ -326,7 +326,7 @@ def test_weights_set_before_the_first_update_are_the_weights_of_step_0(tmp_path:
     later = [SetsModule()] if how == "callback" else []
     module = Net() if later else SetsItself(how)
     _, judge = fit(tmp_path, mine, losses, *later, module=module)
-    # The hook of the module comes after the hooks of all callbacks.
+    # The hook of the module runs after the hooks of all callbacks.
     judge.weights[0] = getattr(module, "first_weights", judge.weights[0])
     judge.check(mine.record, at_least=90)
     values = mine.record.one_time("train_loss")[1]
@@ -377,7 +377,7 @@ def test_a_fabric_that_loads_an_earlier_state_goes_back(tmp_path: Path) -> None:
     train(range(16, 40))
     mine.finish()
     judge.check(mine.record, at_least=60)
-    # The state of another training is refused while this one runs, and so is another step at its start.
+    # While this training runs, it refuses the state of another training. At its start, it refuses another step.
     other = FabricAgingMonitor(save=False)
     fabric = Fabric(accelerator="cpu", devices=1, callbacks=[other])
     model = nn.Linear(3, 1)
@@ -471,7 +471,7 @@ def test_a_training_that_goes_on_with_other_weights_has_no_pair_across(tmp_path:
     trainer, _ = fit(tmp_path, monitor(), module=Resets(), max_steps=24)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     if hook == "on_load_checkpoint":
-        # The module is loaded after its own hook, so change what is loaded.
+        # Lightning loads the module after this hook, so change the loaded values.
         checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=False)
         for name, weight in checkpoint["state_dict"].items():
             checkpoint["state_dict"][name] = weight.flip(0) if weight.dim() > 1 else weight
@@ -517,14 +517,14 @@ def test_each_branch_of_an_interrupted_run_keeps_its_own_file(tmp_path: Path, ki
     assert list(ends()) == ["aging_record.npz"]
     first = ends()["aging_record.npz"]
     assert first >= 60
-    # Two branches that end before the interrupted run did.
+    # Run two branches that end before the interrupted run did.
     for seed in (1, 2):
         torch.manual_seed(seed)
         interrupted(tmp_path, kind(summary=False), StopAt(40), ckpt=path, max_steps=100)
     found = ends()
     assert list(found) == ["aging_record-1.npz", "aging_record-2.npz", "aging_record.npz"]
     assert found["aging_record.npz"] == first
-    # A branch that goes further than the interrupted run takes over its file.
+    # A branch that goes further than the interrupted run takes over the file of this run.
     fit(tmp_path, kind(summary=False), ckpt=path, max_steps=100)
     found = ends()
     assert list(found) == ["aging_record-1.npz", "aging_record-2.npz", "aging_record.npz"]
@@ -563,7 +563,7 @@ def test_two_branches_at_once_never_overwrite_each_other(tmp_path: Path) -> None
     interrupted(tmp_path, AgingMonitor(summary=False), StopAt(20, save=20, path=path), max_steps=100)
 
     class Other(Callback):
-        """Another resumption of the same checkpoint runs and ends while this one is under way."""
+        """Runs another resumption of the same checkpoint to its end, while this one is under way."""
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             if trainer.global_step == 50:
@@ -691,7 +691,7 @@ class SkipsHalf(Net):
 
 
 class Overflows(Net):
-    """Some losses are infinite in float16. The scaler of the gradients then skips the update."""
+    """A loss that is sometimes infinite in float16. The scaler of the gradients then skips the update."""
 
     fused = False
 

@@ -1,4 +1,4 @@
-"""Messages of the command line: they name options, and never arguments of Python."""
+"""Messages of the command line. They name options, and never arguments of Python."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_arguments_are_said_as_options(parser: argparse.ArgumentParser, text: st
 
 
 def is_python(text: str) -> list[str]:
-    """The arguments of Python in a message, outside quoted names and paths."""
+    """Return the arguments of Python in a message, outside quoted names and paths."""
     text = re.sub(
         r"(?<!\w)'[^'\n]*'(?!\w)|\S*/\S*|\bstate_dicts?\b|aging_record.npz|In Python, record.before\(\d+\)", "", text
     )

@@ -1,7 +1,7 @@
 """Reference systems with exact answers, trained by a real Trainer and measured by the callback.
 
-Each measured point is compared in units of its own exact sampling error, and all points of a run together by the chi^2
-of their exact covariance: a bias of a few errors, and an error bar that is off, would both show.
+Compare each measured point in units of its own exact sampling error, and all points of a run together by the chi^2 of
+their exact covariance. A bias of a few errors would show, and so would a wrong error bar.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def train(module: GlassModule, tmp_path: Path, schedule: LogTimeSchedule | None 
 
 
 def rows(record: AgingRecord, matrix: np.ndarray) -> np.ndarray:
-    """The values of a matrix at the measured pairs."""
+    """Return the values of a matrix at the measured pairs."""
     waiting_times, lags = record.pairs
     return matrix[np.searchsorted(record.waiting_times, waiting_times), np.searchsorted(record.lags, lags)]
 
 
 def assert_plausible(measured: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> None:
-    """|z| < 4 for each point, and a chi^2 of all points that is neither too large nor too small."""
+    """Check that |z| < 4 for each point, and that chi^2 of all points is neither too large nor too small."""
     z = (measured - mean) / np.sqrt(np.diag(covariance))
     assert np.abs(z).max() < 4, f"largest |z| = {np.abs(z).max():.1f}"
-    # In units of the single errors the spectrum is that of the correlations; directions that the points hardly vary in
-    # carry no information, and would only amplify rounding.
+    # In units of the single errors, this is the spectrum of the correlation matrix. Directions in which the points
+    # hardly vary carry no information, and would only amplify rounding.
     scale = np.sqrt(np.diag(covariance))
     values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
     kept = values > 1e-4 * values.max()
@@ -76,7 +76,7 @@ def test_gaussian_systems_have_their_exact_msd_and_correlation(module, glass, tm
     assert len(lags) > 100
     exact, covariance = glass.msd(waiting_times, lags), glass.msd_covariance(waiting_times, lags, N)
     assert_plausible(rows(record, record.msd()), exact, covariance)
-    # The raw correlation; of a walk from 0 there is none to the waiting time 0.
+    # A walk from 0 has no raw correlation with the waiting time 0.
     some = glass.covariance(waiting_times, waiting_times) > 0
     correlation = glass.covariance(waiting_times, waiting_times + lags)
     errors = glass.correlation_covariance(waiting_times, lags, N)
@@ -93,14 +93,14 @@ def test_descent_into_flat_directions_has_its_exact_full_aging(tmp_path: Path) -
     record = train(module, tmp_path, LogTimeSchedule.logspaced(1000, lags_per_decade=6))
     waiting_times, lags = record.pairs
     measured = rows(record, record.msd())
-    # The ensemble, within its sampling error.
+    # Compare with the ensemble, within its sampling error.
     assert_plausible(measured, glass.msd(waiting_times, lags), glass.msd_covariance(waiting_times, lags, N))
-    # And this realisation, which is deterministic: the same to the rounding of the float32 training.
+    # Compare with this realisation, which is deterministic, to the rounding of the float32 training.
     own = [
         np.mean(w**2 * (u**i - u ** (i + t)) ** 2) for i, t in zip(waiting_times.tolist(), lags.tolist(), strict=True)
     ]
     assert np.allclose(measured, own, rtol=2e-4)
-    # Full aging: late cosine overlaps depend on the ratio of the two times alone.
+    # In full aging, late cosine overlaps depend on the ratio of the two times alone.
     cosine = glass.covariance(500, 1000) / np.sqrt(glass.covariance(500, 500) * glass.covariance(1000, 1000))
     assert cosine == pytest.approx((4 * 2 / 9) ** 0.35, rel=2e-3)
 

@@ -1,4 +1,4 @@
-"""The same training in one process and over several has the same record: each weight counted once, nobody waiting."""
+"""The same training in one process and in several has the same record. Each weight counts once, and nobody waits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("glassy", "sampled", "displacement")
 
 
 def launch(place: Path, kind: str, *tasks: str) -> str:
-    """Run the script for a strategy, and return what all processes print."""
+    """Run the script for a strategy, and return the output of all processes."""
     # Lightning itself starts the other processes for the two kinds of DDP.
     processes = {"single": 1, "ddp": 1, "ddp_fork": 1, "hsdp": 4, "fsdp1_hybrid": 4, "2x2": 4}.get(kind, 2)
     return run_script("tests/parallel.py", kind, place, *tasks, processes=processes, DS_ACCELERATOR="cpu")
@@ -32,7 +32,7 @@ def record(place: Path, *parts: str) -> AgingRecord:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the record of a single process is, and its checkpoint."""
+    """Return the directory with the record and the checkpoint of a single process."""
     directory = tmp_path_factory.mktemp("parallel")
     launch(directory, "single", "whole", "resume")
     return directory
@@ -43,13 +43,13 @@ def assert_the_same(ours: AgingRecord, single: AgingRecord) -> None:
     assert ours.n_parameters == single.n_parameters
     assert ours.n_sampled == single.n_sampled
     assert np.allclose(ours.overlap_thresholds, single.overlap_thresholds, rtol=1e-12)
-    # The sums of w and of ws may cancel; the others are of positive terms.
+    # The sums of w and of ws may cancel. The other sums have positive terms.
     assert np.allclose(ours.moments, single.moments, rtol=1e-6, atol=1e-9, equal_nan=True)
     assert np.allclose(ours.msd(), single.msd(), rtol=1e-6, atol=0, equal_nan=True)
 
 
 def held(place: Path, kind: str) -> list[int]:
-    """Bytes of the snapshots in each process at the end."""
+    """Return the bytes of the snapshots in each process at the end."""
     paths = sorted((place / kind).glob("rank*"))
     return [int(path.read_text().split()[0]) for path in paths]
 
@@ -70,22 +70,22 @@ def test_sharded_weights_are_measured_resumed_and_never_waited_for(place: Path) 
     for name in NAMES:
         whole = record(place, "fsdp2", name)
         assert_the_same(whole, record(place, "single", name))
-        # Interrupted and resumed: the same to the bit.
+        # An interrupted and resumed training is the same to the bit.
         assert record(place, "fsdp2", "again", name) == whole
-        # From a checkpoint of one process: the snapshots are dealt out.
+        # The snapshots in a checkpoint of one process are distributed.
         assert_the_same(record(place, "fsdp2", "from_single", name), whole)
-        # One process could not measure from step 22 on: the training was completed, and the record ends there.
+        # One process could not measure from step 22 on. The training still ended, and the record ends there.
         broken, step = record(place, "fsdp2", "broken", name), np.add(*whole.pairs)
         assert np.add(*broken.pairs).max() < 22
         assert np.array_equal(broken.moments, whole.moments[step < 22], equal_nan=True)
     assert printed.count("no more is measured from step 22 on (MemoryError: none left)") == 3
     assert printed.count("no more is measured from step 22 on (RuntimeError: 1 of 2 processes could not") == 3
-    # Each process keeps half of the snapshots, but for parameters of odd sizes: 5 x 6 and 5 are cut into 3 and 2.
+    # Each process keeps half of the snapshots, except for odd sizes: 5 x 6 and 5 are cut into 3 and 2.
     single, halves = sum(held(place, "single")), held(place, "fsdp2")
     assert sum(halves) == single
     assert max(halves) <= 0.57 * single
 
-    # Four processes, tensor parallelism too, from the checkpoint of two.
+    # Start four processes, with tensor parallelism, from the checkpoint of two processes.
     launch(place, "2x2", "whole", "from_fsdp2")
     for name in NAMES:
         assert_the_same(record(place, "2x2", name), record(place, "single", name))
@@ -116,7 +116,7 @@ def test_zero_is_measured_in_its_float32_weights_and_resumed(place: Path, kind: 
 
 
 class Pretended(Processes):
-    """Processes that gather what a test says."""
+    """Processes whose gathered values the test chooses."""
 
     def __init__(self, rank: int, everywhere: list) -> None:
         self.rank, self.size, self.everywhere = rank, len(everywhere), everywhere

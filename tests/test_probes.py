@@ -1,4 +1,4 @@
-"""What all callbacks that run the network promise: the training never knows, and never ends because of them."""
+"""Callbacks that run the network do not change the training, and never end it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from lightning_glassy.replicas.batches import ReplicaBatchSampler
 from lightning_glassy.report import answers
 from tests.helpers import SmallNet, data, quiet_trainer
 
-# Lightning's own, on loaders without a state.
+# These are Lightning's warnings about loaders without a state.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
     pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode"),
@@ -54,14 +54,14 @@ pytestmark = [
 
 
 class Noisy(LightningModule):
-    """All that a measurement could disturb: dropout, BatchNorm, a metric, attributes, random numbers of all kinds."""
+    """A module with all that a measurement could disturb: dropout, BatchNorm, metric, attributes, random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3), nn.Dropout(0.1)
         )
-        self.net[3].eval()  # a part that is in another mode than the rest
+        self.net[3].eval()  # this part is in another mode than the rest
         self.accuracy = MulticlassAccuracy(3)
         self.register_buffer("seen", torch.zeros(3))
         self.register_buffer("wide", torch.zeros(1).expand(4), persistent=False)
@@ -96,7 +96,7 @@ class Noisy(LightningModule):
 
 
 class Heard(Logger):
-    """Keeps whatever the training logs."""
+    """Keeps all that the training logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ def test_a_checkpoint_in_the_middle_of_a_measurement_is_that_of_before(tmp_path:
     before: dict[str, Tensor] = {}
 
     def loss(module: Any, batch: Any) -> Tensor:
-        """Saves, as a handler of a signal may, when BatchNorm has seen some batches of the measurement."""
+        """Save a checkpoint when BatchNorm has seen some batches of the measurement, as the handler of a signal may."""
         found = nn.functional.cross_entropy(module(batch[0]), batch[1])
         if module.global_step == 5 and module.trainer.callbacks[1]._buffers:
             assert not torch.equal(module.net[1].running_mean, before["net.1.running_mean"])
@@ -264,7 +264,7 @@ def test_a_checkpoint_in_the_middle_of_a_measurement_is_that_of_before(tmp_path:
 
 
 def test_one_record_holds_the_curves_and_the_series(tmp_path: Path) -> None:
-    for order in (1, -1):  # whoever comes first
+    for order in (1, -1):  # either order of callbacks
         monitor, probes, heard = AgingMonitor(groups="layer", summary=False), both(), Heard()
         trainer = quiet_trainer(tmp_path / str(order), callbacks=[*probes, monitor][::order], logger=heard)
         trainer.fit(SmallNet(), data())
@@ -272,7 +272,7 @@ def test_one_record_holds_the_curves_and_the_series(tmp_path: Path) -> None:
         steps = (*Steps.logspaced(6).upto(59), 60)
         for name in ("train_loss", "gradient_noise", "gradient_noise/net.0", "noise_temperature"):
             assert monitor.record.one_time(name)[0].tolist() == list(steps)
-        # What is in the file at the end has all of it, with the time it took.
+        # The file at the end has all of it, and the time of the measurements.
         (path,) = (tmp_path / str(order)).rglob("aging_record.npz")
         there = AgingRecord.load(path)
         assert there == monitor.record
@@ -300,7 +300,7 @@ def test_without_a_monitor_there_is_a_record_all_the_same(tmp_path: Path, capsys
     assert record == probes[0].record == probes[1].record  # type: ignore[attr-defined]
     assert (len(record), record.meta["module"], record.n_parameters) == (0, "SmallNet", {"all": 195})
     assert record.gradient_noise([0, 46]).min() > 0
-    # Whoever shows records shows this one.
+    # Every command that shows records shows this record.
     assert main(["report", str(path)]) == 0
     assert "'train_loss': 12 values" in capsys.readouterr().out
     assert main(["report", str(path), "--json"]) == 0
@@ -311,7 +311,7 @@ def test_without_a_monitor_there_is_a_record_all_the_same(tmp_path: Path, capsys
 
 def test_steps_are_those_of_the_schedule_or_the_first_after_them(tmp_path: Path) -> None:
     class Both(SmallNet):
-        """Two optimisers: the step jumps by two."""
+        """A module with two optimisers, so that the step jumps by two."""
 
         automatic_optimization = False
 
@@ -357,11 +357,11 @@ class End(Callback):
 
 
 def fit_whole_batches(place: Path, alone: bool, *more: Callback, **options: Any) -> AgingRecord:
-    """One batch is the whole set: the order of the samples, which no checkpoint has, does not matter."""
+    """Train on one batch with all data. Then the order of the samples, which no checkpoint has, does not matter."""
     torch.manual_seed(1)
     module = SmallNet()
     module.net[2] = nn.Identity()
-    # No checkpoint has the random numbers either: those of a measurement are those of its step.
+    # A checkpoint has no random numbers either. A measurement draws them from its step.
     probes = both(save=True, batch_size=8, loss=lambda module, batch: module._loss(batch) * torch.rand(()))
     monitors = [] if alone else [AgingMonitor(summary=False)]
     trainer = quiet_trainer(place, callbacks=[*more, *probes, *monitors], max_steps=40)
@@ -373,7 +373,7 @@ def fit_whole_batches(place: Path, alone: bool, *more: Callback, **options: Any)
 @pytest.mark.parametrize("alone", [True, False])
 def test_series_go_on_in_a_resumed_training(tmp_path: Path, alone: bool) -> None:
     whole = fit_whole_batches(tmp_path / "whole", alone)
-    for step in (7, 8):  # with a measurement that the checkpoint comes before, and without one
+    for step in (7, 8):  # at 7 a measurement is due after the checkpoint, and at 8 none is due
         path, place = tmp_path / f"{step}.ckpt", tmp_path / f"again_{step}"
         fit_whole_batches(place, alone, End(step, path))
         torch.load(path, weights_only=True)  # nothing but tensors and plain values
@@ -382,7 +382,7 @@ def test_series_go_on_in_a_resumed_training(tmp_path: Path, alone: bool) -> None
         for name in whole.one_time_names:
             assert np.array_equal(resumed.one_time(name), whole.one_time(name)), name
         assert resumed.meta["GradientNoiseMonitor"]["measurements"] == 11
-        # It goes on in its own file.
+        # The resumed training continues its own file.
         (file,) = place.rglob("aging_record*.npz")
         assert AgingRecord.load(file) == resumed
 
@@ -404,7 +404,7 @@ def test_a_second_fit_goes_on_and_another_training_starts_afresh(tmp_path: Path)
 
 
 @pytest.mark.needs("jsonargparse")
-@pytest.mark.filterwarnings("ignore")  # of jsonargparse, on names that its versions have and have no more
+@pytest.mark.filterwarnings("ignore")  # jsonargparse warns about names that not all versions have
 def test_callbacks_can_be_configured_from_a_file() -> None:
     from jsonargparse import ArgumentParser
 
@@ -464,7 +464,7 @@ def test_a_failure_costs_a_warning_and_no_training(tmp_path: Path, caplog: pytes
             return super().training_step(batch, batch_idx)
 
     class Break(Callback):
-        """Something breaks that the training does not use, as soon as it is the turn of the measurement."""
+        """Breaks an attribute that the training does not use, right before the measurement."""
 
         def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
             pl_module.broken = 0
@@ -488,7 +488,7 @@ def test_a_failure_costs_a_warning_and_no_training(tmp_path: Path, caplog: pytes
         assert probe.record.one_time(name)[0].tolist() == [0, 1, 2, 3, 10, 15, 22, 32, 46, 60]  # type: ignore[attr-defined]
     told = [record.message for record in caplog.records if "training goes on" in record.message]
     assert sum("nothing is measured at step 5 (RuntimeError: it does not work today)" in line for line in told) == 2
-    assert sum("no network" in line for line in told) == 2  # once each
+    assert sum("no network" in line for line in told) == 2  # one each
 
 
 class NoLoss(SmallNet):
@@ -532,12 +532,12 @@ def test_what_cannot_be_measured_is_refused_before_the_training(
 
 
 def losses(module: Any, batch: Any) -> Tensor:
-    """Of each replica."""
+    """Return the loss of each replica."""
     return per_replica(nn.functional.cross_entropy)(module(batch[0]), batch[1])
 
 
 class Ensemble(ReplicaTraining, LightningModule):
-    """Replicas with minibatches of their own, or a lone one."""
+    """Replicas with their own minibatches, or a lone replica."""
 
     def __init__(self, n_replica: int = 3, seeds: list[int] | None = None) -> None:
         super().__init__()
@@ -557,7 +557,7 @@ class Ensemble(ReplicaTraining, LightningModule):
 
 
 def trained_replicas(path: Path, seeds: list[int], **options: Any) -> tuple[AgingRecord, dict[str, Tensor]]:
-    """Their record, if they are measured, and weights."""
+    """Train replicas, and return their record, if they are measured, and their weights."""
     module, monitor = Ensemble(len(seeds), seeds), AgingMonitor(save=False, summary=False)
     loader = replica_loader(data().dataset, 4, seeds)
     measuring = both(**options) if options else []
@@ -569,7 +569,7 @@ def trained_replicas(path: Path, seeds: list[int], **options: Any) -> tuple[Agin
 def test_of_replicas_it_is_the_mean_of_what_each_alone_has_with_its_error(tmp_path: Path) -> None:
     seeds = [5, 2, 9]
     record, weights = trained_replicas(tmp_path, seeds, loss=losses)
-    assert_same(weights, trained_replicas(tmp_path, seeds)[1])  # the training does not know
+    assert_same(weights, trained_replicas(tmp_path, seeds)[1])  # no effect on the training
     alone = [trained_replicas(tmp_path, [seed], loss=losses)[0] for seed in seeds]
     assert {"train_loss_error", "val_accuracy_error"} <= set(record.one_time_names)
     assert "train_loss_error" not in alone[0].one_time_names
@@ -642,20 +642,20 @@ def test_two_of_a_kind_need_two_names(tmp_path: Path) -> None:
 
 
 class Samples(TensorDataset):
-    """Counts how often it is asked; takes whole lists of indices, too."""
+    """A data set of the numbers 0 to n - 1."""
 
     def __init__(self, n: int) -> None:
         super().__init__(torch.arange(n))
 
 
 def indices(loader: Any, **options: Any) -> list[Any]:
-    """The samples that are read, batch by batch."""
+    """Return the samples that are read, batch by batch."""
     module = SmallNet()
     trainer = quiet_trainer(Path(), max_steps=1)
     trainer.strategy.connect(module)
     found = Batches(loader, "the loader", **options)
     both_times = [[(batch, size) for batch, size in found.of(trainer, module)] for _ in range(2)]
-    assert_same(*both_times)  # the same ones at each reading
+    assert_same(*both_times)  # the same samples at each reading
     return both_times[0]
 
 
@@ -701,7 +701,7 @@ class Listed(Sampler[int]):
 
 
 class Mixed(Listed):
-    """The same in an order of its own random numbers, which goes on from epoch to epoch."""
+    """Samples of a list in random order. The random numbers go on from epoch to epoch."""
 
     def __init__(self, samples: list[int]) -> None:
         super().__init__(samples)
@@ -713,7 +713,7 @@ class Mixed(Listed):
 
 
 class Pairs(Mixed):
-    """Batches of two."""
+    """A sampler of batches of two."""
 
     def __len__(self) -> int:
         return len(self.samples) // 2
@@ -751,7 +751,7 @@ def test_samplers_of_several_processes_are_understood() -> None:
 
     whole_set = DistributedSampler(Samples(10), num_replicas=2, rank=1, shuffle=False)
     assert read(whole_set) == [[2, 3], [6, 7]]
-    assert read(whole_set, limits=[1]) == [[2, 3]]  # of each process
+    assert read(whole_set, limits=[1]) == [[2, 3]]  # a limit for each process
     for inner in (SubsetRandomSampler([7, 1, 5, 3]), Mixed([7, 1, 5, 3])):
         wrapped = DistributedSamplerWrapper(inner, num_replicas=2, rank=1)
         both_parts = [read(wrapped, rank=rank)[0] for rank in range(2)]
@@ -759,13 +759,13 @@ def test_samplers_of_several_processes_are_understood() -> None:
     for unknown in (SubsetRandomSampler([7, 1, 5, 3]), Mixed([7, 1, 5, 3])):
         with pytest.raises(MisconfigurationException, match=r"may draw other samples .* name a DataLoader of the same"):
             read(unknown)
-        assert len(read(unknown, processes=1)) == 1  # a loader that the user gave
+        assert len(read(unknown, processes=1)) == 1  # the user gave this loader
 
 
 @pytest.mark.parametrize("n_replica", [None, 3])
 def test_passes_over_the_data_in_one_long_epoch_have_each_sample_once(n_replica: int | None) -> None:
     class Passes(Sampler[Any]):
-        """A long epoch of batches, of each replica or of a lone run."""
+        """A sampler with one long epoch of batches, for each replica or for a lone run."""
 
         batch_size = 4
 
@@ -876,7 +876,7 @@ def test_batches_that_the_training_never_sees_are_left_out(tmp_path: Path, optio
     quiet_trainer(tmp_path, callbacks=[noise], max_steps=8, **options).fit(Net(), loader)
     assert seen["by the measurement"] == seen["by the training"]
     assert len(seen["by the training"]) == 4
-    # Of shuffled data the training sees all samples in the end.
+    # If the data are shuffled, the training sees all samples in the end.
     seen["by the measurement"].clear()
     quiet_trainer(tmp_path, callbacks=[noise], max_steps=8, limit_train_batches=4).fit(Net(), data())
     assert len(seen["by the measurement"]) == 12
@@ -890,7 +890,7 @@ def test_loaders_of_whole_batches_are_understood() -> None:
     batches = BatchSampler(SequentialSampler(range(6)), 4, drop_last=False)
     assert flat(indices(DataLoader(Samples(6), batch_sampler=batches))) == [[0, 1, 2, 3], [4, 5]]
     assert flat(indices(DataLoader(Whole(6), sampler=batches, batch_size=None))) == [[0, 1, 2, 3], [4, 5]]
-    # Items that are batches already.
+    # The items may be batches already.
     assert flat(indices(DataLoader(Whole(3), batch_size=None))) == [0, 1, 2]  # type: ignore[comparison-overlap]
     several = BatchSampler(RandomSampler(range(6)), 3, drop_last=False)
     assert len(indices(DataLoader(Samples(6), batch_sampler=several), max_batches=1)) == 1
@@ -935,7 +935,7 @@ def test_a_datamodule_with_several_loaders_is_measured(tmp_path: Path) -> None:
 
 def test_a_step_at_which_nothing_is_due_looks_at_one_number(tmp_path: Path) -> None:
     class Counting:
-        """Stands for a Trainer of which nothing but the step may be asked."""
+        """Stands for a Trainer that allows access to the step alone."""
 
         global_step = 5
 

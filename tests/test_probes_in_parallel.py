@@ -31,12 +31,12 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
     assert equal.meta["LogTimeEvaluator"]["sets"]["train"]["batches"] == 10
     assert equal.one_time("gradient_noise")[1].min() > 0
 
-    # Bit for bit the training without it, in both processes.
+    # In both processes the training is bit for bit the same without measurements.
     for rank in range(2):
         measured, alone = (torch.load(tmp_path / "2" / way / f"weights{rank}.pt") for way in ("measured", "alone"))
         assert all(torch.equal(measured[key], alone[key]) for key in alone)
 
-    # One process fails at step 7: all go on, without that step.
+    # One process fails at step 7. All processes go on, without this step.
     broken = AgingRecord.load(tmp_path / "2" / "broken" / "glassy" / "aging_record.npz")
     for name in ("train_loss", "gradient_noise"):
         assert broken.one_time(name)[0].tolist() == [0, 1, 2, 3, 5, 10, 15, 20]

@@ -1,4 +1,4 @@
-"""The way of the sums to the host, with a GPU that is made up."""
+"""The transfer of the sums to the host, with a pretended GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GPU = torch.device("cuda", 0)
 
 
 class Event:
-    """A CUDA event that happens when the test says so."""
+    """A CUDA event that happens when the test sets it."""
 
     def __init__(self) -> None:
         self.happened, self.waits = False, 0
@@ -101,7 +101,7 @@ def test_values_are_a_copy_of_memory_that_is_used_again() -> None:
 
 
 def test_a_batch_that_is_being_taken_can_still_be_read() -> None:
-    # As by a signal handler that drains while the caller enters the batch into the record.
+    # A signal handler may drain while the caller enters the batch into the record.
     queue: Readback[str] = Readback([GPU], 64)
     queue.push("a", [on_gpu(1.0)])
     batches = queue.drain()

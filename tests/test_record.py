@@ -116,13 +116,13 @@ def test_questions_without_an_answer_name_what_there_is(record: AgingRecord) -> 
 
 def test_sampling_error_is_the_scatter_of_samples() -> None:
     rng = np.random.default_rng(3)
-    population = rng.normal(size=2000)  # displacements d; the weights themselves do not matter here
+    population = rng.normal(size=2000)  # displacements d. The weights themselves do not matter here
     means, errors = [], []
     for _ in range(2000):
         d = rng.choice(population, 1000, replace=False)
         means.append(np.mean(d**2))
         errors.append(obs.msd_standard_error((d**2).sum(), (d**4).sum(), 1000, 2000))
-    # Half of the population is drawn: without the factor sqrt(1 - n/N) the error would be 1.41 times too large. The
+    # Half of the population is drawn. Without the factor sqrt(1 - n/N), the error would be 1.41 times too large. The
     # scatter of 2000 draws is itself known to 1.6 %.
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.06)
     assert obs.msd_standard_error(1.0, 1.0, 50, 50) == 0
@@ -187,7 +187,7 @@ def test_no_flipped_byte_gives_another_record(record: AgingRecord, tmp_path: Pat
 
 
 def hostile(tmp_path: Path, record: AgingRecord, **changes: object) -> Path:
-    """The record's file with parts replaced: a header entry, or the bytes of a member."""
+    """Write the record's file with parts replaced: a header entry, or the bytes of a member."""
     source = record.save(tmp_path / "source.npz")
     target = tmp_path / "hostile.npz"
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
@@ -265,7 +265,7 @@ def test_rows_that_would_make_a_matrix_of_gigabytes_are_refused(tmp_path: Path) 
 def test_all_pairs_of_checkpoints_at_any_steps_are_not_refused(tmp_path: Path) -> None:
     steps = np.cumsum(np.random.default_rng(0).integers(1, 10**9, size=250)).tolist()
     record = record_of([(a, b - a) for i, a in enumerate(steps) for b in steps[i + 1 :]])
-    assert len(record.waiting_times) * len(record.lags) > 7_000_000  # no two pairs have a lag in common
+    assert len(record.waiting_times) * len(record.lags) > 7_000_000  # no two pairs share a lag
     assert AgingRecord.load(record.save(tmp_path / "checkpoints.npz")) == record
 
 
@@ -401,7 +401,7 @@ def test_runs_that_do_not_match_are_named(walk: np.ndarray) -> None:
 
 
 def of_seed(seed: int, n: int = 100) -> AgingRecord:
-    """A random walk of n steps, with a loss at every tenth step. All runs have the schedule of 100 steps."""
+    """Return a random walk of n steps, with a loss at every tenth step. All runs have the schedule of 100 steps."""
     walk = np.cumsum(np.random.default_rng(seed).normal(size=(n + 1, 20)), axis=0)
     record = AgingRecord.from_trajectory(walk, LogTimeSchedule.logspaced(100), overlap_thresholds=[1.0])
     for step in range(0, n + 1, 10):
@@ -525,7 +525,7 @@ def test_runs_of_other_settings_and_one_run_twice_are_no_replicas() -> None:
         AgingRecord.concat([first, run(module="Net", optimizers=[{"name": "SGD", "parameter_groups": [{"lr": 0.2}]}])])
     with pytest.raises(ValueError, match=r"records\[2\] and records\[0\] hold the same run to the bit"):
         AgingRecord.concat([first, run(), first])
-    # What only one of them knows, and what may differ, is no mismatch.
+    # Metadata that only one record has, or that may differ, are no mismatch.
     assert AgingRecord.concat([first, run(seed="1")]).n_replica == 2
 
 
@@ -562,10 +562,10 @@ def test_functions_at_pairs_of_times_are_kept_sorted_and_saved(record: AgingReco
     assert (waiting_times.tolist(), lags.tolist()) == ([0, 10, 10], [50, 1, 5])
     assert edges.tolist() == grid
     assert counts.tolist() == [[4, 3, 2, 1], [0, 5, 5, 0], [1, 2, 3, 4]]
-    # What is in one record alone makes two of them.
+    # A row in one record alone makes the records differ.
     again.append_profile("loss_path", 10, 1, [0.0, 0.5, 1.0], [3.0, 2.0, 1.0])
     assert again != record
-    # Before the event at a step there is what was measured earlier.
+    # The record before the event at a step has all earlier measurements.
     earlier = again.before(15)
     assert [pair for name in earlier.profile_names for pair in zip(*earlier.profile(name)[:2], strict=True)] == [
         (10, 1),
@@ -807,7 +807,7 @@ def test_frames_at_other_times_than_every_step_are_compared_at_their_times(walk:
         d = walk[waiting_time + lag] - walk[waiting_time]
         assert record.msd()[i, k] == pytest.approx(np.mean(d**2), rel=1e-13)
         assert record.overlap()[i, k] == np.mean(np.abs(d) <= 1.0)
-    # With a schedule: its pairs with two frames, equal to those of the whole trajectory.
+    # With a schedule, it has the pairs with two frames, equal to the pairs of the whole trajectory.
     schedule = LogTimeSchedule([0, 1, 2, 10], [1, 2, 9, 30])
     chosen = AgingRecord.from_trajectory(walk[times], schedule, times=times, overlap_thresholds=[1.0])
     whole = AgingRecord.from_trajectory(walk, schedule, overlap_thresholds=[1.0])

@@ -1,4 +1,4 @@
-"""Relaxation times of records whose relaxation is known."""
+"""Relaxation times of records with known relaxation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EPS = 0.5
 
 
 def record_of(correlation: Callable, n_replica: int | None = None) -> AgingRecord:
-    """A record with a given correlation of waiting time and lag, of weights with the variance 1."""
+    """Return a record with a given correlation of waiting time and lag. The weights have the variance 1."""
     record = AgingRecord({"all": 1000}, n_replica=n_replica)
     for waiting_time, lag in SCHEDULE.pairs:
         c = np.asarray(correlation(float(waiting_time), float(lag)))
@@ -43,7 +43,7 @@ def record_of(correlation: Callable, n_replica: int | None = None) -> AgingRecor
 
 
 def gaussian_record(paths: np.ndarray, steps: np.ndarray) -> AgingRecord:
-    """A record of replicas ``[n_replica, n, n_step]`` that were drawn at the steps of the schedule."""
+    """Return a record of replicas ``[n_replica, n, n_step]`` that were drawn at the steps of the schedule."""
     place = {int(step): i for i, step in enumerate(steps)}
     record = AgingRecord({"all": paths.shape[1]}, n_replica=len(paths), overlap_thresholds=[EPS])
     for waiting_time, lag in SCHEDULE.pairs:
@@ -56,7 +56,7 @@ def gaussian_record(paths: np.ndarray, steps: np.ndarray) -> AgingRecord:
 
 @functools.cache
 def clock_record(clock: Callable, seed: int, n: int = 300, n_replica: int = 16) -> AgingRecord:
-    """Replicas of N coordinates with C = exp(-h(t_w + t) + h(t_w)), drawn exactly at the steps of the schedule."""
+    """Draw replicas of N coordinates with C = exp(-h(t_w + t) + h(t_w)), exactly at the steps of the schedule."""
     rng, steps = np.random.default_rng(seed), np.array(sorted({event.step for event in SCHEDULE.events}))
     paths = rng.normal(size=(n_replica, n, len(steps)))
     factors = np.exp(-np.diff(clock(steps.astype(float))))
@@ -66,7 +66,7 @@ def clock_record(clock: Callable, seed: int, n: int = 300, n_replica: int = 16) 
 
 
 def kohlrausch_record(beta: float, tau: float, n: int, n_replica: int, seed: int) -> AgingRecord:
-    """Replicas of a stationary Gaussian process with a stretched exponential as its correlation."""
+    """Draw replicas of a stationary Gaussian process with a stretched exponential as its correlation."""
     steps = np.array(sorted({event.step for event in SCHEDULE.events}))
     values, vectors = np.linalg.eigh(np.exp(-((np.abs(steps[:, None] - steps) / tau) ** beta)))
     root = vectors * np.sqrt(np.maximum(values, 0))
@@ -105,7 +105,7 @@ def test_the_times_to_1_over_e_and_to_90_percent_are_those_of_the_exact_clock() 
         exact = CLOCK.lag_to_correlation(level, found.waiting_times)
         measured = np.isfinite(one.times)
         assert measured.sum() >= 12
-        # Between the first two lags, the interpolation knows less about the curve.
+        # Between the first two lags, the interpolation is less certain.
         assert np.allclose(one.times[measured], exact[measured], rtol=2e-3)
         # The censored times are outside of the measured lags.
         assert (exact[one.early] < 1).all()
@@ -140,7 +140,7 @@ def test_the_errors_of_the_times_are_those_of_the_trials(name: str) -> None:
 
 
 def test_a_time_that_hangs_on_one_replica_is_not_reported() -> None:
-    # The mean falls to 0.15, but without the first replica it falls only to 0.2.
+    # The mean falls to 0.15. Without the first replica it falls only to 0.2.
     ends = np.array([0, 0.2, 0.201, 0.202])
     record = record_of(lambda t_w, t: ends + (1 - ends) * np.exp(-t / 100), 4)
     one = relaxation_times(record, thresholds=[0.82]).methods["threshold 0.82"]
@@ -228,7 +228,7 @@ def test_a_fast_process_gives_the_stretched_exponential_an_amplitude() -> None:
     good = np.isfinite(one.times)
     assert good.sum() > 8
     assert one.shape is not None
-    # The fast process is part of the first points, so that the fit is not exact.
+    # The fast process contributes to the first points, so the fit is not exact.
     assert np.allclose(one.shape.amplitudes[good], 0.85, atol=0.015)
     assert np.allclose(one.times[good], 3000, rtol=0.03)
     assert np.allclose(one.shape.betas[good], 0.8, atol=0.03)
@@ -297,7 +297,7 @@ def test_a_logarithmic_growth_is_found_with_small_errors_and_else_not_taken_for_
 
 
 def exact_with_noise(t_w: float, t: float) -> np.ndarray:
-    """The correlation of the logarithmic clock in 16 replicas whose speeds differ by half a percent."""
+    """Return the correlation of the logarithmic clock in 16 replicas. Their speeds differ by half a percent."""
     speeds = 1 + 0.005 * np.random.default_rng(int(t_w)).normal(size=16)
     return np.exp(-speeds * (logarithmic(np.array(t_w + t)) - logarithmic(np.array(t_w))))
 
@@ -322,7 +322,7 @@ def test_a_clock_that_stops_aging_has_no_law_and_a_drifting_slope() -> None:
 
 
 def test_noise_shared_by_all_waiting_times_does_not_choose_a_law() -> None:
-    # A power law, with a curvature of ln(tau) in each of 8 replicas that is noise.
+    # This is a power law. In each of 8 replicas, the curvature of ln(tau) is noise.
     times, x = np.geomspace(10, 1e4, 25), np.linspace(-1, 1, 25)
     by_the_criterion_alone = 0
     for seed in range(20):
@@ -437,7 +437,7 @@ def test_the_residual_of_a_point_off_a_perfect_collapse_is_its_distance() -> Non
     quality = CollapseQuality(waiting_times, lags, curves, np.full(curves.shape, 0.01))
     misfits, errors = quality.residuals(0.5, "plain")
     assert misfits[2, 5] == pytest.approx(0.3)
-    assert np.abs(misfits[2, np.arange(12) != 5]).max() < 1e-12  # its own curve is no neighbour
+    assert np.abs(misfits[2, np.arange(12) != 5]).max() < 1e-12  # a curve is no neighbour of itself
     # Each of the five other curves has two neighbours with the error 0.01.
     assert 0.01 * np.sqrt(1 + 1 / 10) <= errors[2, 5] < 0.01 * np.sqrt(1 + 1 / 5)
 
@@ -511,7 +511,7 @@ def test_the_report_has_relaxation_times_in_text_numbers_and_figures() -> None:
 
 @functools.cache
 def walk_record() -> tuple[AgingRecord, np.ndarray]:
-    """A record with histograms, and overlaps at four thresholds, of weights that make three Gaussian steps."""
+    """Return a record of weights that make three Gaussian steps, with histograms, and overlaps at four thresholds."""
     rng, times = np.random.default_rng(0), [0, 1, 3, 10]
     path = np.cumsum(rng.normal(size=(4, 20_000)) * [[0.05], [1e-3], [3e-3], [1e-2]], axis=0)
     path[:, :200] *= 5  # a few weights move more
@@ -576,7 +576,7 @@ def test_an_overlap_from_histograms_is_refused_or_not_a_number_without_data() ->
         odd.append(5, lag, [[moved, 0, 1, 1, 1, 0, 0]])
     for lag in (1, 2, 3):
         odd.append_profile("displacement", 5, lag, [-1.0, 1.0], [0, 2, 0])
-    # Nothing has moved, or the displacement is infinite, or it was not measured.
+    # Either nothing has moved, or the displacement is infinite, or it was not measured.
     assert overlap_at(odd, 0.1).values[0] == pytest.approx([1.0, np.nan, np.nan], nan_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Layers that run on all replicas at once against a loop over the replicas, and networks that vmap has to run."""
+"""Layers that run on all replicas at once against a loop over the replicas, and networks that need vmap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = 3
 
 
 class Net(nn.Module):
-    """A network with a forward of its own. Nothing but running it tells what it does."""
+    """A network with its own forward. Nobody can predict its behaviour without running it."""
 
     def __init__(self, forward: Callable[..., Any], **layers: nn.Module | nn.Parameter) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 def alone(ensemble: ReplicaEnsemble, x: Tensor, shared: bool) -> tuple[Tensor, list[Tensor]]:
-    """Outputs and gradients by a loop over the replicas."""
+    """Return outputs and gradients of a loop over the replicas."""
     nets = [ensemble.replica(r).train(ensemble.training) for r in range(ensemble.n_replica)]
     outs = [net(x if shared else x[r]) for r, net in enumerate(nets)]
     for out in outs:
@@ -44,7 +44,7 @@ def alone(ensemble: ReplicaEnsemble, x: Tensor, shared: bool) -> tuple[Tensor, l
 
 def check(ensemble: ReplicaEnsemble, x: Tensor, shared: bool, tolerance: float = 1e-12) -> None:
     expected, gradients = alone(ensemble, x, shared)
-    for _ in range(2):  # the first call tries what the second repeats
+    for _ in range(2):  # the second call repeats the path that the first has found
         ensemble.zero_grad()
         out = ensemble(x, shared=shared)
         out.abs().square().sum().backward()
@@ -196,7 +196,7 @@ def test_functional_calls_and_transforms_see_the_parameters_that_they_are_given(
 
 
 class Through(torch.autograd.Function):
-    """Rounds, and passes gradients through."""
+    """Rounds in the forward pass, and passes gradients on unchanged."""
 
     generate_vmap_rule = True
 
@@ -373,7 +373,7 @@ def test_activation_checkpoints_recompute_what_they_did(vmapped: list[int]) -> N
     ensemble = ReplicaEnsemble(of_images(nn.Tanh), R)
     checkpoint(ensemble, torch.randn(5, 2, 8, 8, requires_grad=True), use_reentrant=False).sum().backward()
     assert not vmapped
-    # vmap cannot do this either. An error in the backward pass is better than a wrong gradient.
+    # vmap fails here, too. An error in the backward pass is better than a wrong gradient.
     inside = ReplicaEnsemble(lambda: Net(lambda n, x: checkpoint(n.a, x, use_reentrant=False), a=a()), R)
     with pytest.raises(RuntimeError):
         inside(torch.randn(5, 4)).sum().backward()
@@ -392,7 +392,7 @@ def test_random_numbers_are_drawn_as_if_nothing_had_been_tried() -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what torch really computes."""
+    """Counts the operations that torch really computes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -441,7 +441,7 @@ def test_a_convolution_of_all_replicas_is_one() -> None:
 
 
 def test_a_torch_that_cannot_tell_its_hooks_runs_other_networks_by_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Activation checkpointing would not be noticed there."""
+    """Activation checkpointing would not be noticed in such a torch."""
     monkeypatch.setattr(layers, "_top_hooks", None)
     make = lambda: nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 3, 3), nn.Flatten(), nn.Linear(18, 2))  # noqa: E731
     ensemble, x = ReplicaEnsemble(make, 3), torch.randn(5, 8)

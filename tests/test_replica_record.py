@@ -1,4 +1,4 @@
-"""Replicas that are trained as one give the record of as many runs: error bars, chi_4, and how far they are apart."""
+"""Replicas that are trained as one give the record of as many runs: error bars, chi_4, and their distances."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def network() -> nn.Sequential:
 
 
 class Ensemble(ReplicaTraining, LightningModule):
-    """R small nets, or a lone one with the seed of one of them."""
+    """An ensemble of R small nets, or a lone net with the seed of one of them."""
 
     def __init__(self, n_replica: int | None, seeds: list[int]) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_each_replica_has_the_record_of_its_lone_run(tmp_path: Path, options: di
     assert list(together.n_parameters.values()) == list(joined.n_parameters.values())
     assert list(together.n_sampled.values()) == list(joined.n_sampled.values())
     assert pairs(together) == pairs(joined)
-    # The batched network adds in another order: trajectories agree to the rounding of their weights.
+    # The batched network adds in another order. Trajectories agree to the rounding of their weights.
     for ours, theirs in zip(together.groups, joined.groups, strict=True):
         assert np.allclose(together.msd(ours), joined.msd(theirs), rtol=1e-3, equal_nan=True)
         if not options.get("moments"):
@@ -224,7 +224,7 @@ def test_separate_runs_and_an_ensemble_are_one_for_chi4() -> None:
 
 
 def test_chi4_of_independent_coordinates_has_its_closed_form() -> None:
-    """N Var(C) = <w^2><s^2> + C^2 for independent Gaussian coordinates: of a random walk from 0, s (s + t) + s^2."""
+    """For independent Gaussian coordinates N Var(C) = <w^2><s^2> + C^2. A random walk from 0 gives s (s + t) + s^2."""
     generator = np.random.default_rng(5)
     n, n_replica = 200, 4000
     s = generator.normal(size=(n_replica, n)) * np.sqrt(3.0)
@@ -238,10 +238,10 @@ def test_chi4_of_independent_coordinates_has_its_closed_form() -> None:
 
 
 def test_chi4_of_a_shared_rate_has_its_peak_where_and_as_high_as_it_must() -> None:
-    r"""Each replica relaxes with a rate kappa of its own, Gamma(k, theta): C = (1 + theta h)^-k.
+    r"""Each replica relaxes with its own rate kappa, Gamma(k, theta): C = (1 + theta h)^-k.
 
-    chi_4 = N [(1 + 2 theta h)^-k - (1 + theta h)^-2k] + 1 + (1 + 2 theta h)^-k, for k = 4, theta = 1/4, N = 1000 with a
-    peak of 31 near h = 1.
+    chi_4 = N [(1 + 2 theta h)^-k - (1 + theta h)^-2k] + 1 + (1 + 2 theta h)^-k. For k = 4, theta = 1/4 and N = 1000 it
+    has a peak of 31 near h = 1.
     """
     k, theta, n, n_replica = 4.0, 0.25, 1000, 2000
     h = np.array([0.0625, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0])
@@ -250,7 +250,7 @@ def test_chi4_of_a_shared_rate_has_its_peak_where_and_as_high_as_it_must() -> No
     c = np.empty((n_replica, len(h)))
     for r in range(n_replica):
         s = generator.normal(size=n)
-        # Each time is compared with the start only: its noise may be drawn by itself.
+        # Each time is compared with the start only, so each time may have its own noise.
         keep = np.exp(-rate[r] * h)[:, None]
         w = keep * s + np.sqrt(1 - keep**2) * generator.normal(size=(len(h), n))
         c[r] = (w * s).mean(-1)
@@ -280,7 +280,7 @@ def test_replicas_are_resumed_to_the_bit(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_sample_larger_than_a_replica_is_resumed(tmp_path: Path) -> None:
-    state = AgingTracker(ReplicaEnsemble(network, 4), sample=80).state_dict()  # of 75 parameters each
+    state = AgingTracker(ReplicaEnsemble(network, 4), sample=80).state_dict()  # each replica has 75 parameters
     assert AgingTracker(ReplicaEnsemble(network, 4), sample=80, state=state).record.n_sampled == {"all": 75}
 
 
@@ -420,7 +420,7 @@ def test_what_was_not_measured_between_replicas_is_not_told() -> None:
 
 def test_the_overlap_of_predictions_does_not_care_how_units_are_numbered(tmp_path: Path) -> None:
     class Permuted(Ensemble):
-        """Replica 1 is replica 0 with its hidden units in another order."""
+        """An ensemble in which replica 1 is replica 0 with its hidden units in another order."""
 
         def on_fit_start(self) -> None:
             super().on_fit_start()
@@ -440,7 +440,7 @@ def test_the_overlap_of_predictions_does_not_care_how_units_are_numbered(tmp_pat
         record = monitor.record
         steps, q = record.between("prediction_overlap")
         assert steps.tolist() == [0, 5, 60]
-        # Shared minibatches: they stay the same function, with the weights of 0 far from those of 1.
+        # With shared minibatches, replicas 0 and 1 stay the same function, although their weights are far apart.
         assert np.allclose(q[:, 0, 1], 1, atol=1e-5)
         assert record.replica_overlap()[1][-1][0, 1] < 0.9
         assert (np.abs(q[:, 0, 2]) < 0.999).all()

@@ -1,4 +1,4 @@
-"""Each replica of an ensemble against the training it would have alone."""
+"""Compare each replica of an ensemble with its training alone."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def train(
     loss: Callable[..., Tensor] = cross_entropy,
     max_norm: float | None = None,
 ) -> None:
-    """An ensemble, or a network alone, by the same lines but for the sum of losses."""
+    """Train an ensemble, or a network alone, by the same lines except for the sum of losses."""
     for (x, y), _ in zip(endless(loader), range(steps), strict=False):
         optimizer.zero_grad()
         if isinstance(net, ReplicaEnsemble):
@@ -99,7 +99,7 @@ def alone(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def distance(a: nn.Module, b: nn.Module) -> float:
-    """Largest difference of two parameters, over the largest parameter."""
+    """Return the largest difference of two parameters, over the largest parameter."""
     pairs = list(zip(a.parameters(), b.parameters(), strict=True))
     return max((p - q).abs().max().item() for p, q in pairs) / max(p.abs().max().item() for p, _ in pairs)
 
@@ -133,13 +133,13 @@ def test_a_replica_follows_the_training_of_its_seed_alone_to_rounding(
         for r, seed in enumerate(SEEDS):
             lone = alone(lambda dtype=dtype: make().to(dtype), seed)
             train(lone, replica_loader(data, 8, seeds=5 if shared else seed), OPTIMIZERS[optimizer](lone.parameters()))
-            # The same number of units in the last place in both dtypes: it is rounding, and nothing else.
+            # The difference in units of the last place is the same for both dtypes, so it is only rounding.
             assert distance(lone, ensemble.replica(r)) < 50 * torch.finfo(dtype).eps
             assert distance(lone, start.replica(r)) > 0.05
 
 
 class Springs(nn.Module):
-    """Coordinates that see the data one by one: the same arithmetic, alone or not."""
+    """Coordinates that see the data one by one. The arithmetic is the same alone or in an ensemble."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def test_a_sequential_of_plain_layers_is_the_same_function_by_both_ways(shared: 
     called: list[int] = []
     ensemble.network[1].register_forward_hook(lambda *_: called.append(1))
     vmapped = ensemble(x, shared=shared)
-    assert called  # a hook is not passed over: it needs its layer to be called
+    assert called  # a hook needs its layer to be called
     assert layerwise.shape == vmapped.shape
     torch.testing.assert_close(layerwise, vmapped, rtol=1e-13, atol=1e-13)
     for r in range(3):
@@ -262,7 +262,7 @@ def test_an_ensemble_survives_saving_copying_and_pickling(make: Callable[[], nn.
 
 @pytest.mark.parametrize("make", [mlp, CNN])
 def test_gradients_are_clipped_as_each_replica_alone_would_clip_its_own(make: Callable[[], nn.Module]) -> None:
-    # Between the norms of the replicas: some are clipped, some are not.
+    # The limit is between the norms of the replicas, so that only some are clipped.
     ensemble = ReplicaEnsemble(lambda: make().double(), 4, seeds=SEEDS)
     x, y = digits(torch.float64)[:]
     per_replica(cross_entropy)(ensemble(x), y).sum().backward()
@@ -314,7 +314,7 @@ def test_a_trainer_trains_each_replica_as_it_would_alone(tmp_path: Path, clip: t
     options: dict[str, Any] = {"gradient_clip_algorithm": clip[0], "gradient_clip_val": clip[1], "max_steps": 52}
     data = digits()
     ours = Replicas(ReplicaEnsemble(mlp, 4, seeds=SEEDS))
-    # 7 steps an epoch, the last of 2 samples: the order of each epoch is that of Lightning's count.
+    # An epoch has 7 steps, and the last has 2 samples. Lightning's count of epochs gives the order in each epoch.
     trainer = quiet_trainer(tmp_path, **options)
     trainer.fit(ours, replica_loader(data, 8, SEEDS))
     for r, seed in enumerate(SEEDS):
@@ -382,11 +382,11 @@ def test_clones_go_on_as_the_one_they_are_clones_of(make: Callable[[], nn.Module
         }
     ensemble.clone_from(1, optimizing)
     assert all(same(ensemble.replica(r), lone) for r in range(3))
-    # The same noise for all: all go where replica 1 goes alone, with its momentum.
+    # With the same noise, all replicas go the way of replica 1 alone, with its momentum.
     train(ensemble, DataLoader(digits(), 8), optimizing, 9)
     train(lone, DataLoader(digits(), 8), going_on, 9)
     assert all(distance(ensemble.replica(r), lone) < 50 * torch.finfo(torch.float32).eps for r in range(3))
-    # Different noise: they part.
+    # With different noise, they part.
     train(ensemble, loader, optimizing, 9, shared=False)
     assert distance(ensemble.replica(0), ensemble.replica(1)) > 1e-3
 
@@ -566,11 +566,11 @@ def test_a_sampler_goes_on_in_the_middle_of_an_epoch() -> None:
     next(passing), next(passing)
     other = ReplicaBatchSampler(23, 5, [4, 9])
     other.load_state_dict(sampler.state_dict())
-    other.set_epoch(1)  # as Lightning does: it is that epoch already
+    other.set_epoch(1)  # as Lightning does. It is in this epoch already
     rest = list(passing)
     assert len(rest) == 3
     assert all(torch.equal(a, b) for a, b in zip(other, rest, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(other, sampler, strict=True))  # and the next epoch from its start
+    assert all(torch.equal(a, b) for a, b in zip(other, sampler, strict=True))  # then the next epoch from its start
 
 
 class Squares(Dataset[Any]):

@@ -28,7 +28,7 @@ SCHEDULE = LogTimeSchedule.logspaced(10_000, lags_per_decade=6)
 
 
 def record_of(mu: float = 0.5, n_replica: int | None = None, seed: int = 0, schedule=SCHEDULE, **meta) -> AgingRecord:
-    """Curves that scale with t/t_w^mu, with 1 % of independent noise."""
+    """Return curves that scale with t/t_w^mu, with 1 % of independent noise."""
     rng = np.random.default_rng(seed)
     record = AgingRecord({"all": 100, "<b>layer</b>": 40}, n_replica=n_replica, meta=meta)
     for waiting_time, lag in schedule.pairs:
@@ -82,7 +82,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) ->
     assert "<script>alert(2)" not in page
     assert "<title>&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;{answers}" in page
     assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)\s*=", page.split("<script>")[0])
-    # The page shows what the analysis found.
+    # The page shows the findings of the analysis.
     answers = PageAnswers(page)
     assert answers.content["choice"] == {"observable": "msd", "groups": ["<b>layer</b>"], "eps": None}
     curves = answers.ask("curves", observable="msd", group="<b>layer</b>")
@@ -100,7 +100,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_no_name(tmp_path: Path) ->
 def test_a_name_is_no_path_no_markup_and_no_command_of_a_terminal(
     name: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a record in which everything is called so has a report like any other."""
+    """A record that uses such a name everywhere has a report like any other."""
     monkeypatch.setattr(page_module, "_MOST_FITS", 1)  # the names in further fits are the same
     walk = np.cumsum(np.random.default_rng(0).normal(size=(301, 6)), axis=0)
     optimizers = [{"name": name, "parameter_groups": [{}]}]
@@ -166,7 +166,7 @@ def test_records_without_physics_are_reported_without_an_exception(value: float,
 
 
 def test_two_checkpoints_from_step_0_on_have_a_report_without_an_exponent(tmp_path: Path) -> None:
-    """The only waiting time is 0, so that a clock has no origin but step 0."""
+    """The only waiting time is 0, so the origin of a clock can only be step 0."""
     found = report(measure_checkpoints(pair(tmp_path)))
     assert "0 waiting times from 1 to 0 have curves, 3 are needed; the record has 0" in str(found)
 
@@ -179,7 +179,7 @@ def test_pictures_draw_on_given_axes() -> None:
     assert plotting.plot_collapse(collapse(curves, fit.estimate, fit.variable), ax=axes[1], colorbar=False) is axes[1]
     assert plotting.plot_threshold_lags(fit, ax=axes[2]) is axes[2]
     assert plotting.plot_local_exponent(diffusion(record), ax=axes[3], colorbar=False) is axes[3]
-    # Collapsed, the curves lie on each other: at the same abscissa they have the same ordinate.
+    # Collapsed curves coincide. At the same abscissa they have the same ordinate.
     lines = [line for line in axes[1].get_lines() if len(line.get_xdata()) > 5]
     at = [np.interp(0.5, np.log(line.get_xdata()), np.log(line.get_ydata())) for line in lines[4:-1]]
     assert np.ptp(at) < 0.1
@@ -194,7 +194,7 @@ def test_pictures_draw_on_given_axes() -> None:
 
 @pytest.fixture(scope="module")
 def walk() -> AgingRecord:
-    """A random walk with groups, overlaps, and a series and a profile that no callback of the package measures."""
+    """Return a random walk with groups and overlaps, and a series and a profile that the package does not measure."""
     steps = np.cumsum(np.random.default_rng(1).normal(size=(501, 60)), axis=0)
     schedule = LogTimeSchedule.logspaced(500, lags_per_decade=5)
     record = AgingRecord.from_trajectory(steps, schedule, groups={"head": range(10), "tail": range(10, 60)})
@@ -214,7 +214,7 @@ def test_the_page_is_the_page_of_the_tab() -> None:
         text = file.read_text(encoding="utf-8")
         if file.name.endswith(".css"):
             assert text in page
-        elif file.name != "index.js":  # the entry of the tab, which loads the style and plotly
+        elif file.name != "index.js":  # index.js is the entry of the tab, which loads the style and plotly
             assert modules.count(f'modules["{file.name}"] = ') == 1
             assert all(line in modules for line in text.splitlines() if line.startswith("  return"))
     assert modules in page
@@ -239,7 +239,7 @@ def test_a_series_and_a_profile_of_anybody_are_on_the_page(walk: AgingRecord) ->
         "density": False,
         "n": 4,
     }
-    # A histogram is shown as a density: of 10 values, 2 in a bin of width 1 and 4 in a bin of width 2.
+    # A histogram is shown as a density. It has 10 values, of which 2 are in a bin of width 1 and 4 in a bin of width 2.
     assert profiles["counts"]["grid"] == [0.5, 2.0]
     assert profiles["counts"]["values"] == [[0.2, 0.2]] * 4
     many = record_of()
@@ -264,13 +264,13 @@ def test_the_page_has_an_answer_to_every_choice(walk: AgingRecord, monkeypatch: 
     assert all("values" in answers.ask("curves", **choice) for choice in choices)
     fitted = [entry for entry in answers.content["answers"] if entry["path"] == "fits"]
     assert len(fitted) == min(len(choices), 40)
-    # The choice of the report comes first. What shares its group or its observable comes before the rest.
+    # The choice of the report comes first. Fits of the same group or the same observable come before the rest.
     assert answers.content["choice"] == {"observable": "overlap", "groups": ["head"], "eps": found.eps}
     assert (fitted[0]["answer"]["text"], fitted[0]["eps"]) == (str(found), found.eps)
     monkeypatch.setattr(page_module, "_MOST_FITS", 5)
     some = [entry for entry in PageAnswers(found.page()).content["answers"] if entry["path"] == "fits"]
     assert all(entry["group"] == "head" or entry["observable"] == "overlap" for entry in some)
-    # Groups are left out if the file would be too large, and the page says how many.
+    # If the file would be too large, groups are left out. The page shows their number.
     monkeypatch.setattr(page_module, "_MOST_BYTES", 1000)
     answers = PageAnswers(found.page())
     assert [group["name"] for group in answers.run["groups"]] == ["head"]
@@ -400,7 +400,7 @@ def test_tables_and_records_replace_links_and_no_device(tmp_path: Path) -> None:
         assert not write(tmp_path / "out").is_symlink()
         (tmp_path / "out").unlink()
         with pytest.raises(OSError, match="a file there could replace a device"):
-            write("/dev/aging_record")  # and /dev/stdout likewise, but a test should not try
+            write("/dev/aging_record")  # /dev/stdout likewise, but a test should not try
     assert mine.read_text() == "mine\n"
 
 
@@ -522,7 +522,7 @@ def test_measure_makes_a_record_that_report_reads(tmp_path: Path, capsys) -> Non
     code, told, _ = run(capsys, "report", out, "--json", "--no-files")
     content = json.loads(told)
     assert code == 0
-    # No two waiting times share a lag; a random walk does not age all the same.
+    # No two waiting times share a lag. Nevertheless, a random walk does not age.
     assert content["verdict"]["kind"] in ("no aging", "cannot tell")
     assert abs(content["aging_exponent"]["estimate"]) < 0.15
     code, _, err = run(capsys, "measure", files[0], "-o", str(tmp_path / "other.npz"))

@@ -1,4 +1,4 @@
-"""The page of a report as a person sees it: one file in a real browser, without a server."""
+"""The page of a report as a reader sees it: one file in a real browser, without a server."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def file(browser: Any) -> Iterator[File]:
 
 @pytest.fixture(scope="module")
 def found() -> Report:
-    """A random walk in which everything has a hostile name, with a series and a profile of a user's own."""
+    """Return the report of a random walk with hostile names, and with a series and a profile of a user."""
     walk = np.cumsum(np.random.default_rng(1).normal(size=(2001, 100)), axis=0)
     record = AgingRecord.from_trajectory(
         walk,
@@ -95,10 +95,10 @@ def test_the_file_shows_the_charts_and_the_findings(file: File, found: Report, p
     assert cards == [list(one) for one in found.headline]
     assert file.find(".words pre").text == str(found)
     assert file.find(".message").text == ""
-    # S as a function of mu, in both variables.
+    # Two lines show S as a function of mu, one for each variable.
     scans = wait_for(lambda: file.lines("fit"))
     assert [len(line["x"]) for line in scans] == [127, 127]
-    # Whatever the record holds, under names that are only text.
+    # All series and profiles of the record are shown. Their names are only text.
     names = "return [...document.querySelectorAll('.{} figure')].map((one) => one.dataset.name)"
     assert wait_for(lambda: file.run(names.format("along"))) == ["weight_norm", ODD]
     (line,) = file.lines("along")
@@ -135,11 +135,11 @@ def test_every_choice_works_without_a_server(file: File, found: Report, path: Pa
     file.browser.find_elements("css selector", ".groups input")[1].click()
     file.drawn("lag,overlap,2,side")
     wait_for(lambda: len(file.browser.find_elements("css selector", ".use")) == 2)
-    # The address holds the choice, and a reader can send it with the file.
+    # The address holds the choice, so a reader can send it with the file.
     address = wait_for(lambda: "groups" in (now := file.run("return location.href")) and now)
     file.load(address)
     file.drawn("lag,overlap,2,side")
-    # The last chosen run can be left out, and the page says what to do.
+    # The last chosen run can be left out. The page then shows the next thing to do.
     file.find(".runs input").click()
     wait_for(lambda: "Choose one or several" in file.find(".nothing").text)
 
@@ -248,7 +248,7 @@ def test_an_estimate_that_is_no_headline_has_a_hollow_mark_and_the_sentence(
     assert not [card for card in cards if card[0].startswith("μ")]
     assert len(file.browser.find_elements("css selector", ".mark.hollow")) == 1
     assert f"dashed mark, no headline: {fit.why_not}" in file.find("#mu").get_attribute("title")
-    # S has its minimum at the mark, where the button leads.
+    # The button leads to the mark, and S has its minimum there.
     file.fitted()[0].click()
     wait_for(lambda: file.find(".quality").text.startswith("S = "))
 

@@ -1,4 +1,4 @@
-"""The studies in ``examples/studies``: they run, and the page of results says what their files say."""
+"""The studies in ``examples/studies``: they run, and the page of results agrees with their files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_block_of_a_page_is_replaced_and_a_page_without_its_marks_is_refused()
 
 
 def fake_mnist(directory: Path, n: int = 6000) -> None:
-    """The 1,797 digits of scikit-learn, enlarged, over and over, in the files of MNIST."""
+    """Write the 1,797 digits of scikit-learn, enlarged, over and over, to the files of MNIST."""
     images, labels = load_digits(return_X_y=True)
     large = np.kron(images.reshape(-1, 8, 8), np.ones((3, 3)))
     large = np.pad(large * 255 / 16, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
@@ -140,7 +140,7 @@ def test_subaging_of_students_runs_in_short_and_leaves_the_results_alone(
     assert [(run["layers"], run["n_parameters"]) for run in result["runs"]] == [("20-4-4-2", 114), ("20-32-32-2", 1794)]
     for run in result["runs"]:
         assert run["series"]["train_loss"]["values"][-1] < run["series"]["train_loss"]["values"][0]
-        # The test set has none of the wrong labels.
+        # The labels of the test set are all right.
         assert run["series"]["test_accuracy"]["values"][-1] > 0.7
     assert subaging_teacher.tables(result) in printed
     for picture in ("subaging_teacher.png", "subaging_teacher_n.png"):
@@ -195,7 +195,7 @@ def test_what_a_study_lacks_is_said_and_what_is_old_is_not_taken_for_new(
     with pytest.raises(SystemExit):
         subaging_teacher.main()
     assert "no finished run in runs/subaging_teacher-quick: run without --analyse first" in capsys.readouterr().err
-    # A second training in the same place, and a training that did not come to its end.
+    # Run a second training in the same place, and a training that does not reach its end.
     monkeypatch.setattr(subaging_teacher, "QUICK_RUNS", (run := subaging_teacher.run_of(4),))
     monkeypatch.setattr(sys, "argv", ["subaging_teacher", "--quick", "--out", str(tmp_path)])
     for steps, pool in ((200, lambda *_, **__: ThreadPoolExecutor(1)), (220, ProcessPoolExecutor)):
@@ -221,12 +221,12 @@ def test_the_authors_run_stands_beside_ours_with_the_spread_of_single_runs() -> 
     theirs = subaging_mnist.NOTEBOOK
     slope = np.polyfit(np.log(run["waiting_times"]), np.log(theirs["lag_to_threshold"]), 1)[0]
     assert round(float(slope), 3) == theirs["slope"] == 0.770
-    # Curves that are power laws of one exponent, with one relative error, have this spread of ln t*.
+    # Curves that are power laws with one exponent and one relative error have this spread of ln t*.
     lags = np.array([10.0, 100.0, 1000.0])
     law = {"lags": lags, "msd": [1e-5 * lags**1.5], "msd_error": [1e-6 * lags**1.5], "n_replica": 16}
     law["lag_to_threshold"] = [100.0 ** (2 / 1.5)]
     assert np.allclose(subaging_mnist._spread_of_lags(law), 4 * 0.1 / 1.5)
-    # The table is left out where the protocol is another.
+    # The table is left out if the protocol is another.
     assert subaging_mnist._beside_the_notebook(result | {"steps": 4000}, run) == []
 
 

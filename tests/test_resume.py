@@ -1,4 +1,4 @@
-"""A training that is interrupted and resumed has the record of one that was not, to the bit."""
+"""An interrupted and resumed training has the record of an uninterrupted one, to the bit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from lightning_glassy.measure.snapshots import SnapshotBank
 from tests.helpers import SmallNet, data, quiet_trainer
 from tests.processes import launch
 
-# Lightning's own, on loaders without a state and on checkpoint callbacks; and ours, where a test does not ask for it.
+# Two warnings are Lightning's, about loaders without a state and about checkpoint callbacks. The third is ours, for
+# tests that do not expect it.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
@@ -34,7 +35,7 @@ pytestmark = [
 
 
 class Repeatable(SmallNet):
-    """A training that a checkpoint determines to the bit: its data follow from a counter, its gradients are saved.
+    """A training that a checkpoint determines to the bit. Its data follow from a counter, and its gradients are saved.
 
     Lightning saves neither the place in an epoch nor the gradients of micro-batches.
     """
@@ -80,7 +81,7 @@ class At(Callback):
 def train(
     tmp_path: Path, monitor: AgingMonitor, *callbacks: Callback, module: Any = Repeatable, **options: Any
 ) -> AgingRecord:
-    """Fit; an interruption by :class:`At` is the end of it."""
+    """Fit until the end, or until an interruption by :class:`At`."""
     torch.manual_seed(5)
     ckpt_path, first = options.pop("ckpt_path", None), options.pop("first", False)
     order = [*callbacks, monitor] if first else [monitor, *callbacks]
@@ -97,7 +98,8 @@ def pairs(record: AgingRecord) -> set[tuple[int, int]]:
     return set(zip(*(axis.tolist() for axis in record.pairs), strict=True))
 
 
-@pytest.mark.parametrize("first", [False, True])  # whether the checkpoint is saved before the monitor sees the step
+# The checkpoint may be saved before the monitor sees the step.
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("in_files", [False, True])
 @pytest.mark.parametrize(
     "options",
@@ -114,7 +116,7 @@ def test_the_record_of_an_interrupted_training_has_the_same_bits(
     if in_files:
         monkeypatch.setattr("lightning_glassy.measure.resume.INLINE_BYTES", 0)
     whole = train(tmp_path, monitor(**options), accumulate_grad_batches=3)
-    # At a waiting time, between it and its lags, between micro-batches, before the first update, before the last one.
+    # Save at a waiting time, between it and its lags, between micro-batches, and before the first or the last update.
     for n_batches in (2, 3, 30, 31, 60, 62, 99, 101, 178, 179):
         path = tmp_path / f"{n_batches}.ckpt"
         at = At(n_batches, path)
@@ -193,7 +195,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
 def test_a_checkpoint_in_the_middle_of_an_event_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, of: str, method: str
 ) -> None:
-    """As the handler of a signal saves it, for SLURM to start the job again."""
+    """Save in the middle of an event, as a signal handler does before SLURM starts the job again."""
     schedule = LogTimeSchedule.logspaced(max_lag=20)
     whole = train(tmp_path, monitor(schedule=schedule))
     mine, path = monitor(schedule=schedule), tmp_path / "a.ckpt"
@@ -239,7 +241,7 @@ def test_ctrl_c_in_the_middle_of_a_capture_leaves_nothing_unfilled(
 
 
 def test_what_is_still_on_its_way_is_in_a_state_that_is_asked_for_in_an_event() -> None:
-    """On CUDA measurements land later; a handler of a signal may come in the middle of the next event."""
+    """On CUDA, measurements land later. A signal handler may come in the middle of the next event."""
     path = torch.cumsum(torch.randn(31, 20, generator=torch.Generator().manual_seed(3)), 0)
 
     def run(steps: range, **options: Any) -> AgingTracker:
@@ -277,7 +279,7 @@ def test_snapshots_are_written_once_for_all_checkpoints(tmp_path: Path, monkeypa
     again.update(7)
     again.state_dict(tmp_path)
     assert written == [0, 2, 4, 7]
-    # Those that the schedule has no more lag for are not kept.
+    # Snapshots without a further lag in the schedule are dropped.
     other = AgingTracker(Repeatable(), LogTimeSchedule([20], [1]), state=state)
     assert other.n_snapshots == 0
     left = tmp_path / f".{next(tmp_path.glob('tw_0*')).name[:40]}.0123456789ab"
@@ -338,7 +340,7 @@ def test_a_new_logger_is_told_of_the_earlier_steps_in_their_order(tmp_path: Path
 
 
 def test_a_longer_training_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path) -> None:
-    # A waiting time at the end of the shorter one, and a lag longer than what it had left.
+    # The schedule has a waiting time at the end of the shorter training, and a lag that is longer than its rest.
     schedule = LogTimeSchedule([0, 20, 30, 35], [5, 25])
     whole = train(tmp_path, monitor(schedule=schedule))
     ends = ModelCheckpoint(tmp_path / "c", save_last=True, every_n_train_steps=30)
@@ -351,7 +353,7 @@ def test_a_longer_training_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path)
 
 
 def test_large_snapshots_are_written_once_beside_the_checkpoints(tmp_path: Path) -> None:
-    """A million parameters: 4 MB a snapshot."""
+    """Snapshots of a million parameters have 4 MB each."""
 
     def fit(*callbacks: Callback, **options: Any) -> AgingRecord:
         mine = monitor(schedule=LogTimeSchedule([0, 1, 3, 5, 7], [1, 2, 4, 20]))
@@ -360,7 +362,7 @@ def test_large_snapshots_are_written_once_beside_the_checkpoints(tmp_path: Path)
     whole = fit()
     every = ModelCheckpoint(tmp_path / "here", every_n_train_steps=1, save_top_k=-1)
     fit(every, At(9), enable_checkpointing=True)
-    # Weights, momentum and the gradients that this module saves; up to 16 MiB of snapshots are inside.
+    # The checkpoint has the weights, the momentum and the gradients. It has at most 16 MiB of snapshots.
     others = 3 * 12 * 90_000 * 4
     assert len(list((tmp_path / "here").glob("*.ckpt"))) == 8
     assert others < next((tmp_path / "here").glob("*step=8*")).stat().st_size < others + 100_000
@@ -408,7 +410,7 @@ def test_a_full_disk_costs_the_snapshots_of_a_checkpoint_not_the_checkpoint(
         patch.setattr("lightning_glassy.measure.snapshot_files.write_atomically", full)
         train(tmp_path, monitor(), At(25, tmp_path / "a.ckpt"))
     told = sum("could not be written beside the checkpoint (OSError" in message for message in caplog.messages)
-    assert told == 6  # a snapshot each
+    assert told == 6  # one for each snapshot
     record = train(tmp_path, monitor(), ckpt_path=tmp_path / "a.ckpt")
     assert pairs(record) == {(tw, lag) for tw, lag in pairs(whole) if tw > 25 or tw + lag <= 25}
 
@@ -464,7 +466,7 @@ def test_without_a_state_a_new_record_starts(tmp_path: Path, kind: str) -> None:
 
 
 class Wider(Repeatable):
-    """The same with one more layer, whose weights a checkpoint of the other does not have."""
+    """The same network with one more layer. A checkpoint of the smaller network lacks the weights of this layer."""
 
     strict_loading = False
 
@@ -589,7 +591,7 @@ def test_parameters_unfrozen_before_the_checkpoint_do_not_stop_the_record(tmp_pa
     train(tmp_path, monitor(), Unfreeze(), At(24, tmp_path / "a.ckpt"), module=partial(module, True))
 
     class AsItWas(Callback):
-        """What a finetuning callback does at a resume: the parameter groups as they were."""
+        """Restores the parameter groups at a resume, as a finetuning callback does."""
 
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             def configure_optimizers() -> Any:
@@ -640,7 +642,7 @@ def test_the_file_of_the_same_record_is_gone_on_with_and_no_other(tmp_path: Path
     whole = fit(ckpt_path=tmp_path / "a.ckpt")
     assert files() == ["aging_record.npz"]
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == whole
-    # That one is complete: another continuation of the checkpoint is another run.
+    # The first file is complete, so another continuation of the checkpoint is another run.
     other = fit(ckpt_path=tmp_path / "a.ckpt", max_steps=50)
     assert files() == ["aging_record-1.npz", "aging_record.npz"]
     assert AgingRecord.load(tmp_path / "glassy" / "aging_record.npz") == whole

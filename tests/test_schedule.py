@@ -1,4 +1,4 @@
-"""What is measured is what is labelled: waiting times, lags and events as integers."""
+"""Measurements have the right labels: waiting times, lags and events are integers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_waiting_times_reach_the_end_with_fewer_lags() -> None:
     assert max(schedule.waiting_times) == 464
     assert by_waiting_time[464] == [lag for lag in schedule.lags if 464 + lag <= 1000]
     assert len(by_waiting_time[464]) < len(by_waiting_time[0])
-    # A waiting time without any lag would be a snapshot for nothing.
+    # A waiting time without any lag would need a snapshot for nothing.
     assert 1000 not in schedule.waiting_times
 
 
@@ -85,7 +85,7 @@ def test_events_grow_as_the_square_of_the_logarithm_and_snapshots_as_the_logarit
     events = np.array([g.n_events for g in growth])
     live = np.array([g.max_live_snapshots for g in growth])
     assert np.array_equal(np.diff(live), np.full(5, 3))  # three waiting times per decade
-    # A square of the logarithm has constant second differences; measured, they stay within a few events.
+    # A square of the logarithm has constant second differences. The measured ones stay within a few events.
     assert np.all(np.diff(events, n=2) > 0)
     assert np.ptp(np.diff(events, n=2)) <= 15
 
@@ -117,7 +117,7 @@ def test_the_preset_of_subaging_is_scaled_to_any_run(end: int) -> None:
 
 
 def test_exact_powers_are_not_rounded_up_by_one() -> None:
-    # Every point of this grid is a power of ten, which floats of 10**(k / 4) * ... may miss by a part in 10**16.
+    # Every point of this grid is a power of ten. Floats of 10**(k / 4) * ... may miss it by a part in 10**16.
     assert _geometric(10, 100_000, 5, round_up=True) == (10, 100, 1000, 10_000, 100_000)
     assert _geometric(10, 100_000, 5) == (10, 100, 1000, 10_000, 100_000)
     assert _geometric(1, 3**19, 20, round_up=True) == tuple(3**k for k in range(20))
@@ -233,7 +233,7 @@ def test_steps_are_a_grid_or_a_list() -> None:
 
 def test_steps_are_a_value() -> None:
     grid = Steps.logspaced(3)
-    grid.upto(10**6)  # what has been asked for does not change it
+    grid.upto(10**6)  # an earlier request does not change it
     assert grid == Steps.logspaced(3) == pickle.loads(pickle.dumps(grid))
     assert (
         len({grid, Steps.logspaced(3), Steps.logspaced(4), Steps.logspaced(3, zero=False), Steps([0]), Steps([0])}) == 4

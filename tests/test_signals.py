@@ -1,4 +1,4 @@
-"""The few numbers that a logger gets against the training step, and how little a logger gets by default."""
+"""The few numbers against the training step in a logger, and how little a logger gets by default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers import SmallNet, data, quiet_trainer
 
 
 def scaling(last: int = 100_000, mu: float = 0.5, groups: dict[str, int] | None = None) -> AgingRecord:
-    """Curves of a slowing clock: the displacement is that of diffusion between the times t^(1-mu) of the clock."""
+    """Return curves of a slowing clock. The displacement is the advance of the clock t^(1-mu), as in diffusion."""
     record = AgingRecord(groups or {"all": 100}, overlap_thresholds=(5e-4, 5e-3))
     for waiting_time, lag in sorted(LogTimeSchedule.logspaced(last).pairs, key=sum):
         sums = np.ones((len(record.groups), len(MOMENTS) + 2))
@@ -75,7 +75,7 @@ def test_a_measured_pair_is_taken_as_it_is_and_nothing_is_extrapolated() -> None
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
 def test_between_measured_pairs_a_power_law_is_met(power: float) -> None:
-    """The exact value of a displacement that is a power of the lag, at steps that no pair has."""
+    """A displacement that is a power of the lag has its exact value, at steps that no pair has."""
     schedule = LogTimeSchedule.logspaced(100_000)
     times, lags = sorted({t for t, _ in schedule.pairs}), sorted({lag for _, lag in schedule.pairs})
     values = np.array([[float(lag) ** power for lag in lags] for _ in times])
@@ -97,7 +97,7 @@ def test_the_signals_of_a_slowing_clock_are_the_exact_ones() -> None:
     found.complete(record)
     moved = {signal.step: signal.value for signal in found.found if signal.name == "moved_percent"}
     assert list(moved) == sorted(moved)
-    assert max(moved) == 79_433  # the last waiting time that is a tenth of it has no later lag
+    assert max(moved) == 79_433  # the last waiting time that is a tenth of the step has no later lag
     for step, value in moved.items():
         exact = 100 * np.sqrt(step**0.5 - (step / 10) ** 0.5)
         assert value == pytest.approx(exact, rel=0.05 if step < 100 else 0.01)
@@ -111,7 +111,7 @@ def test_the_signals_of_a_slowing_clock_are_the_exact_ones() -> None:
 
 def test_the_exponent_is_there_even_if_the_last_rate_was_known_before_the_end() -> None:
     record, found = scaling(), Signals()
-    found._expected = 0.0  # so that there is time for a rate at once
+    found._expected = 0.0  # leaves time for a rate at once
     found.look(record)
     assert [signal.name for signal in found.found if signal.name != "moved_percent"] == ["aging_rate"]
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_the_exponent_is_there_even_if_the_last_rate_was_known_before_the_end() 
 
 
 def test_an_error_in_the_numbers_of_a_logger_costs_no_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record has something that the numbers cannot be made of."""
+    """One of the numbers cannot be computed from the record."""
     monkeypatch.setattr(AgingRecord, "relative_displacement", lambda *_: 1 / 0)
     written: list[int] = []
 
@@ -260,7 +260,7 @@ def test_without_scipy_the_displacement_is_logged_alone(tmp_path: Path, monkeypa
 def test_the_event_file_of_a_long_run_is_at_most_three_times_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A million steps at two milliseconds each: 400 writes at most, and the figures."""
+    """A million steps at two milliseconds each need at most 400 writes, and the figures."""
     record, clock = AgingRecord({"all": 100}, overlap_thresholds=(5e-4, 5e-3)), SimpleNamespace(now=0.0)
     writer, random = SummaryWriter(tmp_path / "events"), np.random.default_rng(0)
     logger = SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "events"))
@@ -272,7 +272,7 @@ def test_the_event_file_of_a_long_run_is_at_most_three_times_the_record(
     for step, due in itertools.groupby(pairs, key=sum):
         clock.now, new = 0.002 * step, list(due)
         for waiting_time, lag in new:
-            # Digits that do not compress, as measured ones, and overlaps between 0 and 1.
+            # The digits do not compress, like measured digits, and the overlaps are between 0 and 1.
             sums = (1 + 0.1 * random.random((1, len(MOMENTS) + 2))) * (lag / (1 + waiting_time) ** 0.5) ** 0.8
             sums[:, len(MOMENTS) :] = 100 * np.exp(-0.001 * sums[:, :2])
             record.append(waiting_time, lag, sums)

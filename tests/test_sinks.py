@@ -1,4 +1,4 @@
-"""What TensorBoard and the files show of a run, read back as a user would see it."""
+"""The content of TensorBoard and of the files, read back as a user would see it."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_without_matplotlib_the_curves_are_there_and_the_extra_is_named(
 def test_without_the_package_tensorboard_the_rest_is_written_and_the_tab_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where Lightning writes by tensorboardX."""
+    """Remove the package, as if Lightning wrote by tensorboardX."""
     logger, monitor = TensorBoardLogger(tmp_path), AgingMonitor(curves="scalars")
-    assert logger.experiment  # imported before it is taken away
+    assert logger.experiment  # imported before it is removed
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.summary_pb2", None)
     with caplog.at_level(logging.WARNING):
         quiet_trainer(tmp_path, callbacks=[monitor], logger=logger).fit(SmallNet(), data())
@@ -199,7 +199,7 @@ def test_what_killed_runs_have_left_is_removed_after_an_hour(tmp_path: Path, rec
     for path in others:
         path.touch()
     FileSink(directory).update(record, [], 0)
-    assert all(path.exists() for path in left)  # a write may be under way
+    assert all(path.exists() for path in left)  # a write may still be running
     for path in left + others:
         os.utime(path, (0, time.time() - 4000))
     FileSink(directory).update(record, [], 0)

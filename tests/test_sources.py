@@ -48,7 +48,7 @@ def test_links_to_directories_of_runs_are_followed_and_each_file_is_found_once(t
     assert len(found) == 4
     (tmp_path / "link").symlink_to(top)
     assert len(find_records([tmp_path / "link"])) == 4
-    # A file has its path without links, if it has one below the named directory.
+    # If a file has a path without links below the named directory, this path is used.
     assert find_records([tmp_path / "scratch", top])[:3] == files
 
 
@@ -172,7 +172,7 @@ def test_the_file_of_a_record_wins_over_its_event_file(tmp_path: Path, capsys) -
     found = read_sources([tmp_path])
     assert [len(source.record) for source in found] == [len(record_of().before(100))] * 2 + [len(record_of())]
     assert [source.path.suffix == ".npz" for source in found] == [True, True, False]
-    # The event files go on to a later step, as after a kill. This is told.
+    # The event files go on to a later step, as after a kill. This is reported.
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("is used, and ends before" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Work on several CUDA streams, simulated on a CPU. The same on a GPU is in ``test_cuda.py``."""
+"""Work on several CUDA streams, simulated on a CPU. ``test_cuda.py`` has the same on a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.streams import FakeStreams
 
 
 def run(world: FakeStreams, *, training_too: bool, n_replica: int | None = None) -> AgingTracker:
-    """Report steps in turn from three streams, which the caller orders only if the training is there, too."""
+    """Report steps in turn from three streams. The caller orders the streams only if the training is there, too."""
     parameters = [nn.Parameter(torch.randn(3, 500)), nn.Parameter(torch.randn(3, 7).double())]
     named = [(f"w{i}", parameter) for i, parameter in enumerate(parameters)]
     streams = [world.default, world.make(), world.make()]
@@ -130,7 +130,7 @@ def test_memory_for_snapshots_in_host_memory_belongs_to_the_stream_that_uses_it(
             tensor.clone()
     assert made_on == [side]
     assert not world.races
-    # Memory of the host has an allocator of its own, which knows the streams.
+    # The allocator of host memory knows the streams.
     host = [flat for snapshot in bank.live.values() for flat in snapshot.flats]
     assert not world.unrecorded(but=host)
     assert sums[0][0, 1:, 0].tolist() == pytest.approx([500 * lag**2 for lag in (3.0, 2.0, 1.0)], rel=1e-5)

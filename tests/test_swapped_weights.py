@@ -29,7 +29,7 @@ class Normalised(SmallNet):
 
 
 class Losses(Callback):
-    """The loss on all data after each update, and the weights of the module at the end."""
+    """Keeps the loss on all data after each update, and the weights of the module at the end."""
 
     def __init__(self, loader: Any) -> None:
         self.batch, self.found = loader.dataset[:], dict[int, float]()
@@ -45,7 +45,7 @@ class Losses(Callback):
 
 
 class AtTheEnd(Callback):
-    """The average of somebody's own."""
+    """A callback of a user that puts averages into the module at the end."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for parameter in pl_module.parameters():

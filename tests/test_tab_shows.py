@@ -1,4 +1,4 @@
-"""What the tab shows besides the curves: groups, distributions, the scalars of the user, and plain words."""
+"""Contents of the tab besides the curves: groups, distributions, the scalars of the user, and plain words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = 2000
 
 
 def made(size: float = 1.0, seed: int = 0, n: int = 120, n_replica: int | None = None) -> AgingRecord:
-    """A slowing walk of weights of some size, with groups, noise, distributions, a loss, and thresholds of its own."""
+    """Return a slowing walk of weights of a given size, with groups, noise, distributions, a loss and thresholds."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(size=(n_replica or 1, T, n)) * np.arange(1, T + 1)[:, None] ** -0.25 * 0.01
     start = rng.normal(size=(n_replica or 1, 1, n))
@@ -67,7 +67,7 @@ def made(size: float = 1.0, seed: int = 0, n: int = 120, n_replica: int | None =
 
 
 def write(folder: Path, record: AgingRecord) -> None:
-    """Write a record, and what the user logs beside it."""
+    """Write a record, and scalars of the user beside it."""
     writer = SummaryWriter(folder)
     TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(folder)), "glassy").update(record, [], T)
     for step in range(0, T, 50):
@@ -187,10 +187,10 @@ def test_runs_that_are_no_replicas_are_told_in_the_words_of_the_server(tab: Tab)
     assert message.startswith("these runs are not replicas of each other: ")
     assert "120 and 110" in message or "110 and 120" in message
     assert not visible(tab, ".card.curves")
-    # No later part of the page has put an error of its own in the place of the sentence.
+    # No later part of the page has replaced the sentence by another error.
     tab.browser.execute_async_script("setTimeout(arguments[0], 1000)")
     assert tab.find(".message").text == message
-    # And back: they can be shown side by side.
+    # Back in the other layout, the runs can be shown side by side.
     tab.run("document.querySelector(`[data-key='layout side']`).click()")
     tab.drawn("lag,msd,2,side")
     assert visible(tab, ".card.curves")
@@ -249,7 +249,7 @@ def test_groups_are_filtered_chosen_together_and_seen_in_one_map(
     tab.drawn("lag,msd,1,over")
     assert chosen() == ["all"]
 
-    # The table is sorted by the rate, and by what is pressed.
+    # The table is sorted by the rate, and by a pressed column.
     rows = aging_by_group(record)
     column = "return [...document.querySelectorAll('.by-group tbody th')].map((one) => one.textContent)"
     wait_for(lambda: len(tab.run(column)) == 21)
@@ -257,7 +257,7 @@ def test_groups_are_filtered_chosen_together_and_seen_in_one_map(
     assert tab.run(column)[:3] == [row.group for row in order[:3]]
     tab.run("document.querySelectorAll('.by-group thead button')[0].click()")
     assert tab.run(column)[:3] == ["all", "layer.0.bias", "layer.0.weight"]
-    # The exponents are fitted when they are asked for.
+    # The exponents are fitted on demand.
     tab.run("[...document.querySelectorAll('.by-group .fitted')][0].click()")
     cells = "return [...document.querySelectorAll('.by-group tbody tr')].map((one) => one.children[3].textContent)"
     wait_for(lambda: "–" not in tab.run(cells), 120)
@@ -319,10 +319,10 @@ def test_plain_words_come_first_and_two_doubts_are_seen(tab: Tab, runs: tuple[Pa
     assert texts(tab, ".doubts details p") == found.doubts[2:]
     assert doubts_of(found.record, found.verdict, found.exponent) == found.doubts
     assert found.confidence in tab.find(".headline .answer").get_attribute("class").split()
-    # Every symbol says what it means.
+    # Every symbol has an explanation.
     assert "waiting time" in tab.run("return document.querySelector('.curves .formula sub').title")
     assert tab.run("return document.querySelectorAll('.glossary dt').length") > 15
-    # What the mouse shows is also relative to the size of the weights, and in epochs.
+    # The text at the mouse has the displacement relative to the size of the weights, and the time in epochs.
     text = tab.run("return document.querySelector('.curves-plot').data[5].text[0]")
     assert "% of the rms weight" in text
     assert "epochs" in text

@@ -1,4 +1,4 @@
-"""The tab Glassy as a person sees it: a real TensorBoard over a real training, in a real browser."""
+"""The tab Glassy as a reader sees it: a real TensorBoard over a real training, in a real browser."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AgingRecor
 @pytest.fixture(scope="module")
 def address(training: tuple[Path, AgingRecord, str]) -> Iterator[str]:
     write(training[0] / ODD, record_of(module=ODD))
-    # Behind a prefix, as on a server of many services.
+    # The tab is behind a prefix, as on a server with many services.
     with browsing.tensorboard(training[0], "--path_prefix", "/of/many") as started:
         yield started
 
@@ -78,12 +78,12 @@ def tab(browser: Any, address: str) -> Iterator[Tab]:
 
 @contextlib.contextmanager
 def own_tab(browser: Any, *arguments: object) -> Iterator[Tab]:
-    """The tab of a TensorBoard of its own."""
+    """Yield the tab of a separate TensorBoard."""
     browser.get_log("browser")
     with browsing.tensorboard(*arguments) as address:
         yield Tab(browser, address)
         assert complaints(browser) == []
-        browser.get("about:blank")  # so that nothing is asked of a server that has been stopped
+        browser.get("about:blank")  # no more requests to a stopped server
 
 
 def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, AgingRecord, str]) -> None:
@@ -114,7 +114,7 @@ def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, 
     assert len(tab.lines()) == 2 * len(record.waiting_times) - 2
     assert tab.hash() == before
 
-    # Along the run, whatever the record holds: here the learning rate.
+    # All series of the record are shown along the run, here the learning rate.
     (line,) = wait_for(lambda: tab.lines("along"))
     steps, rates = record.one_time("learning_rate")
     assert (line["x"], line["y"]) == (steps[steps > 0].tolist(), rates[steps > 0].tolist())
@@ -123,7 +123,7 @@ def test_the_tab_shows_the_curves_of_a_training(tab: Tab, training: tuple[Path, 
 def test_the_server_says_which_observables_there_are_and_how_they_look(
     tab: Tab, training: tuple[Path, AgingRecord, str]
 ) -> None:
-    """Those of the registry that the record has, and no list in the page."""
+    """The list has the observables of the registry that the record has. The page itself has no list."""
     _, record, name = training
     tab.open(runs=json.dumps([name]), observable="binder_cumulant")
     tab.drawn("lag,binder_cumulant,1,over")
@@ -141,7 +141,7 @@ def test_the_server_says_which_observables_there_are_and_how_they_look(
     for line, row in zip(tab.lines(), record.binder_cumulant(), strict=True):
         good = np.isfinite(row) & (record.lags > 0)
         assert (line["x"], line["y"]) == (record.lags[good].tolist(), row[good].tolist())
-    # It does not relax: there is no exponent, and no threshold to reach.
+    # This observable does not relax, so it has no exponent, and no threshold to reach.
     assert not tab.find(".card.threshold").is_displayed()
     wait_for(lambda: "it has no lag to a threshold" in tab.find(".fit table").text)
     assert not tab.find(".scan-plot").is_displayed()
@@ -177,7 +177,7 @@ def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
     assert_curves(tab, record, shown(fit.estimate), places(fit.estimate))
     quality = tab.find(".quality").text
 
-    # By keyboard: the arrow keys move it, and the curves with it.
+    # The arrow keys move the slider, and the curves with it.
     slider = tab.find("#mu")
     slider.send_keys("\ue014" * 40)  # arrow right
     mu = float(slider.get_attribute("value"))
@@ -187,7 +187,7 @@ def test_the_slider_collapses_the_curves_with_the_exponent_it_shows(
     assert_curves(tab, record, shown(mu), places(mu))
     assert tab.find(".quality").text != quality
 
-    # So is the axis, which keeps the focus.
+    # They move the axis, too, which keeps the focus.
     tab.find("input[name='x']:checked").send_keys("\ue012" * (1 if fit.variable == "plain" else 2))  # arrow left
     wait_for(lambda: tab.run("return document.activeElement.value + document.activeElement.checked") == "lagtrue")
     tab.drawn("lag,msd,1,over")
@@ -211,7 +211,7 @@ def test_the_threshold_is_dragged_and_typed(tab: Tab, training: tuple[Path, Agin
     shape = "return document.querySelector('.curves-plot').layout.shapes[0].y0"
     wait_for(lambda: tab.run(shape) == aim)
 
-    # The line on the chart is dragged upwards, with the mouse.
+    # Drag the line on the chart upwards with the mouse.
     from selenium.webdriver import ActionChains
 
     line = wait_for(lambda: tab.find(".curves-plot .shapelayer path"))
@@ -269,7 +269,7 @@ def test_it_is_readable_in_light_and_dark_on_a_desk_and_on_a_phone(tab: Tab, wid
         if element.is_displayed():
             assert element.rect["x"] >= 0
             assert element.rect["x"] + element.rect["width"] <= width
-    # What TensorBoard's button for the dark theme does.
+    # Do the same as TensorBoard's button for the dark theme.
     light = tab.run("return document.querySelector('.curves-plot').layout.paper_bgcolor")
     tab.run("window.parent.document.body.classList.add('dark-mode')")
     wait_for(lambda: tab.run("return document.querySelector('.curves-plot').layout.paper_bgcolor") != light)
@@ -279,7 +279,7 @@ def test_it_is_readable_in_light_and_dark_on_a_desk_and_on_a_phone(tab: Tab, wid
 
 
 class Pause(Callback):
-    """Stops a training at some steps until it is told to go on."""
+    """Stops a training at some steps until a test lets it go on."""
 
     def __init__(self, *steps: int) -> None:
         self.gates = {step: threading.Event() for step in steps}
@@ -342,7 +342,7 @@ def test_names_that_every_object_has_are_series_of_one_run_alone_and_lost_parts_
 
 
 def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From an empty page, with TensorBoard's slow loading; by the page's own refresh and by the Reload button."""
+    """Start from an empty page with TensorBoard's slow loading. Use the page's own refresh and the Reload button."""
     monkeypatch.setattr(sink_module, "_SECONDS", 0.0)
     pause, records = Pause(150, 300), []
     thread = threading.Thread(
@@ -362,7 +362,7 @@ def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monk
         wait_for(lambda: 100 < tab.run(steps) <= 150)  # by itself
         pause.gates[150].set()
         wait_for(lambda: 150 < tab.run(steps) <= 300)
-        # A page that nobody looks at does not ask; then only the button is left.
+        # A hidden page sends no requests, so only the button is left.
         tab.run("Object.defineProperty(document, 'hidden', {get: () => true})")
         pause.gates[300].set()
         thread.join(60)
@@ -376,6 +376,6 @@ def test_a_running_training_grows_on_the_page(browser: Any, tmp_path: Path, monk
             tab.browser.switch_to.frame(tab.find("iframe"))
             return bool(tab.run(steps) == max(np.add(*record.pairs)))
 
-        # Again until all of it is there: the server may have read a part when it was first asked.
+        # Reload until all of it is there, because the server may have read only a part at the first request.
         wait_for(reloaded)
         assert_curves(tab, record, record.msd())

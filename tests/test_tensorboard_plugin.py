@@ -1,4 +1,4 @@
-"""What the tab Glassy is told: read back through TensorBoard's own data providers from real event files."""
+"""The data of the tab Glassy, read back from real event files through TensorBoard's own data providers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ ODD = "<img src=x onerror=alert(1)>"
 
 
 def write(folder: Path, *records: AgingRecord, monitor: str = "glassy") -> None:
-    """Records as the sink writes them, each the record of a training of its own in the same directory."""
+    """Write records as the sink does, each as the record of its own training in the same directory."""
     for record in records:
         writer = SummaryWriter(folder)
         TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(folder)), monitor)._write_part(record)
@@ -87,7 +87,7 @@ def slow(logdir: Path) -> Any:
 
 @pytest.fixture
 def fast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Any]]:
-    """TensorBoard's data server, a process of its own."""
+    """Start TensorBoard's data server, a separate process."""
     with ExitStack() as stack:
 
         def start(logdir: Path) -> Any:
@@ -119,7 +119,7 @@ def provider(request: pytest.FixtureRequest, fast: Callable[[Path], Any]) -> Cal
 
 
 class Page:
-    """The plugin behind TensorBoard's own server, as the page speaks to it."""
+    """The plugin behind TensorBoard's own server, with the requests of the page."""
 
     def __init__(self, provider: Any) -> None:
         self.plugin = GlassyPlugin(TBContext(data_provider=provider))
@@ -131,14 +131,14 @@ class Page:
     def ask(self, path: str, **arguments: Any) -> Any:
         response = self.get(path, **arguments)
         assert response.status_code == 200, response.text
-        # Strictly JSON: NaN is none.
+        # Parse strict JSON, which has no NaN.
         return json.loads(response.text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
     def runs(self) -> dict[str, Any]:
         return {run["name"]: run for run in self.ask("runs")["runs"]}
 
     def wait_for(self, n_runs: int) -> dict[str, Any]:
-        """The data server reads in the background."""
+        """Wait until the data server has read some runs in the background."""
         wait_until(lambda: len(self.runs()) >= n_runs)
         found = self.runs()
         assert len(found) == n_runs
@@ -176,7 +176,7 @@ def test_the_record_of_a_training_is_in_its_event_files(
 
 
 def test_all_tables_of_a_record_are_in_its_event_files(tmp_path: Path, every_event: None) -> None:
-    """Profiles, and matrices between replicas, too: what the files hold, the event files hold."""
+    """The event files hold the same as the files, including profiles, and matrices between replicas."""
     logger, said = TensorBoardLogger(tmp_path, name="a"), {"summary": False}
     monitor = AgingMonitor(**said)
     callbacks = [monitor, BarrierMonitor(loader=data(), **said), DisplacementDistribution(), LogTimeEvaluator(**said)]
@@ -197,7 +197,7 @@ def test_all_tables_of_a_record_are_in_its_event_files(tmp_path: Path, every_eve
 def test_matrices_between_many_replicas_are_left_out_of_event_files_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """TensorBoard sends what belongs to a run in one message, again and again."""
+    """TensorBoard sends all data of a run in one message, again and again."""
     record = AgingRecord({"all": 1}, n_replica=33)
     record.append(0, 1, np.ones(record.row_shape))
     record.append_between("weight_distance", 1, np.ones((33, 33)))
@@ -246,7 +246,7 @@ def test_parts_together_are_the_record_whatever_is_in_it() -> None:
         grown.append(waiting_time, lag, moments[i] if i % 7 else np.full_like(moments[i], np.nan))
         grown.append_one_time("loss", i // 2, np.nan if i % 3 else 1 / (i + 1))  # a later value for a step wins
         grown.append_between("weight_distance", i // 2, np.full((3, 3), i))
-        if i > 30:  # the first part knows nothing of it
+        if i > 30:  # the first part has no profile
             grown.append_profile("displacement", i // 2, 1, [-1.0, 0.0, 1.0], [i, np.nan, 3.0, 4.0])
         if i in (35, 75):
             grown.append_profile(ODD, i, 0, [0.5], [1.0, i])
@@ -260,7 +260,7 @@ def test_parts_together_are_the_record_whatever_is_in_it() -> None:
     assert parts.assemble(found) == grown
     assert parts.assemble(found).meta == grown.meta
     assert parts.next_part(grown, written) == (None, written)
-    # The grid of a profile is in one part, and no row in two.
+    # The grid of a profile is in one part, and no row is in two parts.
     profiles = [json.loads(part.split(b"\n")[0])["profiles"] for part in found]
     assert [part["displacement"][1] for part in profiles if "displacement" in part] == [3, *[0] * (len(found) - 3)]
     rows = sum(part["displacement"][0] for part in profiles if "displacement" in part)
@@ -273,7 +273,7 @@ def test_parts_together_are_the_record_whatever_is_in_it() -> None:
 def test_event_files_grow_by_less_than_three_records_in_a_million_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At worst: every event is a part of its own, as in a training so slow that seconds pass between two."""
+    """In the worst case every event is its own part, as in a training so slow that seconds pass between two events."""
     monkeypatch.setattr(sink_module, "scalars", lambda *_: [])
     writer = SummaryWriter(tmp_path / "events")
     sink = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")
@@ -308,7 +308,7 @@ def test_a_part_that_could_not_be_written_is_written_later(tmp_path: Path) -> No
 
 
 class Disk:
-    """A disk under TensorBoard's event files that can be full after some more writes. The last write is torn."""
+    """A disk under TensorBoard's event files that becomes full after some writes. The last write is torn."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.room, write = 10**9, RecordWriter.write
@@ -328,7 +328,7 @@ class Disk:
 def test_after_a_full_disk_the_tab_has_every_row(
     room: int, tmp_path: Path, provider: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever in a block of writes the disk becomes full: the part, and the scalars, which wait for the next block."""
+    """Fill the disk anywhere in a block of writes: at the part, or at the scalars, which wait for the next block."""
     disk, writer, record = Disk(monkeypatch), SummaryWriter(tmp_path / "one"), AgingRecord({"all": 1})
     sink = TensorBoardSink(SimpleNamespace(experiment=writer, log_dir=str(tmp_path / "one")), "glassy", curves=True)
     for lag in range(1, 11):
@@ -355,7 +355,7 @@ def test_after_a_full_disk_the_tab_has_every_row(
 
 
 def test_an_error_that_comes_a_moment_after_the_flush_costs_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard's thread says that a write is done before it says that the write has failed."""
+    """TensorBoard's thread first reports that a write is done, and only then that the write has failed."""
     written: list[int] = []
     results = iter([None, None, OSError("full"), None])
 
@@ -399,7 +399,7 @@ def test_after_a_failed_write_the_tab_is_written_again_before_the_end(monkeypatc
 
 
 def parts_of(n: int) -> tuple[AgingRecord, list[bytes]]:
-    """A record of n pairs, each in a part of its own, and a profile from the second part on."""
+    """Return a record of n pairs, each in its own part, and a profile from the second part on."""
     record, written, found = AgingRecord({"all": 1}), parts.Written(), []
     for lag in range(1, n + 1):
         record.append(1, lag, np.full((1, 7), float(lag)))
@@ -411,7 +411,7 @@ def parts_of(n: int) -> tuple[AgingRecord, list[bytes]]:
 
 
 def write_parts(folder: Path, content: dict[int, bytes]) -> Path:
-    """Write parts to an event file of their own."""
+    """Write parts to their own event file."""
     before, writer = set(folder.glob("*")), SummaryWriter(folder)
     for number, one in content.items():
         writer._get_file_writer().add_summary(summary(tag_of(Place("glassy", "0" * 16, number)), one), 0)
@@ -464,9 +464,9 @@ def test_no_flipped_bit_of_a_part_changes_a_record() -> None:
         except RecordError:
             continue
         assert (note is None and found == record) or (len(found) == 2 and "the first is part 1:" in note)
-    # A part under the number of another one, because a bit of its tag is flipped.
+    # This part has the number of another part, because a bit of its tag is flipped.
     assert parts.join({0: content[0], 5: content[1]})[1].startswith("5 of 6 parts")
-    # A number of anybody's is no list of all numbers before it.
+    # A crafted number does not cause a list of all numbers before it.
     assert parts.join({0: content[0], 10**9 - 1: content[2].replace(b'"part"', b'"Part"')})[1].startswith("999,999,999")
     with pytest.raises(RecordError, match="its first part is missing or damaged"):
         parts.join({1: content[1]})
@@ -515,7 +515,7 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
         assert same(answer, record.lags[positive], values[:, positive])
         assert (answer["band"], answer["relaxing"]) == (None, None)
 
-    assert "chi4" not in described["observables"]  # of a single run
+    assert "chi4" not in described["observables"]  # a single run has none
 
     choice = {"run": name, "group": "all", "observable": "msd"}
     (fitted,) = page.ask("fits", **choice)["series"]
@@ -524,7 +524,7 @@ def test_every_number_is_one_of_the_record_or_of_the_analysis(tmp_path: Path, pr
     assert fitted["verdict"] == found.to_dict()["verdict"]
     assert fitted["text"] == str(found)
 
-    # The exponent is of these waiting times, and the scan has the quality that the fit minimised.
+    # The exponent belongs to these waiting times, and the scan has the quality that the fit minimised.
     fit, scan = found.exponent, fitted["scan"]
     (answer,) = page.ask("curves", **choice)["series"]
     assert answer["used"] == fit.waiting_times.tolist()
@@ -611,14 +611,14 @@ def test_one_run_cut_short_does_not_stop_the_others_that_are_shown_together(tmp_
     assert joined["values"] == without["values"]
     (fitted,) = page.ask("fits", run=[f"seed_{i}" for i in range(4)], **choice)["series"]
     assert any(warning.startswith(sentence) for warning in fitted["verdict"]["warnings"])
-    # Of two runs, both may be right: the remedy is that of the page.
+    # Both of two runs may be right, so the remedy is for the page.
     error = page.get("curves", run=["seed_0", "seed_2"], **choice).get_json()["error"]
     assert "Choose runs of one length, or show them side by side; 'lightning-glassy report --common' uses" in error
     assert "In Python" not in error
     assert "common=True" not in error
 
 
-# ---------------------------------------------------------------------- what is wrong with a question
+# ---------------------------------------------------------------------- errors in a question
 
 
 @pytest.mark.parametrize(
@@ -699,7 +699,7 @@ def test_a_group_that_only_some_runs_have_is_answered_for_those(tmp_path: Path) 
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """Return what some calls return that begin together, each in a thread of its own."""
+    """Return the results of some calls that begin together, each in its own thread."""
     start = threading.Barrier(len(calls))
 
     def begin(call: Callable[[], Any]) -> Any:
@@ -712,7 +712,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The questions for which curves or a fit were computed. Each takes a fifth of a second."""
+    """List the questions for which curves or a fit were computed. Each takes a fifth of a second."""
     asked: list[Any] = []
 
     def slow_one(compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -844,7 +844,7 @@ def test_answers_take_bounded_room_and_wait_for_a_bounded_time() -> None:
     assert answers.get("first", never, 0.0) == ""
 
 
-# ---------------------------------------------------------------------- data of every kind
+# ---------------------------------------------------------------------- all kinds of data
 
 
 def test_without_data_there_is_a_tab_that_waits(tmp_path: Path, provider: Callable[[Path], Any]) -> None:
@@ -934,7 +934,7 @@ def test_a_resumed_run_is_one_run_whatever_the_clock_says(tmp_path: Path, monkey
     monkeypatch.setattr(sink_module.time, "time_ns", lambda: next(clock))
 
     def trained(until: int, seed: int, **meta: Any) -> AgingRecord:
-        """A record of which the pairs after lag 5 differ between trainings."""
+        """Return a record in which the pairs after lag 5 differ between trainings."""
         record = AgingRecord({"all": 1}, meta=meta)
         for lag in range(1, until + 1):
             record.append(1, lag, np.full((1, 7), float(lag + seed * (lag > 5))))
@@ -1032,7 +1032,7 @@ def part(rows: int = 0, numbers: bytes = b"", one_time: Any = None, **header: An
 
 
 def plane(n: int) -> bytes:
-    """As many rows of which no two share a time: the plane has the square of them."""
+    """Return rows of which no two share a time, so that the plane has the square of their number."""
     times = np.stack([np.arange(n), np.arange(n)], axis=1).astype("<i8")
     return times.tobytes() + np.ones((n, 7)).astype("<f8").tobytes()
 
@@ -1101,7 +1101,7 @@ def test_a_crafted_run_is_an_error_beside_the_others(tmp_path: Path, provider: C
     ):
         writer = SummaryWriter(tmp_path / name)
         made: Summary = summary(tag, content)
-        # A tensor that claims a terabyte: nobody unpacks it.
+        # The tensor claims a terabyte, so nobody may unpack it.
         made.value[0].tensor.float_val.append(1.0)
         made.value[0].tensor.tensor_shape.dim[0].size = 2**38
         writer._get_file_writer().add_summary(made, 0)

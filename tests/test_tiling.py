@@ -1,4 +1,4 @@
-"""Plain torch with the tiles of a GPU: few operations, the same sums. The GPU is made up, the arithmetic is not."""
+"""Plain torch with the tiles of a GPU: few operations, the same sums. The GPU is pretended, the arithmetic is real."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_glassy.measure.snapshots import SnapshotBank
 
 EPS = (1e-3, 1e-1)
 
-# The sizes of the tensors of a ResNet-18 for ten classes, largest first.
+# These are the sizes of the tensors of a ResNet-18 for ten classes, largest first.
 RESNET = [2359296] * 3 + [1179648] + [589824] * 3 + [294912] + [147456] * 3 + [131072, 73728] + [36864] * 4
 RESNET += [32768, 9408, 8192, 5120] + [512] * 10 + [256] * 10 + [128] * 10 + [64] * 10 + [10]
 
@@ -116,11 +116,11 @@ def test_sums_over_a_large_tile_keep_their_precision(displacement: float, dtype:
     exact = torch.stack([d.square().sum(), d.pow(4).sum(), now @ start, now.square().sum(), start.square().sum()])
     assert (found[:5] / exact - 1).abs().max() < 1e-6
     counts = torch.tensor([(d.abs() <= eps).sum() for eps in EPS])
-    assert (found[7:] - counts).abs().max() <= 3  # where |d| rounds to eps itself
+    assert (found[7:] - counts).abs().max() <= 3  # |d| may round to eps itself
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest memory that a call has taken at once."""
+    """Return the largest memory that a call has taken at once."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     live = peak = 0
@@ -135,7 +135,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("sample", [None, 2_900_000])
 def test_the_memory_of_a_tile_is_bounded(sample: int | None, dtype: torch.dtype) -> None:
-    # A sample of a tensor that is not dense takes most.
+    # A sample of a tensor that is not dense needs the most memory.
     weights = torch.randn(6000, 1000).to(dtype) if sample is None else torch.randn(3000, 2000).to(dtype)[:, ::2]
     tracked = TrackedParameters(select_parameters([("w", nn.Parameter(weights))]), sample)
     plain = EagerMoments(tracked, EPS)

@@ -137,7 +137,7 @@ def test_arguments_out_of_range_are_named(options: dict, message: str) -> None:
 
 
 class Plain:
-    """The rules of a tracker, written down anew: at each step look at each snapshot, and ask the schedule."""
+    """The rules of a tracker, written once more: at each step look at each snapshot, and ask the schedule."""
 
     def __init__(self, schedule: LogTimeSchedule) -> None:
         self.schedule, self.captured = schedule, -1

@@ -1,7 +1,7 @@
 """The CUDA kernels, run by Triton's interpreter on a CPU: against plain torch, and against float64 NumPy.
 
-The interpreter has to be chosen before triton is imported, and for the whole process: the tests run in one of their
-own, which ``test_the_kernels_in_tritons_interpreter`` starts.
+The interpreter has to be chosen before triton is imported, and for the whole process. So
+``test_the_kernels_in_tritons_interpreter`` starts a separate process for these tests.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TestInterpreted(KernelChecks):
         monkeypatch.setattr("lightning_glassy.measure.moments.triton._CHUNKS_PER_JOB", 2)
         parameters, tracked = track(torch.randn(40_000), torch.randn(33), torch.randn(6000), groups="layer")
         ours = self.kernels(tracked)
-        assert len(ours._plans[0].chunks) == 8 + 1 + 2  # of 5120 coordinates
+        assert len(ours._plans[0].chunks) == 8 + 1 + 2  # 5120 coordinates each
         assert ours._plans[0].jobs.tolist() == [[0, 8, 3], [1, 8, 3], [2, 8, 3], [8, 9, 1], [9, 11, 1]]
         assert ours._plans[0].cells.tolist() == [0, 3, 4, 5]
         snapshot = capture(SnapshotBank(tracked), 0, ours)
@@ -147,7 +147,7 @@ class TestInterpreted(KernelChecks):
         assert all(parameter.grad_fn is None for parameter in parameters + few)
 
 
-# ---------------------------------------------------------------------- which implementation it is
+# ---------------------------------------------------------------------- the choice of the implementation
 
 
 @pytest.mark.skipif(INTERPRETED, reason="of the choice, not of the kernels")
@@ -182,7 +182,7 @@ class TestChoice:
 
 
 def compiled_for(architecture: int, kinds: int, **constants: object) -> tuple[Any, Any]:
-    """Both kernels, compiled for a GPU that is not here."""
+    """Return both kernels, compiled for a GPU that is not here."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -204,7 +204,7 @@ def compiled_for(architecture: int, kinds: int, **constants: object) -> tuple[An
 
 
 def spilled_bytes(ptx: str, directory: Path) -> int:
-    """How many bytes of registers the assembler says that it keeps in memory."""
+    """Return the bytes of registers that are kept in memory, as the assembler reports."""
     import triton
 
     assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -251,7 +251,7 @@ class TestCompiled:
             ours([bank.live[0]], bank.add(1))
             n = len(seen.compiled)
             assert n == 5  # the first kernel does not know whether anything is due
-            # By the way of a first launch, too: the numbers of rows that are sent have the same type for any rows.
+            # Check the way of a first launch, too. The numbers of rows have the same type for any number of rows.
             monkeypatch.setattr(module, "_COMPILED_TAKES_ALL", False)
             ours._plans[0].compiled.clear()
             for step in range(2, 250):
@@ -267,12 +267,12 @@ class TestCompiled:
         first, second = (kernel.asm["ptx"] for kernel in compiled_for(90, 1))
         assert "griddepcontrol.launch_dependents" in first
         waits = second.index("griddepcontrol.wait")
-        # What it reads before: the first job of a cell and the end. The sums of the jobs are float64 and come after.
+        # Before, it reads the first job of a cell and the end. The sums of the jobs are float64 and come after.
         assert len(re.findall(r"ld\.global", second[:waits])) == 2
         assert "griddepcontrol" not in "".join(kernel.asm["ptx"] for kernel in compiled_for(80, 1))
 
 
-# ---------------------------------------------------------------------- where snapshots are
+# ---------------------------------------------------------------------- the place of snapshots
 
 
 @pytest.mark.skipif(INTERPRETED, reason="of the bank, not of the kernels")
@@ -297,7 +297,7 @@ class TestBank:
     def test_offloaded_snapshots_are_measured_as_those_on_the_device(
         self, sample: int | None, options: dict[str, bool]
     ) -> None:
-        # On a CPU the streams fall away; what goes where, and in which order, is the same.
+        # A CPU has no streams, but the copies, their places and their order are the same.
         parameters, tracked = track(
             torch.randn(400), torch.randn(30, 20).t(), torch.randn(7).double(), sample=sample, groups="layer"
         )
@@ -332,7 +332,7 @@ class TestBank:
         n, n_bytes = plan_sample(selected, 3, device="cpu", max_memory=10_000)
         assert n is not None
         assert n_bytes <= 10_000
-        # What is in passing, beside a copy of the weights, has to fit on the device.
+        # The tensors in passing have to fit on the device, beside a copy of the weights.
         assert plan_sample(selected, 3, device="cpu")[0] == 1600 // 8
         free["cuda"] = 7000
         with pytest.raises(MemoryError, match=r"two copies of 1,000 coordinates pass through cuda, 7\.8 KiB"):

@@ -57,7 +57,7 @@ class Slotted:
 
 
 class Averaging(SmallNet):
-    """Keeps the outputs of an epoch in all the ways that people have."""
+    """A module that keeps the outputs of an epoch in all usual ways."""
 
     shared: list[float] = []  # noqa: RUF012
     steps = 0
@@ -220,7 +220,7 @@ def test_data_with_random_numbers_of_their_own_are_those_of_the_training(tmp_pat
 
 def test_an_iterator_that_cannot_be_put_back_is_refused(tmp_path: Path) -> None:
     class Second(SmallNet):
-        """Takes a second batch from an iterator of its own."""
+        """A module that takes a second batch from its own iterator."""
 
         def on_fit_start(self) -> None:
             self.others = itertools.cycle(data())
@@ -239,7 +239,7 @@ def test_an_iterator_that_cannot_be_put_back_is_refused(tmp_path: Path) -> None:
 
 
 class Teacher(SmallNet):
-    """A momentum encoder, and weights that are kept small: `training_step` writes both."""
+    """A momentum encoder, and weights that are kept small. `training_step` writes both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -249,13 +249,13 @@ class Teacher(SmallNet):
         with torch.no_grad():
             for mine, its in zip(self.net[0].parameters(), self.teacher.parameters(), strict=True):
                 its.mul_(0.9).add_(mine, alpha=0.1)
-        self.net[3].weight.data.mul_(0.99)  # shows no other version
+        self.net[3].weight.data.mul_(0.99)  # the version does not change
         target = self.teacher(batch[0])
         return self._loss(batch) + (self.net[0](batch[0]) - target).square().mean()
 
 
 class Replacing(SmallNet):
-    """The same by assignment."""
+    """A module that keeps weights small by assignment."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.net[3].weight.data = self.net[3].weight.data * 0.99
@@ -263,7 +263,9 @@ class Replacing(SmallNet):
 
 
 class Merged(SmallNet):
-    """`eval` merges a correction into a weight, and replaces a parameter. `train` undoes neither of them to the bit."""
+    """A module in which `eval` merges a correction into a weight, and replaces a parameter. `train` does not restore
+    the exact bits of either.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,7 +303,7 @@ def test_weights_that_the_loss_or_the_mode_writes_are_those_of_the_training(
 
 def test_an_update_by_the_loss_is_refused_before_it_happens(tmp_path: Path) -> None:
     class Both(SmallNet):
-        """Trains a part of itself within the training step."""
+        """A module that trains a part of itself within the training step."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -332,7 +334,7 @@ def test_a_copy_of_the_weights_that_does_not_fit_is_refused(tmp_path: Path, monk
 
 
 class Stages(SmallNet):
-    """Augments in training, stops the training if a loss is small, and normalises each loader in its own way."""
+    """A module that augments in training, stops at a small loss, and normalises each loader in its own way."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The verdict on clocks that are known, on many grids of checkpoints, and every sentence that it can print."""
+"""The verdict on known clocks, on many grids of checkpoints, and every sentence that it can print."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GRIDS = {
     "every 100 steps": list(range(0, 5001, 100)),
     "epochs": list(range(51)),
 }
-CORNER = {"every 100 steps": 800, "epochs": 8}  # where a clock stops or starts: elsewhere at step 1,000
+CORNER = {"every 100 steps": 800, "epochs": 8}  # the step at which a clock stops or starts: elsewhere 1,000
 SCHEDULE = LogTimeSchedule.logspaced(
     100_000, first_waiting_time=10, waiting_times_per_decade=4, lags_per_decade=6, zero=False
 )
@@ -65,7 +65,7 @@ def clock(kind: str, corner: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def walk_record(steps: Sequence[int], clock: Callable, n_replica: int | None = None, seed: int = 0) -> AgingRecord:
-    """A random walk of 2,000 coordinates on a clock, at checkpoints."""
+    """Return a random walk of 2,000 coordinates on a clock, at checkpoints."""
     times = clock(np.asarray(steps, dtype=np.float64))
     rng, count = np.random.default_rng(seed), n_replica or 1
     moves = np.sqrt(np.diff(times, prepend=0.0))[:, None] * rng.normal(size=(count, len(steps), 2000))
@@ -83,7 +83,7 @@ def walk_record(steps: Sequence[int], clock: Callable, n_replica: int | None = N
 def exact_record(
     msd: Msd, pairs: Sequence[tuple[int, int]], n_replica: int | None = None, noise: float = 0.0, seed: int = 0
 ) -> AgingRecord:
-    """A record of a known MSD. The noise is one factor for each waiting time and replica."""
+    """Return a record of a known MSD. The noise is one factor for each waiting time and replica."""
     rng, count = np.random.default_rng(seed), n_replica or 1
     record, factors = AgingRecord({"all": 1}, n_replica=n_replica), {}
     for t_w, t in pairs:
@@ -166,7 +166,7 @@ def test_the_error_of_the_interpolation_covers_the_true_error(grid: str, msd: Ms
 @pytest.mark.parametrize("grid", ["powers of two", "1-2-5", "3 per decade", "5 per decade", "Pythia", "epochs"])
 @pytest.mark.parametrize("mu", [0.0, 0.5, 1.0])
 def test_the_exponent_is_right_on_every_grid(grid: str, mu: float) -> None:
-    # The first clock step after 0 is not that of t_w^(1 - mu), so use a clock without an offset.
+    # At 0, the first clock step does not follow t_w^(1 - mu), so use a clock without an offset.
     msd = {
         0.0: lambda t_w, t: t,
         0.5: lambda t_w, t: (t_w + t) ** 0.5 - t_w**0.5,
@@ -236,12 +236,12 @@ STEPS = sorted({t_w for t_w, _ in SCHEDULE.pairs})
 
 
 def law(height: Callable[[float], float], slope: float = 1.0) -> Msd:
-    """An MSD of a power of the lag, times exp of a function of ln t_w."""
+    """Return an MSD that is a power of the lag, times exp of a function of ln t_w."""
     return lambda t_w, t: float(t**slope * np.exp(height(np.log(max(t_w, 1)))))
 
 
 def bend(*pieces: tuple[float, float]) -> Callable[[float], float]:
-    """A continuous function of straight pieces: each has its first waiting time and its aging rate."""
+    """Return a continuous function of straight pieces. Each piece has its first waiting time and its aging rate."""
     starts, rates = np.log([p[0] for p in pieces]), [p[1] for p in pieces]
     ends = np.append(starts[1:], np.inf)
     return lambda x: -sum(rate * np.clip(x - a, 0, b - a) for a, b, rate in zip(starts, ends, rates, strict=True))
@@ -251,7 +251,7 @@ def test_it_still_ages_in_the_last_decade() -> None:
     found = verdict(exact_record(law(bend((1, 0.6))), SCHEDULE.pairs, 8, 0.01))
     assert found.kind == "aging throughout"
     assert re.match(r"MSD still ages in the last decade: aging rate 0\.[56]\d \(", found.evidence[0])
-    assert len(found.evidence) == 2  # and the gradient noise is missing
+    assert len(found.evidence) == 2  # the second is the missing gradient noise
     assert "whose fading would slow the motion without any glass" in found.evidence[1]
 
 
@@ -297,7 +297,7 @@ def test_an_early_stop_is_not_lost_in_a_long_flat_part(grid: str, corner: int) -
 
 
 def test_at_long_lags_a_smaller_rate_is_aging() -> None:
-    # On one checkpoint per decade, the lags are nine waiting times, where a clock with the exponent 0.5 has 0.24.
+    # With one checkpoint per decade, the lags are nine waiting times. There a clock with the exponent 0.5 has 0.24.
     found = verdict(exact_record(lambda t_w, t: (t_w + t) ** 0.5 - t_w**0.5, checkpoints(per_decade(1))))
     assert found.kind == "aging throughout"
     assert found.rates[-1].lag_ratio == pytest.approx(9, rel=0.1)
@@ -348,7 +348,7 @@ def test_later_waiting_times_that_share_no_lags_leave_it_open() -> None:
     ]
     # If the rest reaches far enough, it decides.
     assert verdict(exact_record(of_clock("ages"), [*early, *late[:3]])).kind == "aging throughout"
-    # Too few can be compared at all, and the sentence says why.
+    # Too few waiting times can be compared at all, and the sentence gives the reason.
     alone = told(exact_record(of_clock("ages"), [*early[:6], *late]))
     assert "2 waiting times from 1 to 2 can be compared" in alone
     assert "waiting times after step 2 cannot be compared" in alone
@@ -509,7 +509,7 @@ WINDOW = (1000, 100_000)
 
 
 def fitted(estimate: float, interval: tuple[float, float] | None = None, *, headline: bool = True, **other: Any) -> Any:
-    """The part of an exponent that is compared with a verdict."""
+    """Return the part of an exponent that is compared with a verdict."""
     mu = estimate if headline else None
     fit = {"estimate": estimate, "mu": mu, "interval": interval, "observable": "msd", "group": "all", "window": WINDOW}
     found = SimpleNamespace(**{**fit, **other})

@@ -1,4 +1,4 @@
-"""The watch over the parameters of a module, which walks through the module only after a change."""
+"""The watch over the parameters of a module. It walks through the module only after a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer in plain words, against systems whose answer is known exactly, and several records side by side."""
+"""The answer in plain words, for systems with an exactly known answer, and several records side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = 5000
 
 
 def walk(power: float, seed: int, n: int = 400) -> tuple[AgingRecord, np.ndarray]:
-    """Weights that diffuse with steps of variance k^-power, and the exact displacement as a function of both times."""
+    """Return weights that diffuse with steps of variance k^-power, and the exact displacement between two times."""
     rng, variances = np.random.default_rng(seed), np.arange(1, T + 1.0) ** -power
     steps = rng.normal(size=(T, n)) * np.sqrt(variances)[:, None]
     weights = np.cumsum(np.vstack([rng.normal(size=(1, n)), steps]), axis=0)
@@ -90,7 +90,7 @@ def test_summary_report_and_page_begin_with_the_words_and_name_few_doubts() -> N
     doubts = doubts_of(record, found.verdict, found.exponent)
     assert doubts[0] == "the weights were rounded"
     assert len(doubts) == len(set(doubts))
-    assert sum("Adam" in doubt for doubt in doubts) == 1  # of two optimisers of one kind
+    assert sum("Adam" in doubt for doubt in doubts) == 1  # for two optimisers of one kind
     printed = [line for line in summary(record, "AgingMonitor") if line.startswith("  ! ")]
     assert printed[:2] == [f"  ! {doubt}" for doubt in doubts[:2]]
     assert printed[2:] == [f"  ! {len(doubts) - 2} more in 'lightning-glassy report'"]
