@@ -1,1 +1,1 @@
-"""What the package costs, measured: ``python -m benchmarks`` runs all, ``python -m benchmarks moments`` one of them."""
+"""Measurements of the package's cost. ``python -m benchmarks`` runs all, ``python -m benchmarks moments`` runs one."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [name ...] [options]``: run benchmarks and write their results to ``benchmarks/results``."""
+"""Run benchmarks and write their results to ``benchmarks/results``: ``python -m benchmarks [name ...] [options]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-# `device` runs only if it is named. It needs a GPU, or --dry, and a folder for its results.
+# `device` runs only if it is named. It needs a folder for its results, and a GPU or --dry.
 BY_NAME = ("device",)
 USUAL = (
     "growth",
@@ -29,7 +29,7 @@ NAMES = USUAL + BY_NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the named benchmarks, or the usual ones. The first option and all after it go to the one that is named."""
+    """Run the named benchmarks, or the usual ones. A single named benchmark gets the first option and all after it."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     n = next((index for index, word in enumerate(given) if word.startswith("-")), len(given))
     names, options = given[:n], given[n:]
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("options", nargs="*", metavar="option", help="options of the benchmark, if one is named")
     if options and len(names) != 1:
         if not names:
-            parser.parse_args(options)  # prints the help, or what is wrong
+            parser.parse_args(options)  # prints the help or the error
         parser.error(f"options {' '.join(options)!r}: name the one benchmark that takes them")
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")

@@ -1,4 +1,4 @@
-"""What people write without this package: the same measurement by other means, to compare with."""
+"""Code that people write without this package: the same measurement by other means, for comparison."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ EPS = (5e-4, 5e-3)
 
 
 def numpy_weights(parameters: list[torch.nn.Parameter]) -> NDArray[np.float32]:
-    """All weights as one NumPy vector on the host."""
+    """Return all weights as one NumPy vector on the host."""
     return parameters_to_vector(parameters).detach().cpu().numpy()
 
 
 def numpy_moments(w: NDArray[np.float32], s: NDArray[np.float32]) -> list[float]:
-    """The moments of one pair as they come to mind first.
+    """Return the moments of one pair, in the most obvious code.
 
-    The fourth power is a product. NumPy takes ``d**4`` as a general power of each element, which is many times slower.
+    The fourth power is a product. NumPy computes ``d**4`` as a general power of each element, many times more slowly.
     """
     d = w - s
     d2 = d * d
@@ -36,18 +36,18 @@ def numpy_moments(w: NDArray[np.float32], s: NDArray[np.float32]) -> list[float]
 
 
 def numpy_pair(w: NDArray[np.float32], s: NDArray[np.float32]) -> list[float]:
-    """Five sums of one pair, by dot products: what a first script has."""
+    """Return five sums of one pair by dot products, as in a first script."""
     d = w - s
     return [float(d @ d), float(w @ w), float(s @ s), float(w @ s), float((np.abs(d) <= EPS[0]).sum())]
 
 
 def numpy_msd(w: NDArray[np.float32], s: NDArray[np.float32]) -> float:
-    """The mean squared displacement of one pair as it comes to mind first."""
+    """Return the mean squared displacement of one pair, in the most obvious code."""
     return float(((w - s) ** 2).mean())
 
 
 class AtEvents(Callback, ABC):
-    """Something that is done at the events of a schedule."""
+    """Base class of callbacks that act at the events of a schedule."""
 
     def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
         self.events = {event.step: event for event in schedule.until(steps).events}
@@ -59,11 +59,11 @@ class AtEvents(Callback, ABC):
 
     @abstractmethod
     def act(self, module: Any, event: Any) -> None:
-        """What is done."""
+        """Act at an event."""
 
 
 class NumpyCopies(AtEvents):
-    """A NumPy copy of the weights in the hook, compared there with earlier copies."""
+    """Copies the weights to NumPy in the hook, and compares them there with earlier copies."""
 
     def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
         super().__init__(schedule, steps)
@@ -74,14 +74,14 @@ class NumpyCopies(AtEvents):
         """Copy and compare."""
         w = numpy_weights(list(module.parameters()))
         for waiting_time in event.waiting_times:
-            if waiting_time in self.copies:  # that of step 0 is not taken: a small favour
+            if waiting_time in self.copies:  # no copy of step 0 exists: a small advantage for NumPy
                 self.results.append(numpy_moments(w, self.copies[waiting_time]))
         if event.capture:
             self.copies[event.step] = w.copy()
 
 
 class Checkpoints(AtEvents):
-    """A state_dict on disk at every event, to be analysed later; what that later costs is not counted."""
+    """Saves a state_dict at every event for a later analysis. The cost of the analysis is not counted."""
 
     def __init__(self, schedule: LogTimeSchedule, steps: int) -> None:
         super().__init__(schedule, steps)
@@ -92,5 +92,5 @@ class Checkpoints(AtEvents):
         torch.save(module.state_dict(), self.directory / f"step={event.step}.pt")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Delete what was saved."""
+        """Delete the saved files."""
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Write the table of costs in README.md from the results of ``event`` and ``training``; ``python -m benchmarks costs``.
+"""Write the table of costs in README.md from the results of ``event`` and ``training``: ``python -m benchmarks costs``.
 
-Nothing is measured here. Each figure is in ``results/event.json`` or ``results/training.json``.
+This module measures nothing. Each figure is in ``results/event.json`` or ``results/training.json``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The cost of an event, from a thousand to ten million weights; ``python -m benchmarks event``.
+"""Measure the cost of an event, from a thousand to ten million weights: ``python -m benchmarks event``.
 
-Against reading the same bytes once, which no measurement can undercut, and against what people write by hand. All ways
-take turns in one process, first on a quiet machine and then beside a process that never rests. ``--quick`` measures the
-two smallest sizes, and writes nothing.
+The cost is compared with reading the same bytes once, and with code written by hand. No measurement can be faster than
+the reading. All ways take turns in one process, first on a quiet machine and then beside a process that never rests.
+``--quick`` measures the two smallest sizes, and writes nothing.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from benchmarks.report import seconds, table, write
 from lightning_glassy import AgingTracker, LogTimeSchedule
 from lightning_glassy.measure.moments import EagerMoments
 
-# 784-5-5-5-10 is the network of both papers. The others are evenly cut into so many tensors as a network has.
+# 784-5-5-5-10 is the network of both papers. The other sizes have four equal layers, each with weights and ten biases.
 PAPERS = (3920, 5, 25, 5, 25, 5, 50, 10)
 SIZES = (1_250, 4_045, 100_000, 1_000_000, 10_000_000)
 DUE = (1, 4)
 
-# Seconds that all ways of a row may take, and the most turns.
+# ENOUGH: seconds that all ways of a row may take. TURNS: the largest number of turns.
 ENOUGH, TURNS = 20.0, 301
 
-Row = tuple[int, int, bool]  # parameters, due snapshots, and whether a busy process is beside
+Row = tuple[int, int, bool]  # parameters, due snapshots, and whether a busy process runs beside
 
-# A process that keeps a core busy and leaves the memory alone.
+# A process that keeps a core busy and does not load the memory.
 BUSY = "while True: pass"
 
 
 def weights_of(n: int) -> list[torch.nn.Parameter]:
-    """Return float32 weights, as a network has them."""
+    """Return float32 weights in tensors like the tensors of a network."""
     sizes = PAPERS if n == sum(PAPERS) else [part for _ in range(4) for part in (n // 4 - 10, 10)]
     return [torch.nn.Parameter(torch.randn(size) * 0.05) for size in sizes]
 
@@ -162,7 +162,7 @@ def row_of(n: int, due: int, beside: bool) -> dict[str, Any]:
 
 
 def text_of(data: Sequence[dict[str, Any]]) -> str:
-    """Return the tables: times, and what the promises say of them."""
+    """Return two tables: the times, and the promises with the measured ratios."""
     names = list(dict.fromkeys(name for row in data for name in row["ways"]))
     rows = [
         [
@@ -191,7 +191,7 @@ def text_of(data: Sequence[dict[str, Any]]) -> str:
 
 
 def promises(data: Sequence[dict[str, Any]]) -> list[list[object]]:
-    """Return what is promised, and what was measured."""
+    """Return a row for each promise: its limit, the measured value, and whether the promise is met."""
     by = {(row["parameters"], row["due"], row["busy"]): row["ways"] for row in data}
     alone = {(row["parameters"], row["due"], row["busy"]): 1e6 * row["alone"] for row in data}
     found: list[list[object]] = []
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--quick", action="store_true", help="the two smallest sizes, nothing written")
     quick = parser.parse_args(arguments).quick
     warnings.filterwarnings("ignore")
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its workers would take turns with the ways
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its workers would compete with the ways for the cores
     sizes = SIZES[:2] if quick else SIZES
     data = [row_of(n, due, beside) for beside in (False, True) for n in sizes for due in (DUE[:1] if beside else DUE)]
     text = text_of(data)

@@ -1,4 +1,4 @@
-"""A Triton driver for machines without a GPU: kernels are really compiled for one, and launches are only counted.
+"""A Triton driver for machines without a GPU. It compiles kernels for a real GPU, and only counts their launches.
 
 The driver serves two purposes: to time the Python part of a launch (``python -m benchmarks host``), and to fill a cache
 of compiled kernels that a machine with a GPU reads later.
@@ -27,7 +27,7 @@ class Seen:
 
     Attributes:
         launches: number of launches by name of the kernel.
-        compiled: kernels that were requested, in order: their name, and whether the cache had them.
+        compiled: requested kernels in order, each with its name and whether the cache had it.
     """
 
     launches: Counter[str] = field(default_factory=Counter)
@@ -35,7 +35,10 @@ class Seen:
 
 
 class _Utils:
-    """Loads nothing, and says so in the form of the real one: module, function, registers, spills, most threads."""
+    """Loads nothing, and returns zeros in the form of the real loader.
+
+    The form is: module, function, registers, spills, largest number of threads.
+    """
 
     def load_binary(self, *_: Any) -> tuple[int, int, int, int, int]:
         return 0, 0, 0, 0, 1024
@@ -44,7 +47,7 @@ class _Utils:
         return {"max_shared_mem": SHARED_BYTES, "multiprocessor_count": 132}
 
 
-# One for all: a compiled kernel keeps its launcher, also beyond the context in which it was compiled.
+# One object for the whole process, because a compiled kernel keeps its launcher after its context has ended.
 SEEN = Seen()
 
 
@@ -56,11 +59,11 @@ class _Launcher:
         SEEN.launches[self.name] += 1
         for argument in arguments:
             if isinstance(argument, torch.Tensor):
-                argument.data_ptr()  # the real launcher asks for it, too
+                argument.data_ptr()  # the real launcher does this, too
 
 
 class _Driver:
-    """The part of a driver that Triton asks between a call of a kernel and its launch."""
+    """The part of a driver that Triton uses between the call of a kernel and its launch."""
 
     binary_ext = "cubin"
 
@@ -91,7 +94,7 @@ class _Driver:
 
 @contextmanager
 def fake_driver() -> Iterator[Seen]:
-    """Let Triton compile for TARGET and launch nothing, within this context. Tensors may be on a CPU there."""
+    """Let Triton compile for TARGET and launch nothing within this context. Tensors may be on a CPU within it."""
     before, listener = driver._active, triton.knobs.compilation.listener
 
     def listen(*, src: Any, cache_hit: bool, **_: Any) -> None:

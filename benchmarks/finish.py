@@ -1,4 +1,4 @@
-"""The end of a training and a report, against the size of the record; ``python -m benchmarks finish``.
+"""Time the end of a training, and a report, against the size of the record: ``python -m benchmarks finish``.
 
 The columns are the summary, the figures of a logger, the table, and a report with its figures and page.
 """
@@ -25,7 +25,7 @@ SIZES = [(20, 60, None), (40, 100, None), (200, 200, None), (300, 300, None), (2
 
 
 def record_of(n_tw: int, n_lag: int, n_replica: int | None) -> AgingRecord:
-    """Curves that scale with t/t_w^0.7, with 2 % of noise. All waiting times are in the window of the fit."""
+    """Return curves that scale with t/t_w^0.7, with 2 % of noise. All waiting times are in the window of the fit."""
     rng, record = np.random.default_rng(0), AgingRecord({"all": 1000}, n_replica=n_replica)
     shape = (1, 7) if n_replica is None else (n_replica, 1, 7)
     for waiting_time in np.geomspace(1e4, 1e6, n_tw).round().astype(int).tolist():

@@ -1,4 +1,4 @@
-"""How the default schedule grows with the length of the run; ``python -m benchmarks growth``. Counted, not timed."""
+"""Count how the default schedule grows with the length of the run, without timing: ``python -m benchmarks growth``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of a histogram of displacements against that of a pair's moments; ``python -m benchmarks histogram``."""
+"""Compare the cost of a histogram of displacements with a pair's moments: ``python -m benchmarks histogram``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main() -> None:
     weights.data += 1e-3 * values
     plain = TrackedParameters(select_parameters([("w", weights)]))
     with patch.dict(os.environ, {"LIGHTNING_GLASSY_EAGER": "1"}):
-        _count(plain, DISPLACEMENT_EDGES)  # which of them counts is decided once
+        _count(plain, DISPLACEMENT_EDGES)  # the first call decides which implementation counts
     scale, edges = torch.tensor(1e3), torch.tensor(np.asarray(DISPLACEMENT_EDGES), dtype=torch.float32)
     rows: list[list[object]] = []
     data = []

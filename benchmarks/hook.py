@@ -1,4 +1,4 @@
-"""The cost of a training step at which nothing is due, in the hook itself; ``python -m benchmarks hook``."""
+"""Time the hook itself at a training step at which nothing is due: ``python -m benchmarks hook``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CALLS, REPEATS = 20_000, 25
 
 
 class TimeTheHook(Callback):
-    """At step 20 of a real training, call the monitor's hook many times, A B A B with an empty one."""
+    """Calls the monitor's hook and an empty hook many times in turns, at step 20 of a real training."""
 
     def __init__(self, monitor: AgingMonitor) -> None:
         self.monitor = monitor

@@ -1,8 +1,8 @@
-"""The Python part of an event on a GPU, measured without one: ``python -m benchmarks host``.
+"""Time the Python part of an event on a GPU, on a machine without a GPU: ``python -m benchmarks host``.
 
 Triton compiles the kernels for a GPU and launches them into a fake driver, so that no call of CUDA is part of the time.
-Copies to the device, the launches themselves and the events of the readback come on top on a GPU. The figures compare
-two versions of the Python code with each other. They do not tell the host time of an event.
+A GPU adds the copies to the device, the launches themselves and the events of the readback. Use the figures to compare
+two versions of the Python code. They are not the host time of an event.
 
 To measure another checkout, run this file there: ``cd OTHER && python THIS/benchmarks/host.py --quick``.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 if __name__ == "__main__":
-    # The package is that of the working directory, and its benchmarks are those beside this file.
+    # Import the package from the working directory, and the benchmarks from the folder of this file.
     sys.path[0] = str(Path.cwd())
     import lightning_glassy
 
@@ -38,14 +38,14 @@ WARM_UP = 50
 
 
 def event_tracker(n_tensors: int, device: str, events: int) -> AgingTracker:
-    """Return a tracker of tensors of 1,000 coordinates each, which compares two snapshots at every step from 2 on."""
+    """Return a tracker of tensors of 1,000 coordinates each. It compares two snapshots at every step from 2 on."""
     parameters = [torch.nn.Parameter(torch.randn(1000, device=device)) for _ in range(n_tensors)]
     named = [(f"{index}.w", parameter) for index, parameter in enumerate(parameters)]
     return AgingTracker(named, LogTimeSchedule([0, 1], range(1, WARM_UP + events + 1)), sample=None)
 
 
 def event_seconds(tracker: AgingTracker, events: int) -> list[float]:
-    """Return the seconds for which each event keeps the host. The first events are not counted."""
+    """Return the seconds for which each event keeps the host busy. The first events do not count."""
     times = []
     for step in range(WARM_UP + events):
         start = time.perf_counter()
@@ -55,7 +55,7 @@ def event_seconds(tracker: AgingTracker, events: int) -> list[float]:
 
 
 def python_time(n_tensors: int, events: int) -> dict[str, Any]:
-    """Return the quartiles of the Python time of an event, and of the moments alone, and the launches of an event."""
+    """Return the launches of an event, and the quartiles of the Python time of an event and of its moments alone."""
     from benchmarks.fake_driver import fake_driver
     from lightning_glassy.measure.moments.triton import TritonMoments
 
@@ -79,7 +79,7 @@ def _kernels(parameters: Any, thresholds: Sequence[float] = (), *, msd_only: boo
     from lightning_glassy.measure.moments.triton import TritonMoments
 
     class Computed(TritonMoments):
-        """The launches compute nothing. Sums that are not numbers would be looked at more closely than others."""
+        """Sets all sums to 1, because the launches compute nothing. The tracker would look more closely at NaN sums."""
 
         def __call__(self, *arguments: Any) -> list[torch.Tensor]:
             return [sums.fill_(1.0) for sums in super().__call__(*arguments)]

@@ -1,4 +1,4 @@
-"""Checkpoints in one pass against the limits of the machine; ``python -m benchmarks measure``.
+"""Compare measuring checkpoints in one pass with the limits of the machine: ``python -m benchmarks measure``.
 
 The limits are the time to read all files once, and the time of ``torch.dot`` for as many bytes as all pairs have.
 """
@@ -25,7 +25,7 @@ from lightning_glassy.checkpoints.pairs import choose_pairs
 
 N_LAYER = 20
 
-# The scale that does not fit on this machine: Pythia-12B in float16, its 154 public checkpoints.
+# A case that does not fit on this machine: the 154 public checkpoints of Pythia-12B in float16.
 PYTHIA = [0, *(2**k for k in range(10)), *range(1000, 144_000, 1000)]
 N_PYTHIA, BYTES_PYTHIA = 12e9, 24e9
 DISK, CORES = 2e9, 32
@@ -33,7 +33,7 @@ SAMPLE = 1e8
 
 
 def make(folder: Path, n: int, n_parameters: int) -> list[Path]:
-    """Write the checkpoints of a random walk, in one layer of matrices and small vectors each."""
+    """Write the checkpoints of a random walk. Each of the ``N_LAYER`` layers has a large weight and a small bias."""
     torch.manual_seed(0)
     width = max(1, n_parameters // N_LAYER - 100)
     state = {f"layers.{k}.weight": 0.02 * torch.randn(width) for k in range(N_LAYER)}
@@ -58,7 +58,7 @@ def read(files: Sequence[Path]) -> int:
 
 
 def memory_speed() -> float:
-    """Return the bytes per second of ``torch.dot`` on vectors that fit in no cache."""
+    """Return the bytes per second of ``torch.dot`` on vectors that are too large for any cache."""
     a, b = torch.ones(2, 20_000_000)
     a.dot(b)
     return float(2 * a.nbytes / min(seconds(lambda: a.dot(b)) for _ in range(5)))
@@ -72,7 +72,7 @@ def peak() -> int:
     except (OSError, StopIteration):
         import resource
 
-        # On Linux, this would be at least the peak of the process that has started this one.
+        # On Linux, this would be at least the peak of the parent process.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -97,7 +97,7 @@ def alone(folder: Path, numba: bool) -> dict[str, float]:
 
 
 def run(n: int, n_parameters: int, n_timed: int) -> dict[str, Any]:
-    """Measure with ``n`` checkpoints. ``n_timed`` pairs are measured alone, to extrapolate the time of all."""
+    """Measure ``n`` checkpoints. Measure ``n_timed`` pairs alone, to extrapolate the time of all pairs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = make(folder, n, n_parameters)

@@ -1,4 +1,4 @@
-"""The networks that the benchmarks train, and synthetic data of their shape."""
+"""Networks that the benchmarks train, and synthetic data of their shape."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Classifier(LightningModule):
         self.net = net
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Cross-entropy of one minibatch."""
+        """Return the cross-entropy of one minibatch."""
         x, y = batch
         return nn.functional.cross_entropy(self.net(x).flatten(0, -2), y.flatten())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD."""
+        """Return plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """The same few batches over and over: making data must not be what is timed."""
+    """The same few batches over and over, so that no time goes into making data."""
 
     def __init__(self, make: Callable[[torch.Generator], tuple[Tensor, Tensor]], steps: int, device: str) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -44,24 +44,24 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def loader(make: Callable[[torch.Generator], tuple[Tensor, Tensor]], steps: int, device: str) -> DataLoader[Any]:
-    """An epoch of so many ready batches on a device."""
+    """Return an epoch of ``steps`` ready batches on a device."""
     return DataLoader(Batches(make, steps, device), batch_size=None)
 
 
 def papers() -> nn.Module:
-    """784-5-5-5-10, 4,045 parameters: a network of both papers."""
+    """Return 784-5-5-5-10 with 4,045 parameters, a network of both papers."""
     return nn.Sequential(nn.Linear(784, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(),
                          nn.Linear(5, 10))  # fmt: skip
 
 
 def mlp() -> nn.Module:
-    """784-800-400-100-10, one million parameters."""
+    """Return 784-800-400-100-10 with one million parameters."""
     return nn.Sequential(nn.Linear(784, 800), nn.ReLU(), nn.Linear(800, 400), nn.ReLU(), nn.Linear(400, 100),
                          nn.ReLU(), nn.Linear(100, 10))  # fmt: skip
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 for images of 32 x 32 pixels: a 3 x 3 stem without pooling, as is usual on CIFAR."""
+    """Return a ResNet-18 for images of 32 x 32 pixels. It has a 3 x 3 stem without pooling, as is usual on CIFAR."""
     from torchvision.models import resnet18 as make
 
     net: nn.Module = make(num_classes=10)
@@ -80,13 +80,13 @@ class Transformer(nn.Module):
         self.head = nn.Linear(256, 256)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Scores of the next token, ``[batch, token, 256]``."""
+        """Return the scores of the next token, ``[batch, token, 256]``."""
         scores: Tensor = self.head(self.layers(self.embedding(tokens)))
         return scores
 
 
 def images(batch: int, *shape: int) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
-    """Random images and labels."""
+    """Return a function that makes random images and labels."""
     return lambda generator: (
         torch.randn(batch, *shape, generator=generator),
         torch.randint(10, (batch,), generator=generator),
@@ -94,7 +94,7 @@ def images(batch: int, *shape: int) -> Callable[[torch.Generator], tuple[Tensor,
 
 
 def tokens(batch: int) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
-    """Random token sequences, and as many labels."""
+    """Return a function that makes random token sequences, and as many labels."""
     return lambda generator: (
         torch.randint(256, (batch, 64), generator=generator),
         torch.randint(256, (batch, 64), generator=generator),

@@ -1,8 +1,8 @@
-"""Bytes per second of an event, and of other ways to the same numbers; ``python -m benchmarks moments``.
+"""Measure the bytes per second of an event, and of other ways to the same numbers: ``python -m benchmarks moments``.
 
-From small to large models, in one tensor, in the 62 of a ResNet-18 or in thousands of small ones, against 1 to 32
-snapshots. The other ways: the same moments in torch compiled by ``torch.compile``, the displacement alone by
-``torch._foreach_*``, and a NumPy copy of all weights.
+The models are small to large, in one tensor, in the 62 tensors of a ResNet-18 or in thousands of small tensors. An
+event compares the weights with 1 to 32 snapshots. The other ways are the same moments in torch compiled by
+``torch.compile``, the displacement alone by ``torch._foreach_*``, and a NumPy copy of all weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_TENSORS = 100_000
 
 
 def sizes(shape: str, n: int) -> list[int]:
-    """How many coordinates each tensor has, about ``n`` in all."""
+    """Return the number of coordinates of each tensor, about ``n`` in all."""
     if shape == "ResNet-18":
         parts = [p.numel() for p in resnet18().parameters()]
         return [max(1, round(part * n / sum(parts))) for part in parts]
@@ -40,7 +40,7 @@ def sizes(shape: str, n: int) -> list[int]:
 
 
 def compiled(weights: list[Tensor], snapshots: list[list[Tensor]]) -> Callable[[], object]:
-    """The moments of flat weights against each snapshot, in torch as it is written, compiled."""
+    """Return a function that computes the moments of flat weights against each snapshot, in plain torch, compiled."""
     flat = torch.cat([w.flatten() for w in weights])
     flats = [torch.cat([s.flatten() for s in snapshot]) for snapshot in snapshots]
 
@@ -56,15 +56,15 @@ def compiled(weights: list[Tensor], snapshots: list[list[Tensor]]) -> Callable[[
 
 
 def foreach(weights: list[Tensor], snapshots: list[list[Tensor]]) -> Callable[[], object]:
-    """The displacement alone, from a model-size list of differences."""
+    """Return a function that computes the displacement alone, from a list of differences as large as the model."""
     return lambda: [torch._foreach_norm(torch._foreach_sub(weights, snapshot)) for snapshot in snapshots]
 
 
 def fits(shape: str, n: int, due: int) -> bool:
-    """Whether a row fits into the memory of the device and of the host, and is no model of a million tensors."""
+    """Return whether a row fits into the memory of device and host, and has at most ``MOST_TENSORS`` tensors."""
     if shape == "tensors of 1,000" and n > 1000 * MOST_TENSORS:
         return False
-    # On the device: weights, snapshots, the same for _foreach and for torch.compile, and the bytes to be read.
+    # On the device: weights and snapshots, copies of them for _foreach and for torch.compile, and the bytes to read.
     on_device, on_host = 4 * n * (4 * due + 5), 4 * n * (due + 5)
     if DEVICE == "cpu":
         return on_device + on_host < 0.6 * machine_memory("cpu")
@@ -79,8 +79,8 @@ def measure(shape: str, n: int, due: int, speeds: dict[str, float]) -> dict[str,
         shape: how the coordinates are spread over tensors.
         n: number of coordinates.
         due: number of snapshots.
-        speeds: the bytes per second of each way in the row before. A way that would take longer than ``TOO_LONG``
-            seconds is left out. Updated.
+        speeds: bytes per second of each way in the row before, updated here. A way that would take longer than
+            ``TOO_LONG`` seconds is left out.
     """
     torch.manual_seed(0)
     parameters = [torch.nn.Parameter(torch.randn(size, device=DEVICE) * 0.05) for size in sizes(shape, n)]
@@ -128,7 +128,7 @@ def measure(shape: str, n: int, due: int, speeds: dict[str, float]) -> dict[str,
 
 
 def host_time() -> dict[str, Any]:
-    """Seconds (quartiles) for which an event of a small network keeps the host: what the next step waits for."""
+    """Return the quartiles of the seconds for which an event of a small network delays the next step."""
     tracker = event_tracker(10, DEVICE, 500)
     times = event_seconds(tracker, 500)
     tracker.drain()
@@ -136,7 +136,7 @@ def host_time() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Measure what fits into the memory, and write the table."""
+    """Measure all rows that fit into the memory, and write the table."""
     warnings.filterwarnings("ignore")
     data = []
     for shape in ("1 tensor", "ResNet-18", "tensors of 1,000"):

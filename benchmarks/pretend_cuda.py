@@ -1,7 +1,7 @@
-"""A GPU that is not there: the calls of torch.cuda that benchmarks make, on a CPU, with the signatures of torch.
+"""A pretended GPU on a CPU: the calls of torch.cuda that the benchmarks make, with the signatures of torch.
 
-With it the tests run the branches for CUDA, and kernels are compiled exactly as for a GPU. It slows down torch: nothing
-can be timed with it.
+The tests use it to run the branches for CUDA, and to compile kernels exactly as for a GPU. Do not time anything with
+it, because it slows down torch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Event:
 
 
 class OnTheCpu(TorchFunctionMode):
-    """Puts on a CPU what is meant for CUDA."""
+    """Puts tensors on the CPU if a call of torch names CUDA."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.pin_memory:
@@ -59,7 +59,7 @@ def _moved(value: Any) -> Any:
 
 @contextmanager
 def pretend_cuda() -> Iterator[SimpleNamespace]:
-    """Within this context the calls below work. Gives what was asked: sleeps, and modes of the debugging of waits."""
+    """Let the calls below work within this context. Yield the requested sleeps and the requested sync debug modes."""
     asked = SimpleNamespace(sleeps=[], modes=[])
 
     def sleep(cycles: int) -> None:
@@ -105,7 +105,7 @@ def pretend_cuda() -> Iterator[SimpleNamespace]:
 
 
 def on_cuda(tracked: TrackedParameters) -> TrackedParameters:
-    """Let tracked parameters say that they are on CUDA, so that kernels are chosen as there."""
+    """Mark tracked parameters as being on CUDA, so that the same kernels are chosen as on CUDA."""
     for bucket in tracked.buckets:
         bucket.device = torch.device("cuda", 0)
     return tracked

@@ -1,7 +1,7 @@
-"""Compare the time of 16 replicas trained as one with that of one network: ``python -m benchmarks replicas``.
+"""Compare the time of 16 replicas trained as one with the time of one network: ``python -m benchmarks replicas``.
 
-Trainings of the ensemble and of a single network alternate, and from each pair comes one ratio. Both go through a
-Lightning Trainer or both through a bare loop, by the same lines.
+Trainings of the ensemble and of a single network alternate. Each pair gives one ratio. Both trainings of a pair use the
+same lines, in a Lightning Trainer or in a bare loop.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ cross_entropy = nn.functional.cross_entropy
 
 
 def mlp() -> nn.Module:
-    """784-5-5-5-10, 4,045 parameters: the net of the two papers."""
+    """Return 784-5-5-5-10 with 4,045 parameters, the net of the two papers."""
     return nn.Sequential(nn.Linear(784, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(),
                          nn.Linear(5, 10))  # fmt: skip
 
 
 class Written(nn.Module):
-    """The same net, of which nobody can know that it is a sequence of plain layers."""
+    """The same net with its own ``forward``, which hides that it is a sequence of plain layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = mlp()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores, ``[batch, 10]``."""
+        """Return the scores, ``[batch, 10]``."""
         scores: Tensor = self.net(x)
         return scores
 
 
 def cnn() -> nn.Module:
-    """Two convolutions and a linear layer, 5,378 parameters, for images of 28 x 28 pixels."""
+    """Return three convolutions and two linear layers, 5,378 parameters, for images of 28 x 28 pixels."""
     return nn.Sequential(nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(),
                          nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.Flatten(),
                          nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))  # fmt: skip
@@ -57,19 +57,19 @@ class Net(LightningModule):
         self.net, self.shared = net, shared
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss, or the sum of the losses."""
+        """Return the loss, or the sum of the losses."""
         x, y = batch
         if isinstance(self.net, ReplicaEnsemble):
             return per_replica(cross_entropy, shared=self.shared)(self.net(x, shared=self.shared), y).sum()
         return cross_entropy(self.net(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD."""
+        """Return plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def bare(module: Net, batches: Iterable[Any], steps: int) -> None:
-    """The shortest loop that trains."""
+    """Train in the shortest possible loop."""
     optimizer = module.configure_optimizers()
     done = 0
     while done < steps:
@@ -82,7 +82,7 @@ def bare(module: Net, batches: Iterable[Any], steps: int) -> None:
 
 
 def lightning(module: Net, batches: Iterable[Any], steps: int) -> None:
-    """A Trainer with nothing switched on."""
+    """Train in a Trainer with nothing switched on."""
     Trainer(
         accelerator="cpu",
         devices=1,
@@ -98,7 +98,7 @@ def lightning(module: Net, batches: Iterable[Any], steps: int) -> None:
 def pairs(
     make: Callable[[], nn.Module], shared: bool, loop: Callable[[Net, Iterable[Any], int], None], steps: int
 ) -> Paired:
-    """Trainings of the ensemble (A) and of one network (B) in turns."""
+    """Train the ensemble (A) and one network (B) in turns."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(10_000, 784, generator=generator), torch.randint(10, (10_000,), generator=generator)
     ensemble, lone = Net(ReplicaEnsemble(make, REPLICAS), shared), Net(make(), shared)

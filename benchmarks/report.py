@@ -1,4 +1,4 @@
-"""A clock for both kinds of device, timing in turns, and result files that say on which machine."""
+"""A clock for CPU and CUDA, timing in turns, and result files that name the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from lightning_glassy.measure.memory import free_memory
 RESULTS = Path(__file__).parent / "results"
 
 
-# Seconds that one way may take in all, beyond which it is not repeated, and beyond which it is not tried.
+# ENOUGH: seconds that all calls of a way may take. TOO_LONG: a way with a longer first call is not repeated, and a way
+# that would take longer is not tried.
 ENOUGH, TOO_LONG = 5.0, 20.0
 
 # Bytes that are read before a timing on CUDA: several times the largest L2 cache.
@@ -28,18 +29,18 @@ _FLUSHED = 256 << 20
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call in seconds."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 class Clock:
-    """Time calls on a device: on a CPU by the wall, on CUDA between two events of the device.
+    """Times calls on a device: by wall time on a CPU, between two events of the device on CUDA.
 
     On CUDA, a queued sleep keeps the device busy until the host has queued the call. Otherwise a short call would
-    measure how fast the host launches it. A large read before the sleep replaces what the L2 cache holds. A read leaves
-    no data behind that the cache would have to write back during the call.
+    measure how fast the host launches it. A large read before the sleep replaces the contents of the L2 cache. After a
+    read, the cache has no data to write back during the call.
     """
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
@@ -55,12 +56,12 @@ class Clock:
             self._cycles_per_second = cycles / min(sleeps)
 
     def wait(self) -> None:
-        """Wait until the device has done what is queued."""
+        """Wait until the device has done all queued work."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def to_end(self, run: Callable[[], object]) -> float:
-        """Wall seconds from a call on an idle device until the device has done it."""
+        """Return the wall seconds from a call on an idle device until the device has done it."""
 
         def run_to_end() -> None:
             run()
@@ -70,16 +71,16 @@ class Clock:
         return seconds(run_to_end)
 
     def on_host(self, run: Callable[[], object]) -> float:
-        """Wall seconds for which a call keeps the host. The device is idle before it."""
+        """Return the wall seconds for which a call keeps the host busy. The device is idle before the call."""
         self.wait()
         return seconds(run)
 
     def __call__(self, run: Callable[[], object], host: float = 0.001) -> float:
-        """Seconds of one call on the device.
+        """Return the seconds of one call on the device.
 
         Args:
             run: the call.
-            host: the seconds for which it keeps the host. The device sleeps for longer than that.
+            host: seconds for which the call keeps the host busy. The device sleeps for longer.
         """
         if not self.cuda:
             return seconds(run)
@@ -110,7 +111,7 @@ class Paired:
 def paired(
     a: Callable[[], object], b: Callable[[], object], pairs: int = 41, device: str | torch.device = "cpu"
 ) -> Paired:
-    """Time A B A B ...: on a machine that others use too, only neighbours can be compared."""
+    """Time A B A B ... On a shared machine, compare only calls that follow each other."""
     clock = Clock(device)
     a(), b()
     hosts = [clock.on_host(run) for run in (a, b)]
@@ -121,7 +122,7 @@ def paired(
 
 @dataclass(frozen=True)
 class Times:
-    """Quartiles of the seconds of one way, and from how many calls. All three are equal if it was called once."""
+    """Quartiles of the seconds of one way, and the number of calls. All quartiles are equal if it was called once."""
 
     low: float
     median: float
@@ -137,9 +138,9 @@ def in_turns(
 ) -> dict[str, Times]:
     """Time all ways in turns: A B C A B C ...
 
-    The first call of a way compiles and allocates. A way whose first call fails is reported, and left out. The second
-    call decides how many more fit into ``enough`` seconds. If not even two do, this call is the result. If already the
-    first took longer than ``TOO_LONG`` seconds, the first is the result.
+    The first call of a way compiles and allocates. If it fails, the way is reported and left out. If it takes longer
+    than ``TOO_LONG`` seconds, it is the result. Otherwise the second call decides how many more calls fit into
+    ``enough`` seconds. If fewer than two fit, the second call is the result.
     """
     clock = Clock(device)
     first = {}
@@ -167,12 +168,12 @@ def in_turns(
 
 
 def machine_memory(device: str | torch.device) -> int:
-    """Bytes that can still be taken on a device."""
+    """Return the number of free bytes on a device."""
     return free_memory(torch.device(device))
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Where the figures come from. The GPU is named if they are those of a CUDA device."""
+    """Return the date, the processor and the versions. The GPU is named if the device is a CUDA device."""
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
@@ -193,7 +194,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""How the cost grows with the run and with the model, and what a sample costs; ``python -m benchmarks scaling``."""
+"""Measure how the cost grows with the run, the model and the sample: ``python -m benchmarks scaling``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LARGEST = 8 if DEVICE == "cuda" else 7  # decade of the largest model
 
 
 def wait() -> None:
-    """For the device, where it is one to wait for."""
+    """Wait for the device if it is a GPU."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
 def run_length() -> tuple[str, list[dict[str, Any]]]:
-    """A simulated training: the tracker sees every event, and the comparison of two integers at each other step."""
+    """Simulate a training. The tracker handles every event. At each other step it would compare two integers."""
     rows, data = [], []
     weights = torch.nn.Parameter(torch.randn(100_000, device=DEVICE))
     for decade in range(3, 8):
@@ -44,7 +44,7 @@ def run_length() -> tuple[str, list[dict[str, Any]]]:
 
 
 def model_size() -> tuple[str, list[dict[str, Any]]]:
-    """One event against four snapshots, and the memory of the default schedule over 10^5 steps."""
+    """Time an event against four snapshots, and compute the memory of the default schedule over 10^5 steps."""
     rows, data = [], []
     for decade in range(4, LARGEST + 1):
         n = 10**decade
@@ -71,7 +71,7 @@ def model_size() -> tuple[str, list[dict[str, Any]]]:
 
 
 class Events:
-    """One event of a tracker after the other."""
+    """Runs one event of a tracker after the other."""
 
     def __init__(self, tracker: AgingTracker) -> None:
         self.tracker = tracker
@@ -82,7 +82,7 @@ class Events:
 
 
 def sampling() -> tuple[str, list[dict[str, Any]]]:
-    """The error of a sampled MSD, in a network whose layers move differently, against what the event costs."""
+    """Compare the error of a sampled MSD with the cost of the event, in a network with layers that move differently."""
     rows, data = [], []
     torch.manual_seed(0)
     n = 5_000_000

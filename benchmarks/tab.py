@@ -1,6 +1,6 @@
-"""The tab Glassy: how fast it starts and draws, and what it adds to event files; ``python -m benchmarks tab``.
+"""Measure start, drawing and share of event files of the tab Glassy: ``python -m benchmarks tab``.
 
-The drawing needs selenium, chromium and chromedriver, and is left out without them.
+The drawing needs selenium, chromium and chromedriver. It is left out without them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ LAYOUTS = {
 
 
 def start_seconds() -> float:
-    """Median time to import the plugin and set it up, in a fresh process each."""
+    """Return the median time to import the plugin and set it up, each time in a fresh process."""
     run = [sys.executable, "-c", START]
     return statistics.median(
         float(subprocess.run(run, capture_output=True, check=True, text=True).stdout) for _ in range(REPEATS)
@@ -61,7 +61,7 @@ def start_seconds() -> float:
 
 
 def aged(seed: int) -> AgingRecord:
-    """A record of the full plane: curves that scale with t/t_w^0.6, with 2 % of noise."""
+    """Return a record of all waiting times and lags. Its curves scale with t/t_w^0.6, with 2 % of noise."""
     rng = np.random.default_rng(seed)
     record = AgingRecord({"all": 1000}, overlap_thresholds=[1e-3, 1e-2], meta={"seed": seed})
     for waiting_time in grid(1e5, WAITING_TIMES):
@@ -73,7 +73,7 @@ def aged(seed: int) -> AgingRecord:
 
 
 def grid(last: float, n: int) -> list[int]:
-    """So many log-spaced integers."""
+    """Return ``n`` log-spaced integers."""
     points, k = np.array([], dtype=np.int64), n
     while len(points) < n:
         points, k = np.unique(np.round(np.geomspace(1, last, k)).astype(np.int64)), k + 1
@@ -81,7 +81,7 @@ def grid(last: float, n: int) -> list[int]:
 
 
 def page_times(folder: Path) -> dict[str, dict[str, float]]:
-    """Median milliseconds from the loaded page to the drawn curves, and from a move of mu to the moved curves."""
+    """Return median milliseconds from loading the page to the drawn curves, and from moving mu to the moved curves."""
     for i in range(RUNS):
         writer = SummaryWriter(folder / "runs" / f"seed_{i:02d}")
         TensorBoardSink(SimpleNamespace(experiment=writer), "glassy")._write_part(aged(i))
@@ -110,7 +110,7 @@ def _opened(browser: Any, tab: str) -> float:
 
 
 def _moved(browser: Any) -> float:
-    # When all that follows the curves is there: it would compete with the slider for the two cores.
+    # Wait until the page has drawn all that follows the curves. It would compete with the slider for the two cores.
     wait_for(lambda: len(browser.find_elements("css selector", ".use")) == RUNS)
     wait_for(lambda: browser.find_elements("css selector", ".slopes li"))
     times = []
@@ -141,10 +141,10 @@ def event_bytes(
     parts: bool = False,
     pace: float = 0.0,
 ) -> tuple[int, int]:
-    """Bytes of the event file and of the record of a million steps, of some of what the sink writes.
+    """Return the bytes of the event file and of the record of a million steps, if the sink writes only some parts.
 
-    Every event is a part of its own, as in a training so slow that there is never more than one between two writes.
-    With ``pace``, the sink is written to as in a training of so many seconds a step.
+    Every event is a part of its own, as in a slow training with at most one event between two writes. With ``pace``,
+    the sink is written to as in a training of ``pace`` seconds a step.
     """
     writer = SummaryWriter(folder)
     sink, found = TensorBoardSink(SimpleNamespace(experiment=writer), "glassy", curves), Signals()
@@ -159,7 +159,7 @@ def event_bytes(
         for event in LogTimeSchedule.logspaced(10**6).events:
             pairs: Pairs = [(waiting_time, event.step - waiting_time) for waiting_time in event.waiting_times]
             for pair in pairs:
-                # Digits that do not compress, on curves as smooth as measured ones.
+                # Digits that do not compress, on curves as smooth as measured curves.
                 sums = 1 + 0.02 * rng.random((1, 9))
                 sums[:, :7] *= (pair[1] / (1 + pair[0]) ** 0.6) ** 0.8
                 sums[:, 7:] = 1000 * np.exp(-sums[:, :2])

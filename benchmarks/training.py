@@ -1,7 +1,7 @@
 """Measure the cost of the callback and of its alternatives in trainings: ``python -m benchmarks training``.
 
-Each callback trains the same network on the same ready batches as a training without any, one after the other, over and
-over; from each pair comes one ratio. Within the callback's own runs the time in its hooks is measured, too.
+Trainings with and without the callback alternate, with the same network and the same ready batches. Each pair gives one
+ratio. In the runs with the callback, the time in its hooks is measured, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEVICE = "cuda" if CUDA else "cpu"
 HOOKS = ("on_train_start", "on_train_batch_end", "on_train_end")
 AFTER = "teardown"  # after all steps: loggers get their figures
 
-# Seconds. A training that takes longer is ended. Pairs of trainings are repeated while they fit into the second number.
+# A training is ended after LONGEST seconds. Pairs of trainings are repeated while they fit into ENOUGH seconds.
 LONGEST, ENOUGH = 60.0, 90.0
 
 WITH_TENSORBOARD = "AgingMonitor and a TensorBoardLogger"
@@ -38,7 +38,7 @@ WITH_TENSORBOARD = "AgingMonitor and a TensorBoardLogger"
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its batches, how many steps to train it, how often, and whether the alternatives, too.
+    """A network, its batches, the steps and repeats of its training, and whether to train the alternatives, too.
 
     ``promised`` is the largest share of the hooks in the time of the steps, without a logger and with TensorBoard.
     """
@@ -54,7 +54,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """As large as the device can train in a minute or so."""
+    """Return cases as large as the device can train in about a minute."""
     if CUDA:
         return [
             Case("MLP", mlp, images(256, 784), 5000, 7),
@@ -73,18 +73,18 @@ def cases() -> list[Case]:
 
 @dataclass
 class Run:
-    """One training: its wall time, the time in the callback's hooks (host, and device where that is CUDA), memory."""
+    """One training: its wall time, the time in the callback's hooks (host, and device if it is CUDA), its memory."""
 
     wall: float = 0.0
     hooks: float = 0.0
     by_hook: dict[str, float] = field(default_factory=dict)  # of the host
     steps: list[float] = field(default_factory=list)
     peak: int = 0
-    cut: bool = False  # whether it was ended, because it took too long
+    cut: bool = False  # whether it was ended because it took too long
 
     @property
     def share(self) -> float:
-        """Time in the hooks over the time of all steps, as far as the training went."""
+        """Time in the hooks over the time of all finished steps."""
         return self.hooks / sum(self.steps)
 
 
@@ -97,14 +97,14 @@ class StepClock(Callback):
         self.cut = False
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Note it."""
+        """Note the time, and end a training that takes too long."""
         self.starts.append(time.perf_counter())
         if not self.cut and self.starts[-1] - self.starts[0] > self.longest:
             self.cut = trainer.should_stop = True
 
 
 def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
-    """Time a callback's hooks from outside; the CUDA events around them are returned, to be read at the end."""
+    """Time a callback's hooks from outside, and return the CUDA events around them. Read these events at the end."""
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def timed(name: str, inner: Callable[..., None]) -> Callable[..., None]:
@@ -129,9 +129,9 @@ def clocked(callback: Callback, run: Run) -> list[tuple[torch.cuda.Event, torch.
 
 
 def train(case: Case, make: Callable[[], Callback] | None, longest: float = LONGEST, logger: str | None = None) -> Run:
-    """One training, with the callback that ``make`` makes or without any, of so many seconds at most.
+    """Train with the callback that ``make`` makes, or without a callback, for at most ``longest`` seconds.
 
-    ``logger`` is the directory of a TensorBoardLogger, which a training without the callback has, too.
+    ``logger`` is the directory of a TensorBoardLogger. A training without the callback has this logger, too.
     """
     torch.manual_seed(0)
     model, run, clock = Classifier(case.net()), Run(), StepClock(longest)
@@ -168,7 +168,7 @@ def train(case: Case, make: Callable[[], Callback] | None, longest: float = LONG
 
 
 def alternatives(case: Case) -> dict[str, Callable[[], Callback]]:
-    """The callback, and what a user would do instead."""
+    """Return the callback and its alternatives."""
     schedule = LogTimeSchedule.logspaced()
     found: dict[str, Callable[[], Callback]] = {
         "AgingMonitor": lambda: AgingMonitor(save=False, summary=False, sample=None),
@@ -189,7 +189,7 @@ def alternatives(case: Case) -> dict[str, Callable[[], Callback]]:
 
 
 def pairs_of(case: Case, make: Callable[[], Callback], with_logger: bool = False) -> list[tuple[Run, Run]]:
-    """Train with and without, in turns. The first pair decides how many pairs fit."""
+    """Train with and without the callback, in turns. The time of the first pair decides how many pairs fit."""
 
     def pair() -> tuple[Run, Run]:
         with tempfile.TemporaryDirectory() as directory:

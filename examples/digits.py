@@ -1,4 +1,4 @@
-"""Train two networks on digits, two minutes on two cores: ``make demo``, or ``python -m examples.digits``."""
+"""Train two networks on digits, in two minutes on two cores: ``make demo`` or ``python -m examples.digits``."""
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor

@@ -1,6 +1,6 @@
-"""Measure aging curves in a loop of Lightning Fabric: Fabric tells a callback of every step of the optimiser.
+"""Measure aging curves in a loop of Lightning Fabric. Fabric calls the callback at every step of the optimiser.
 
-The callback writes the record, and to the loggers of Fabric if there are any. Run it with
+The callback writes the record. It also writes to the loggers of Fabric if there are any. Run it with
 ``python -m examples.fabric_loop``. It takes a few seconds.
 """
 

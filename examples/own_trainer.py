@@ -1,4 +1,4 @@
-"""Add aging curves to your own Trainer: one callback, here in the training of a small network on handwritten digits.
+"""Add aging curves to your own Trainer with one callback. The example trains a small network on handwritten digits.
 
 The curves go to the logger of the Trainer, and into a record. Run it with ``python -m examples.own_trainer``. It takes
 a few seconds.
@@ -15,7 +15,7 @@ from lightning_glassy import AgingMonitor
 
 
 class Classifier(LightningModule):
-    """Your module takes the place of this one. It does not need to know of the callback."""
+    """Replace this module by your own module. It does not need to know about the callback."""
 
     def __init__(self) -> None:
         super().__init__()

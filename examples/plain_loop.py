@@ -1,7 +1,7 @@
-"""Measure aging curves in a plain PyTorch loop: an ``AgingTracker`` is called after every step.
+"""Measure aging curves in a plain PyTorch loop. Call an ``AgingTracker`` after every step.
 
-The record holds the same numbers as that of a Lightning run. Run it with ``python -m examples.plain_loop``. It takes
-a few seconds.
+The record holds the same numbers as the record of a Lightning run. Run it with ``python -m examples.plain_loop``. It
+takes a few seconds.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Train eight replicas of a network as one, for aging curves and an aging exponent with error bars.
+"""Train eight replicas of a network as one, to get aging curves and an aging exponent with error bars.
 
 Each replica has its own initial weights and minibatches. Run it with ``python -m examples.replicas``. It takes about
 half a minute.

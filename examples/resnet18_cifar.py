@@ -63,7 +63,7 @@ def main() -> None:
         train, test = (cifar10(options.data_dir, part) for part in (True, False))
     steps, batch_size = (4, 4) if options.quick else (100_000, 100)
 
-    # In the first tens of steps, the losses are those of older weights: the averages of the batch norms lag behind.
+    # In the first tens of steps the averages of the batch norms lag behind, so the losses belong to older weights.
     sets = {"train": DataLoader(train, batch_size=1000), "test": DataLoader(test, batch_size=1000)}
     noise = GradientNoiseMonitor(loader=DataLoader(train, batch_size=batch_size), max_batches=50)
     monitor, logger = AgingMonitor(sample=1_000_000), TensorBoardLogger(options.out, name="")

@@ -1,8 +1,8 @@
-"""What a GPU has to tell, in one command of a few minutes: ``python -m benchmarks device --out FOLDER``.
+"""Measure all that needs a GPU, in one command of a few minutes: ``python -m benchmarks device --out FOLDER``.
 
-A GPU may be at hand rarely and briefly. The command therefore measures and does not fail. Each part is a process of its
-own with a limit of its own. Its results are on the disk as soon as they are found, so that a part that hangs, or breaks
-the device, takes nothing else with it. The last table says which promises of the package are met.
+A GPU may be available rarely and briefly. The command therefore measures and does not fail. Each part is a process of
+its own with a time limit of its own. Each result is written to disk at once. If a part hangs or breaks the device, no
+other result is lost. The last table shows which promises of the package are met.
 
     python -m benchmarks device --out FOLDER                          all parts, under seven minutes
     python -m benchmarks device --out FOLDER --parts exact,bandwidth  some of them

@@ -46,7 +46,7 @@ class Case:
 
     @classmethod
     def make(cls, numbers: list[int], dtype: torch.dtype, device: str) -> Case:
-        """Make the model, and as many snapshots as are ever due."""
+        """Make the model, and the largest number of snapshots that are due."""
         parameters = [torch.nn.Parameter((torch.randn(n, device=device) * 0.05).to(dtype)) for n in numbers]
         named = [(f"w{index}", parameter) for index, parameter in enumerate(parameters)]
         tracked = TrackedParameters(select_parameters(named))
@@ -59,7 +59,7 @@ class Case:
 
 @torch.no_grad()
 def run(findings: Findings) -> None:
-    """Measure the events first. The other ways come after them, as long as there is time."""
+    """Measure the events first, and then the other ways if there is time."""
     reading = rates_of_the_device(findings)
     events(findings, reading)
     with findings.attempt("other ways"):
@@ -67,7 +67,7 @@ def run(findings: Findings) -> None:
 
 
 def rates_of_the_device(findings: Findings) -> float:
-    """Measure a copy and a reading of a GiB, and return the GB/s of the reading."""
+    """Measure copying and reading a GiB, and return the GB/s of reading."""
     n_bytes = 1 << (22 if findings.dry else 30)
     source = torch.rand(n_bytes // 4, device=findings.device)
     target = torch.empty_like(source)
@@ -144,12 +144,12 @@ def others(findings: Findings) -> None:
     table = findings.table("Other ways to the same numbers (GB/s)", ["tensors", "dtype", "due", *names], note)
     found: list[dict[str, Any]] = []
     for shape, dtype, n_due in product((RESNET, FEW[0], MANY), DTYPES, (1, 4)):
-        if findings.left < 25:  # torch.compile takes its time
+        if findings.left < 25:  # torch.compile is slow
             findings.say("no time left for other ways:", shape, dtype, n_due)
             return
         with findings.attempt(("other ways", shape, dtype, n_due)):
             case = Case.make(sizes(shape, dtype, findings.dry), dtype, findings.device)
-            # torch.compile takes seconds each time, and gains nothing from many tensors, which it sees as one.
+            # torch.compile takes seconds each time. It sees many tensors as one, so MANY would show nothing new.
             with_compile = n_due == 1 and shape != MANY and not (findings.dry and found)
             times = in_turns(ways_of(findings, case, n_due, with_compile), findings.device, repeats=7, enough=1.0)
             n_bytes = (1 + n_due) * sum(parameter.nbytes for parameter in case.parameters)

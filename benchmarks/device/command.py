@@ -1,4 +1,4 @@
-"""Start the parts one after the other, end those that take too long, and write the verdict."""
+"""Start the parts one after the other, end parts that take too long, and write the verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUDGET = 410.0  # seconds of all parts together
 
 @dataclass(frozen=True)
 class Part:
-    """A part: its module, and how many seconds it may take on a GPU and in a dry run."""
+    """A part: its module, and its limits in seconds on a GPU and in a dry run."""
 
     module: str
     limit: float
@@ -30,12 +30,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its name on the command line and in the results."""
+        """Name of the part on the command line and in the results."""
         return self.module.rsplit(".", 1)[-1]
 
 
-# In order of their worth: if the time is short, the last ones are left out. The trainings come after a shorter part,
-# because they can do with fewer pairs.
+# The most important parts come first. If the time is short, the last parts are left out. The trainings come after a
+# shorter part, because they can run with fewer pairs.
 PARTS = (
     Part("benchmarks.device.versions", 30),
     Part("benchmarks.device.exact", 60),
@@ -54,7 +54,7 @@ def run_parts(parts: Sequence[Part], folder: Path, *, dry: bool, budget: float, 
     """Run the parts, each in its own process and process group, and write how each of them ended."""
     begin = time.monotonic()
     results = load(folder)
-    for part in parts:  # what an earlier run found would be taken for new
+    for part in parts:  # results of an earlier run would look new
         results["parts"].pop(part.name, None)
     results["verdict"] = []
     store(folder, results)
@@ -69,7 +69,7 @@ def run_parts(parts: Sequence[Part], folder: Path, *, dry: bool, budget: float, 
         start = time.monotonic()
         command = [sys.executable, "-m", "benchmarks.device.part", part.module, "--out", str(folder)]
         command += ["--limit", f"{limit:.1f}", *(["--dry"] if dry else []), *options]
-        # A dry run measures in plain torch, which a GPU has in common with a CPU.
+        # A dry run measures in plain torch, which runs on a GPU and on a CPU.
         state = ended(command, limit, {"LIGHTNING_GLASSY_EAGER": "1"} if dry else None)
         findings.say(f"{state}, {time.monotonic() - start:.1f} s, {time.monotonic() - begin:.0f} s in all")
         findings.keep(state=state, seconds=round(time.monotonic() - start, 1))
@@ -79,18 +79,18 @@ def run_parts(parts: Sequence[Part], folder: Path, *, dry: bool, budget: float, 
 
 
 def ended(command: Sequence[str], limit: float, more: Mapping[str, str] | None = None) -> str:
-    """Run a command, end it with all of its process group when it is over the limit, and return how it ended."""
+    """Run a command, kill its process group at the time limit or at its end, and return how it ended."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, **(more or {})}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
         until, over = time.monotonic() + limit, False
-        # The process stays a zombie until it is waited for, so that nobody else can get the number of its group.
+        # The process stays a zombie until wait() is called, so that no other process can get the number of its group.
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None and not over:
             time.sleep(0.05)
             over = time.monotonic() > until
     finally:
-        # Always: what the part has started must not disturb the next one.
+        # Kill the group in every case, because processes of this part must not disturb the next part.
         os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
     if over:
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         parser.error("torch sees no CUDA device here: --dry tries the command on a CPU")
     given.out.mkdir(parents=True, exist_ok=True)
     options = [] if given.variants is None else ["--variants", str(given.variants.resolve())]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the part under way is ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the running part is ended, too
     parts = [part for part in PARTS if part.name in chosen]
     budget = 1200.0 if given.dry and given.budget == BUDGET else given.budget
     run_parts(parts, given.out.resolve(), dry=given.dry, budget=budget, options=options)

@@ -39,11 +39,11 @@ with torch.no_grad():
 
 
 def run(findings: Findings) -> None:
-    """Read the counters of all launches of our kernels, and put them into the log."""
+    """Read the counters of all launches of our kernels, and write them to the log."""
     if not findings.cuda or not shutil.which("ncu"):
         findings.say("not measured: there is no ncu, or no GPU")
         return
-    # The settings of the clocks stay as they are: the GPU may be shared.
+    # Do not change the settings of the clocks, because the GPU may be shared.
     command = [
         "ncu",
         "--clock-control",

@@ -1,4 +1,4 @@
-"""Part: ``pytest -m cuda``, of the file of these tests alone. Other test files need more packages."""
+"""Part: ``pytest -m cuda`` on the file of these tests alone. Other test files need more packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(findings: Findings) -> None:
     if importlib.util.find_spec("pytest_benchmark"):
         command += ["-p", "no:benchmark"]
     environment = os.environ | {"GLASSY_TEST_LOG": str(log), "GLASSY_TEST_LIMIT": str(TEST_LIMIT)}
-    if importlib.util.find_spec("xdist") and not findings.dry:  # it is compiling that takes the time
+    if importlib.util.find_spec("xdist") and not findings.dry:  # most of the time goes into compiling
         command += ["-n", str(max(1, min(6, (os.cpu_count() or 2) // 2)))]
         environment["GLASSY_TESTS_IN_WORKERS"] = "1"
     findings.say(" ".join(command))

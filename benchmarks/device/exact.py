@@ -49,7 +49,7 @@ def run(findings: Findings) -> None:
 
 
 def compare(dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Measure three snapshots, with a capture, in tensors of which some are not aligned or not dense."""
+    """Measure three snapshots, with a capture. Some of the tensors are not aligned or not dense."""
     parameters = [torch.randn(n, dtype=torch.float64).mul(0.05).to(dtype).to(device) for n in (70_001, 4096, 64, 10)]
     parameters.append((torch.randn(4097) * 0.05).to(dtype).to(device)[1:])
     parameters.append((torch.randn(6, 400) * 0.05).to(dtype).to(device)[:, ::2])

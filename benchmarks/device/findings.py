@@ -1,4 +1,4 @@
-"""Keep what the parts find: one JSON file, which is written at once, and a page of tables that is made from it."""
+"""Keep the results of the parts in a JSON file, written at once, and in a page of tables made from this file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def store(folder: Path, results: dict[str, Any]) -> None:
-    """Write the results and the page of them. A reader never sees half a file."""
+    """Write the results and their page. A reader never sees half a file."""
     for name, text in (
         ("results.json", json.dumps(results, indent=1, default=str) + "\n"),
         ("summary.md", page(results)),
@@ -105,33 +105,33 @@ class Findings:
         store(self.folder, results)
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Write that something failed."""
+        """Write an error to the log and to the results."""
         self.say("FAILED", what, "\n" + traceback.format_exc()[-3000:])
         words = f"{what}: {type(error).__name__}: {error}"[:400].replace("\n", " ").replace("|", "/")
         self.keep(failed=[*load(self.folder)["parts"].get(self.part, {}).get("failed", []), words])
 
     @contextmanager
     def attempt(self, what: object) -> Iterator[None]:
-        """Go on after an error, which is written."""
+        """Write an error that is raised in this context, and go on."""
         try:
             yield
         except Exception as error:
             self.failed(str(what), error)
 
     def machine(self, where: dict[str, Any]) -> None:
-        """Write which machine this is, for the whole and for this part."""
+        """Write the machine of all results, and the GPU of this part."""
         results = load(self.folder)
         results["machine"] = where
         results["parts"].setdefault(self.part, {})["gpu"] = where["gpu"]
         store(self.folder, results)
 
     def table(self, title: str, header: Sequence[str], note: str = "") -> Table:
-        """Start a table, of which each row is written at once."""
+        """Start a table. Each of its rows is written at once."""
         return Table(self, title, list(header), note)
 
 
 class Table:
-    """A table that grows."""
+    """A table that is written again after each new row."""
 
     def __init__(self, findings: Findings, title: str, header: list[str], note: str) -> None:
         self._findings = findings

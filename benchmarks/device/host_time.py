@@ -1,4 +1,4 @@
-"""Part: for how long an event keeps the host, and where this time goes."""
+"""Part: the time for which an event keeps the host busy, and the functions that use this time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(findings: Findings) -> None:
 
 
 def profiled(findings: Findings, events: int) -> None:
-    """Write which Python functions and calls of torch take the host's time. The profiler itself adds to it."""
+    """Write which Python functions and calls of torch take the host's time. The profiler itself adds some time."""
     tracker, clock = event_tracker(62, findings.device, events), Clock(findings.device)
     for step in range(50):
         tracker.update(step)

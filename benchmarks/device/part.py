@@ -25,19 +25,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Told(logging.Handler):
-    """Puts the warnings of the package into the log, for example that the kernels do not work here."""
+    """Writes the warnings of the package to the log, for example a warning that the kernels do not work here."""
 
     def __init__(self, findings: Findings) -> None:
         super().__init__(logging.WARNING)
         self.findings = findings
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it."""
+        """Log a warning."""
         self.findings.say("WARNING", record.getMessage())
 
 
 def run(findings: Findings, module: str) -> bool:
-    """Run a part, and report its error if it has one. Returns whether it had none."""
+    """Run a part, and report its error if there is one. Return whether there was none."""
     handler = Told(findings)
     logging.getLogger("lightning_glassy").addHandler(handler)
     try:
@@ -57,7 +57,7 @@ def run(findings: Findings, module: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run it, and end at once, without waiting for what a broken device leaves behind."""
+    """Run the part, and exit at once without a cleanup, because a broken device could block it."""
     given = parser().parse_args(arguments)
     name, device = given.module.rsplit(".", 1)[-1], "cpu" if given.dry else "cuda"
     findings = Findings(given.out, name, given.dry, given.limit, device, given.variants)

@@ -1,4 +1,4 @@
-"""A pytest plugin: one line for each test at once, and an end for a test that takes too long, also in workers."""
+"""A pytest plugin that writes a line for each test at once, and ends a test that takes too long, also in workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 _LIMIT, _LOG = int(os.environ.get("GLASSY_TEST_LIMIT", "45")), Path(os.environ.get("GLASSY_TEST_LOG", os.devnull))
 _WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
-# With workers, only they run tests. The process that started them only reports.
+# If there are workers, only the workers run tests. The process that started them only reports.
 _RUNS = _WORKER or "GLASSY_TESTS_IN_WORKERS" not in os.environ
 
 
@@ -24,7 +24,7 @@ def pytest_runtest_logstart(nodeid: str, location: Any) -> None:
     if _RUNS:
         signal.signal(signal.SIGALRM, _expired)
         signal.alarm(_LIMIT)
-        # A wait in C does not listen to signals.
+        # A wait in C does not react to signals.
         faulthandler.dump_traceback_later(_LIMIT + 15, exit=True)
 
 

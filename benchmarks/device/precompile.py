@@ -1,7 +1,7 @@
 """Fill a cache of compiled kernels without a GPU, so that the run on the GPU need not compile.
 
-Triton finds a kernel again by its source, by the versions of Python and Triton and by the kind of the GPU. Run this
-with the versions of the machine with the GPU, and name the folder to be carried by ``TRITON_CACHE_DIR``.
+Triton finds a compiled kernel by its source, the versions of Python and Triton, and the kind of the GPU. Use the same
+versions here as on the machine with the GPU. Set ``TRITON_CACHE_DIR`` to the folder that you will copy there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightning_glassy.measure.snapshots import SnapshotBank
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
-# Dtypes, whether some tensors are sampled or not dense, and whether overlaps and further moments are counted. These are
+# Dtypes, whether some tensors are sampled or not dense, and a pair (overlap thresholds, displacement only). These are
 # the kernels of this command and of the tests for the GPU.
 CASES = [
     *product(((F32,), (BF16,), (F64,), (F16,)), (False, True), ((EPS, False), ((), True))),
@@ -32,7 +32,7 @@ CASES = [
 
 
 def precompile(cases: Any = CASES) -> None:
-    """Compile the kernels of all cases, and tell how many there are."""
+    """Compile the kernels of all cases, and print how many there are."""
     if not os.environ.get("TRITON_CACHE_DIR"):
         raise SystemExit("TRITON_CACHE_DIR is not set: name the folder that shall hold the kernels")
     with fake_driver() as seen, pretend_cuda():
@@ -52,7 +52,7 @@ def _tensor(dtype: torch.dtype, scattered: bool) -> Tensor:
 
 
 def _launch_all(tensors: list[Tensor], thresholds: Any, msd_only: bool) -> None:
-    """Capture alone, measure, and do both at once."""
+    """Capture alone, measure alone, and do both at once."""
     from lightning_glassy.measure.moments.triton import TritonMoments
 
     named = [(f"{index}.w", nn.Parameter(tensor)) for index, tensor in enumerate(tensors)]

@@ -1,4 +1,4 @@
-"""Part: single events by the profiler: what the device runs, and which calls the host makes."""
+"""Part: single events in the profiler, with the work of the device and the calls of the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.models import resnet18
 from benchmarks.report import Clock
 from lightning_glassy import AgingTracker, LogTimeSchedule
 
-# The names that the profiler gives to calls of the host that wait for the device.
+# Names in the profiler for calls of the host that wait for the device.
 WAITS = (
     *("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"),
     *("cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize"),
@@ -44,7 +44,7 @@ def run(findings: Findings) -> None:
 
 
 def described(ran: list[Any], called: list[Any]) -> dict[str, Any]:
-    """Return names of kernels, copies and waits, and for each call of the host how often and how long (us)."""
+    """Return the names of kernels, copies and waits, and the number and total time (us) of each call of the host."""
     calls: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     for e in called:
         calls[e.name][0] += 1
@@ -56,7 +56,7 @@ def described(ran: list[Any], called: list[Any]) -> dict[str, Any]:
 
 
 def profiled(model: str, findings: Findings) -> Any:
-    """Profile the two events. Both are seen once before, for all that is loaded or allocated once."""
+    """Profile the two events. Both kinds run once before, so that nothing is loaded or allocated in the profile."""
     clock = Clock(findings.device)
     parameters = (
         list(resnet18().to(findings.device).named_parameters())
@@ -82,14 +82,14 @@ def profiled(model: str, findings: Findings) -> Any:
 
 
 def split(profile: Any, name: str) -> tuple[list[Any], list[Any]]:
-    """Return what the device ran for a named span, and the calls of the host within it, in order of time."""
+    """Return the device's work for a named span, and the host's calls within the span, in order of time."""
     cuda = torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
     events = sorted(profile.events(), key=lambda event: event.time_range.start)
     spans = [e.time_range for e in events if e.name == name and e.device_type != cuda]
     if not spans:
         return [], []
     begin, end = spans[0].start, spans[0].end
-    # The device may run it after the span, but before the next one: the host waits in between.
+    # The device may do the work after the span, but before the next span, because the host waits in between.
     later = [e.time_range.start for e in events if e.name.startswith("event ") and e.time_range.start > end]
     until = min(later, default=float("inf"))
     ran = [e for e in events if e.device_type == cuda and begin <= e.time_range.start < until]

@@ -15,7 +15,7 @@ SECONDS, PAIRS = 7.0, 4
 
 
 def case(findings: Findings, steps: int) -> training.Case:
-    """Return what is trained."""
+    """Return the network and its training."""
     if findings.dry:
         return training.Case("MLP", mlp, images(16, 784), steps, 1)
     return training.Case("ResNet-18", resnet18, images(128, 3, 32, 32), steps, 1, "bf16-mixed")
@@ -30,9 +30,9 @@ def run(findings: Findings) -> None:
         monitors.append(AgingMonitor(save=False, summary=False, sample=None))
         return monitors[-1]
 
-    training.train(case(findings, 20), make)  # compiles, and lets cuDNN choose
+    training.train(case(findings, 20), make)  # compiles, and lets cuDNN choose its algorithms
     first = training.train(case(findings, 40), None)
-    # The host may run ahead of the device, so a step takes at least its part of the whole.
+    # The host may run ahead of the device, so a step takes at least the wall time over the number of steps.
     step = max(statistics.median(first.steps[5:]), first.wall / len(first.steps))
     steps = 60 if findings.dry else max(200, min(2000, int(SECONDS / step)))
     schedule = LogTimeSchedule.logspaced().until(steps)

@@ -1,4 +1,4 @@
-"""Part: other versions of the kernels against ours, the same sums and the time. Each is a whole copy of the module.
+"""Part: other versions of the kernels against ours, in sums and in time. Each version is a whole copy of the module.
 
 ``--variants FOLDER`` names a folder of copies of ``lightning_glassy/measure/moments/triton.py``.
 """
@@ -100,7 +100,7 @@ def compared(findings: Findings, kinds: dict[str, Any], n: int, dtype: torch.dty
 
 
 def only_compile(findings: Findings, kinds: dict[str, Any]) -> None:
-    """Compile each version without a GPU. This finds errors, and says nothing about sums or time."""
+    """Compile each version without a GPU. This finds errors, but checks no sums and measures no time."""
     table = findings.table("Versions of the kernels, compiled only", ["version", "dtype", "kernels compiled", "error"])
     for name, kind in kinds.items():
         for dtype in (torch.bfloat16, torch.float32):

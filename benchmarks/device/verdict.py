@@ -1,4 +1,4 @@
-"""Put what was measured beside what is promised: "met", "not met" or "not measured"."""
+"""Compare the measured figures with the promises. Each promise is "met", "not met" or "not measured"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The figures of a promise by what they belong to. ``None``: not measured.
+# The figures of a promise by the names of their cases. ``None`` means not measured.
 Figures = Mapping[str, float | None]
 
 
@@ -20,7 +20,7 @@ class Promise:
         bound: the bound.
         figures: function of the parts' results that returns the figures.
         least: whether the figures must reach the bound. Otherwise they must not exceed it.
-        write: how a figure is written.
+        write: function that formats a figure.
     """
 
     words: str
@@ -31,7 +31,7 @@ class Promise:
 
 
 def verdict(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a row for each promise: what is promised, what was measured, and whether the promise is met.
+    """Return a row for each promise: its words, the measured figures, and whether the promise is met.
 
     One figure beyond the bound is enough for "not met". "Met" needs all figures.
     """
@@ -83,7 +83,7 @@ def _tests(parts: Mapping[str, Any]) -> Figures:
         return {"failed": float(counts["failed"])}
     if counts.get("failed"):
         return {"failed": float(counts["failed"])}
-    return {"failed": None}  # no test has failed, and not all were run
+    return {"failed": None}  # no test has failed, but not all were run
 
 
 def _of_reading(due: tuple[int, ...], *shapes: str) -> Callable[[Mapping[str, Any]], Figures]:
@@ -106,7 +106,7 @@ def _host(n: str) -> Callable[[Mapping[str, Any]], Figures]:
 
 def _launches(parts: Mapping[str, Any]) -> Figures:
     found = _traced(parts)
-    # The profiler that sees no kernel at all has measured nothing.
+    # A profiler that sees no kernel has measured nothing.
     return {name: float(len(event["kernels"])) or None if event else None for name, event in found.items()}
 
 
@@ -135,12 +135,12 @@ def _hooks(parts: Mapping[str, Any]) -> Figures:
     shares = sorted(pair["share"] for pair in part.get("pairs", []))
     if not shares or not part["network"].startswith("ResNet-18"):
         return {"median of the pairs": None}
-    # A callback that gives up costs little.
+    # A callback that stops measuring costs little, so its time does not count.
     complete = all(pair["complete"] for pair in part["pairs"])
     return {"median of the pairs": shares[len(shares) // 2] if complete else math.inf}
 
 
-# The names of the models are those of the part ``bandwidth``, which a test compares.
+# The part ``bandwidth`` has the same names of models. A test compares them.
 FEW = ("4 tensors, 1e8 bytes an event", "4 tensors, 1e9 bytes an event")
 
 PROMISES = (

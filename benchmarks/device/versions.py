@@ -1,4 +1,4 @@
-"""Part: versions of everything, and what the GPU says of itself."""
+"""Part: versions of all packages and tools, and the properties of the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part: whether anything waits for the device during a training, and which line does."""
+"""Part: waits for the device during a training, and the lines that wait."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEDULE = LogTimeSchedule(list(range(0, 60, 7)), list(range(60))).until(60)  # 
 
 
 class Debugging(Callback):
-    """Switches the debug mode of torch for synchronising calls on, from the first batch to the end."""
+    """Turns on the debug mode of torch for synchronising calls, from the first batch to the end."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
@@ -51,7 +51,7 @@ class Debugging(Callback):
 
 
 def run(findings: Findings) -> None:
-    """Train with warnings, which tell all waits. Train with errors, which end at the first."""
+    """Train with warnings, which report all waits. Then train with errors, which stop at the first wait."""
     table = findings.table(
         "Waits for the device in a training with an event at every step",
         ["options", "waits of ours", "of others", "pairs measured", 'in mode "error"'],
@@ -82,7 +82,7 @@ def run(findings: Findings) -> None:
 
 
 def hears(device: str) -> bool:
-    """Return whether the debug mode of torch tells a deliberate wait."""
+    """Return whether the debug mode of torch reports a deliberate wait."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with told() as seen:
@@ -94,7 +94,7 @@ def hears(device: str) -> bool:
 
 @contextmanager
 def told() -> Iterator[collections.Counter[str]]:
-    """Count the warnings about waits, by the line of ours that was running, or else by the line that waited."""
+    """Count the warnings about waits by our running line, or else by the line that waited."""
     seen: collections.Counter[str] = collections.Counter()
 
     def note(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
@@ -124,7 +124,7 @@ def train(findings: Findings, mode: str, options: dict[str, Any]) -> int:
 
 def _line(stack: Any) -> str:
     """Return the innermost line of the package, or else the innermost line that is not torch's own warning."""
-    # A checkout may have the name of the package, so the whole path counts.
+    # The folder of a checkout may have the name of the package, so compare the whole path.
     ours = [frame for frame in stack if PACKAGE in Path(frame.filename).parents]
     frames = ours or [frame for frame in stack if not frame.filename.endswith("/warnings.py")]
     if not frames:

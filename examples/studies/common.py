@@ -40,7 +40,7 @@ cross_entropy = nn.functional.cross_entropy
 
 
 class Classifier(LightningModule):
-    """A network that learns classes by plain SGD, with a term ``l2 * |w|^2`` of the loss."""
+    """A network that learns classes by plain SGD, with a term ``l2 * |w|^2`` in the loss."""
 
     def __init__(
         self, net: nn.Module, learning_rate: float, loss: Callable[..., Tensor] = cross_entropy, l2: float = 0.0
@@ -80,7 +80,7 @@ def mnist(data_dir: Path, *, train: bool = True) -> TensorDataset:
 
 
 class Passes(Sampler[Tensor]):
-    """One pass over the data after another, as one epoch of so many steps."""
+    """Passes over the data, one after another, as one epoch of ``steps`` steps."""
 
     def __init__(self, batches: Iterable[Tensor], steps: int, batch_size: int) -> None:
         self.batches, self.steps, self.batch_size = batches, steps, batch_size
@@ -111,7 +111,7 @@ def loader(
 def train_on_cpu(
     module: LightningModule, steps: int, callbacks: Sequence[Callback], batches: Any = None, **more: Any
 ) -> None:
-    """Train on the CPU for so many steps, with these callbacks and no others."""
+    """Train on the CPU for ``steps`` steps, with these callbacks only."""
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False} | more
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=1, callbacks=[*callbacks], enable_model_summary=False, **options
@@ -121,7 +121,7 @@ def train_on_cpu(
 
 def seeded(run: Callable[[], object]) -> float:
     """Run a training on one thread, with seed 0 and without hints of Lightning. Return the seconds it took."""
-    # A small network gains nothing from a second thread, and loses tenfold if another process uses the core.
+    # A second thread does not help a small network. It makes it ten times slower if another process uses the core.
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
@@ -133,7 +133,7 @@ def seeded(run: Callable[[], object]) -> float:
 
 
 def options_of(name: str, description: str | None, quick: str, *, needs_mnist: bool = False) -> argparse.Namespace:
-    """Parse the options of a study. ``quick`` says what ``--quick`` does."""
+    """Parse the options of a study. ``quick`` is the help text of ``--quick``."""
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.studies.{name}", description=(description or "").split("\n")[0]
     )
@@ -155,7 +155,8 @@ def run_all(tasks: Mapping[str, Callable[[], object]], options: argparse.Namespa
     """Run the tasks in processes, ``options.jobs`` at a time, the first task first. With ``--analyse``, run nothing.
 
     Returns:
-        ``"runs"``, the seconds of each task by name, ``"seconds"`` of all together, ``"jobs"`` and ``"machine"``.
+        A dictionary with ``"runs"`` (seconds of each task by name), ``"seconds"`` (of all tasks together), ``"jobs"``
+        and ``"machine"``.
     """
     path = options.out / SECONDS
     if not options.analyse:
@@ -177,7 +178,7 @@ def run_all(tasks: Mapping[str, Callable[[], object]], options: argparse.Namespa
 
 
 def load_record(name: str, out: Path, steps: int) -> AgingRecord:
-    """Load the record of a training, and check that the training ended after so many steps."""
+    """Load the record of a training, and check that the training ended after ``steps`` steps."""
     record = AgingRecord.load(out / name / "aging_record.npz")
     completed = record.meta.get("completed")
     if completed != steps:
@@ -249,7 +250,7 @@ def table(columns: str, rows: Iterable[Any]) -> str:
 
 
 def number(value: float | None, error: float | None = None, form: str = ".3f") -> str:
-    """Return a number for a table, with its error if there is one. No number is a ``-``."""
+    """Return a number for a table, with its error if there is one. A missing number is ``-``."""
     if value is None:
         return "-"
     return format(value, form) if error is None else f"{value:{form}} +- {error:{form}}"

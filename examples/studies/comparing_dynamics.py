@@ -1,12 +1,14 @@
 r"""The same callback on networks and on a glass: the question of Baity-Jesi et al. 2018 (arXiv 1803.06969).
 
-The first paper's kinds of networks, on MNIST and on scikit-learn's digits: "Toy" (one hidden layer of m units, sigmoid
-outputs, squared error) with m = 10 and m = 10,000, a fully connected net, and "Small Net" (two convolutions). Each is
-trained alone, by plain SGD at a constant learning rate. Unlike in the released runs of the paper, there is no momentum
-(``LogTimeSchedule.preset`` has their protocol, and ``RESULTS.md`` all differences). The callbacks of this package
-measure displacements, the loss in logarithmic time, the strength D of the gradient noise, flat directions and barriers.
-The spherical p = 3 model after a quench is trained beside them, with the same callback, and solved by its exact
-equations. Then each statement of the paper is compared with the measurements, by a rule that is written beside it.
+The networks are of the paper's kinds, on MNIST and on scikit-learn's digits: "Toy" (one hidden layer of m units,
+sigmoid outputs, squared error) with m = 10 and m = 10,000, a fully connected net, and "Small Net" (two convolutions).
+Each is trained alone, by plain SGD at a constant learning rate. Unlike in the released runs of the paper, there is no
+momentum. ``LogTimeSchedule.preset`` has the protocol of these runs, and ``RESULTS.md`` lists all differences. The
+callbacks of this package measure displacements, the loss in logarithmic time, the strength D of the gradient noise,
+flat directions and barriers.
+
+The glass is the spherical p = 3 model after a quench. It is trained with the same callback, and also solved by its
+exact equations. A rule beside each statement of the paper compares the statement with the measurements.
 
 ``python -m examples.studies.comparing_dynamics`` takes about half an hour on two cores and writes the results that are
 committed. ``--quick`` takes a minute, and writes beside its records.
@@ -87,8 +89,8 @@ QUICK_SYSTEMS = (
 def network(system: System) -> nn.Sequential:
     """Return a network for images that come as rows of pixels, with torch's own initial weights.
 
-    Small Net on MNIST has 31,770 parameters as in the paper. The digits have 8 x 8 pixels. There its convolutions are
-    3 x 3 with a margin of one pixel, so that 20 maps of 2 x 2 are left.
+    Small Net on MNIST has 31,770 parameters as in the paper. The digits have 8 x 8 pixels. On digits, its convolutions
+    are 3 x 3 with a margin of one pixel, so that 20 maps of 2 x 2 are left.
     """
     side, window, margin, left = (28, 5, 0, 4) if system.data == "MNIST" else (8, 3, 1, 2)
     if system.kind in (FEW, MANY):
@@ -130,7 +132,7 @@ def train(system: System, data_dir: Path, out: Path) -> None:
     if system.curved is not None:
         spectra = sorted({0, *(steps // k for k in (1000, 100, 10, 1))})
         fixed, nodes = first(train_set, system.curved, system.curved), min(100, system.products - 90)
-        # The products beyond those of the nodes are for the extreme eigenvalues.
+        # The products that the nodes do not use are for the extreme eigenvalues.
         number: dict[str, Any] = {"max_products": system.products, "n_nodes": nodes, "n_eigenvalues": 1}
         callbacks.append(
             lg.CurvatureMonitor(spectra, loader=fixed, max_batches=1, **number, summary=False, max_share=None)
@@ -154,8 +156,8 @@ class Glass:
     """The spherical p = 3 model after a quench: one temperature, several sizes.
 
     The error of a finite size is a series in 1/N. The error of the projected step is a series in the length of the
-    step, which is proportional to 1/N here. Both errors then vanish together as N grows, and three sizes take out the
-    first two orders.
+    step, which is proportional to 1/N here. Both errors then vanish together as N grows. Three sizes remove the first
+    two orders.
 
     Times and lags are in units of the model.
     """
@@ -298,8 +300,8 @@ def lingers_at(lags: Array, displacement: Array, last: float) -> tuple[float, fl
     """Return the displacement at which a curve is slowest, at lags up to a last lag, and the local exponent there.
 
     Each slope is fitted over a factor of two to either side. A parabola goes through the lowest slope and its two
-    neighbours, and the curve is slowest at its bottom. Both values are NaN if the lowest slope is the first or the
-    last.
+    neighbours. The curve is slowest at the bottom of the parabola. Both values are NaN if the lowest slope is the first
+    or the last.
     """
     kept = np.isfinite(displacement) & (lags <= 1.001 * last)
     logs, values = np.log(lags[kept]), np.log(displacement[kept])
@@ -316,7 +318,7 @@ def lingers_at(lags: Array, displacement: Array, last: float) -> tuple[float, fl
 
 
 def energy_limits(times: Array, energy: Array) -> tuple[float, float, float]:
-    """Return the limit of an energy as a constant and t^(-2/3), then the best free exponent and the limit with it."""
+    """Fit a constant and a power of t. Return the limit for t^(-2/3), the best free exponent, and the limit with it."""
 
     def fit(exponent: float) -> tuple[float, float]:
         """Return the limit, and the squared error of the fit."""
@@ -594,7 +596,7 @@ def main() -> None:
         for glass in glasses
     ]
     found = [analysed_glass(*each, sum(seconds[each[0].name(size)] for size in each[0].sizes)) for each in of_glass]
-    # The file has numbers of five digits, and the statements are decided by these.
+    # The file has numbers of five digits. These numbers decide the statements.
     rounded = json.loads(common.as_json({"glasses": found}))["glasses"]
     statements = (*OF_NETWORKS.values(), *OF_GLASS.values())
     result = {

@@ -1,8 +1,8 @@
-r"""How often an aging exponent is stated, for systems with a power law and for systems without one.
+r"""Count how often an aging exponent is stated, for systems with and without a power law.
 
 The systems are processes of 200 or 2,000 independent coordinates, drawn exactly at the steps of a log-spaced schedule.
-Every trial has its own parameters. The systems with a power law should get a headline exponent. The others have two
-processes, saturate, stop aging, or change their clock in the middle of the run, and should get none.
+Every trial has its own parameters. The systems with a power law should get a headline exponent. The other systems
+should get none. They have two processes, saturate, stop aging, or change their clock in the middle of the run.
 
 ``python -m examples.studies.headline_study`` takes a quarter of an hour on two cores, and writes
 ``results/headline_study.md``. ``--quick`` does one trial of each and writes nothing.
@@ -84,7 +84,7 @@ def diffusing(rng: np.random.Generator, shape: tuple[int, int], clock: Floats) -
 
 
 def heterogeneous(rng: np.random.Generator, shape: tuple[int, int], clock: Floats) -> Weights:
-    """Draw a process whose coordinates relax at rates that differ by factors, so that it is stretched."""
+    """Draw a stretched process. Its coordinates relax at rates that differ by factors."""
     rates, w = np.exp(1.5 * rng.normal(size=shape[1])), rng.normal(size=shape)
     for elapsed in np.diff(clock, prepend=clock[0]):
         a = np.exp(-elapsed * rates)
@@ -121,14 +121,14 @@ def full_aging(rng: np.random.Generator, shape: tuple[int, int]) -> Trial:
 
 
 def fading_motion(rng: np.random.Generator, shape: tuple[int, int]) -> Trial:
-    """Scaled Brownian motion: the displacement is a small part of the weights."""
+    """Scaled Brownian motion. The displacement is a small part of the weights."""
     mu = rng.uniform(0.3, 0.9)
     clock = relaxed_in(STEPS ** (1 - mu), rng.uniform(0.003, 0.03))
     return Trial(diffusing(rng, shape, clock), mu)
 
 
 def logarithmic_walk(rng: np.random.Generator, shape: tuple[int, int]) -> Trial:
-    """A random walk in the logarithm of the time: the displacement is a small part of the weights."""
+    """A random walk in the logarithm of the time. The displacement is a small part of the weights."""
     return Trial(diffusing(rng, shape, rng.uniform(0.001, 0.01) * np.log(STEPS)), 1.0)
 
 
@@ -136,14 +136,14 @@ def logarithmic_walk(rng: np.random.Generator, shape: tuple[int, int]) -> Trial:
 
 
 def flat_directions(rng: np.random.Generator, shape: tuple[int, int]) -> Trial:
-    """Gradient descent without noise in flatter and flatter directions, whose motion itself fades."""
+    """Gradient descent without noise in flatter and flatter directions. The motion itself fades."""
     a = rng.uniform(0.5, 1.5)
     rates, w = np.log(rng.beta(1.0, a, size=shape)), rng.normal(size=shape)
     return Trial((w * np.exp(rates * step) for step in STEPS), None)
 
 
 def two_steps(rng: np.random.Generator, shape: tuple[int, int]) -> Trial:
-    """A fast process that does not age, and a slow one that does."""
+    """A fast process that does not age, and a slow process that does."""
     fast = STEPS / rng.uniform(10, 300)
     slow = relaxed_in(integral(lambda n: n ** -rng.uniform(0.5, 1)), rng.uniform(0.5, 2))
     part = rng.uniform(0.05, 0.5)
@@ -242,7 +242,7 @@ def measure(trial: Trial, n_replica: int) -> AgingRecord:
 
 
 def answers(name: str, n_replica: int, trials: int) -> list[tuple[float | None, AgingExponent | None]]:
-    """Return the exact exponent and the fit of each trial. Trials of the same number are the same in every run."""
+    """Return the exact exponent and the fit of each trial. A trial with the same number is the same in every run."""
     found: list[tuple[float | None, AgingExponent | None]] = []
     for trial in range(trials):
         rng = np.random.default_rng([trial, n_replica, *name.encode()])

@@ -1,8 +1,8 @@
 """The landscape around two networks that learn handwritten digits: flat directions, barriers, regimes of the loss.
 
 An under-parametrised network (64-4-4-10, tanh) and an over-parametrised one (64-128-128-10) learn scikit-learn's 1,797
-digits, as in ``examples.digits``. Each is trained once, because the callbacks that look at the landscape take no
-replicas. Each network gets a record, a report and TensorBoard logs.
+digits, as in ``examples.digits``. Each network is trained once, because the callbacks that look at the landscape take
+no replicas. Each network gets a record, a report and TensorBoard logs.
 
 Run it with ``python -m examples.studies.landscape``. It takes about two minutes.
 """

@@ -1,8 +1,8 @@
 r"""The statements of Baity-Jesi et al. 2018 (arXiv 1803.06969) on networks and on a glass, compared with measurements.
 
-One function decides each statement: "seen", "not seen", or "not testable here", with the numbers that decide. Its
-docstring is the rule, and the tables show it. :mod:`examples.studies.comparing_dynamics` measures, and writes the
-tables.
+One function decides each statement. It returns "seen", "not seen" or "not testable here", with the numbers that decide.
+Its docstring is the rule, and the tables show this docstring. :mod:`examples.studies.comparing_dynamics` measures and
+writes the tables.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from lightning_glassy.analysis.headline import AGES
 from lightning_glassy.observables import Array, barrier_height
 
 SEEN, NOT_SEEN, UNTESTABLE = "seen", "not seen", "not testable here"
-FITTED, MISFIT = 0.999, 0.98  # learnt fraction of the training data from which on, and up to which, a statement holds
-DIFFUSIVE = (0.85, 1.15)  # local exponents, as those of lightning_glassy.analysis.diffusion
+FITTED, MISFIT = 0.999, 0.98  # learnt fraction of the training data: smallest if all is learnt, largest if trapped
+DIFFUSIVE = (0.85, 1.15)  # local exponents, as in lightning_glassy.analysis.diffusion
 STRAIGHT = 0.2  # largest rms deviation of ln(displacement) from a straight line
 BENT = 0.1  # largest deviation of a loss from three straight pieces, as part of its fall
-DRIFTS, BETTER = 1.5, 0.8  # smallest change of D that tells the two clocks apart, and largest ratio of their scatters
+DRIFTS, BETTER = 1.5, 0.8  # smallest change of D that separates the two clocks, and largest ratio of their scatters
 RESOLVED = 0.01  # largest error of the flat fraction at which "no change" is a result
 BARRIER = 0.05  # smallest height of a barrier, as part of the loss at the higher end
 NEAR_PLATEAU = 0.2  # largest relative distance from the plateau
@@ -62,7 +62,7 @@ OF_GLASS: dict[str, Statement] = {}
 
 
 def statement(where: dict[str, Statement], key: str, text: str, of: str = ALL) -> Callable[..., Statement]:
-    """Return a decorator that makes a statement of a function, and adds it to the others."""
+    """Return a decorator that makes a statement from a function, and adds it to the others."""
     return lambda decide: where.setdefault(key, Statement(text, decide, of))
 
 
@@ -76,8 +76,8 @@ class Ages:
     r"""The shift of curves with the waiting time, between two steps.
 
     Attributes:
-        rate: :math:`-\frac{\partial\ln\Delta}{\partial\ln t_w}/\frac{\partial\ln\Delta}{\partial\ln t}`: 0 no aging, 1
-            full aging.
+        rate: :math:`-\frac{\partial\ln\Delta}{\partial\ln t_w}/\frac{\partial\ln\Delta}{\partial\ln t}`. 0 means no
+            aging, and 1 means full aging.
         error: standard error of the rate, by leaving out one waiting time after the other.
         exponent: :math:`\partial\ln\Delta/\partial\ln t`.
     """
@@ -90,8 +90,9 @@ class Ages:
     def depends(self) -> bool | None:
         """Whether the curves depend on the waiting time, None if the error leaves this open.
 
-        The rule is that of :class:`~lightning_glassy.analysis.AgingRate`. They depend on it if the rate is above 0.1 in
-        size and two errors away from 0. They do not if it is at most 0.1 in size, and at most 0.2 with two errors.
+        :class:`~lightning_glassy.analysis.AgingRate` has the same rule. The curves depend on the waiting time if the
+        rate is above 0.1 in size and two errors away from 0. They do not if the rate is at most 0.1 in size, and at
+        most 0.2 with two errors.
         """
         size = abs(self.rate)
         if size > AGES:
@@ -130,7 +131,7 @@ def ages(record: AgingRecord, first: float, last: float = np.inf, over_noise: bo
 
 
 def _compared(times: Array, inside: Any) -> Any:
-    """Return the pairs inside at lags that at least three waiting times have, which span a factor of two."""
+    """Return the pairs inside at the lags that have at least three waiting times over a factor of two."""
     kept = np.zeros_like(inside)
     for j in range(inside.shape[1]):
         there = times[inside[:, j]]
@@ -312,7 +313,7 @@ def _step(at: float | None) -> str:
 
 
 def decide_network(record: AgingRecord, few_weights: bool) -> dict[str, Finding]:
-    """Decide all statements on such a network."""
+    """Decide all statements that are about such a network."""
     net, other = Network(record), MANY_WEIGHTS if few_weights else FEW_WEIGHTS
     return {key: each.decide(net) for key, each in OF_NETWORKS.items() if each.of != other}
 

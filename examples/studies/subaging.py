@@ -39,7 +39,7 @@ class Run:
 
     sizes: tuple[int, ...]  # of the layers
     n_replica: int = 8
-    reshuffled: bool = True  # own minibatches for each replica, else the same for all in the order of the data set
+    reshuffled: bool = True  # own minibatches for each replica, otherwise the same for all in the order of the data
     l2: float = L2
 
     @property

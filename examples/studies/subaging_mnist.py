@@ -60,7 +60,7 @@ QUICK_RUNS = (run_of(HIDDEN, False), run_of(HIDDEN, True), run_of((5,), False))
 
 def train(run: Run, steps: int, images: int, data_dir: Path, out: Path) -> None:
     """Train the replicas of one network, and save the record in ``out/<name>``."""
-    # As in the paper, the loss of its network is measured at all lags. The other losses are at the waiting times.
+    # As in the paper, measure the loss of its network at all lags. Measure the other losses at the waiting times.
     events = LogTimeSchedule.preset("subaging", steps).events
     of_loss = [0, *(event.step for event in events if event.capture or run.layers == AUTHORS)]
     evaluator = LogTimeEvaluator(of_loss, batch_size=10_000, loss=subaging.losses, summary=False, max_share=None)
@@ -157,7 +157,7 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def _beside_the_notebook(result: dict[str, Any], run: dict[str, Any]) -> list[str]:
-    """Compare the authors' single run with our single runs, whose spread is sqrt(R) times the error of the mean."""
+    """Compare the authors' run with our single runs. Their spread is sqrt(R) times the error of the mean."""
     if result["steps"] != STEPS or None in run["lag_to_threshold"]:
         return []
     ours, theirs = np.array(run["lag_to_threshold"]), np.array(NOTEBOOK["lag_to_threshold"])
@@ -190,7 +190,7 @@ def _beside_the_notebook(result: dict[str, Any], run: dict[str, Any]) -> list[st
 
 
 def _spread_of_lags(run: dict[str, Any]) -> Any:
-    """Return the standard deviation of ln t* between single runs, ``[n_tw]``, to first order in that of the curve."""
+    """Return the standard deviation of ln t* between single runs, ``[n_tw]``, to first order in the curve's error."""
     x, aims = np.log(run["lags"]), np.log(run["lag_to_threshold"])
     found = []
     for aim, msd, error in zip(aims, np.array(run["msd"]), np.array(run["msd_error"]), strict=True):
@@ -201,7 +201,7 @@ def _spread_of_lags(run: dict[str, Any]) -> Any:
 
 
 def _chosen(runs: list[dict[str, Any]], hidden: Any, order: str) -> list[dict[str, Any]]:
-    """Return the runs of networks with these hidden layers, in this order of the images, sorted as the layers."""
+    """Return the runs with these hidden layers and this order of the images, in the order of ``hidden``."""
     layers = [run_of(each).layers for each in hidden]
     chosen = [run for run in runs if run["order"] == order and run["layers"] in layers]
     return sorted(chosen, key=lambda run: layers.index(run["layers"]))

@@ -1,10 +1,10 @@
 r"""Subaging on a simple problem, under- to over-parametrised: exponent, final loss and verdict against N.
 
-Herrera Segura et al. 2022 (arXiv 2209.02517) see subaging in under-parametrised networks. Their own simple problem is
-not known here. This is another problem: 1,000 points on a hypersphere in 20 dimensions. A small random network, the
-teacher, puts them into two classes. Then a fifth of them get the wrong label, which can only be learnt by heart.
-Students 20-h-h-2 of more and more hidden units h learn them, reshuffled, under the protocol of the paper's MNIST
-example (:mod:`examples.studies.subaging`). Two students are also trained without the L2 term.
+Herrera Segura et al. 2022 (arXiv 2209.02517) observe subaging in under-parametrised networks. Their own simple problem
+is not known here. This study has another problem: 1,000 points on a hypersphere in 20 dimensions. A small random
+network, the teacher, puts them into two classes. Then a fifth of them get the wrong label. A wrong label can only be
+learnt by heart. Students 20-h-h-2 with more and more hidden units h learn the points, reshuffled, under the protocol of
+the paper's MNIST example (:mod:`examples.studies.subaging`). Two students are also trained without the L2 term.
 
 ``python -m examples.studies.subaging_teacher`` takes about a quarter of an hour on two cores and writes the results
 that are committed. ``--quick`` takes less than half a minute, and writes beside its records.
@@ -118,7 +118,7 @@ def analysed(run: Run, record: AgingRecord, seconds: float) -> dict[str, Any]:
 
 
 def _fit(record: AgingRecord, thresholds: Sequence[float]) -> AgingExponent | NotEnoughDataError:
-    """Return the exponent from all waiting times, or the error that tells why there is none."""
+    """Return the exponent from all waiting times, or the error with the reason why there is none."""
     window = int(record.waiting_times[0]), int(record.waiting_times[-1])
     try:
         return aging_exponent(record, thresholds=[*thresholds], window=window)
@@ -215,7 +215,7 @@ def _power(value: float) -> str:
 
 
 def _doubts(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return the students by doubt, without the numbers in it. The counts already show unreached thresholds."""
+    """Return the students by doubt, without numbers. Leave out unreached thresholds, because the counts show them."""
     found: dict[str, list[str]] = {}
     for run in runs:
         for doubt in run["doubts"]:
