@@ -90,7 +90,7 @@ def write(file: BinaryIO, header: Mapping[str, Any], tables: Mapping[TableName, 
         if table.grid is not None:
             arrays[f"{prefix}grid"] = table.grid
     text = json.dumps({**header, **names}).encode()
-    np.savez(file, allow_pickle=False, header=np.frombuffer(text, dtype=np.uint8), **arrays)
+    np.savez(file, header=np.frombuffer(text, dtype=np.uint8), **arrays)
 
 
 def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
