@@ -14,21 +14,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from lightning_glassy.observables import OBSERVABLES, relaxing
 from lightning_glassy.options import in_options
-from lightning_glassy.record import AgingRecord, without_cut_short, without_replaced
-from lightning_glassy.record.atomic import write_atomically
-from lightning_glassy.record.text import duration, plain, quoted
-from lightning_glassy.record.text import print_lines as _print
-from lightning_glassy.sources import Source, read_sources
 
+# Commands import the rest of the package when they run. `--help` needs neither NumPy nor a record.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from lightning_glassy.record import AgingRecord
+    from lightning_glassy.sources import Source
 
 
 log = logging.getLogger("lightning_glassy")
@@ -84,8 +81,27 @@ class _Terminal(logging.Handler):
         _print(f"lightning-glassy: {record.levelname.lower()}: {self._say(text)}", file=sys.stderr)
 
 
+def _print(*lines: object, file: TextIO | None = None) -> None:
+    """Print lines, with untrusted text made harmless."""
+    from lightning_glassy.record.text import print_lines
+
+    print_lines(*lines, file=file)
+
+
+class _Observables:
+    """The names of the observables, for a help text. They are looked up when the text is printed."""
+
+    def __str__(self) -> str:
+        from lightning_glassy.observables import OBSERVABLES, relaxing
+
+        others = ", ".join(name for name in OBSERVABLES if name not in relaxing())
+        return f"{', '.join(relaxing())} (default msd); without an exponent also {others}"
+
+
 def _version() -> str:
     """Return the version of the installed package. A checkout can be used without being installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("lightning-glassy")
     except PackageNotFoundError:
@@ -126,13 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="use only the pairs of times that all runs have (default: leave out runs that were cut short)",
     )
-    report.add_argument(
-        "--observable",
-        default="msd",
-        metavar="NAME",
-        help=f"{', '.join(relaxing())} (default msd); without an exponent also "
-        f"{', '.join(name for name in OBSERVABLES if name not in relaxing())}",
-    )
+    observable = report.add_argument("--observable", default="msd", metavar="NAME", help="%(names)s")
+    vars(observable)["names"] = _Observables()
     report.add_argument("--group", default="all", help="group of parameters (default all)")
     report.add_argument("--eps", type=float, help="threshold of the overlap")
     report.add_argument("--window", type=int, nargs=2, metavar=("FIRST", "LAST"), help="range of waiting times to fit")
@@ -259,6 +270,7 @@ def _numbers(text: str) -> Any:
 
 def _report(options: argparse.Namespace) -> None:
     from lightning_glassy.report import report
+    from lightning_glassy.sources import read_sources
 
     if options.out is not None and options.no_files:
         raise _WrongInputError(f"--out {options.out} and --no-files exclude each other")
@@ -338,6 +350,8 @@ class _Counter:
         return self
 
     def __call__(self, done: int, total: int) -> None:
+        from lightning_glassy.record.text import duration
+
         elapsed = time.monotonic() - self._started
         left = f", about {duration(max(1, elapsed * (total - done) / done))} left" if done else ""
         line = f"{self._what}: {done} of {total} analyses{left}"
@@ -357,6 +371,8 @@ def _compare(options: argparse.Namespace) -> None:
     """Print one table about several paths, and write it with one figure."""
     from lightning_glassy.analysis import compare
     from lightning_glassy.plotting import comparison_figure
+    from lightning_glassy.record.atomic import write_atomically
+    from lightning_glassy.sources import read_sources
 
     given = {"separate": False, "observable": "msd", "eps": None, "window": None, "thresholds": None, "t0": 0.0}
     wrong = [f"--{name}" for name, usual in given.items() if getattr(options, name) != usual]
@@ -440,6 +456,8 @@ def _is_behind_a_link(path: Path, named: Sequence[Path]) -> bool:
 
 def _without_earlier_parts(sources: list[Source]) -> list[Source]:
     """Leave out the record of an interrupted run, if the record of the resumed run contains it."""
+    from lightning_glassy.record import without_replaced
+
     kept = without_replaced([source.record for source in sources])
     for i in sorted(set(range(len(sources))) - set(kept)):
         _print(f"{sources[i].path} is an earlier part of another record here: left out", file=sys.stderr)
@@ -452,6 +470,9 @@ def _as_replicas(sources: list[Source], *, common: bool) -> tuple[list[Source], 
     Returns:
         The runs that were joined, and their record.
     """
+    from lightning_glassy.record import AgingRecord, without_cut_short
+    from lightning_glassy.record.text import quoted
+
     sentence = None
     try:
         if not common:
@@ -495,6 +516,8 @@ _MOST_LINES = 40  # of one kind
 
 
 def _show(options: argparse.Namespace) -> None:
+    from lightning_glassy.sources import read_sources
+
     sources = read_sources([options.path])
     if len(sources) > 1:
         names = "".join(f"\n  {source.path}" for source in sources)
@@ -507,6 +530,8 @@ def _show(options: argparse.Namespace) -> None:
 
 def _content(source: Source) -> dict[str, Any]:
     """Return the contents of a record as plain values."""
+    from lightning_glassy.record.text import plain
+
     record = source.record
     series = {name: record.one_time(name) for name in record.one_time_names}
     content = {
@@ -628,6 +653,8 @@ _LOG_EVERY = 60.0  # seconds between two lines of progress in a file
 
 
 def _measure(options: argparse.Namespace) -> None:
+    from lightning_glassy.record.atomic import write_atomically
+
     if os.path.lexists(options.out) and not options.overwrite:  # also a link that leads nowhere
         raise _WrongInputError(f"{options.out} is there already: choose another name, or add --overwrite")
     if options.out.is_dir():
