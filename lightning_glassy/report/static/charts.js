@@ -2,7 +2,7 @@
 
 import {escaped, integer, markup} from "./dom.js";
 import {accent, axis, faint, labelled, layout, muted, runColour, timeColour} from "./look.js";
-import {abscissa, inEpochs, label, model, mu, muOf, observable, relativeMsd, relaxing} from "./model.js";
+import {abscissa, inEpochs, label, model, mu, observable, relativeMsd, relaxing} from "./model.js";
 
 const CONFIG = {responsive: true, displayModeBar: false, doubleClick: "reset+autosize"};
 const MANY_POINTS = 4000; // of all series: with more points, lines are enough, and three times as fast

@@ -13,7 +13,7 @@ import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "
 import {runColour, timeColour} from "./look.js";
 import {
   choice, chosenGroups, chosenRuns, commonEps, crossingsOf, doubtsOf, epsOf, epsText, estimateOf, fitOf, fittedVariable, groupsOf,
-  hasEps, keyOf, label, model, mu, observable, ofObservable, ofSeries, ofWhat, qualityOf, questions, relaxes, runIndex,
+  hasEps, keyOf, label, model, mu, observable, ofSeries, ofWhat, qualityOf, questions, relaxes, runIndex,
   seriesIndex, threshold, together, versionOf, view, windowOf,
 } from "./model.js";
 import {powerLaw} from "./relax.js";
