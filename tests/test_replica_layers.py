@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from lightning_glassy.replicas import ReplicaEnsemble, layers, per_replica
+from lightning_glassy.replicas import ReplicaEnsemble, per_replica
 
 R = 3
 
@@ -438,13 +438,3 @@ def test_a_convolution_of_all_replicas_is_one() -> None:
     names = operations(of_images(nn.ReLU, lambda: nn.Conv2d(4, 4, 3)), 16, torch.randn(16, 5, 2, 8, 8), False)
     assert sum(name == "aten.convolution.default" for name in names) == 2
     assert sum(name == "aten.convolution_backward.default" for name in names) == 2
-
-
-def test_a_torch_that_cannot_tell_its_hooks_runs_other_networks_by_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Activation checkpointing would not be noticed in such a torch."""
-    monkeypatch.setattr(layers, "_top_hooks", None)
-    make = lambda: nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 3, 3), nn.Flatten(), nn.Linear(18, 2))  # noqa: E731
-    ensemble, x = ReplicaEnsemble(make, 3), torch.randn(5, 8)
-    for r in range(3):
-        assert torch.allclose(ensemble(x)[r], ensemble.replica(r)(x), atol=1e-5)
-    assert not any(ensemble._ruled.values())

@@ -130,14 +130,8 @@ class _Rules(TorchFunctionMode):
         return None if tensor is None else self.parameter(tensor)
 
 
-# Older versions of torch cannot report the hooks for saved tensors, so activation checkpointing is not noticed there.
-_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-
-
 def _saved_tensor_hooks() -> Any:
-    if _top_hooks is None:
-        raise NotBatched
-    return _top_hooks(True)
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
 def run(
