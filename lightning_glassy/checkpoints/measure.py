@@ -59,7 +59,8 @@ def measure_checkpoints(
     pass, the earliest checkpoint is read for the overlap thresholds, and tensors that may be constant or tied are
     compared. No code in a file is executed. Do not change the files during the call.
 
-    ``docs/checkpoints.md`` lists the layouts of files and directories, and explains the choice of steps and weights.
+    The guide to checkpoints in the documentation lists the layouts of files and directories, and explains the choice of
+    steps and weights.
 
     Args:
         paths: files or directories with at least two checkpoints, in any order. A path is a checkpoint, a shard of one,

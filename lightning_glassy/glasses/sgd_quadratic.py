@@ -23,8 +23,7 @@ class SGDQuadratic(GaussianGlass):
     :math:`a = 1-\eta\lambda`.
 
     Source: a linear recursion. In continuous time, it is the model of Mandt, Hoffman and Blei 2017, "Stochastic
-        gradient
-    descent as approximate Bayesian inference", JMLR 18, 134.
+    gradient descent as approximate Bayesian inference", JMLR 18, 134.
 
     Args:
         learning_rate: :math:`\eta`.

@@ -78,7 +78,7 @@ def write(file: BinaryIO, header: Mapping[str, Any], tables: Mapping[TableName, 
         TypeError: the header holds a value that JSON cannot hold.
     """
     names: dict[str, list[str]] = {kind: [] for kind in NAMED_KINDS}
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, Any] = {}  # NDArray, but savez has other arguments, too
     for table_name, table in tables.items():
         kind, name = table_name
         prefix = _prefix(kind, len(names.get(kind, ())))
