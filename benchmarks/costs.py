@@ -1,4 +1,4 @@
-"""Write the table of costs in README.md from the results of ``event`` and ``training``: ``python -m benchmarks costs``.
+"""Write the table in docs/cost.md from the results of ``event`` and ``training``: ``python -m benchmarks costs``.
 
 This module measures nothing. Each figure is in ``results/event.json`` or ``results/training.json``.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.report import RESULTS, table
 from benchmarks.training import WITH_TENSORBOARD
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "cost.md"
 START, END = "<!-- made by: python -m benchmarks costs -->", "<!-- end -->"
 
 
@@ -68,7 +68,7 @@ def page(text: str, made: str) -> str:
 def main() -> None:
     """Write the table."""
     made = costs(load("event"), load("training"))
-    README.write_text(page(README.read_text(), made))
+    PAGE.write_text(page(PAGE.read_text(), made))
     print(made)
 
 

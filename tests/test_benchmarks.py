@@ -567,8 +567,8 @@ def test_tests_that_did_not_run_have_not_passed() -> None:
         assert judgements(results).count("not measured") == 1
 
 
-def test_the_table_of_costs_in_the_readme_is_that_of_the_results() -> None:
-    text = costs.README.read_text()
+def test_the_table_on_the_page_of_costs_is_that_of_the_results() -> None:
+    text = costs.PAGE.read_text()
     made = costs.costs(costs.load("event"), costs.load("training"))
     assert costs.page(text, made) == text
     assert made.count("\n| ") == 6

@@ -45,7 +45,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:AgingMonitor. training starts at step"),
 ]
 
-PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
+PAGE = Path(__file__).parent.parent / "docs" / "developers" / "adding.md"
 
 
 class Manual(SmallNet):
@@ -86,7 +86,7 @@ def quiet(**options: Any) -> dict[str, Any]:
 def test_the_measurement_of_the_page_is_in_record_report_tab_and_loggers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], with_monitor: bool
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text().split("## How to add a measurement")[1], re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text().split("## A measurement along the run")[1], re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) < 30
     page: dict[str, Any] = {}
     exec(code, page)

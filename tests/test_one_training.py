@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -720,16 +719,3 @@ def test_steps_that_are_no_updates_are_counted(tmp_path: Path, module: Any, expe
     assert mine.record.meta.get("steps_without_update") == expected
     said = [text for text in confounders(mine.record) if "no updates" in text]
     assert len(said) == (expected is not None)
-
-
-def test_the_page_of_guarantees_names_tests_that_are_there() -> None:
-    root = Path(__file__).parent.parent
-    rows = [line for line in (root / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
-    named = [re.findall(r"`(test_\w+)`", row.split("|")[-2]) for row in rows if not row.startswith("| situation")]
-    assert all(named)
-    there = {
-        name
-        for file in (root / "tests").glob("test_*.py")
-        for name in re.findall(r"^def (test_\w+)\(", file.read_text(), flags=re.MULTILINE)
-    }
-    assert {name for names in named for name in names} <= there
