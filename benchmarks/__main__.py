@@ -11,6 +11,7 @@ from importlib import import_module
 # `device` runs only if it is named. It needs a folder for its results, and a GPU or --dry.
 BY_NAME = ("device",)
 USUAL = (
+    "start",
     "growth",
     "hook",
     "host",

@@ -152,11 +152,11 @@ class LogTimeSchedule:
 
     A reference is captured at each waiting time :math:`t_w`. The pair :math:`(t_w, t_w + t)` is measured for each lag
     :math:`t` that ``max_step`` allows, so a waiting time near the end of the run has fewer lags. All numbers are steps,
-    i.e. completed optimiser updates. Step 0 is the initial state.
+    which are completed optimiser updates. Step 0 is the initial state.
 
     Args:
         waiting_times: :class:`Steps`, or strictly increasing non-negative integers.
-        lags: the same. Lag 0 compares a reference with itself.
+        lags: :class:`Steps`, or strictly increasing non-negative integers. Lag 0 compares a reference with itself.
         max_step: last step of the run. ``None`` measures every pair.
 
     Raises:
@@ -197,7 +197,7 @@ class LogTimeSchedule:
     ) -> LogTimeSchedule:
         """Return a schedule of two logarithmic grids (see :meth:`Steps.logspaced`).
 
-        The number of pairs grows as the square of the logarithm of the run length, the number of snapshots as its
+        The number of snapshots grows as the logarithm of the run length, and the number of pairs as the square of this
         logarithm.
 
         Args:
@@ -230,8 +230,8 @@ class LogTimeSchedule:
 
         * ``"baity-jesi"``: 50 waiting times from 10 to T/2 and 100 lags from 1 to T/2, log-spaced, rounded and
           deduplicated, and 0 as a waiting time and as a lag. Baity-Jesi et al. 2018 (arXiv 1803.06969) wished for
-          later waiting times with fewer lags: ``longer=True``. Their released runs (``corr.sh``) have learning rates
-          lr from 0.001 to 0.5, minibatches of B = 10, 100 and 1000, momentum 0.5, no weight decay, and
+          later waiting times with fewer lags, which ``longer=True`` adds. Their released runs (``corr.sh``) have
+          learning rates lr from 0.001 to 0.5, minibatches of B = 10, 100 and 1000, momentum 0.5, no weight decay, and
           T = 10^6 / (lr B) steps.
         * ``"subaging"``: 10 waiting times from T/200 to T/2, rounded, and 20 lags from T/20,000 (at least 1) to T/2,
           rounded up, log-spaced and deduplicated. T = 200,000 gives the times of the MNIST example of Herrera Segura
@@ -279,13 +279,13 @@ class LogTimeSchedule:
     def epochs(
         cls, n_epochs: int, steps_per_epoch: int, *, waiting_times_per_decade: int = 5, lags_per_decade: int = 10
     ) -> LogTimeSchedule:
-        """Return a schedule with waiting times and lags at the ends of epochs, log-spaced in their number.
+        """Return a schedule with waiting times and lags at the ends of epochs, log-spaced in the number of epochs.
 
         Args:
             n_epochs: number of epochs of the run.
             steps_per_epoch: number of optimiser updates in each epoch.
             waiting_times_per_decade: grid points in each factor of ten of the epochs.
-            lags_per_decade: the same for the lags.
+            lags_per_decade: grid points in each factor of ten of the epochs of a lag.
 
         Raises:
             TypeError: an argument is not an integer.
@@ -372,7 +372,7 @@ class LogTimeSchedule:
     def snapshots_by(self, max_step: int) -> int:
         """Return the largest number of references held at once in a run until ``max_step`` that may be continued.
 
-        Every reference that still has a lag to come is kept to the end, even if that lag lies beyond it.
+        A reference that has a lag after ``max_step`` is kept to the end, because a continued run measures this lag.
 
         Example:
             >>> LogTimeSchedule([0, 10, 100], [1, 1000]).snapshots_by(50)
@@ -663,11 +663,11 @@ def _increasing(name: str, values: Sequence[int]) -> tuple[int, ...]:
 def _geometric(first: int, last: int, count: int, *, round_up: bool = False) -> tuple[int, ...]:
     """Return ``count`` integers in geometric progression from ``first`` to ``last``, rounded and deduplicated.
 
-    Halves are rounded up, or all fractions with ``round_up``.
+    Halves are rounded up. With ``round_up``, all fractions are rounded up.
     """
-    # In integers, because a float of 10 * 10**(19 / 19 * 4) may lie above 100,000, and would be rounded up to 100,001.
+    # Use integers: the float 10 * 10**(19 / 19 * 4) may lie above 100,000, and would be rounded up to 100,001.
     n = count - 1
-    powers = [first ** (n - k) * last**k for k in range(count)]  # of the points, to the power n
+    powers = [first ** (n - k) * last**k for k in range(count)]  # n-th powers of the points
     if round_up:
         return tuple(sorted({_root(power - 1, n) + 1 for power in powers}))
     return tuple(sorted({(_root(2**n * power, n) + 1) // 2 for power in powers}))

@@ -273,7 +273,10 @@ def test_the_reference_has_every_public_name(site: dict[Path, Links]) -> None:
     for part in ("analysis", "glasses", "observables", "plotting", "report"):
         module = importlib.import_module(f"lightning_glassy.{part}")
         public |= {f"lightning_glassy.{part}.{name}" for name in module.__all__}
-    assert public - names == set()
+    # A function with the name of its module stands there with both. An alias of a type has no entry.
+    functions = {name for name in public if f"{name}.{name.rpartition('.')[2]}" in names}
+    types = {f"lightning_glassy.observables.{name}" for name in ("Array", "CorrelationKind", "Formula")}
+    assert public - names - functions == types
 
 
 @pytest.mark.slow

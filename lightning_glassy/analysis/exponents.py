@@ -1,4 +1,4 @@
-r"""The aging exponent :math:`\mu`: the lag to relax grows as :math:`t_w^\mu`.
+r"""The aging exponent :math:`\mu`: the lag to a given amount of relaxation grows as :math:`t_w^\mu`.
 
 0 is no aging, a value between 0 and 1 is subaging, and 1 is full aging. There are two families of estimators, with
 different biases. See :func:`aging_exponent`.
@@ -40,11 +40,11 @@ from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.text import few
 
-_FEW = (25, 60)  # waiting times and lags that a fit is thinned to: its work grows with the square of the first
+_FEW = (25, 60)  # waiting times and lags that remain after thinning: the work grows with the square of the first
 _BOUNDS = (-0.5, 2.0)  # range of the search for the exponent
 _ENOUGH_CROSSINGS = 4  # a slope is fitted if a threshold has so many waiting times
-_EXACT = 0.01  # the interpolation between lags can cause this scatter, but no more
-_SLOPES_AGREE = 0.2  # a larger difference of the slopes of thresholds comes from different processes
+_EXACT = 0.01  # largest scatter that the interpolation between lags can cause
+_SLOPES_AGREE = 0.2  # slopes of thresholds that differ by more measure different processes
 _DRIFT_DRAWS = 50  # resampled fits of both halves: they decide a question, and give no interval
 _MOST_THRESHOLDS = 4  # overlaps in the table of a record that has counted at more thresholds
 
@@ -65,23 +65,24 @@ def aging_exponent(
 ) -> AgingExponent:
     r"""Estimate the aging exponent of a record, by collapse and by threshold, from every observable that relaxes.
 
-    The result is about one observable, and has the others beside it. Its ``mu`` is None unless the curves collapse, the
-    methods agree and no other observable contradicts: see :mod:`lightning_glassy.analysis.headline`.
+    The result belongs to one observable, and also has the results of the others. Its ``mu`` is None unless the curves
+    collapse, the methods agree and no other observable contradicts: see :mod:`lightning_glassy.analysis.headline`.
 
     *Collapse*: find the exponent that minimises the Houdayer-Hartmann quality, in the effective time :math:`h`
     and in :math:`t/t_w^\mu` (:mod:`lightning_glassy.analysis.collapse`). If data age by a slowing clock, the estimate
     is unbiased in :math:`h` and low in :math:`t/t_w^\mu`. If data scale with :math:`t/t_w^\mu`, it is unbiased
-    there and high in :math:`h`. The better collapse decides, and the difference is the systematic error.
+    there and high in :math:`h`. The better collapse decides, and the difference of the two is the systematic error.
 
     *Threshold* (Herrera Segura et al. 2022): fit the slope of :math:`\ln t^*` against :math:`\ln t_w`. It tends to
     :math:`\mu` only for lags much shorter than the waiting time.
 
-    The errors come from the replicas. The whole fit is repeated on resampled replicas. The scatter is widened by
-    :math:`\sqrt{R/(R-1)}`, and is distributed as Student's t with R-1 degrees of freedom. If the curves do not collapse
-    (they miss a common curve by more than 1 %), the interval also includes the largest difference between the methods.
-    There is no interval if the thresholds contradict each other.
+    The errors come from the replicas. The whole fit is repeated on resampled replicas. The standard error is the
+    standard deviation of these fits, times :math:`\sqrt{R/(R-1)}` for R replicas. The interval is from Student's t with
+    R-1 degrees of freedom. If the curves miss a common curve by more than 1 %, the largest difference between the
+    methods is added to the half width in quadrature. There is no interval if the thresholds contradict each other.
 
-    A window of more than 25 waiting times, or a record of more than 100 lags, is thinned to 25 and 60 before the fit.
+    A window of more than 25 waiting times, or a record of more than 100 lags, is thinned to at most 25 and 60 before
+    the fit.
 
     Args:
         record: one run, or (for an interval) at least 8 replicas.
@@ -90,9 +91,10 @@ def aging_exponent(
         eps: threshold of the overlap.
         thresholds: thresholds of the curves of ``observable``. The default is up to five, log-spaced between the fast
             plateaus and the values that enough curves reach.
-        window: first and last waiting time. The default is all from a hundredth of the last one, at least 1.
-        t0: origin of the clock, in steps before step 0. ``"fit"`` finds the origin (0 ... last waiting time) with the
-            best collapse in the effective time, for each observable.
+        window: first and last waiting time. The default is the last two decades: from a hundredth of the last waiting
+            time (at least 1) to the last.
+        t0: origin of the clock, in steps before step 0. ``"fit"`` searches from 0 to the last waiting time for the
+            origin with the best collapse in the effective time, for each observable.
         confidence: level of the interval.
         n_bootstrap: number of resampled fits.
         seed: seed of the resampling.
@@ -286,7 +288,7 @@ def _check_origin(t0: float | str, last: int) -> None:
 def _contradictory(slopes: list[float], scatter: float) -> bool:
     """Return whether thresholds measure different processes.
 
-    Slopes also differ if the lag is not much shorter than the waiting time, but then the curves collapse.
+    Slopes also differ if the lags are not much shorter than the waiting times. In this case, the curves still collapse.
     """
     finite = [slope for slope in slopes if np.isfinite(slope)]
     return scatter > 2 * _EXACT and len(finite) > 1 and float(np.ptp(finite)) > _SLOPES_AGREE
@@ -306,7 +308,7 @@ def windowed(whole: Curves, window: tuple[int, int] | None, t0: float = 0.0) -> 
     last = int(whole.waiting_times.max())
     first_used, last_used = (max(1, round(last / 100)), last) if window is None else window
     curves = whole.between(first_used, last_used).after(-t0)
-    # A waiting time without a measured value that has a logarithm is no curve.
+    # A waiting time without a finite positive value has no curve.
     curves = curves.only(np.nan_to_num(curves.mean(), posinf=0).max(axis=-1) > 0)
     if len(curves.waiting_times) < 3:
         raise NotEnoughDataError(
@@ -335,11 +337,11 @@ def _fit_collapse(curves: Curves, mean: Array, errors: Array, variable: Variable
     def measure(scatter: float) -> CollapseQuality:
         return CollapseQuality(curves.waiting_times, curves.lags, mean, errors, scatter)
 
-    # The scatter that enters the last search stays, so that S has its minimum at the exponent.
+    # Keep the scatter of the last search, so that S has its minimum at the exponent.
     next_scatter = 0.0
     for _ in range(6):
         scatter, total = next_scatter, measure(next_scatter)
-        # The scatter can move the minimum far away from its place without the scatter.
+        # The scatter can move the minimum far away.
         start = _search(total, variable, t0)
         found = float(_minimise(total, variable, t0, start, 0.05)[0])
         # A parabola does not describe a rough minimum.
@@ -437,7 +439,7 @@ def _half_exponents(
         fit: the fit of all waiting times, for its scatter.
         variable: scaling variable.
         t0: origin of the clock.
-        centres: the results of the mean, where the search begins. None searches everywhere.
+        centres: the exponents of both halves of the mean curves, where the search begins. None searches everywhere.
     """
     found = []
     for i, half in enumerate(_halves(len(curves.waiting_times)) or ()):
@@ -566,7 +568,7 @@ def _doubts(result: AgingExponent, record: AgingRecord, curves: Curves, plateau:
 
 
 def _left_out(crossings: list[Crossings]) -> list[str]:
-    """Return how many lags to a threshold could not be read, and how many are ambiguous, in at most one sentence."""
+    """Return how many lags to a threshold are not determined or ambiguous, in at most one sentence."""
     counts = (
         (sum(int(c.early.sum()) for c in crossings), "passed before the first lag, and left out"),
         (sum(int(c.late.sum()) for c in crossings), "never reached, and left out"),
@@ -577,6 +579,6 @@ def _left_out(crossings: list[Crossings]) -> list[str]:
 
 
 def _drift(slopes: Array) -> float:
-    """Return the difference between the later half of the local slopes and the earlier half."""
+    """Return the size of the difference between the medians of the later and the earlier half of the local slopes."""
     half = len(slopes) // 2
     return float(abs(np.median(slopes[-half:]) - np.median(slopes[:half]))) if half else 0.0

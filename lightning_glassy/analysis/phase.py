@@ -29,14 +29,14 @@ Kind = Literal["aging throughout", "aging that stops", "no aging", "cannot tell"
 Phase = Literal["glassy", "over-parametrised"]
 
 _CONFIDENCE = 0.95
-_FITTED, _NOT_FITTED = 0.999, 0.98  # all data are learnt above the first training accuracy, not below the second
+_FITTED, _NOT_FITTED = 0.999, 0.98  # training accuracies: all data are learnt from the first on, not up to the second
 _COINCIDE = 0.03  # curves coincide if no part of them has a stronger trend with the waiting time
 _STEEP = 0.3  # a curve with a smaller local exponent is close to saturation
 _LEAST_EXPONENT = 0.25  # the vertical shift of a flatter curve hardly determines its horizontal shift
 _FEWEST = 4  # fewest replicas for an error from their scatter
 _FEWEST_TIMES = 4  # fewest waiting times for a verdict
 _FAR_ENOUGH = 1 / 3  # waiting times must be comparable up to this part of the last one
-_LONGEST = 10  # curves are not compared if their shortest common lag is so many times the waiting time
+_LONGEST = 10  # curves are not compared if their shortest common lag is more than this many waiting times
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class AgingRate:
 
     It is :math:`-\frac{\partial\ln\Delta/\partial\ln t_w}{\partial\ln\Delta/\partial\ln t}` at lags between a thirtieth
     of the waiting time and the waiting time. Checkpoints may have only longer lags in common. The rate then belongs to
-    the shortest common lag, up to ten waiting times. The rate is the exponent :math:`\mu` if the lag is much shorter
-    than the waiting time. Otherwise it is smaller: :math:`[(1+r)^\mu - 1]/r` at a lag of :math:`r` waiting times.
+    the shortest common lag, up to ten waiting times. On a clock that slows down as a power of time, the rate is
+    :math:`[(1+r)^\mu - 1]/r` at a lag of :math:`r` waiting times. This is the exponent :math:`\mu` if the lag is much
+    shorter than the waiting time. At longer lags it is smaller than a :math:`\mu` between 0 and 1.
 
     Attributes:
         first: first waiting time, in steps.
@@ -99,9 +100,9 @@ class Verdict:
 
     Attributes:
         kind: ``"aging throughout"``, ``"aging that stops"``, ``"no aging"`` or ``"cannot tell"``.
-        stops_at: the curves coincide from this waiting time on. None unless the aging stops.
+        stops_at: first waiting time of the curves that coincide, in steps. None unless the aging stops.
         phase: ``"glassy"``, ``"over-parametrised"``, or None if the evidence does not decide.
-        observable: name of the observable with the curves that decided.
+        observable: name of the observable whose curves decided.
         group: name of the group of parameters.
         rates: the aging rates that decided: over all waiting times, over the last decade, and on both sides of
             ``stops_at``.
@@ -142,15 +143,15 @@ def verdict(
     lags up to the waiting time. The vertical shifts add up to an :class:`AgingRate` over any range of waiting times.
 
     * *Aging throughout*: the curves still shift in the last decade of the waiting times of the record.
-    * *Aging that stops*: the curves coincide from some waiting time on, and shift before it. This waiting time is the
-      corner of the best trend that stops.
+    * *Aging that stops*: the curves shift up to some waiting time, and coincide from it on. A fit finds this waiting
+      time: a straight trend of the shifts that turns into none.
     * *No aging*: the curves coincide.
-    * *Cannot tell*: the curves do not decide, or none of the last two thirds of the steps can be compared.
+    * *Cannot tell*: the curves do not decide, or no waiting time above a third of the last one can be compared.
 
-    Waiting times that share no lags, as in a record of checkpoints, are compared by interpolation. Its error is part of
-    the interval of every rate (:func:`~lightning_glassy.analysis.curves.relaxation_curves`).
+    Waiting times that share no lags, as in a record of checkpoints, are compared by interpolation. The error of the
+    interpolation is part of the interval of every rate (:func:`~lightning_glassy.analysis.curves.relaxation_curves`).
 
-    A record of more than 25 waiting times or 100 lags is thinned to 40 and 60.
+    A record of more than 25 waiting times, or of more than 100 lags, is thinned to at most 40 and 60.
 
     The phase follows from the one-time series ``"train_accuracy"`` and ``"train_loss"``, if the record has them. A
     glass continues to age, although it has not learnt the training data and its loss hardly falls any more. An
@@ -160,9 +161,10 @@ def verdict(
         record: one run, or replicas.
         group: name of the group of parameters.
         observable: name of the observable. The default is the displacement. If the displacement ages throughout and the
-            record has the gradient noise, the displacement over the noise is examined, too. Its curves coincide if only
-            the noise slows down. If the noise changes during a lag, the displacement coincides against the noise that
-            has acted (:func:`~lightning_glassy.analysis.noise_clock`).
+            record has the gradient noise, the displacement over the noise is examined, too. Its curves coincide if the
+            motion slows down only because the noise fades. If the noise changes during a lag, the curves of the
+            displacement coincide when they are drawn against the noise that has acted
+            (:func:`~lightning_glassy.analysis.noise_clock`).
         eps: threshold of the overlap.
 
     Raises:
@@ -201,8 +203,8 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
     The contradictions are:
 
     * The verdict is "aging throughout", and the exponent is not above 0, or its interval ends below 0.1.
-    * The verdict is "no aging", or the aging stops before most of the fitted waiting times, and the exponent is not
-      between -0.1 and 0.1: its interval lies outside, or it has no interval and is larger than 0.3 in size.
+    * The verdict is "no aging", or the aging stops before most of the fitted waiting times, and the exponent differs
+      from 0: its interval lies outside -0.1 ... 0.1, or it has no interval and is larger than 0.3 in size.
     * The verdict is "aging throughout", and the late aging rate misses the exponent by more than 0.2 beyond both
       intervals. The rate of a slowing clock with exponent :math:`\mu` is :math:`[(1+r)^\mu - 1]/r` at lags of
       :math:`r` waiting times. Without an interval of the exponent, the rate must miss it by more than 0.5. An exponent
@@ -210,7 +212,7 @@ def reconcile(judged: Verdict, fit: AgingExponent) -> Verdict:
 
     Args:
         judged: result of :func:`verdict`.
-        fit: the exponent. If it is of another observable, its table is searched for the observable of the verdict.
+        fit: the exponent. If it belongs to another observable, its table is searched for the observable of the verdict.
     """
     if judged.clock == "noise":  # an exponent belongs to the clock of the steps
         return judged
@@ -334,7 +336,7 @@ def _judge(curves: Curves) -> _Finding:
 
 
 class _Shifts:
-    """The distance of the logarithm of each curve from the first curve, at comparable lags.
+    """The vertical distance of each curve from the first curve on a logarithmic axis, at comparable lags.
 
     Attributes:
         waiting_times: the waiting times that can be compared, ``[n]``.
@@ -415,9 +417,9 @@ class _Shifts:
         )
 
     def corner(self, last: int) -> int:
-        """Return the waiting time, by its place, at which a straight trend of the heights turns into none.
+        """Return the index of the waiting time at which a straight trend of the heights turns into none.
 
-        It is the corner of the best such line, by least squares, and not beyond the place ``last``.
+        It is the corner of the best such line, by least squares. It is at most ``last``.
         """
         heights = self._heights.mean(axis=1)
         squares = [

@@ -46,31 +46,32 @@ class AgingMonitor(Recording):
     =============================  ====================================================================================
     tag                            content
     =============================  ====================================================================================
-    ``glassy/moved_percent``       rms displacement from a tenth of the step to the step, in % of the rms weight
-    ``glassy/aging_rate``          0 is no aging, 1 is full aging: how fast the motion slows down, so far
+    ``glassy/moved_percent``       rms displacement between step n/10 and step n, in % of the rms weight
+    ``glassy/aging_rate``          how fast the motion slows down, so far: 0 is no aging, 1 is full aging
     ``glassy/mu``                  the aging exponent at the end, if there is one
     ``glassy_figures/<name>``      the curves of an observable on logarithmic axes, at the end
     =============================  ====================================================================================
 
-    The tab "Glassy" of TensorBoard shows everything. A ``CSVLogger`` gets the file ``glassy.csv`` beside its
-    ``metrics.csv``. :mod:`lightning_glassy.loggers` lists the rest for each logger. ``curves="scalars"`` adds one tag
-    for each waiting time, and ``log_groups=[...]`` adds the scalars of groups.
+    The tab "Glassy" of TensorBoard shows the whole record. A ``CSVLogger`` gets the file ``glassy.csv`` beside its
+    ``metrics.csv``. :mod:`lightning_glassy.loggers` lists the tags and files of each logger. ``curves="scalars"`` adds
+    one tag for each waiting time, and ``log_groups=[...]`` adds the scalars of groups.
 
     The directory ``glassy`` beside the logger's files gets ``aging_record.npz`` (written during the run, too) and
     ``aging_record.csv``. The one-time series ``learning_rate`` of the record is the learning rate of the update after
-    each event. If there are several parameter groups, ``learning_rate_<i>_<j>`` is the rate of group j of optimiser i.
+    each event, in the first parameter group of the first optimiser. For any other group, the series
+    ``learning_rate_<i>_<j>`` is the rate of group j of optimiser i, counted from 0.
 
     The tracked parameters are chosen when training starts. Parameters that are unfrozen later are not tracked.
 
     Under DDP all ranks hold the same weights, and rank 0 measures them. Other strategies spread the weights over the
     ranks: ``ModelParallelStrategy`` (FSDP2 and tensor parallelism), ``FSDPStrategy`` and ``DeepSpeedStrategy`` (its
-    float32 weights are measured). Then each rank measures its shard. One small sum over the ranks per event gives all
-    ranks the record. Rank 0 writes and logs it.
+    float32 weights are measured). Then each rank measures its shard. At each event, a few numbers are summed over the
+    ranks, so that every rank has the same record. Rank 0 writes and logs it.
 
     If the module has a :class:`~lightning_glassy.ReplicaEnsemble`, each replica is measured. The record then has an
     axis of replicas, and loggers get the mean over the replicas. The record also has the distances and overlaps between
     replicas (:meth:`AgingRecord.replica_distance`, :meth:`AgingRecord.replica_overlap`). The one-time series
-    ``replica_distance`` and ``replica_overlap`` are their means over pairs.
+    ``replica_distance`` and ``replica_overlap`` are the means over all pairs of replicas.
 
     Checkpoints hold the state of the callback, so ``fit(ckpt_path=...)`` continues the record without a gap. Snapshots
     that take more than 16 MiB together are in separate files. The files are in the directory ``glassy_snapshots``
@@ -94,7 +95,7 @@ class AgingMonitor(Recording):
             track.
         MemoryError: at the start of training, the snapshots do not fit in memory. The message names the remedies.
         MisconfigurationException: at the start of training, the parameters cannot be measured correctly under the
-            strategy, or clipping by a norm over all replicas couples the replicas.
+            strategy, or gradient clipping by the norm over all replicas would couple the replicas.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -115,7 +116,7 @@ class AgingMonitor(Recording):
     # ------------------------------------------------------------------ hooks
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Plan the measurements, allocate memory, and go on from a checkpoint."""
+        """Plan the measurements, allocate memory, and continue from a checkpoint."""
         self._next_event = NEVER
         super().on_train_start(trainer, pl_module)
         reshard(pl_module)
@@ -149,7 +150,7 @@ class AgingMonitor(Recording):
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the measurements so far. Lightning may call neither ``on_train_end`` nor ``teardown`` after this."""
+        """Keep the measurements so far. Lightning may call neither ``on_train_end`` nor ``teardown`` afterwards."""
         if not self._is_ours(trainer):
             return
         # Other processes may have stopped before they added their part to a sum.

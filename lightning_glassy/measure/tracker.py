@@ -67,13 +67,13 @@ class _Measured(NamedTuple):
     """Tag of a batch of moments on its way to the host."""
 
     step: int
-    # The snapshots are kept here, and not only their waiting times, because a snapshot in host memory may be freed only
-    # after the device has read it. Empty if the batch compares the replicas with each other.
+    # This keeps the snapshots alive, because a snapshot in host memory may be freed only after the device has read it.
+    # Empty if the batch compares the replicas with each other.
     snapshots: tuple[Snapshot, ...]
 
 
 class TrackerEvent(NamedTuple):
-    """Results of an event for a listener, right after the measurement. The weights are still the weights of the step.
+    """Results of an event for a listener, right after the measurement, before the weights change.
 
     Attributes:
         step: number of completed updates.
@@ -118,7 +118,7 @@ class _Found(NamedTuple):
 
 
 class TrackerOptions(TypedDict, total=False):
-    """Options of :class:`AgingTracker`, and of the callbacks that make one.
+    """Options of :class:`AgingTracker`, and of the callbacks that make an AgingTracker.
 
     Attributes:
         include: track only parameters whose name matches one of these shell patterns. Default: all trainable
@@ -408,7 +408,7 @@ class AgingTracker:
 
         Raises:
             TypeError: ``step`` is not an integer.
-            ValueError: ``step`` is below an earlier step. :meth:`go_back` comes first.
+            ValueError: ``step`` is below an earlier step. Call :meth:`go_back` first.
             ParametersChangedError: a tracked parameter has another shape, dtype or device than at the start.
         """
         step = operator.index(step)
@@ -445,7 +445,7 @@ class AgingTracker:
 
         Args:
             step: number of completed updates.
-            due: the snapshots that are measured. A new snapshot joins them if the schedule has lag 0.
+            due: the snapshots to measure. A new snapshot is added if the schedule has lag 0.
             one_time: values that belong to this step.
         """
         new = self._new_snapshot(step) if self._next_capture <= step else None
@@ -502,7 +502,7 @@ class AgingTracker:
             return []
 
     def _send(self, measured: _Measured, sums: list[Tensor]) -> None:
-        """Queue the sums for the host. If several processes hold the parameters, first add up the sums of all."""
+        """Queue the sums for the host. If several processes hold the parameters, first add up their sums."""
         if self._processes is None:
             self._readback.push(measured, sums, self._moments.streams)
             return
@@ -603,7 +603,7 @@ class AgingTracker:
             self.next_event = self._find_next_event()
 
     def drop_snapshots(self) -> None:
-        """Free all snapshots, because the present weights do not continue from them. New waiting times follow."""
+        """Free all snapshots, because the weights do not continue from them. Later waiting times are captured."""
         for waiting_time in list(self._bank.live):
             self._bank.release(waiting_time)
         self.next_event = self._find_next_event()
@@ -627,8 +627,8 @@ class AgingTracker:
         """Wait for all measurements under way, and enter them into the record.
 
         Args:
-            timeout: most seconds to wait, for the case that other processes have stopped. Measurements that have not
-                arrived by then are lost.
+            timeout: most seconds to wait, if other processes may have stopped. Measurements that have not arrived by
+                then are lost.
         """
         self._enter(self._readback.drain(timeout))
 
@@ -643,7 +643,8 @@ class AgingTracker:
         """Free the tracker, and return the state from which another tracker can continue.
 
         The snapshots in the state are in host memory. They are left out if they do not fit there (in ``max_memory``, or
-        a tenth of the free memory), or if several processes hold them. ``state["left_out"]`` is then their number.
+        a tenth of the free memory), or if several processes hold them. ``state["left_out"]`` is the number of snapshots
+        that were left out.
         """
         live = list(self._bank.live.values())
         on_device = _on_device(live)
@@ -664,7 +665,7 @@ class AgingTracker:
         """Free all snapshots and stop measuring, after an error at a step.
 
         Measurements under way can still be drained. If several processes hold the parameters, this process still takes
-        part in their sums, because the sums would wait for it otherwise. All the processes then stop measuring.
+        part in the sums over the processes, because the others would wait for it. Then all processes stop measuring.
         """
         if self._broken:
             return
@@ -780,7 +781,7 @@ class AgingTracker:
 
         A curve alone does not show these problems, so the record keeps the doubt.
         """
-        # Plain numbers, because the calls of NumPy for a few numbers would take longer.
+        # Use plain numbers, because NumPy is slower for a few numbers.
         bound = self._one_bound
         if bound is not None and all(bound * row[_S2] < row[_D2] < math.inf for row in of_groups[0].tolist()):
             return  # as nearly always
@@ -823,7 +824,7 @@ class _Before(NamedTuple):
         last_step: step of the event before.
         captured: step of the last capture.
         live: the live snapshots.
-        lags: last lags of those snapshots that the event measures.
+        lags: last lags of the snapshots that the event measures.
     """
 
     step: int

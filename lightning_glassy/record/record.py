@@ -34,7 +34,7 @@ class AgingRecord(RecordContent):
     Every row is one measured pair :math:`(t_w, t)`. It compares the weights at step :math:`t_w + t` with the weights at
     step :math:`t_w`. Both steps count completed optimiser updates. An observable arranges the rows as a matrix
     ``[n_tw, n_lag]`` over :attr:`waiting_times` and :attr:`lags` (with replicas ``[n_replica, n_tw, n_lag]``). The
-    matrix is NaN for a pair that was not measured. Every observable is in
+    matrix is NaN at pairs that were not measured. Every observable is in
     :data:`lightning_glassy.observables.OBSERVABLES`.
 
     Args:
@@ -64,7 +64,7 @@ class AgingRecord(RecordContent):
     # ------------------------------------------------------------------ figures
 
     def plot(self, name: str | None = None, *, group: str = "all", ax: Any = None, **options: Any) -> Any:
-        """Draw a figure by its name, with matplotlib. A notebook shows it by itself.
+        """Draw a figure by its name, with matplotlib. A notebook shows it automatically.
 
         Args:
             name: name of an observable (see :meth:`available`), or ``"collapse"``, ``"threshold_lags"``, ``"groups"``,
@@ -100,10 +100,12 @@ class AgingRecord(RecordContent):
         return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
     def rms_weight(self, group: str = "all") -> float | None:
-        r"""Compute the rms weight :math:`\sqrt{\langle w^2\rangle}` at the first waiting time, the mean over replicas.
+        r"""Compute the rms weight :math:`\sqrt{\langle w^2\rangle}` at the first waiting time.
+
+        With replicas, the average is over the weights of all replicas.
 
         Returns:
-            None if the record does not have the sum of squares, or no pair.
+            The rms weight. None if the record has no pair, or lacks the sum of squares.
 
         Raises:
             KeyError: the record does not have the group.
@@ -324,7 +326,7 @@ class AgingRecord(RecordContent):
         r"""Compute the dynamical susceptibility :math:`\chi_4(t_w, t_w+t) = N\,\mathrm{Var}_{replicas}(Q)`.
 
         It measures how much the relaxation differs between replicas. It is of the order of 1 if coordinates move
-        independently of each other. Otherwise it is as large as the number of coordinates that move together. See
+        independently of each other. Otherwise it is of the order of the number of coordinates that move together. See
         :func:`lightning_glassy.observables.chi4`.
 
         Args:
@@ -354,7 +356,7 @@ class AgingRecord(RecordContent):
         r"""Compute the mean of any observable over the replicas, by name. :meth:`sem` is its standard error.
 
         An observable is defined for one run, as an average over the coordinates. This method averages the values of the
-        replicas, also for a ratio such as the cosine correlation, the decorrelation, :math:`\alpha_2` or
+        replicas, even for a ratio such as the cosine correlation, the decorrelation, :math:`\alpha_2` or
         :math:`\Delta/D`. The mean is the expected value in one run. An observable of sums that are pooled over replicas
         differs from the mean by a term of the order 1/N. There are two exceptions:
 
@@ -455,8 +457,9 @@ class AgingRecord(RecordContent):
     def copies(self) -> list[tuple[int, int]]:
         r"""Pairs of replicas that are one run: the numbers of a replica, and of an earlier replica that it repeats.
 
-        All measured sums of the two agree to 1 in 100,000 of their largest value. Independent networks of N
-        weights differ by about :math:`\sqrt{2/N}`. Copies come from equal seeds, or from one run that was given twice.
+        All measured sums of the two agree to 1 in 100,000 of their largest value. The sums of independent networks of N
+        weights differ by about :math:`\sqrt{2/N}` of their value. Copies come from equal seeds, or from one run that
+        was given twice.
         """
         if self.n_replica is None:
             return []
@@ -488,8 +491,8 @@ class AgingRecord(RecordContent):
     def independent(self: AgingRecord) -> tuple[AgingRecord, list[str]]:
         """Leave out replicas that are :attr:`copies` of others, and replicas that have diverged from the start.
 
-        A replica is left out as diverged if its displacement is finite at no pair, but another replica has a finite
-        displacement.
+        A replica has diverged from the start if its displacement is finite at no pair. Such replicas are left out only
+        if another replica has a finite displacement.
 
         Returns:
             The record of the other replicas, and a sentence for each reason. If there is nothing to leave out: the
@@ -574,7 +577,7 @@ class AgingRecord(RecordContent):
         r"""Mean squared distance between replicas, :math:`d_{ab}(t) = \frac{1}{N}\sum_i [w_{a,i}(t) - w_{b,i}(t)]^2`.
 
         The distance between clones (:meth:`ReplicaEnsemble.clone_from`) grows from 0 with the time since cloning. It
-        shows how far different noise separates equal states.
+        shows how fast different noise drives apart networks that start with equal weights.
 
         Returns:
             Steps ``[n]`` and values ``[n, n_replica, n_replica]``.
@@ -625,7 +628,7 @@ class AgingRecord(RecordContent):
             schedule: the pairs to measure. Pairs beyond the last frame, and pairs without two frames, are left out.
                 ``None`` measures all pairs of frames.
             times: the step of each frame, increasing integers ``[n_frames]``. By default, frame k is at step k.
-            n_replica: the number of replicas. It is only needed if N is 3 or less, because an array with three axes may
+            n_replica: the number of replicas. It is needed only if N is 3 or less, because an array with three axes may
                 then also hold the coordinates of particles.
             groups: for each name the coordinates of the group, as indices or a mask. ``"all"`` is added.
             overlap_thresholds: positive and increasing. The default is about a hundredth and a tenth of the standard
