@@ -204,7 +204,7 @@ def write(name: str, title: str, text: str, data: Any, device: str | torch.devic
     where = machine(device)
     device = f", {where['gpu']}" if where["gpu"] else ""
     signature = (
-        f"Measured {where['date']} on {where['cpu']}, {where['threads']} threads{device}; Python {where['python']}, "
+        f"Measured {where['date']} on {where['cpu']}, {where['threads']} threads{device}. Python {where['python']}, "
         f"torch {where['torch']}, lightning_glassy {where['lightning_glassy']}."
     )
     page = f"# {title}\n\n{signature}\n\n{text}\n"

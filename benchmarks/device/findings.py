@@ -41,7 +41,7 @@ def page(results: dict[str, Any]) -> str:
     lines = [f"# Measured on {where.get('gpu') or NO_GPU}", ""]
     if where:
         lines += [
-            f"Measured {where['date']} on {where['gpu'] or NO_GPU}; {where['cpu']}, {where['threads']} threads; Python "
+            f"Measured {where['date']} on {where['gpu'] or NO_GPU}; {where['cpu']}, {where['threads']} threads. Python "
             f"{where['python']}, torch {where['torch']}, lightning_glassy {where['lightning_glassy']}.",
         ]
     states = []

@@ -412,10 +412,10 @@ def tables(result: dict[str, Any]) -> str:
             "Hessian of = {samples}",
             [_row(system) for system in systems],
         ),
-        f"The Hessian is that of the mean loss of so many samples, and flat are its directions with |λ| < {eps:g}. But "
-        "for the second derivatives of the outputs, no more directions than ten for each sample can be anything else: "
-        "in brackets, what that leaves to be flat in advance. And where all is learnt the curvature of a cross-entropy "
-        "goes to zero with the loss.",
+        f"The Hessian belongs to the mean loss of so many samples. Its flat directions have |λ| < {eps:g}. Without the "
+        "second derivatives of the outputs, at most ten directions for each sample are not flat: the fraction that is "
+        "therefore flat in advance is in brackets. If all is learnt, the curvature of a cross-entropy goes to zero "
+        "with the loss.",
     ]
     for data in dict.fromkeys(system["data"] for system in systems):
         chosen = [system for system in systems if system["data"] == data]
@@ -424,23 +424,23 @@ def tables(result: dict[str, Any]) -> str:
             for key, statement in OF_NETWORKS.items()
         ]
         parts += [
-            f"**What the paper says of networks, on {data}:**",
+            f"**The statements of the paper on networks, on {data}:**",
             table(" | ".join(["statement = {}", *(f"{system['kind']} = {{}}" for system in chosen)]), rows),
         ]
     sizes = ", ".join(
         f"{n} ({seeds} x {cold['n_replica']})" for n, seeds in zip(cold["sizes"], cold["n_seed"], strict=True)
     )
     parts += [
-        f"**What it says of the glass**, the spherical p = 3 model after a quench to T = {cold['temperature']:g} and "
+        f"**Its statements on the glass**, the spherical p = 3 model after a quench to T = {cold['temperature']:g} and "
         f"to T = {warm['temperature']:g}, with N (sets of couplings x replicas) of {sizes}:",
         table(
             "statement = {} |  = {}",
             [(each.text, _cell(result["glass_findings"][key])) for key, each in OF_GLASS.items()],
         ),
         "**Not testable here:** ResNet-18, CIFAR-10 and CIFAR-100, which take a GPU.",
-        "**The callback and the exact equations.** Extrapolated is (x(N) - 6 x(2N) + 8 x(4N))/3, without errors of "
-        "first and second order in 1/N, of which the second is shown; errors are statistical, over sets of couplings, "
-        "and z is the difference over them:",
+        "**The callback and the exact equations.** The extrapolation (x(N) - 6 x(2N) + 8 x(4N))/3 removes errors of "
+        "first and second order in 1/N. The second order is shown. Errors are statistical, over sets of couplings, "
+        "and z is the difference over the error:",
         table(
             f"T = {{temperature:g}} |  = {{what}} | t_w = {{time:g}} | lag = {{shown lag}} | N = {cold['sizes'][-1]} = "
             "{largest:.4f} ± {largest_error:.4f} | extrapolated = {extrapolated:.4f} ± {error:.4f} | "
@@ -452,8 +452,8 @@ def tables(result: dict[str, Any]) -> str:
                 if (row["what"], row["time"], row["lag"]) in SHOWN
             ],
         ),
-        "**How it is decided.** A rate above 0.1 in size counts where it is two errors away from 0, one up to 0.1 "
-        "where it is within 0.2 with two errors; what is between is not testable.",
+        "**The rules.** A rate above 0.1 in size counts if it is two errors away from 0. A rate up to 0.1 counts as no "
+        "aging if it is within 0.2 with two errors. A rate between them is not testable.",
         "\n".join(f"* {text}: {rule}" for text, rule in result["rules"].items()),
     ]
     return "\n\n".join(parts)

@@ -154,18 +154,19 @@ def tables(result: dict[str, Any]) -> str:
             f"{result['steps']:,} steps each; {effort(result)} All errors are standard errors over "
             f"{runs[0]['n_replica']} replicas.",
             *subaging.grid_note(result),
-            "**What was learnt**: loss, accuracy and error at the end; the first step, of those noted, at which 99.9 % "
-            "of the training set were learnt; and the strength of the gradient noise at the end:",
+            "**Learning**: loss, accuracy and error at the end, the first measured step at which 99.9 % of the "
+            "training set were learnt, and the strength of the gradient noise at the end:",
             table(
                 f"{student}train loss = {{loss}} | train accuracy = {{accuracy}} | 99.9 % at step = {{learnt}} | "
                 "test error = {test error} | gradient noise = {noise:.2g}",
                 rows,
             ),
-            "**The exponent** by the lag to three thresholds (in brackets, how many of the ten waiting times reach it "
-            "after their first lag: fewer than four give none; *noise*: the threshold lies below the level of the "
-            "gradient noise, and tells nothing of aging), and by collapse in two scaling variables (in brackets, by "
-            "how much the curves miss a common one). Above 5 %, `aging_exponent` states no exponent, and the "
-            "errors are only the scatter of the fits between replicas:",
+            "**The exponent** by the lag to three thresholds, and by collapse in two scaling variables. In brackets is "
+            "the number of the ten waiting times that reach the threshold after their first lag. Fewer than four give "
+            "no exponent. *noise*: the threshold lies below the level of the gradient noise, and contains no "
+            "information on aging. For a collapse, the distance of the curves from a common curve is in brackets. "
+            "Above 5 %, `aging_exponent` states no exponent, and the errors are only the scatter of the fits between "
+            "replicas:",
             table(
                 f"{student}{by_threshold} | mu, effective time = {{by effective time}} | mu, t/t_w^mu = {{by plain}}",
                 rows,
@@ -177,8 +178,8 @@ def tables(result: dict[str, Any]) -> str:
                 "aging rate at the end = {late rate}",
                 rows,
             ),
-            "**What `aging_exponent` says to doubt**, and of which students (by their N; * without L2), besides that "
-            f"there are {runs[0]['n_replica']} replicas where 16 are recommended:",
+            "**Doubts of `aging_exponent`**, and their students (by their N, * without L2). One more doubt is common: "
+            f"there are {runs[0]['n_replica']} replicas, and 16 are recommended:",
             table("doubt = {} | students = {}", [(doubt, ", ".join(of)) for doubt, of in _doubts(runs).items()]),
         ]
     )
