@@ -243,7 +243,7 @@ class RunsNetwork(Recording):
             return None
         if not self.takes_replicas:
             raise MisconfigurationException(
-                f"{who} cannot measure a ReplicaEnsemble, whose loss is that of all replicas together: train and "
+                f"{who} cannot measure a ReplicaEnsemble, whose loss belongs to all replicas together: train and "
                 "measure a single network"
             )
         if len(sizes) > 1 or trainer.world_size > 1:
@@ -251,7 +251,7 @@ class RunsNetwork(Recording):
             raise MisconfigurationException(f"{who} cannot measure {what}: leave it out, or measure one ensemble alone")
         if self._loss is None:
             raise MisconfigurationException(
-                f"{who}: the loss of a ReplicaEnsemble is that of all replicas together: give {who}(loss=...) a "
+                f"{who}: the loss of a ReplicaEnsemble belongs to all replicas together: give {who}(loss=...) a "
                 "function of the module and a batch, the same one for all replicas, that returns the loss of each, "
                 "[n_replica]"
             )

@@ -61,7 +61,7 @@ class ReplicaOverlap(Measurement):
     def __init__(self, inputs: Tensor, schedule: StepsLike = 3, **options: Unpack[MeasurementOptions]) -> None:
         super().__init__(schedule, **options)
         if not isinstance(inputs, Tensor):
-            raise TypeError(f"inputs={type(inputs).__name__} is not a tensor, a batch of what one network takes")
+            raise TypeError(f"inputs={type(inputs).__name__} is not a tensor, a batch of inputs for one network")
         if not inputs.dim() or len(inputs) < 2:
             raise ValueError(f"inputs of shape {tuple(inputs.shape)} are no batch of two samples or more")
         self._inputs = inputs

@@ -38,7 +38,7 @@ class Chunk:
                 or found.problem
                 or (found.shape, found.dtype) != (self.sizes, dtype)
             ):
-                raise Damaged("a chunk is not that of the list of chunks")
+                raise Damaged("a chunk differs from the list of chunks")
             self._opened = found
         return self._opened
 

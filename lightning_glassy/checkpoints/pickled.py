@@ -242,7 +242,7 @@ def _unpickle(data: bytes, at: int, storage_of: Function, names: dict[str, None]
         if isinstance(key, tuple) and len(key) > 1 and _word(key[0]) == "module":
             return key[1]  # a class with its source, in files of the first versions
         if not isinstance(key, tuple) or len(key) not in (5, 6) or _word(key[0]) != "storage":
-            raise Damaged("its pickle refers to what is no storage")
+            raise Damaged("its pickle refers to a thing that is no storage")
         _, kind, name, _, n, *view = key
         name = _word(name) if isinstance(name, (str, bytes)) else str(name) if type(name) is int else None
         kind = kind.name.rpartition(".")[2] if isinstance(kind, Opaque) else None

@@ -228,7 +228,7 @@ class Unpickler:
         if type(target) is list:
             target.extend(items)
         elif not isinstance(target, Opaque):
-            raise Damaged("its pickle appends to what is no list")
+            raise Damaged("its pickle appends to a thing that is no list")
 
     def _appends(self) -> None:
         self._append(self._pop_mark())
@@ -238,7 +238,7 @@ class Unpickler:
         if type(target) is set:
             target.update(item for item in items if is_key(item))
         elif not isinstance(target, Opaque):
-            raise Damaged("its pickle adds to what is no set")
+            raise Damaged("its pickle adds to a thing that is no set")
 
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -247,7 +247,7 @@ class Unpickler:
                 if is_key(key):
                     target[key] = value
         elif not isinstance(target, Opaque):
-            raise Damaged("its pickle sets items of what is no dict")
+            raise Damaged("its pickle sets items of a thing that is no dict")
 
     def _set_item(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -283,7 +283,7 @@ class Unpickler:
         if isinstance(function, Opaque) and function.name in _MAKERS and isinstance(args, tuple) and args:
             function, args = args[0], args[1:]
         if not isinstance(function, Opaque) or function.called or not isinstance(args, tuple):
-            raise Damaged("its pickle calls what is no function")
+            raise Damaged("its pickle calls a thing that is no function")
         self._count()
         known = self._functions.get(function.name)
         self._stack.append(self._unknown(function.name, args) if known is None else known(*args))

@@ -48,7 +48,7 @@ SYMBOLS = {
     "q": "overlap of the weights of two replicas: 1 if they are the same, 0 if they have nothing in common",
     "N": "number of parameters",
 }
-"""What each symbol of the page means. The page shows it when the mouse is on the symbol."""
+"""Meaning of each symbol of the page. The page shows it when the mouse is on the symbol."""
 
 _MUS = np.linspace(-0.5, 2, 126)
 _MOST_FUNCTIONS = 60  # of one profile
