@@ -49,7 +49,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "DO_NOT_TRACK": "true",
         "COMET_CONFIG": str(tmp_path / "comet.config"),
         "COMET_DISABLE_AUTO_LOGGING": "1",
-        "LIGHTNING_DISABLE_VERSION_CHECK": "1",  # else litlogger asks PyPI for a newer one
+        "LIGHTNING_DISABLE_VERSION_CHECK": "1",  # else litlogger asks the registry for a newer one
     }.items():
         monkeypatch.setenv(name, value)
     asked: list[Any] = []
