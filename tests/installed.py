@@ -13,11 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 
-def core() -> None:
-    """Train, save and read, without any extra."""
-    import lightning_glassy
-
-    assert "torch" not in sys.modules
+def train(*callbacks: object) -> None:
+    """Train a small network with some callbacks."""
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from torch.utils.data import DataLoader
@@ -33,9 +30,18 @@ def core() -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), lr=0.01)
 
-    monitor = lightning_glassy.AgingMonitor(dirpath="run/glassy")
-    trainer = Trainer(max_steps=60, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[monitor])
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    trainer = Trainer(max_steps=60, callbacks=list(callbacks), **quiet)
     trainer.fit(Net(), DataLoader(torch.randn(64, 4), batch_size=8))
+
+
+def core() -> None:
+    """Train, save and read, without any extra."""
+    import lightning_glassy
+
+    assert "torch" not in sys.modules
+    monitor = lightning_glassy.AgingMonitor(dirpath="run/glassy")
+    train(monitor)
     assert lightning_glassy.AgingRecord.load("run") == monitor.record
     command = str(Path(sys.executable).with_name("lightning-glassy"))
     assert "msd" in subprocess.run([command, "show", "run"], capture_output=True, text=True, check=True).stdout
@@ -102,8 +108,11 @@ def cpu() -> None:
 
 
 def curvature() -> None:
-    """Compute the spectrum of a small network, which takes scipy."""
-    importlib.import_module("scipy.linalg")
+    """Measure the spectrum of the Hessian."""
+    from lightning_glassy import AgingRecord, CurvatureMonitor
+
+    train(CurvatureMonitor(dirpath="curvature"))
+    assert "hessian_max" in AgingRecord.load("curvature").one_time_names
 
 
 def safetensors() -> None:
@@ -151,6 +160,7 @@ if __name__ == "__main__":
         refused("plot", plot)
         refused("report", report)
         refused("analysis", analysis)
+        refused("curvature", curvature)
     elif extra == "all":
         for name, use in USES.items():
             if name != "litlogger" or sys.version_info >= (3, 11):
