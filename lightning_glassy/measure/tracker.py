@@ -93,20 +93,21 @@ class TrackerEvent(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Profile that a listener has measured at a pair of times, for :meth:`AgingRecord.append_profile`.
+    """Values that a listener has measured at a pair of times, for :meth:`AgingRecord.append_profile`.
 
     Attributes:
-        name: name of the profile.
+        name: name of the profile, or ``"response"``.
         waiting_time: waiting time in steps.
         lag: lag in steps.
-        grid: points of the profile, on the host, ``[n_point]``.
+        grid: points of the profile, on the host, ``[n_point]``. None for a response, which is a row for
+            :meth:`AgingRecord.append_response`.
         values: values of the profile, on any device, ``[n_value]``. The listener must not write to them afterwards.
     """
 
     name: str
     waiting_time: int
     lag: int
-    grid: NDArray[np.float64]
+    grid: NDArray[np.float64] | None
     values: Tensor
 
 
@@ -738,7 +739,10 @@ class AgingTracker:
             if isinstance(measured, _Found):
                 for (name, waiting_time, lag, grid, _), values in zip(measured.findings, buckets, strict=True):
                     try:
-                        self.record.append_profile(name, waiting_time, lag, grid, values)
+                        if grid is None:
+                            self.record.append_response(waiting_time, lag, values)
+                        else:
+                            self.record.append_profile(name, waiting_time, lag, grid, values)
                     except ValueError as error:  # the grid differs from the grid before the resume
                         self._warn_once(f"the record cannot take more: {error}", f"(from step {waiting_time + lag} on)")
                 continue

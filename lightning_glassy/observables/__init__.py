@@ -39,6 +39,7 @@ from lightning_glassy.observables.two_time import (
     correlation_pearson,
     correlation_raw,
     decorrelation,
+    free_overlap,
     local_exponent,
     msd,
     msd_standard_error,
@@ -48,6 +49,8 @@ from lightning_glassy.observables.two_time import (
     overlap_standard_error,
     relative_displacement,
     replica_overlap,
+    response,
+    response_error,
 )
 
 __all__ = [
@@ -74,6 +77,7 @@ __all__ = [
     "density",
     "find",
     "fold",
+    "free_overlap",
     "gaussian_probabilities",
     "local_exponent",
     "log_spaced",
@@ -90,5 +94,7 @@ __all__ = [
     "relaxation_of",
     "relaxing",
     "replica_overlap",
+    "response",
+    "response_error",
     "unicode_of",
 ]

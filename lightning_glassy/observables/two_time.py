@@ -10,6 +10,7 @@ Sources: BJ18 is Baity-Jesi et al. 2018 (arXiv 1803.06969), WJ24 is Winter and J
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -331,6 +332,32 @@ register(
 )
 
 
+@quiet()
+def free_overlap(msd: ArrayLike, eps: ArrayLike) -> Array:
+    r"""Overlap of Gaussian displacements with a given MSD, :math:`Q_\epsilon = \mathrm{erf}(\epsilon/\sqrt{2\Delta})`.
+
+    Free diffusion, :math:`\Delta = 2Dt`, gives :math:`\mathrm{erf}(\epsilon/\sqrt{4Dt})`. If a few coordinates carry
+    most of the displacement, a measured overlap is above this line, for :math:`\epsilon` up to about the rms
+    displacement. It is below the line for a much larger :math:`\epsilon`. The formula needs a threshold, which is no
+    input of the observables in the registry, so it is a function only.
+
+    Source: WJ24.
+
+    Args:
+        msd: mean squared displacement :math:`\Delta`, of any shape.
+        eps: threshold :math:`\epsilon` of the overlap.
+
+    Example:
+        >>> free_overlap(msd=[0.0, 1.0], eps=1.0).round(4).tolist()
+        [1.0, 0.6827]
+    """
+    delta, threshold = float64(msd, eps)
+    return np.where(np.isfinite(delta), _erf(threshold / np.sqrt(2 * delta)), np.nan)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
 def binder_cumulant(sum_d2: ArrayLike, sum_d4: ArrayLike, n: ArrayLike) -> Array:
     r"""Binder cumulant of the displacements, :math:`U = 1 - \langle d^4\rangle / (3\langle d^2\rangle^2)`.
 
@@ -401,6 +428,44 @@ register(
         of_mean=True,
     )
 )
+
+# ---------------------------------------------------------------------- response to a field
+
+
+@quiet()
+def response(field_displacement: ArrayLike, field: ArrayLike, population: ArrayLike) -> Array:
+    r"""Integrated response :math:`\chi(t_w+t, t_w) = \frac{1}{hN}\sum_i \epsilon_i\,[w^h_i(t_w+t) - w_i(t_w+t)]`.
+
+    :math:`w^h` are the weights of a clone that has the term :math:`-h\sum_i\epsilon_i w_i` in its loss since
+    :math:`t_w`. The signs :math:`\epsilon_i = \pm 1` are random. In equilibrium at the temperature T, the
+    fluctuation-dissipation theorem is :math:`\chi = \Delta/(2T)`.
+
+    Source: Cugliandolo and Kurchan 1993, Phys. Rev. Lett. 71, 173. The random field is the usual method of simulations
+    of glasses.
+
+    Example:
+        >>> float(response(field_displacement=0.2, field=0.01, population=100))
+        0.2
+    """
+    total, h, n = float64(field_displacement, field, population)
+    return ratio(total, h * n)
+
+
+@quiet()
+def response_error(
+    field_displacement: ArrayLike, response_d2: ArrayLike, field: ArrayLike, population: ArrayLike
+) -> Array:
+    r"""Bound of the error of a response over random fields: :math:`\sqrt{2(\langle d^2\rangle/h^2 - \chi^2)/N}`.
+
+    Let :math:`G_{ij}` be the response of weight i to a field on weight j. Over the signs, the measured response has the
+    mean :math:`\operatorname{tr}G/N` and, for a symmetric G, the variance :math:`2\sum_{i\ne j}G_{ij}^2/N^2`. It is at
+    most the square of the bound, because :math:`\langle d^2\rangle/h^2` has the mean :math:`\sum_{ij}G_{ij}^2/N`. The
+    bound does not include the scatter between runs, which needs replicas.
+    """
+    total, d2, h, n = float64(field_displacement, response_d2, field, population)
+    chi = ratio(total, h * n)
+    return np.asarray(np.sqrt(np.maximum(2 * (ratio(d2, h * h * n) - chi**2) / n, 0.0)))
+
 
 # ---------------------------------------------------------------------- between replicas
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_glassy.observables import find
+from lightning_glassy.observables import find, free_overlap, log_spaced, overlap
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.plotting.axes import (
     Colours,
     draw_curves,
+    drawable,
     epoch_axis,
     new_figure,
+    note,
     title_of,
 )
 from lightning_glassy.record import AgingRecord
@@ -22,6 +24,8 @@ from lightning_glassy.record import AgingRecord
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_FREE_LINES = 5  # lines of free diffusion in one figure: more would hide the curves
 
 
 @quiet()
@@ -35,12 +39,16 @@ def plot_two_time(
     colorbar: bool = True,
     only: Sequence[int] | NDArray[np.int64] | None = None,
     colours: Colours | None = None,
+    free: bool = True,
 ) -> Axes:
     """Draw one curve per waiting time against the lag, on a logarithmic axis. The colour is the waiting time.
 
     The system does not age if the curves lie on each other. It ages if the curves move to longer lags as the waiting
     time grows. With replicas, :meth:`AgingRecord.mean` is drawn, with a band of one standard error
     (:meth:`AgingRecord.sem`) on either side. There is no band if replicas are copies of each other.
+
+    A dotted line beside the overlap is :func:`~lightning_glassy.observables.free_overlap`: the overlap that Gaussian
+    displacements with the measured MSD would have. It is drawn for five waiting times at most, in their colours.
 
     Args:
         record: record to draw.
@@ -51,6 +59,7 @@ def plot_two_time(
         colorbar: whether to draw the colour scale of the waiting times beside the axes.
         only: waiting times to draw, default all.
         colours: colours of the waiting times, by default for the waiting times of this record.
+        free: whether to draw the lines of free diffusion beside the overlap.
 
     Raises:
         KeyError: the record has no such group, or no gradient noise of this group.
@@ -67,9 +76,12 @@ def plot_two_time(
         record.n_replica or 1,
         record.waiting_times[kept],
     )
+    colours = Colours(times) if colours is None else colours
     ax = draw_curves(
         times, lags, values, ax, colorbar, errors=errors, n_replica=n_replica, log=entry.log, colours=colours
     )
+    if free and entry.formula is overlap:
+        _draw_free(ax, record, group, eps, kept, colours)
     ax.set_xlabel("lag $t$ (steps)")
     epoch_axis(ax, record)
     threshold = ""
@@ -80,6 +92,20 @@ def plot_two_time(
         threshold = rf", $\epsilon = {value:.2g}$" + part
     ax.set_ylabel(f"{entry.title} ${entry.symbol}$" + threshold)
     return ax
+
+
+def _draw_free(
+    ax: Axes, record: AgingRecord, group: str, eps: float | None, kept: NDArray[np.bool_], colours: Colours
+) -> None:
+    """Draw the overlap of Gaussian displacements for a few of the kept waiting times."""
+    expected = free_overlap(record.observable("msd", group), record.overlap_thresholds[0] if eps is None else eps)
+    rows = (expected if record.n_replica is None else expected.mean(axis=0))[kept]
+    times = record.waiting_times[kept]
+    for i in log_spaced(times, _FREE_LINES):
+        shown = drawable(rows[i]) & (record.lags > 0)
+        colour = colours.line(times[i])["color"]
+        ax.plot(record.lags[shown], rows[i][shown], color=colour, linestyle=":", linewidth=1.1, zorder=1.5)
+    note(ax, "dotted: Gaussian displacements with the measured MSD", left=True)
 
 
 def two_time_figure(

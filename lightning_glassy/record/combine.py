@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lightning_glassy.observables import Array
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.record.tables import LARGEST, MOMENTS, MOMENTS_TABLE, Table, TableName
+from lightning_glassy.record.tables import LARGEST, MOMENTS, MOMENTS_TABLE, RESPONSE_TABLE, Table, TableName
 from lightning_glassy.record.text import quoted
 
 # Two replicas must agree in these entries of the metadata, if both have the entry.
@@ -93,7 +93,7 @@ def in_common(runs: Sequence[Tables]) -> list[dict[TableName, Table]]:
     cut: list[dict[TableName, Table]] = [{} for _ in runs]
     for name in runs[0]:
         tables = [run[name] for run in runs if name in run]
-        if name.kind not in ("moments", "one_time") or len(tables) < len(runs):
+        if name.kind not in ("moments", "one_time", "responses") or len(tables) < len(runs):
             continue
         keys = tables[0].common_keys(tables[1:])
         if name == MOMENTS_TABLE and not keys:
@@ -106,8 +106,9 @@ def in_common(runs: Sequence[Tables]) -> list[dict[TableName, Table]]:
 def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
     """Join the tables of runs along the axis of replicas.
 
-    The moments are joined. A one-time series is kept if all runs have it at the same steps. Its values are then the
-    mean over the replicas. Other tables are left out.
+    The moments are joined, and so are responses that all runs have at the same pairs of times. A one-time series is
+    kept if all runs have it at the same steps. Its values are then the mean over the replicas. Other tables are left
+    out.
 
     Args:
         runs: the tables of each run. The rows of the moments are ``[n_replica, n_group, n_moment]``.
@@ -128,7 +129,12 @@ def concatenated(runs: Sequence[Tables]) -> dict[TableName, Table]:
     _check_distinct(joined[MOMENTS_TABLE], [table.shape[0] for table in moments])
     for name, table in runs[0].items():
         others = [tables[name] for tables in runs if name in tables]
-        if name.kind == "one_time" and len(others) == len(runs) and all(table.same_keys(other) for other in others):
+        if len(others) < len(runs) or not all(table.same_keys(other) for other in others):
+            continue
+        if name.kind == "responses":
+            joined[name] = table.empty((sum(other.shape[0] for other in others), *table.shape[1:]))
+            joined[name].extend(table.keys, np.concatenate([other.values for other in others], axis=1))
+        if name.kind == "one_time":
             joined[name] = table.empty()
             of_replicas = [o.values for o, run in zip(others, moments, strict=True) for _ in range(run.shape[0])]
             joined[name].extend(table.keys, np.mean(of_replicas, axis=0))
@@ -299,7 +305,7 @@ def of_replicas(tables: Tables, kept: Sequence[int]) -> dict[TableName, Table]:
     """Return the tables that have an axis of replicas, with some of the replicas."""
     found: dict[TableName, Table] = {}
     for name, table in tables.items():
-        if name == MOMENTS_TABLE:
+        if name.kind in ("moments", "responses"):
             found[name] = table.empty((len(kept), *table.shape[1:]))
             found[name].extend(table.keys, table.values[:, kept])
         elif name.kind == "between":
@@ -356,11 +362,14 @@ def check_trainings(metas: Sequence[Mapping[str, Any]]) -> None:
 
 
 def with_replica_axis(tables: Tables) -> dict[TableName, Table]:
-    """Return the tables of a single run, with a replica axis of length 1 in the moments."""
-    single = tables[MOMENTS_TABLE]
-    table = single.empty((1, *single.shape))
-    table.extend(single.keys, single.values[:, None])
-    return {**tables, MOMENTS_TABLE: table}
+    """Return the tables of a single run, with a replica axis of length 1 in the moments and in the response."""
+    found = dict(tables)
+    for name in (MOMENTS_TABLE, RESPONSE_TABLE):
+        if name in tables:
+            single = tables[name]
+            found[name] = single.empty((1, *single.shape))
+            found[name].extend(single.keys, single.values[:, None])
+    return found
 
 
 # ---------------------------------------------------------------------- from a trajectory

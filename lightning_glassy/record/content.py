@@ -24,6 +24,8 @@ from lightning_glassy.record.tables import (
     LARGEST,
     MOMENTS,
     MOMENTS_TABLE,
+    RESPONSE_TABLE,
+    RESPONSES,
     Key,
     Table,
     TableName,
@@ -167,6 +169,21 @@ class RecordContent:
         """
         self._put(TableName("profiles", name), (waiting_time, lag), np.array(values, dtype=np.float64), grid)
 
+    def append_response(self, waiting_time: int, lag: int, values: ArrayLike) -> None:
+        r"""Add the response to a random field at one pair of times, and replace an earlier row of the same pair.
+
+        Args:
+            waiting_time: step from which the field acts.
+            lag: steps since the waiting time.
+            values: ``[(n_replica,) 3]``: the sum of :math:`\epsilon_i(w^h_i - w_i)` over the coordinates, the sum of
+                :math:`(w^h_i - w_i)^2`, and the strength h of the field.
+
+        Raises:
+            TypeError: a step is not an integer.
+            ValueError: a step is negative, or the shape is wrong.
+        """
+        self._put(RESPONSE_TABLE, (waiting_time, lag), np.array(values, dtype=np.float64))
+
     def _put(self, name: TableName, steps: Key, row: Array, grid: ArrayLike | None = None) -> None:
         if not isinstance(name.name, str):
             raise TypeError(f"name={name.name!r} must be a string")
@@ -187,6 +204,8 @@ class RecordContent:
             raise ValueError(f"values of shape {shape} of the series {of_kind!r} are not numbers")
         if kind == "between" and (self.n_replica is None or shape != (self.n_replica, self.n_replica)):
             raise ValueError(f"values of shape {shape} between n_replica={self.n_replica} replicas")
+        if kind == "responses" and shape != self.response_shape:
+            raise ValueError(f"a response of shape {shape} where {self.response_shape} is expected")
         if kind == "profiles" and (len(shape) != 1 or not shape[0]):
             raise ValueError(f"values of shape {shape} of profile {of_kind!r} are not a list of numbers")
         if name not in self._tables:
@@ -211,6 +230,11 @@ class RecordContent:
         """Shape of the sums of one pair, as :meth:`append` takes them: ``[(n_replica,) n_group, n_moment]``."""
         shape = (len(self._n_parameters), len(self.sums) + len(self.overlap_thresholds))
         return shape if self.n_replica is None else (self.n_replica, *shape)
+
+    @property
+    def response_shape(self) -> tuple[int, ...]:
+        """Shape of the response at one pair, as :meth:`append_response` takes it: ``[(n_replica,) 3]``."""
+        return (len(RESPONSES),) if self.n_replica is None else (self.n_replica, len(RESPONSES))
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ member                         content
                                overlap threshold), metadata, and the names of the tables of each kind
 ``waiting_time``, ``lag``      the keys of the rows of ``moments``, int64 ``[n_row]``
 ``moments``                    float64 ``[n_row, (n_replica,) n_group, n_sum + n_threshold]``
-``<kind>_<i>_<key>``           the keys of table i of another kind (``one_time``, ``between`` or ``profile``),
-                               int64 ``[n_row]`` each
+``<kind>_<i>_<key>``           the keys of table i of another kind (``one_time``, ``between``, ``profile`` or
+                               ``response``), int64 ``[n_row]`` each
 ``<kind>_<i>_value``           its rows, float64 ``[n_row, ...]``
 ``profile_<i>_grid``           the points at which a function is known, float64 ``[n_point]``
 =============================  ==================================================================================
 
-Version 1 had no ``sums``, because a record always had these seven sums: d2, d4, ws, w2, s2, w and s. The first axis of
+Files without a measured response, and the files of earlier versions, may lack the kind ``response``. Version 1 had no
+``sums``, because a record always had these seven sums: d2, d4, ws, w2, s2, w and s. The first axis of
 its moments was the replica axis.
 """
 
@@ -107,6 +108,7 @@ def read(content: bytes) -> tuple[dict[str, Any], Iterator[Part]]:
         arrays["moments"] = np.moveaxis(arrays["moments"], 0, 1)
     if header["version"] == 1:
         header = {"between": [], "profiles": []} | header  # the first files had neither
+    header = {"responses": []} | header  # the files of version 2 had none at first
     names = {kind: header[kind] for kind in NAMED_KINDS}
     for of_kind in names.values():
         if type(of_kind) is not list or not all(type(name) is str for name in of_kind):

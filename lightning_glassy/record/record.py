@@ -18,7 +18,7 @@ from lightning_glassy.observables import NOT_SUMS, OBSERVABLES, Array, Correlati
 from lightning_glassy.observables.arrays import jackknife_error, over_replicas
 from lightning_glassy.record import combine, convert
 from lightning_glassy.record.content import RecordContent
-from lightning_glassy.record.tables import MOMENTS_TABLE, TableName
+from lightning_glassy.record.tables import MOMENTS_TABLE, RESPONSE_TABLE, RESPONSES, TableName
 from lightning_glassy.record.text import quoted
 
 if TYPE_CHECKING:
@@ -230,9 +230,9 @@ class AgingRecord(RecordContent):
                 return i
         raise ValueError(f"eps={eps} was not counted; this record has {quoted(self.overlap_thresholds)}")
 
-    def _matrix(self, rows: Array) -> Array:
+    def _matrix(self, rows: Array, keys: NDArray[np.int64] | None = None) -> Array:
         """Arrange rows ``[n_row(, n_replica)]`` as ``[(n_replica,) n_tw, n_lag]``, NaN if not measured."""
-        keys = self._tables[MOMENTS_TABLE].keys
+        keys = self._tables[MOMENTS_TABLE].keys if keys is None else keys
         waiting_times, lags = self.waiting_times, self.lags
         matrix = np.full((*rows.shape[1:], len(waiting_times), len(lags)), np.nan)
         matrix[..., np.searchsorted(waiting_times, keys[:, 0]), np.searchsorted(lags, keys[:, 1])] = rows.T
@@ -319,6 +319,47 @@ class AgingRecord(RecordContent):
         See :func:`lightning_glassy.observables.local_exponent`. Shapes and errors are as in :meth:`msd`.
         """
         return self.observable("local_exponent", group)
+
+    def response(self) -> Array:
+        r"""Compute the integrated response :math:`\chi(t_w+t, t_w)` of all parameters to a field since :math:`t_w`.
+
+        :class:`~lightning_glassy.ResponseMonitor` measures it. See :func:`lightning_glassy.observables.response`.
+
+        Returns:
+            float64 ``[(n_replica,) n_tw, n_lag]``, NaN if not measured.
+
+        Raises:
+            ValueError: the record has no response.
+        """
+        total, _, h = self.response_columns()
+        return observables.response(total, h, self._n_parameters["all"])
+
+    def response_error(self) -> Array:
+        """Compute a bound of the error of each response over random fields.
+
+        See :func:`lightning_glassy.observables.response_error`. It does not include the scatter between runs.
+
+        Raises:
+            ValueError: the record has no response.
+        """
+        total, d2, h = self.response_columns()
+        return observables.response_error(total, d2, h, self._n_parameters["all"])
+
+    def response_columns(self) -> tuple[Array, Array, Array]:
+        r"""Return the measured sums of the response, each ``[(n_replica,) n_tw, n_lag]``, NaN if not measured.
+
+        They are :math:`\sum_i\epsilon_i(w^h_i - w_i)`, :math:`\sum_i(w^h_i - w_i)^2`, and the strength h of the field.
+
+        Raises:
+            ValueError: the record has no response.
+        """
+        if RESPONSE_TABLE not in self._tables:
+            raise ValueError("no response to a field was measured in this record: train with a ResponseMonitor")
+        table = self._tables[RESPONSE_TABLE]
+        measured = [tuple(key) in self for key in table.keys.tolist()]
+        rows, keys = table.values[measured], table.keys[measured]
+        total, d2, h = (self._matrix(rows[..., column], keys) for column in range(len(RESPONSES)))
+        return total, d2, h
 
     def chi4(
         self, group: str = "all", *, quantity: Literal["overlap", "correlation"] = "overlap", eps: float | None = None
@@ -679,8 +720,9 @@ class AgingRecord(RecordContent):
             A record whose observables are ``[n_replica, n_tw, n_lag]``. It has the metadata of the first run, the
             metadata of all runs under ``"replicas"``, and the :attr:`doubts` of all runs. A one-time series is kept, as
             the mean over the replicas, if all runs have it at the same steps. The standard error of this mean is the
-            series ``<name>_error``, unless the runs have a series of this name. The method leaves out profiles,
-            matrices between the replicas of one record, and overlap thresholds that not all runs have.
+            series ``<name>_error``, unless the runs have a series of this name. A response is kept if
+            all runs have it at the same pairs. The method leaves out profiles, matrices between the replicas of one
+            record, and overlap thresholds that not all runs have.
 
         Raises:
             TypeError: ``records`` is not a list of records.

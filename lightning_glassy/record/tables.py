@@ -29,12 +29,13 @@ KINDS = {
     "one_time": ("step",),
     "between": ("step",),
     "profiles": ("waiting_time", "lag"),
+    "responses": ("waiting_time", "lag"),
 }
 """The kinds of tables in a record, and the names of the integers in their keys. The integers are steps.
 
 ``moments`` is one table: the sums and the counts of near coordinates at each pair of times. ``one_time`` tables hold
 numbers along the run. ``between`` tables hold matrices between replicas along the run. ``profiles`` tables hold
-functions at pairs of times.
+functions at pairs of times. ``responses`` tables hold the response of each replica to a field at pairs of times.
 """
 
 NAMED_KINDS = tuple(kind for kind in KINDS if kind != "moments")
@@ -50,6 +51,15 @@ class TableName(NamedTuple):
 
 MOMENTS_TABLE = TableName("moments", "moments")
 """Name of the table of moments, the only table of its kind."""
+
+RESPONSE_TABLE = TableName("responses", "response")
+"""Name of the table of the response to a random field."""
+
+RESPONSES = ("field_displacement", "d2", "field")
+"""The columns of a response: the sums over the coordinates of e d and of d^2, and the strength h of the field.
+
+``d`` is the difference between the weights with the field and without it. ``e`` is the sign of the field.
+"""
 
 
 class Mark(NamedTuple):

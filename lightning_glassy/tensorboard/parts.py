@@ -4,16 +4,18 @@ A part is one line of JSON, and then the raw numbers, little-endian. The line ho
 that follow. The first part has the header of the record, and so has each part after a change of the header::
 
     {"checksum": "0a1b2c3d", "part": 0, "rows": 2, "one_time": {"learning_rate": 1}, "between": {},
-     "profiles": {"displacement": [1, 122, 123]}, "header": {...}}
+     "profiles": {"displacement": [1, 122, 123]}, "responses": {}, "header": {...}}
     moments: keys, int64 [2, 2], and sums, float64 [2, (n_replica,) n_group, n_moment]
     each series: steps, int64 [1], and values, float64 [1]
     each table between replicas: steps, int64 [n], and values, float64 [n, n_replica, n_replica]
     each profile: keys, int64 [1, 2], grid, float64 [122], and values, float64 [1, 123]
+    the response: keys, int64 [n, 2], and values, float64 [n, (n_replica,) 3]
 
 A profile has three numbers in the line: rows, points of the grid (0 if an earlier part has the grid), and values in a
 row. No part repeats the rows of another part, so that a run of any length writes little more than its record. For the
 same reason, a change of the metadata does not repeat a long header (of a record with very many groups). The line then
-has ``"meta": {...}`` instead of the header. Parts of format 1 had neither ``between`` nor ``profiles``.
+has ``"meta": {...}`` instead of the header. Parts of earlier versions lack ``responses``, and parts of format 1 also
+``between`` and ``profiles``.
 
 The checksum is the CRC-32 of everything after it. TensorBoard's fast data server does not compare the checksums of the
 event file. The number of the part is the number in its tag. Earlier versions wrote neither.
@@ -197,6 +199,8 @@ def _tables(head: dict[str, Any], numbers: bytes, record: AgingRecord, grids: di
     shapes += [(TableName("between", name), n, 0, between) for name, n in head.get("between", {}).items()]
     for name, (n, n_point, n_value) in head.get("profiles", {}).items():
         shapes.append((TableName("profiles", name), n, n_point, (n_value,)))
+    of_response = record.response_shape
+    shapes += [(TableName("responses", name), n, 0, of_response) for name, n in head.get("responses", {}).items()]
     size = sum(n * (len(KINDS[name.kind]) + math.prod(shape)) + n_point for name, n, n_point, shape in shapes)
     if 8 * size != len(numbers):
         raise RecordError(f"a part has {len(numbers):,} bytes of numbers where {8 * size:,} are promised")
