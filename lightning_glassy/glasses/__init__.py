@@ -17,6 +17,23 @@ system                             motion                                    agi
 :class:`SphericalP2`               a quench without barriers, exactly        full, below its transition
 :class:`SphericalPSpin`            a quench into a glass, numerically        full, below its transition
 =================================  ========================================  ==========================
+
+The methods of a system with its exact answers:
+
+=================================  ==================================================================================
+system                             exact answers
+=================================  ==================================================================================
+:class:`RandomWalk`                correlation, displacement, their sampling errors, response
+:class:`FractionalBrownianMotion`  correlation, displacement, their sampling errors
+:class:`SGDQuadratic`              correlation, displacement, their sampling errors, response, effective temperature
+:class:`SubagingClock`             correlation, displacement, their sampling errors, lag to a correlation
+:class:`ScaledBrownianMotion`      correlation, displacement, their sampling errors
+:class:`LogClock`                  correlation, displacement, their sampling errors
+:class:`BetaDescent`               correlation, displacement, its sampling errors
+:class:`BouchaudTrap`              displacement, probability of no jump
+:class:`SphericalP2`               correlation, displacement, response, energy, for an infinite system
+:class:`SphericalPSpin`            the same from equations, transition, plateau, fluctuation-dissipation ratio X
+=================================  ==================================================================================
 """
 
 from lightning_glassy.glasses.beta_descent import BetaDescent

@@ -30,6 +30,13 @@ class RandomWalk(GaussianGlass):
     sigma: float = 1.0
     initial_variance: ClassVar[float] = 0.0
 
+    def integrated_response(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
+        r"""Return the response :math:`\chi = \eta t` to a field since :math:`t_w`. The learning rate :math:`\eta` is 1.
+
+        The effective temperature :math:`\Delta/(2\chi)` is :math:`\sigma^2/2`.
+        """
+        return np.asarray(np.broadcast_arrays(np.asarray(waiting_time), np.asarray(lag, dtype=np.float64))[1])
+
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
         r"""Return :math:`\sigma^2\min(s,t)`."""
         return self.sigma**2 * np.minimum(s, t).astype(np.float64)

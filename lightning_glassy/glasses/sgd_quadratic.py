@@ -53,12 +53,39 @@ class SGDQuadratic(GaussianGlass):
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum} must be between 0 and 1, 1 excluded")
 
+    @property
+    def temperature(self) -> float:
+        r"""Effective temperature :math:`T = \lambda S_\infty` of the stationary motion without momentum.
+
+        It is :math:`\eta\sigma^2/(2-\eta\lambda)`, and then :math:`\chi = [C(n,n) - C(n,n+m)]/T` exactly. With
+        momentum, it is the limit of the ratio for long lags.
+        """
+        eta, lam, beta = self.learning_rate, self.curvature, self.momentum
+        return eta * self.noise**2 * (1 + beta) / ((1 - beta) * (2 * (1 + beta) - eta * lam))
+
+    def integrated_response(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
+        r"""Return the response :math:`\chi(n+m, n)` to a field that acts since step n, exactly linear in the field.
+
+        Per unit of the field, the differences of weight and velocity follow :math:`(\delta w, \delta v)' = A(\delta w,
+        \delta v) + (\eta, -1)` from zero. Without momentum, :math:`\chi = (1-a^m)/\lambda`, for every waiting time.
+        """
+        m = np.asarray(np.broadcast_arrays(np.asarray(waiting_time), np.asarray(lag))[1])
+        difference = np.zeros((int(m.max(initial=0)) + 1, 2))
+        for k in range(len(difference) - 1):
+            difference[k + 1] = self._drift @ difference[k] + np.array([self.learning_rate, -1.0])
+        return np.asarray(difference[m, 0])
+
+    @property
+    def _drift(self) -> Array:
+        """The matrix A."""
+        eta, lam, beta = self.learning_rate, self.curvature, self.momentum
+        return np.array([[1 - eta * lam, -eta * beta], [lam, beta]])
+
     def covariance(self, s: ArrayLike, t: ArrayLike) -> Array:
         """Iterate the second moments up to the earlier step. The result is exact at every step."""
         early, late = np.minimum(s, t), np.maximum(s, t)
-        eta, lam, beta = self.learning_rate, self.curvature, self.momentum
-        drift = np.array([[1 - eta * lam, -eta * beta], [lam, beta]])
-        kick = self.noise * np.array([-eta, 1.0])
+        drift = self._drift
+        kick = self.noise * np.array([-self.learning_rate, 1.0])
         moments = np.zeros((int(early.max()) + 1, 2, 2))
         moments[0, 0, 0] = self.initial_variance
         for n in range(len(moments) - 1):

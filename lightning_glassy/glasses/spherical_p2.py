@@ -67,6 +67,18 @@ class SphericalP2:
         unnormalised = self._kernel(total[..., 0]) + self.temperature * noise
         return np.asarray(unnormalised / np.sqrt(self._growth(first) * self._growth(second)))
 
+    def response(self, t: ArrayLike, s: ArrayLike) -> Array:
+        r"""Return the response :math:`R(t,s) = \sqrt{\Gamma(s)/\Gamma(t)}\,k(t-s)` at time t to a kick at time s."""
+        late, early = np.broadcast_arrays(np.asarray(t, dtype=np.float64), np.asarray(s, dtype=np.float64))
+        return np.asarray(np.sqrt(self._growth(early) / self._growth(late)) * self._kernel(late - early))
+
+    def integrated_response(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
+        r"""Return the response to a field since :math:`t_w`, :math:`\chi(t_w+t, t_w) = \int_{t_w}^{t_w+t} R\,ds`."""
+        start, lags = np.broadcast_arrays(np.asarray(waiting_time, dtype=np.float64), np.asarray(lag, dtype=np.float64))
+        x, weights = np.polynomial.legendre.leggauss(30 + int(10 * math.sqrt(lags.max(initial=0.0))))
+        times = start[..., None] + lags[..., None] * (1 + x) / 2
+        return np.asarray(lags / 2 * np.sum(weights * self.response((start + lags)[..., None], times), axis=-1))
+
     def msd(self, waiting_time: ArrayLike, lag: ArrayLike) -> Array:
         r"""Return the mean squared displacement :math:`\Delta(t_w, t_w+t) = 2(1-C)` at real times."""
         start = np.asarray(waiting_time, dtype=np.float64)
