@@ -46,7 +46,7 @@ def confounders(record: AgingRecord) -> list[str]:
         groups = [group for group in groups if isinstance(group, dict)] if isinstance(groups, list) else []
         if not name and any("betas" in group for group in groups):
             name = "an optimiser of Adam's kind"  # a checkpoint does not name its optimiser
-        if name and name != "SGD":
+        if name and name not in ("SGD", "Langevin"):
             found.append(f"{name} rescales its steps: what is measured is the motion under this optimiser")
         if any(group.get("momentum") for group in groups):
             found.append("momentum: lags below 1/(1 - momentum) steps are ballistic")
