@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +15,14 @@ from typing_extensions import Unpack
 
 from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.kept import Kept
-from lightning_glassy.callbacks.network import Loader, Loss, NetworkMeasurement, NetworkOptions, has_sync_batch_norm
-from lightning_glassy.callbacks.run import is_a
+from lightning_glassy.callbacks.network import (
+    Loader,
+    Loss,
+    NetworkMeasurement,
+    NetworkOptions,
+    has_sync_batch_norm,
+    without_autocast,
+)
 from lightning_glassy.callbacks.undisturbed import repeatable
 from lightning_glassy.curvature.lanczos import measure_spectrum
 from lightning_glassy.curvature.operators import CurvatureOperator, GaussNewtonOperator, HessianOperator
@@ -217,7 +222,7 @@ class CurvatureMonitor(NetworkMeasurement):
         if trainer.global_rank != 0:
             return None
         try:
-            with _without_autocast(trainer):
+            with without_autocast(trainer):
                 self.spectrum = measure_spectrum(self._operator(trainer, module), **self._settings)
         except ValueError as error:
             raise MisconfigurationException(f"CurvatureMonitor: {error}") from error
@@ -306,15 +311,3 @@ def _quantiles(spectrum: Spectrum, levels: Sequence[float]) -> list[float]:
     order = np.argsort(places)
     reached = np.searchsorted(np.cumsum(weights[order]), np.asarray(levels) - 1e-12)
     return [float(places[order[min(k, len(order) - 1)]]) for k in reached.tolist()]
-
-
-@contextmanager
-def _without_autocast(trainer: Trainer) -> Iterator[None]:
-    """Run the forward pass in the precision of the weights."""
-    own = vars(trainer.precision_plugin)
-    if is_a(trainer.precision_plugin, "MixedPrecision"):
-        own["autocast_context_manager"] = nullcontext
-    try:
-        yield
-    finally:
-        own.pop("autocast_context_manager", None)

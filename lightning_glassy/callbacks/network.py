@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,7 +18,7 @@ from lightning_glassy.callbacks.batches import Batches
 from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.recorder import MeasurementOptions
 from lightning_glassy.callbacks.recording import Recording
-from lightning_glassy.callbacks.run import overrides
+from lightning_glassy.callbacks.run import is_a, overrides
 from lightning_glassy.callbacks.undisturbed import undisturbed
 from lightning_glassy.measure.select import Selected, as_replicas, select_parameters
 from lightning_glassy.replicas.ensemble import ReplicaEnsemble
@@ -280,3 +280,15 @@ class NetworkMeasurement(RunsNetwork, Measurement):
 def has_sync_batch_norm(module: nn.Module) -> bool:
     """Return whether a normalisation of the module waits for other processes."""
     return any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+
+
+@contextmanager
+def without_autocast(trainer: Trainer) -> Iterator[None]:
+    """Run the forward pass in the precision of the weights."""
+    own = vars(trainer.precision_plugin)
+    if is_a(trainer.precision_plugin, "MixedPrecision"):
+        own["autocast_context_manager"] = nullcontext
+    try:
+        yield
+    finally:
+        own.pop("autocast_context_manager", None)
