@@ -17,11 +17,14 @@ if TYPE_CHECKING:  # type checkers cannot read _HOMES. A test checks that both l
     from lightning_glassy.callbacks.evaluation import LogTimeEvaluator as LogTimeEvaluator
     from lightning_glassy.callbacks.fabric import FabricAgingMonitor as FabricAgingMonitor
     from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor as GradientNoiseMonitor
+    from lightning_glassy.callbacks.inherent_structures import InherentStructures as InherentStructures
     from lightning_glassy.callbacks.measurement import Measurement as Measurement
     from lightning_glassy.callbacks.network import NetworkMeasurement as NetworkMeasurement
     from lightning_glassy.callbacks.pairs import PairMeasurement as PairMeasurement
     from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap as ReplicaOverlap
+    from lightning_glassy.callbacks.response import ResponseMonitor as ResponseMonitor
     from lightning_glassy.checkpoints import measure_checkpoints as measure_checkpoints
+    from lightning_glassy.langevin import Langevin as Langevin
     from lightning_glassy.measure.tracker import AgingTracker as AgingTracker
     from lightning_glassy.record import AgingRecord as AgingRecord
     from lightning_glassy.record import RecordError as RecordError
@@ -43,6 +46,8 @@ _HOMES = {
     "DisplacementDistribution": "callbacks.distribution",
     "FabricAgingMonitor": "callbacks.fabric",
     "GradientNoiseMonitor": "callbacks.gradient_noise",
+    "InherentStructures": "callbacks.inherent_structures",
+    "Langevin": "langevin",
     "LogTimeEvaluator": "callbacks.evaluation",
     "LogTimeSchedule": "schedule",
     "Measurement": "callbacks.measurement",
@@ -52,6 +57,7 @@ _HOMES = {
     "ReplicaEnsemble": "replicas",
     "ReplicaOverlap": "callbacks.replica_overlap",
     "ReplicaTraining": "replicas",
+    "ResponseMonitor": "callbacks.response",
     "Steps": "schedule",
     "measure_checkpoints": "checkpoints",
     "per_replica": "replicas",

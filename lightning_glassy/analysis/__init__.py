@@ -14,12 +14,15 @@ from lightning_glassy.analysis.exponent_result import AgingExponent, NotEnoughDa
 from lightning_glassy.analysis.exponents import aging_exponent
 from lightning_glassy.analysis.growth import Growth
 from lightning_glassy.analysis.heterogeneity import Heterogeneity, Peak, heterogeneity, overlap_distribution
+from lightning_glassy.analysis.inherent import inherent_jumps
 from lightning_glassy.analysis.layers import GroupAging, GroupRow, aging_by_group
 from lightning_glassy.analysis.noise_clock import noise_clock
 from lightning_glassy.analysis.overlaps import OverlapAt, overlap_at
 from lightning_glassy.analysis.phase import AgingRate, Verdict, reconcile, verdict
 from lightning_glassy.analysis.regimes import LossRegimes, loss_regimes
 from lightning_glassy.analysis.relaxation import RelaxationTime, RelaxationTimes, relaxation_times
+from lightning_glassy.analysis.response import FluctuationDissipation, TimeSector, fluctuation_dissipation
+from lightning_glassy.analysis.temperature import TemperatureLaw, fit_arrhenius, fit_vft
 from lightning_glassy.analysis.words import Slowdown, in_words
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "Crossings",
     "Curves",
     "Diffusion",
+    "FluctuationDissipation",
     "GroupAging",
     "GroupRow",
     "Growth",
@@ -43,7 +47,9 @@ __all__ = [
     "RelaxationTime",
     "RelaxationTimes",
     "Slowdown",
+    "TemperatureLaw",
     "ThresholdFit",
+    "TimeSector",
     "Verdict",
     "aging_by_group",
     "aging_exponent",
@@ -51,8 +57,12 @@ __all__ = [
     "collapse_quality",
     "compare",
     "diffusion",
+    "fit_arrhenius",
+    "fit_vft",
+    "fluctuation_dissipation",
     "heterogeneity",
     "in_words",
+    "inherent_jumps",
     "lag_to_threshold",
     "loss_regimes",
     "noise_clock",

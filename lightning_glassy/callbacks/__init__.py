@@ -18,10 +18,12 @@ from lightning_glassy.callbacks.distribution import DisplacementDistribution
 from lightning_glassy.callbacks.evaluation import LogTimeEvaluator
 from lightning_glassy.callbacks.fabric import FabricAgingMonitor
 from lightning_glassy.callbacks.gradient_noise import GradientNoiseMonitor
+from lightning_glassy.callbacks.inherent_structures import InherentStructures
 from lightning_glassy.callbacks.measurement import Measurement
 from lightning_glassy.callbacks.network import NetworkMeasurement
 from lightning_glassy.callbacks.pairs import PairMeasurement
 from lightning_glassy.callbacks.replica_overlap import ReplicaOverlap
+from lightning_glassy.callbacks.response import ResponseMonitor
 
 __all__ = [
     "AgingMonitor",
@@ -30,9 +32,11 @@ __all__ = [
     "DisplacementDistribution",
     "FabricAgingMonitor",
     "GradientNoiseMonitor",
+    "InherentStructures",
     "LogTimeEvaluator",
     "Measurement",
     "NetworkMeasurement",
     "PairMeasurement",
     "ReplicaOverlap",
+    "ResponseMonitor",
 ]

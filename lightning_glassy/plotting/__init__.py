@@ -15,6 +15,7 @@ from lightning_glassy.plotting.layers import groups_figure, plot_groups
 from lightning_glassy.plotting.overview import comparison_figure, plot, plot_comparison, plot_overview
 from lightning_glassy.plotting.relaxation import plot_collapse_residuals, plot_relaxation_times
 from lightning_glassy.plotting.replicas import plot_chi4, plot_replica_overlaps
+from lightning_glassy.plotting.response import plot_fluctuation_dissipation
 from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
 from lightning_glassy.plotting.two_time import plot_two_time, two_time_figure
 
@@ -31,6 +32,7 @@ __all__ = [
     "plot_curvature",
     "plot_curves",
     "plot_displacement_distribution",
+    "plot_fluctuation_dissipation",
     "plot_gradient_noise",
     "plot_groups",
     "plot_local_exponent",

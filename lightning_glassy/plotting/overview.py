@@ -16,6 +16,7 @@ from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement
 from lightning_glassy.plotting.layers import plot_groups
 from lightning_glassy.plotting.relaxation import plot_collapse_residuals, plot_relaxation_times
 from lightning_glassy.plotting.replicas import plot_replica_overlaps
+from lightning_glassy.plotting.response import plot_fluctuation_dissipation
 from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
 from lightning_glassy.plotting.two_time import plot_two_time
 from lightning_glassy.record import AgingRecord
@@ -45,6 +46,7 @@ _PLOTS: dict[str, tuple[Callable[..., Any], bool]] = {
     "barriers": (plot_barriers, True),
     "distributions": (plot_displacement_distribution, True),
     "curvature": (plot_curvature, True),
+    "fluctuation_dissipation": (plot_fluctuation_dissipation, False),
 }
 
 

@@ -12,8 +12,10 @@ from lightning_glassy.plotting.axes import (
 )
 from lightning_glassy.plotting.exponents import plot_curves
 from lightning_glassy.plotting.landscape import plot_barriers, plot_displacement_distribution, plot_noise_clock
+from lightning_glassy.plotting.response import plot_fluctuation_dissipation
 from lightning_glassy.plotting.series import plot_curvature, plot_gradient_noise, plot_loss
 from lightning_glassy.record import AgingRecord, series_name
+from lightning_glassy.record.tables import RESPONSE_TABLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ def panels(
     * ``gradient_noise``: the gradient noise of the group.
     * ``displacement_over_noise``: the displacement of the group, and the displacement over D.
     * ``noise_clock``: the displacement of the group against the noise that has acted.
-    * ``barriers``, ``distributions`` and ``curvature``.
+    * ``barriers``, ``distributions``, ``curvature`` and ``fluctuation_dissipation``.
 
     A returned function takes no arguments and returns its figure. pyplot does not keep the figure.
 
@@ -59,6 +61,8 @@ def panels(
         found["distributions"] = lambda: _two(record, plot_displacement_distribution)
     if "flat_fraction" in there:
         found["curvature"] = lambda: _two(record, plot_curvature)
+    if group == "all" and RESPONSE_TABLE in record.tables:
+        found["fluctuation_dissipation"] = lambda: _fluctuation_dissipation(record)
     return found
 
 
@@ -90,6 +94,12 @@ def _displacement_over_noise(record: AgingRecord, group: str) -> Figure:
         curves = relaxation_curves(record, name, group=group)
         plot_curves(curves, ax=axes).set_ylabel(curves.label)
         axes.set_title(title_of(record, group), fontsize=10)
+    return figure
+
+
+def _fluctuation_dissipation(record: AgingRecord) -> Figure:
+    figure = new_figure(1)
+    plot_fluctuation_dissipation(record, ax=figure.axes[0])
     return figure
 
 
