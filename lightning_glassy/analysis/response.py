@@ -235,7 +235,8 @@ def _sectors(
         def x(kept: NDArray[np.int64], slope: _Estimate = slope) -> float:
             if temperature is not None:
                 return slope(kept) * temperature
-            return slope(kept) / slopes["early"](kept) if "early" in slopes else float("nan")
+            early = slopes["early"](kept) if "early" in slopes else 0.0
+            return slope(kept) / early if early else float("nan")
 
         inside = lags[spans[name]]
         numbers = (*with_error(slope), *with_error(by_correlation), *with_error(x))
@@ -265,7 +266,7 @@ def _few_fields(n_replica: int) -> list[str]:
 
 def _nonlinear(found: FluctuationDissipation, chi: Array, strengths: Array) -> list[str]:
     """Compare the responses to different strengths of the field."""
-    of_replica = np.nanmax(strengths, axis=(1, 2))  # each replica has one strength
+    of_replica = np.nan_to_num(strengths).max(axis=(1, 2))  # each replica has one strength
     groups = {h: chi[of_replica == h] for h in found.fields}
     if len(groups) < 2:
         return ["linearity was not tested: give several strengths, field=[h, 2 h], to a ReplicaEnsemble"]

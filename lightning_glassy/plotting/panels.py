@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lightning_glassy.plotting.axes import (
     new_figure,
     title_of,
@@ -61,7 +63,7 @@ def panels(
         found["distributions"] = lambda: _two(record, plot_displacement_distribution)
     if "flat_fraction" in there:
         found["curvature"] = lambda: _two(record, plot_curvature)
-    if group == "all" and RESPONSE_TABLE in record.tables:
+    if group == "all" and RESPONSE_TABLE in record.tables and np.isfinite(record.response()).any():
         found["fluctuation_dissipation"] = lambda: _fluctuation_dissipation(record)
     return found
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lightning_glassy.observables import log_spaced
 from lightning_glassy.observables.arrays import quiet
-from lightning_glassy.plotting.axes import MOST_CURVES, Colours, bands_of, drawable, grid, note, pyplot_axes
+from lightning_glassy.plotting.axes import (
+    MOST_CURVES,
+    Colours,
+    bands_of,
+    drawable,
+    grid,
+    logarithmic,
+    note,
+    pyplot_axes,
+)
 from lightning_glassy.plotting.given import result_of
 from lightning_glassy.record import AgingRecord
 
@@ -30,7 +39,7 @@ def plot_fluctuation_dissipation(
     r"""Draw the response to a field against half the displacement or the correlation, one line per waiting time.
 
     In equilibrium, all points lie on a straight line of the slope 1/T (-1/T against the correlation). A glass leaves
-    this line at late lags.
+    this line at late lags. The axes are logarithmic against the displacement, and linear against the correlation.
 
     Args:
         record: record to draw, or a result of :func:`~lightning_glassy.analysis.fluctuation_dissipation`.
@@ -52,30 +61,33 @@ def plot_fluctuation_dissipation(
     fluctuation, error = (
         (found.msd / 2, found.msd_error / 2) if by_msd else (found.decorrelation, found.decorrelation_error)
     )
-    farthest = 0.0
+    heights: list[float] = []
     for i in log_spaced(found.waiting_times, MOST_CURVES):
-        shown = np.flatnonzero(drawable(found.response[i]) & drawable(fluctuation[i]))
+        chi = found.response[i]
+        shown = np.flatnonzero(drawable(chi, log=by_msd) & drawable(fluctuation[i], log=by_msd))
         place = fluctuation[i, shown] if by_msd else found.squares[i] - fluctuation[i, shown]
-        farthest = max(farthest, fluctuation[i, shown].max(initial=0.0))
-        style = colours.line(found.waiting_times[i])
+        heights += chi[shown].tolist()
         ax.errorbar(
             place,
-            found.response[i, shown],
+            chi[shown],
             xerr=np.nan_to_num(error[i, shown]),
             yerr=np.nan_to_num(found.response_error[i, shown]),
             elinewidth=0.7,
-            **style,
+            **colours.line(found.waiting_times[i]),
         )
+    limits = ax.get_xlim()
     early = [sector.temperature for sector in found.sectors if sector.name == "early" and sector.temperature > 0]
     line = next((t for t in (temperature, found.temperature, *early[::-1]) if t is not None), None)
-    if line is not None and farthest > 0:
-        ends = np.array([0.0, min(farthest, line * 1.1 * np.nanmax(found.response))])
+    if line is not None and heights:
+        ends = np.array([min(heights) if by_msd else 0.0, max(heights)])
         start = 0.0 if by_msd else found.squares[-1]
-        ax.plot(
-            start + (ends if by_msd else -ends), ends / line, color="0.4", linestyle="--", linewidth=1,
-            label=f"slope 1/T, T = {line:.3g}",
-        )  # fmt: skip
+        style: dict[str, Any] = {"color": "0.4", "linestyle": "--", "label": f"slope 1/T, T = {line:.3g}"}
+        ax.plot(start + (line if by_msd else -line) * ends, ends, **style)
         ax.legend(fontsize=8, loc="best", handles=[ax.get_lines()[-1]])
+    if by_msd:  # displacements and responses span decades
+        logarithmic(ax)
+    else:
+        ax.set_xlim(limits)
     ax.set_xlabel(r"$\Delta(t_w, t_w+t)/2$" if by_msd else "correlation $C(t_w, t_w+t)$")
     ax.set_ylabel(r"response $\chi(t_w+t, t_w)$")
     grid(ax)

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from lightning_glassy.observables import OBSERVABLES, Array, density, find, log_spaced, unicode_of
 from lightning_glassy.observables.arrays import quiet
 from lightning_glassy.record import AgingRecord, series_name
-from lightning_glassy.record.text import plain
+from lightning_glassy.record.tables import RESPONSE_TABLE
+from lightning_glassy.record.text import few, plain
 
 if TYPE_CHECKING:
-    from lightning_glassy.analysis import GroupAging
+    from lightning_glassy.analysis import FluctuationDissipation, GroupAging
     from lightning_glassy.report.findings import Findings
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ SYMBOLS = {
     "ε": "threshold of the overlap: a weight that has moved by less has hardly moved",
     "α": "non-Gaussian parameter: 0 if all weights move alike, large if a few move much more than the rest",
     "U": "Binder cumulant: 0 for Gaussian displacements",
-    "χ": "dynamical susceptibility: large if many weights move together, differently in each replica",
+    "χ": "response of the weights to a small random field that acts since the waiting time",
+    "χ_4": "dynamical susceptibility: large if many weights move together, differently in each replica",
+    "T_eff": "effective temperature: the displacement over twice the response, from the slope of the curve",
+    "X": "fluctuation-dissipation ratio: the temperature of the early lags over the effective temperature",
     "γ": "local exponent of the displacement: 1 is diffusion, 2 is straight motion, near 0 is a plateau",
     "D": "strength of the gradient noise: the variance of the gradient over batches, summed over the weights",
     "K": "diffusion coefficient at the bottom of the landscape: the displacement grows as 2 K t",
@@ -53,7 +57,7 @@ SYMBOLS = {
 _MUS = np.linspace(-0.5, 2, 126)
 _MOST_FUNCTIONS = 60  # of one profile
 _AT_ONE_LAG, _MOST_AT_LAGS = ("displacement", "weights", "loss_path"), 300  # profiles that a slider goes through
-_MOST_ROWS = 100  # groups side by side
+_MOST_ROWS = 100  # groups side by side, or time sectors of a response
 _MOST_VALUES = 10_000  # of one series
 
 
@@ -265,6 +269,45 @@ def noise(record: AgingRecord, group: str) -> dict[str, Any]:
     values = np.where(np.isfinite(clock), values, np.nan)
     kept = [clock[i][np.isfinite(row)] for i, row in enumerate(values)]
     return plain({"waiting_times": record.waiting_times, **_rows(record.lags[positive], values), "clock": kept})  # type: ignore[no-any-return]
+
+
+def response(record: AgingRecord) -> dict[str, Any]:
+    """Return the response to a field, half the displacement, and the effective temperatures by time sector.
+
+    The band is one standard error on either side. ``slope`` is 1/T of the early lags after the last waiting time that
+    has one, or None. The answer has no curves if the response was not measured.
+    """
+    from lightning_glassy.analysis import NotEnoughDataError, fluctuation_dissipation
+
+    found = None
+    if RESPONSE_TABLE in record.tables:
+        with contextlib.suppress(NotEnoughDataError):
+            found = fluctuation_dissipation(record)
+    lists = ("waiting_times", "lags", "x", "values", "correlation", "sectors", "doubts")
+    empty: dict[str, Any] = {name: [] for name in lists} | {"band": None, "slope": None}
+    return empty if found is None else _of_response(found)
+
+
+def _of_response(found: FluctuationDissipation) -> dict[str, Any]:
+    from lightning_glassy.report.findings import sectors
+
+    positive = found.lags > 0  # a logarithmic axis cannot show lag 0
+    chi, error = found.response[:, positive], found.response_error[:, positive]
+    half, lost = found.msd[:, positive] / 2, found.decorrelation[:, positive]
+    chi = np.where(np.isfinite(half), chi, np.nan)
+    kept = np.isfinite(chi)
+    early = [sector.slope for sector in found.sectors if sector.name == "early" and np.isfinite(sector.temperature)]
+    return plain(  # type: ignore[no-any-return]
+        {
+            "waiting_times": found.waiting_times,
+            **_rows(found.lags[positive], chi, chi - error, chi + error),
+            "x": [row[mask] for row, mask in zip(half, kept, strict=True)],
+            "correlation": [s2 - row[mask] for s2, row, mask in zip(found.squares, lost, kept, strict=True)],
+            "slope": early[-1] if early else None,
+            "sectors": few(sectors(found), _MOST_ROWS),
+            "doubts": found.doubts,
+        }
+    )
 
 
 def replicas(record: AgingRecord) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def figures(found: Findings) -> dict[str, Figure]:
         left, right = drawn["replica_overlap"].axes
         plotting.plot_replica_overlaps(between, axes=(left, right))
     more = panels(record, group=group, regimes=found.regimes)
+    if found.response is None:
+        more.pop("fluctuation_dissipation", None)
     return drawn | {name: draw() for name, draw in more.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_glassy.analysis import (
     AgingExponent,
     Diffusion,
+    FluctuationDissipation,
     GroupAging,
     Heterogeneity,
     LossRegimes,
@@ -44,6 +45,8 @@ class Findings:
         relaxation: the relaxation times of the observable if it is a correlation or an overlap, otherwise the
             relaxation times of the decorrelation (or of the MSD, for a record of displacements alone). None if the
             observable does not relax.
+        response: the response to a field, with effective temperatures and its own doubts. None if the record has no
+            response, or if the findings are about one group.
         options: arguments of :func:`lightning_glassy.report.report` for the groups and the other choices of the page.
     """
 
@@ -59,6 +62,7 @@ class Findings:
     heterogeneity: Heterogeneity | None = None
     regimes: LossRegimes | None = None
     relaxation: RelaxationTimes | None = None
+    response: FluctuationDissipation | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -131,7 +135,8 @@ class Findings:
             line for line in str(self.verdict).split("\n") if not any(line == f"  ! {doubt}" for doubt in doubts)
         )
         # Escape the names in a record, which are not trusted.
-        more = [str(part) for part in (self.relaxation, self.heterogeneity, self.regimes) if part is not None]
+        parts = (self.relaxation, self.heterogeneity, self.regimes, self.response)
+        more = [str(part) for part in parts if part is not None]
         words = "\n".join(self.words)
         return printable("\n\n".join([self.title, words, judged, exponent, str(self.diffusion), *more]))
 
@@ -157,5 +162,20 @@ class Findings:
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
             "groups": None if self.groups is None else self.groups.to_dict(),
             "loss_regimes": None if self.regimes is None else asdict(self.regimes),
+            "fluctuation_dissipation": None if self.response is None else _of_response(self.response),
         }
         return plain(content)  # type: ignore[no-any-return]
+
+
+def _of_response(found: FluctuationDissipation) -> dict[str, Any]:
+    """Return the effective temperatures and their doubts, without the curves."""
+    names = ("waiting_times", "temperature", "fields", "n_replica", "doubts")
+    return {name: getattr(found, name) for name in names} | {"sectors": sectors(found)}
+
+
+def sectors(found: FluctuationDissipation) -> list[dict[str, Any]]:
+    """Return the time sectors of a response with their effective temperatures, as dictionaries."""
+    return [
+        sector._asdict() | {"temperature": sector.temperature, "temperature_error": sector.temperature_error}
+        for sector in found.sectors
+    ]

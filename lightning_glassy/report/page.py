@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_glassy.observables import find
 from lightning_glassy.record import AgingRecord
+from lightning_glassy.record.tables import RESPONSE_TABLE
 from lightning_glassy.report import answers
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def embedded(
         content.append(_entry("fits", partial(fit, choice), **choice._asdict()))
     more = [_entry("noise", partial(answers.noise, record, group), group=group) for group in groups]
     more += [_entry("replicas", partial(answers.replicas, record)), _entry("regimes", partial(answers.regimes, record))]
+    if RESPONSE_TABLE in record.tables:
+        more.append(_entry("response", partial(answers.response, record)))
     if own.group == "all":
         more.append(_entry("groups", partial(_groups, found), **own._asdict()))
     content.append(_entry("series", partial(answers.series, record)))

@@ -15,6 +15,7 @@ from lightning_glassy.analysis import (
     NotEnoughDataError,
     aging_exponent,
     diffusion,
+    fluctuation_dissipation,
     heterogeneity,
     loss_regimes,
     reconcile,
@@ -26,6 +27,7 @@ from lightning_glassy.analysis.curves import TOO_SHORT, too_short
 from lightning_glassy.observables import find, relaxation_of
 from lightning_glassy.record import AgingRecord
 from lightning_glassy.record.atomic import write_atomically
+from lightning_glassy.record.tables import RESPONSE_TABLE
 from lightning_glassy.report.figures import figures
 from lightning_glassy.report.findings import Findings
 from lightning_glassy.report.page import Choice, Progress, page
@@ -126,7 +128,7 @@ def report(
     n_bootstrap: int = 200,
     title: str | None = None,
 ) -> Report:
-    """Analyse a record with :mod:`lightning_glassy.analysis`: aging, diffusion, replicas and loss.
+    """Analyse a record with :mod:`lightning_glassy.analysis`: aging, diffusion, replicas, loss and response.
 
     Args:
         record: one run, or replicas.
@@ -222,6 +224,10 @@ def _report(
     if "train_loss" in record.one_time_names:
         with contextlib.suppress(NotEnoughDataError):
             regimes = loss_regimes(record)
+    response = None
+    if group == "all" and RESPONSE_TABLE in record.tables:
+        with contextlib.suppress(NotEnoughDataError):
+            response = fluctuation_dissipation(record)
     timed = None
     if find(observable).relaxation is not None:
         chosen = {"observable": observable, "eps": eps} if relaxation_of(observable).correlation else {}
@@ -229,5 +235,18 @@ def _report(
         timed = relaxation_times(record, group=group, window=window, t0=origin, **chosen)  # type: ignore[arg-type]
     moving = diffusion(record, group=group)
     return Report(
-        title, record, observable, group, eps, judged, exponent, why_not, moving, between, regimes, timed, options
+        title,
+        record,
+        observable,
+        group,
+        eps,
+        judged,
+        exponent,
+        why_not,
+        moving,
+        heterogeneity=between,
+        regimes=regimes,
+        relaxation=timed,
+        response=response,
+        options=options,
     )

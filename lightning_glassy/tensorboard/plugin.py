@@ -76,6 +76,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
     ``/exponents``    local exponent of the displacement
     ``/groups``       aging rates of all groups side by side
     ``/noise``        the displacement against the gradient noise that has acted
+    ``/response``     the response to a field against half the displacement, and effective temperatures
     ``/replicas``     overlaps between replicas, and their distribution
     ``/regimes``      the regimes of the training loss
     ``/scalars``      scalars that the user has logged
@@ -116,6 +117,7 @@ class GlassyPlugin(base_plugin.TBPlugin):  # type: ignore[misc]
             "/exponents": self._of_group(answers.exponents),
             "/groups": self._of_choice(_groups),
             "/noise": self._of_group(answers.noise),
+            "/response": self._of_run(answers.response),
             "/replicas": self._of_run(answers.replicas),
             "/regimes": self._of_run(answers.regimes),
             "/scalars": self._scalars,

@@ -27,7 +27,7 @@ function lagText(lag) {
 
 // The curves of some series as traces: one per waiting time, or one per series with gaps between its curves.
 function curveTraces(seriesList, view, xOf, axes = {}) {
-  const groups = new Map(), inRms = view.log && model.state.observable === "msd";
+  const groups = new Map(), inRms = view.log && view.isMsd !== false && model.state.observable === "msd";
   seriesList.forEach((one) => {
     const name = escaped(label(one));
     one.waiting_times.forEach((waitingTime, i) => {
@@ -291,6 +291,28 @@ export function drawNoise(element, series, view) {
   const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
     x: axis("noise since <i>t</i><sub>w</sub>, ∫<i>D</i> d<i>n</i>", true), y: axis("Δ", true), height: 300,
     draw: (i, axes) => curveTraces(list[i], {...view, log: true}, (one, a, b) => one.clock[a][b], axes),
+  });
+  react(element, traces, figure);
+}
+
+// The straight line of the slope of the early lags, up to the largest displacement or response.
+function earlyLine(one, colour, axes) {
+  if (one.slope === null) return [];
+  const [low, high] = ends(one.x.flat().filter((x) => x > 0)), most = ends(one.values.flat())[1] / one.slope;
+  const x = [low, Math.min(high, 1.1 * most)], y = x.map((place) => place * one.slope);
+  return [{type: "scatter", mode: "lines", line: {color: colour, width: 1.2, dash: "dash"}, hoverinfo: "skip", x, y, ...axes}];
+}
+
+// The response to a field against half the displacement.
+export function drawResponse(element, series, view) {
+  const list = view.side ? series.map((one) => [one]) : [series];
+  const colour = (one) => (view.byRun ? runColour(one.index) : muted());
+  const [traces, figure] = panels(element, list.map((part) => label(part[0])), {
+    x: axis(markup("Δ(t_w, t_w+t)/2"), true), y: axis(`response ${markup("χ(t_w+t, t_w)")}`, true), height: 300,
+    draw: (i, axes) => [
+      ...curveTraces(list[i], {...view, log: true, isMsd: false}, (one, a, b) => one.x[a][b], axes),
+      ...list[i].flatMap((one) => earlyLine(one, colour(one), axes)),
+    ],
   });
   react(element, traces, figure);
 }

@@ -58,6 +58,12 @@ export function saveExponents(series) {
   saveTable("local exponent", columns, pairs(series, (one, i, j) => [one.values[i][j]]));
 }
 
+export function saveResponse(series) {
+  const columns = ["half_msd", "correlation", "response", "low", "high"];
+  saveTable("response", ["run", "group", "waiting_time", "lag", ...columns], pairs(series, (one, i, j) => (
+    [one.x[i][j], one.correlation[i][j], one.values[i][j], one.band?.low[i][j], one.band?.high[i][j]])));
+}
+
 export function saveCrossings(series) {
   const rows = series.flatMap((one) => one.crossings.map(({waitingTime, lag}) => (
     [one.run, one.group, one.threshold, waitingTime, typeof lag === "number" ? lag : null])));

@@ -1,6 +1,6 @@
 // The fitted exponents: a table, and words.
 
-import {big, fixed, h, integer, math, swatch} from "./dom.js";
+import {big, fixed, h, integer, math, short, swatch} from "./dom.js";
 import {runColour} from "./look.js";
 import {fitOf, keyOf, label, model, qualityOf} from "./model.js";
 
@@ -105,6 +105,25 @@ export function groupTable(rows, fits, sort, by) {
     h("th", {scope: "row", title: row.group}, h("span", {}, h("span", {className: "name"}, row.group))), h("td", {}, integer(row.n_parameters)),
     h("td", {}, row.rate ? fixed(row.rate[0], 2) : "–", row.rate ? h("small", {}, ` ${fixed(row.rate[1], 2)} … ${fixed(row.rate[2], 2)}`) : null),
     h("td", {title: why(row)}, mu(row) === null ? (fits.has(row.group) ? "none" : "–") : fixed(mu(row), 2)), h("td", {}, row.kind)))));
+}
+
+// A number as text, with a power of ten if it is small.
+const tiny = (number, digits) => (
+  number !== null && Math.abs(number) < 1e-3 && number !== 0 ? number.toExponential(digits - 1).replace(/-/g, "−") : short(number, digits));
+
+// The effective temperatures of the time sectors of each run.
+export function sectorTable(list) {
+  const several = list.length > 1;
+  const head = [...(several ? ["run"] : []), math("t_w"), "lags", math("T_eff"), math("X")].map((title) => h("th", {}, ...[title].flat()));
+  const value = (number, error) => (number === null ? ["–"] : [tiny(number, 3), h("small", {}, ` ± ${tiny(error, 1)}`)]);
+  // X of the early lags is 1 by its definition.
+  const ratio = (one) => (one.name === "early" ? ["1"] : value(one.ratio, one.ratio_error));
+  const unresolved = "not resolved: 1/T_eff is not larger than two of its errors";
+  return h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, list.flatMap((one) => one.sectors.map((sector) => h("tr", {},
+    several ? named(label(one), runColour(one.index)) : null, h("td", {}, integer(sector.waiting_time)),
+    h("td", {}, `${integer(sector.first_lag)} … ${integer(sector.last_lag)}`, h("small", {className: "sector"}, ` ${sector.name}`)),
+    h("td", {title: sector.temperature === null ? unresolved : ""}, ...value(sector.temperature, sector.temperature_error)),
+    h("td", {}, ...(sector.temperature === null ? ["–"] : ratio(sector))))))));
 }
 
 // The report of each series, as `lightning-glassy report` prints it. The map `open` records which reports are unfolded,

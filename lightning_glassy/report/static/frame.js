@@ -1,6 +1,6 @@
 // The permanent elements of the page: cards, sliders, and their actions.
 
-import {saveAlong, saveCrossings, saveCurves, saveExponents, savePicture, saveProfiles} from "./export.js";
+import {saveAlong, saveCrossings, saveCurves, saveExponents, savePicture, saveProfiles, saveResponse} from "./export.js";
 import {h, math, segments} from "./dom.js";
 import {model, mu, observable, threshold, thresholdRange} from "./model.js";
 
@@ -31,6 +31,8 @@ export function frame(sidebar, act) {
     name: h("h1"), sentences: h("p", {className: "sentences", ariaLabel: "In plain words"}),
     headline: h("div", {className: "headline"}), doubts: h("div", {className: "doubts", ariaLabel: "Doubts"}),
     groupMap: h("div", {className: "plot"}), groupTable: h("div", {className: "table"}), noise: h("div", {className: "plot"}),
+    response: h("div", {className: "plot"}), sectors: h("div", {className: "table"}),
+    responseDoubts: h("div", {className: "doubts", ariaLabel: "Doubts about the response"}),
     overlaps: h("div", {className: "plot"}), overlapDistribution: h("div", {className: "plot"}),
     fits: h("div", {className: "table"}), scan: h("div", {className: "plot scan-plot"}), words: h("div", {className: "all-words"}),
     crossings: h("div", {className: "plot"}), slopes: h("ul", {className: "slopes"}),
@@ -86,6 +88,11 @@ export function frame(sidebar, act) {
     $.groupMap, h("div", {className: "bar"}, $.fitGroups, $.groupText = h("span", {className: "quiet"})), $.groupTable);
   $.noiseCard = card("Against the noise that has acted", "noise", pictures($.noise, () => "noise clock"),
     h("p", {className: "formula"}, "If only the gradient noise fades, all curves fall on one straight line."), $.noise);
+  $.responseCard = card("Response to a field", "response",
+    [...pictures($.response, () => "response"), numbers(() => saveResponse($.responseCard.shown ?? []))],
+    h("p", {className: "formula"}, "In equilibrium all points lie on one straight line of slope 1/", ...math("T"),
+      ". A glass leaves it at late lags. The dashed line has the slope of the early lags."),
+    $.response, $.sectors, $.responseDoubts);
   $.replicaCard = card("Between replicas", "replicas",
     [...pictures($.overlaps, () => "overlap between replicas"), ...pictures($.overlapDistribution, () => "distribution of the overlap")],
     h("p", {className: "formula"}, "The overlap ", ...math("q"), " of the weights of two replicas: mean and range along the run, and its distribution at the end."),
@@ -102,7 +109,7 @@ export function frame(sidebar, act) {
     h("summary", {}, "Choose runs, groups and observable"), sidebar);
   narrow.addEventListener("change", () => { side.open = !narrow.matches; });
   $.page = h("div", {className: "page"}, side, h("main", {}, $.message, $.empty, $.name, $.sentences, $.headline, $.doubts, curves, $.fitCard,
-    h("div", {className: "pair"}, $.crossingCard, $.localCard), $.groupCard, $.alongCard, $.noiseCard, $.replicaCard, $.profileCard));
+    h("div", {className: "pair"}, $.crossingCard, $.localCard), $.groupCard, $.alongCard, $.noiseCard, $.responseCard, $.replicaCard, $.profileCard));
   return $;
 }
 

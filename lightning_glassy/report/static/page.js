@@ -3,11 +3,11 @@
 import {ask, isReport, latest} from "./api.js";
 import {
   drawAtLag, drawCrossings, drawCurves, drawExponents, drawGroups, drawNoise, drawOverlapDistribution, drawOverlaps, drawProfile,
-  drawScans, drawSeries,
+  drawResponse, drawScans, drawSeries,
 } from "./charts.js";
 import {Choice} from "./choice.js";
 import {big, debounced, explain, fixed, h, integer, math, short, swatch} from "./dom.js";
-import {doubtList, fitTable, groupTable, headline, inWords, sentences} from "./fits.js";
+import {doubtList, fitTable, groupTable, headline, inWords, sectorTable, sentences} from "./fits.js";
 import {frame, MU, nothing, placeThreshold} from "./frame.js";
 import {readAddress, watchAddress, watchReload, watchTheme, writeAddress} from "./host.js";
 import {runColour, timeColour} from "./look.js";
@@ -81,7 +81,7 @@ const load = latest(async () => {
   await shielded(show);
   // The other answers follow, the exponents one by one, because they take longest. Another choice does not wait for
   // them.
-  for (const part of [along, profiles, local, groups, noise, replicas, exponents]) shielded(part);
+  for (const part of [along, profiles, local, groups, noise, response, replicas, exponents]) shielded(part);
 });
 
 // The series that can be drawn. The page reports the errors of the others, and the missing data of these series.
@@ -260,7 +260,7 @@ const moveLag = latest(async (place) => {
   await new Promise((resolve) => { setTimeout(resolve); });
 });
 
-// ------------------------------------------------------------------ groups, noise and replicas
+// ------------------------------------------------------------------ groups, noise, response and replicas
 
 const DIVERGING = {
   light: [[0, "#2f6db3"], [0.5, "#f7f7f7"], [1, "#b3372f"]], dark: [[0, "#6ea8e8"], [0.5, "#3a3f47"], [1, "#ef8f88"]],
@@ -323,6 +323,25 @@ function drawNoiseCard() {
   const list = $.noiseCard.shown ?? [], now = view();
   $.noiseCard.hidden = !list.length;
   if (model.charts && list.length) drawNoise($.noise, list, {...now, side: now.side && list.length > 1});
+}
+
+async function response() {
+  const {series} = model;
+  const list = good((await ask("response", choice({group: null}))).series).filter((one) => one.waiting_times.length);
+  if (model.series !== series) return;
+  // The response belongs to all parameters.
+  $.responseCard.shown = list.map((one) => ({...one, group: "all", index: seriesIndex({...one, group: "all"})}));
+  drawResponseCard();
+}
+
+function drawResponseCard() {
+  const list = $.responseCard.shown ?? [], now = view(), several = list.length > 1;
+  $.responseCard.hidden = !list.length;
+  if (!list.length) return;
+  if (model.charts) drawResponse($.response, list, {...now, side: now.side && several, byRun: now.byRun && several});
+  $.sectors.replaceChildren(...(list.some((one) => one.sectors.length) ? [sectorTable(list)] : []));
+  const doubts = doubtsOf(list.map((one) => ({name: one.run, doubts: one.doubts})));
+  $.responseDoubts.replaceChildren(...doubtList(doubts, $.responseDoubts.querySelector("details")?.open ?? false));
 }
 
 async function replicas() {
@@ -486,7 +505,7 @@ function redraw() {
   drawLegend();
   drawFits();
   drawLocal();
-  for (const part of [show, along, profiles, crossings, drawGroupCard, drawNoiseCard, drawReplicaCard]) shielded(part);
+  for (const part of [show, along, profiles, crossings, drawGroupCard, drawNoiseCard, drawResponseCard, drawReplicaCard]) shielded(part);
 }
 
 // ------------------------------------------------------------------ beginning
