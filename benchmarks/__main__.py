@@ -21,6 +21,7 @@ USUAL = (
     "scaling",
     "training",
     "replicas",
+    "response",
     "tab",
     "finish",
     "measure",
