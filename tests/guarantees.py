@@ -29,6 +29,11 @@ SITUATIONS: dict[str, list[str]] = {
         "test_a_checkpoint_after_the_end_goes_on_without_losing_a_pair",
         "test_snapshots_beyond_the_host_memory_are_missed_aloud",
     ],
+    "a resumed training with a `ResponseMonitor` or `InherentStructures`": [
+        "test_the_response_goes_on_in_a_resumed_training",
+        "test_a_training_that_goes_back_ends_the_clones",
+        "test_a_resumed_training_has_the_same_values_to_the_bit",
+    ],
     "several fits of one Trainer and module": [
         "test_ten_fits_of_one_trainer_measure_like_a_single_one",
         "test_weights_that_change_between_two_fits_start_a_new_record",
