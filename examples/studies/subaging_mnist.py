@@ -10,10 +10,10 @@ committed. ``--quick`` takes a minute, and writes beside its records.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import chi2 as chi2_distribution
@@ -120,11 +120,11 @@ def tables(result: dict[str, Any]) -> str:
         "four sizes": SIZES,
     }
     common = [
-        (what, order, method, *_common(chosen, method))
+        (what, order, method, *_common(those, method))
         for what, hidden in groups.items()
         for order in STYLES
         for method in ("threshold", "effective time", "plain")
-        if len(chosen := _chosen(runs, hidden, order)) > 1
+        if len(those := chosen(runs, hidden, order)) > 1
     ]
     return "\n\n".join(
         [
@@ -200,25 +200,45 @@ def _spread_of_lags(run: dict[str, Any]) -> Any:
     return np.array(found) * run["n_replica"] ** 0.5
 
 
-def _chosen(runs: list[dict[str, Any]], hidden: Any, order: str) -> list[dict[str, Any]]:
+def chosen(runs: list[dict[str, Any]], hidden: Any, order: str) -> list[dict[str, Any]]:
     """Return the runs with these hidden layers and this order of the images, in the order of ``hidden``."""
     layers = [run_of(each).layers for each in hidden]
-    chosen = [run for run in runs if run["order"] == order and run["layers"] in layers]
-    return sorted(chosen, key=lambda run: layers.index(run["layers"]))
+    found = [run for run in runs if run["order"] == order and run["layers"] in layers]
+    return sorted(found, key=lambda run: layers.index(run["layers"]))
 
 
-def _common(runs: list[dict[str, Any]], method: str) -> list[str]:
-    """Return lowest, highest and mean of an exponent, and chi squared of a common exponent with its p value."""
+class Common(NamedTuple):
+    """One exponent for several networks: its range, the weighted mean with its error, and chi squared with its p."""
+
+    lowest: float
+    highest: float
+    mean: float
+    error: float
+    chi2: float
+    freedom: int
+    p: float
+
+
+def common_exponent(runs: Sequence[dict[str, Any]], method: str) -> Common | None:
+    """Return the common exponent of some runs by one method, or None with fewer than two exponents."""
     pairs = [(run["mu"][method], run["mu_error"][method]) for run in runs]
     known = np.array([pair for pair in pairs if None not in pair], dtype=np.float64).reshape(-1, 2)
     if len(known) < 2:
-        return ["-"] * 5
+        return None
     mu, weight = known[:, 0], 1 / known[:, 1] ** 2
     mean = float(weight @ mu / weight.sum())
     chi2, freedom = float(weight @ (mu - mean) ** 2), len(mu) - 1
-    p = chi2_distribution.sf(chi2, freedom)
-    error = f"{weight.sum() ** -0.5:.3f}"
-    return [f"{mu.min():.3f}", f"{mu.max():.3f}", f"{mean:.3f} +- {error}", f"{chi2:.1f} for {freedom}", f"{p:.2g}"]
+    p = float(chi2_distribution.sf(chi2, freedom))
+    return Common(mu.min(), mu.max(), mean, float(weight.sum() ** -0.5), chi2, freedom, p)
+
+
+def _common(runs: list[dict[str, Any]], method: str) -> list[str]:
+    """Return the texts of a common exponent."""
+    found = common_exponent(runs, method)
+    if found is None:
+        return ["-"] * 5
+    mean, chi2 = f"{found.mean:.3f} +- {found.error:.3f}", f"{found.chi2:.1f} for {found.freedom}"
+    return [f"{found.lowest:.3f}", f"{found.highest:.3f}", mean, chi2, f"{found.p:.2g}"]
 
 
 # ------------------------------------------------------------------ the pictures
@@ -261,8 +281,8 @@ def draw(result: dict[str, Any], directory: Path) -> list[Path]:
     finish(left, "step", f"training loss and accuracy of {runs[0]['layers']}")
     for order, (colour, marker) in STYLES.items():
         for ax, hidden in ((middle, SAME_SIZE), (right, SIZES)):
-            chosen = _chosen(result["runs"], hidden, order)
-            known = [run for run in chosen if None not in (run["mu"]["threshold"], run["mu_error"]["threshold"])]
+            those = chosen(result["runs"], hidden, order)
+            known = [run for run in those if None not in (run["mu"]["threshold"], run["mu_error"]["threshold"])]
             mu, errors = ([run[name]["threshold"] for run in known] for name in ("mu", "mu_error"))
             x = [run["layers"][4:-3] if ax is middle else run["n_parameters"] for run in known]
             ax.errorbar(x, mu, errors, fmt=marker, color=colour, capsize=3, label=order)
