@@ -11,8 +11,8 @@ The networks learn the teacher's problem of ``subaging_teacher`` and scikit-lear
 over-parametrised (N), without and with an L2 term. This is a phase diagram of aging rate, exponent, relaxation time and
 X. Two students with more replicas show the response against the displacement.
 
-``python -m examples.studies.effective_temperature`` takes about an hour on one core and writes the results that are
-committed. ``--quick`` takes a minute, and writes beside its records.
+``python -m examples.studies.effective_temperature`` takes about half an hour on one core and writes the results that
+are committed. ``--quick`` takes a minute, and writes beside its records.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from examples.studies.common import (
     table,
     train_on_cpu,
 )
-from examples.studies.subaging import BATCH_SIZE, Run
+from examples.studies.subaging import BATCH_SIZE, LEARNING_RATE, Run
 from examples.studies.subaging_teacher import DIMENSION, problem
 from lightning_glassy import AgingRecord, LogTimeSchedule
 from lightning_glassy.analysis import (
@@ -299,7 +299,7 @@ def _local(record: AgingRecord, found: FluctuationDissipation) -> dict[str, floa
 
 def tables(result: dict[str, Any]) -> str:
     """Return the results in Markdown, from the JSON alone."""
-    parts = [f"{result['steps']:,} steps of each network; {effort(result)}"]
+    parts = [f"{result['steps']:,} steps of each network. {effort(result)}"]
     for glass in result["glasses"]:
         z = np.array([row["z"] for row in glass["numbers"]])
         sizes = ", ".join(f"{seeds} at N = {n}" for n, seeds in zip(glass["sizes"], glass["n_seed"], strict=True))
@@ -311,7 +311,8 @@ def tables(result: dict[str, Any]) -> str:
         parts += [
             f"**The glass at T = {glass['temperature']:g}** ({law}), with h = {glass['field']:g}. Sets of couplings: "
             f"{sizes}, with {glass['n_replica']} copies each. The extrapolated values have no error of the first two "
-            f"orders in 1/N. The largest of {len(z)} z is {np.abs(z).max():.1f} in size:",
+            "orders in 1/N. The second order is their difference from 2 x(2N) - x(N), of the two largest sizes. The "
+            f"largest of {len(z)} z is {np.abs(z).max():.1f} in size:",
             table(
                 "quantity = {what} | t_w = {time:g} | lag = {lag:g} | largest N = {largest:.4f} | extrapolated = "
                 "{extrapolated:.4f} +- {error:.4f} | second order = {second_order:+.4f} | exact = {exact:.4f} | "
@@ -330,17 +331,20 @@ def tables(result: dict[str, Any]) -> str:
             "T_eff late = {late} | X = {x}",
             [_row(run) for run in result["diagram"]],
         ),
-        "**Two students with 16 replicas**, by time sector. The exponent is the local exponent of the displacement at "
-        "a lag of t_w: 1 is diffusion, and above 1 the weights drift in one direction:",
+        "**Two students with 16 replicas**, by time sector. Free weights respond by the learning rate times the lag. "
+        "The part of this is given at the last lag of the sector. The exponent is the local exponent of the "
+        "displacement at a lag of t_w: 1 is diffusion, and above 1 the motion is faster, as in a drift:",
         table(
             "N = {n_parameters:,} | t_w = {waiting_time:,} | lags = {name}, {first_lag:,} ... {last_lag:,} | 1/T_eff = "
             "{slope:.4g} +- {slope_error:.2g} | by the correlation = {correlation_slope:.4g} +- "
-            "{correlation_slope_error:.2g} | X = {ratio:.3f} +- {ratio_error:.2g} | exponent = {exponent:.2f}",
+            "{correlation_slope_error:.2g} | X = {ratio:.3f} +- {ratio_error:.2g} | response over free = {free:.2f} | "
+            "exponent = {exponent:.2f}",
             [
                 {
                     **sector,
                     "n_parameters": run["n_parameters"],
                     "exponent": run["exponents"][str(sector["waiting_time"])],
+                    "free": _over_free(run, sector),
                 }
                 for run in result["shown"]
                 for sector in run["sectors"]
@@ -381,6 +385,13 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _over_free(run: dict[str, Any], sector: dict[str, Any]) -> float:
+    """Return the response at the last lag of a sector, over the response of free weights."""
+    curve = run["curves"][str(sector["waiting_time"])]
+    response = curve["response"][curve["lags"].index(sector["last_lag"])]
+    return float(response / (LEARNING_RATE * sector["last_lag"]))
+
+
 def _cost(result: dict[str, Any], part: str) -> tuple[str, int, float, float]:
     runs = result[part]
     passes = max(run["clone_passes"] for run in runs) / result["steps"]
@@ -394,7 +405,10 @@ def _doubts(runs: Sequence[dict[str, Any]]) -> dict[str, str]:
     for run in runs:
         for doubt in run["doubts"]:
             words = doubt.split(":")[0]
-            found.setdefault(words, []).append(f"{run['data']} {run['n_parameters']:,} {run['l2']:g}")
+            name = f"{run['data']} {run['n_parameters']:,} {run['l2']:g}"
+            found.setdefault(words, []).append(
+                name + (f" ({run['n_replica']} replicas)" if run["n_replica"] > 8 else "")
+            )
     return {words: ", ".join(names) for words, names in found.items()} or {"none": "-"}
 
 

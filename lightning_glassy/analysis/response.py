@@ -22,8 +22,10 @@ SECTORS = {"early": (0.0, 0.1), "middle": (0.1, 1.0), "late": (1.0, np.inf)}
 
 _FEW = 8  # fields
 _SURE = 2.0  # errors that a slope must differ from 0 to give a temperature
+_MOST_SECTORS = 4  # in one sentence
 _DRIFT = 1.3  # a local exponent of the displacement above this, where diffusion has 1
 _DIFFERENT = 4.0  # errors between responses to two strengths, of many pairs of times
+_ADAPTIVE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop")
 _THERMAL = ("SGD", "Langevin")  # optimisers whose updates do not rescale the field
 
 
@@ -200,6 +202,7 @@ def fluctuation_dissipation(record: AgingRecord, *, temperature: float | None = 
         *_few_fields(n_replica),
         *_nonlinear(found, chi, strengths),
         *_rescaled(record),
+        *_clipped(record),
         *_rounded(record, found),
         *_drifting(found),
         *_changing_size(found),
@@ -291,7 +294,8 @@ def _rescaled(record: AgingRecord) -> list[str]:
     names = [o.get("name") for o in optimizers if isinstance(o, dict)] if isinstance(optimizers, list) else []
     others = [name for name in names if isinstance(name, str) and name not in _THERMAL]
     return [
-        f"{name} is adaptive and rescales the field with the gradient: 1/T_eff is a response to this optimiser's update"
+        f"{name} {'is adaptive and rescales' if name in _ADAPTIVE else 'may rescale'} the field with the gradient: "
+        "1/T_eff is a response to this optimiser's update"
         for name in dict.fromkeys(others)
     ]
 
@@ -310,23 +314,29 @@ def _rounded(record: AgingRecord, found: FluctuationDissipation) -> list[str]:
     return []
 
 
+def _clipped(record: AgingRecord) -> list[str]:
+    if not record.meta.get("gradient_clip_val"):
+        return []
+    return ["gradients are clipped, and so is the field: 1/T_eff is a response to the clipped update"]
+
+
 def _drifting(found: FluctuationDissipation) -> list[str]:
-    """Name the sector in which the displacement grows fastest, if it grows faster than by diffusion."""
-    steepest: tuple[float, TimeSector] | None = None
+    """Name the sectors in which the displacement grows faster than by diffusion."""
+    fast = []
     for sector in found.sectors:
         i = int(np.searchsorted(found.waiting_times, sector.waiting_time))
         inside = (found.lags >= sector.first_lag) & (found.lags <= sector.last_lag) & (found.msd[i] > 0)
         if inside.sum() >= 3:
             exponent = float(np.polyfit(np.log(found.lags[inside]), np.log(found.msd[i, inside]), 1)[0])
-            if exponent > _DRIFT and (steepest is None or exponent > steepest[0]):
-                steepest = exponent, sector
-    if steepest is None:
+            if exponent > _DRIFT:
+                fast.append(f"{sector.name} lags after step {sector.waiting_time:,} ({exponent:.2f})")
+    if not fast:
         return []
-    exponent, sector = steepest
+    more = len(fast) - _MOST_SECTORS
+    named = ", ".join(fast[:_MOST_SECTORS]) + (f" and {more} more" if more > 0 else "")
     return [
-        f"the weights drift: after step {sector.waiting_time:,}, at lags {sector.first_lag:,} ... {sector.last_lag:,}, "
-        f"the displacement grows as the lag to the power {exponent:.2f}, where diffusion has 1. A drift moves all "
-        "copies alike and is no fluctuation, so that T_eff is too high there"
+        f"the weights drift: the displacement grows faster than by diffusion, with these powers of the lag: {named}. A "
+        "drift is no fluctuation, so that T_eff is too high there. If the early lags drift, X is too large"
     ]
 
 

@@ -81,7 +81,7 @@ def fit_arrhenius(kT: ArrayLike, tau: ArrayLike, error: ArrayLike | None = None)
     of the residuals. The law then has no :math:`\chi^2` to test it.
 
     Compare with :func:`fit_vft`, which has one parameter more. If the law of Arrhenius holds, :math:`\chi^2` falls by
-    about 1 with the third parameter. A fall by more than 10 is evidence of a law that bends.
+    about 1 or not at all with the third parameter. A fall by more than 10 is evidence of a law that bends.
 
     Args:
         kT: temperatures in units of the loss, ``[n]``.

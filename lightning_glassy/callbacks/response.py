@@ -53,8 +53,9 @@ class ResponseMonitor(PairMeasurement):
     effective temperature. In a glass it depends on the time sector (Cugliandolo and Kurchan 1993, Phys. Rev. Lett. 71,
     173). :func:`lightning_glassy.analysis.fluctuation_dissipation` computes it, with its errors and doubts.
 
-    The response is an observable of the record, ``record.response()``, at the pairs of times of the
-    :class:`AgingMonitor` with the same ``name``. It appears in the report and the tab. If there is no such
+    The response is in the record, ``record.response()``, at the pairs of times of the :class:`AgingMonitor` with the
+    same ``name``. The field acts on all weights that this AgingMonitor tracks (``include``, ``exclude``), even if it
+    measures the displacements of a sample. It appears in the report and the tab. If there is no such
     AgingMonitor, the callback adds one with its own schedule.
 
     Replicas of a :class:`ReplicaEnsemble` are cloned together, and each replica has its own signs. The scatter of the
@@ -62,8 +63,10 @@ class ResponseMonitor(PairMeasurement):
     take them in turn, so that more strengths cost no more clones. A strength is small enough if the responses to
     different strengths agree. It is too small if :math:`h\chi` is near the rounding of the weights.
 
-    Cost: a clone costs as much as the training itself, from its waiting time to the last lag of this waiting time. With
-    K waiting times, the run costs at most K + 1 trainings, and the memory of K copies of the module and its optimiser.
+    Cost: a clone makes one pass forward and backward for each pass of the training, from its waiting time to the last
+    lag of this waiting time. With K waiting times, the run makes at most K + 1 times the passes of the training
+    (``benchmarks/results/response.md`` has the times). It needs the memory of K copies of the module, its gradients and
+    its optimiser, and of the signs.
     A checkpoint contains the clones, so that a resumed training has the same response.
 
     The training is the same, bit for bit, with the callback and without it. A clone without a field is equal to the
@@ -88,8 +91,9 @@ class ResponseMonitor(PairMeasurement):
         TypeError: at construction, an argument has the wrong type.
         ValueError: at construction, an argument is out of its range.
         MisconfigurationException: before training, the strengths are more than the replicas, there are several
-            processes, the optimisation is manual, the optimiser is LBFGS, or the weights or the gradient scaling have
-            16 bits. The message names the remedy.
+            processes, the optimisation is manual, the optimiser is LBFGS, ``training_step`` takes an iterator, the
+            gradients are scaled (precision 16-mixed), or the weights are complex or have 16 bits. The message names
+            the remedy.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -377,7 +381,7 @@ class ResponseMonitor(PairMeasurement):
         """Do something with a clone, and leave the training as it is. End a clone that fails."""
         with self.progress.timed():
             try:
-                with _apart(trainer):
+                with _apart(trainer, clone.optimizer):
                     action()
             except Exception as error:
                 self._end(clone)
@@ -430,6 +434,11 @@ class ResponseMonitor(PairMeasurement):
         try:
             if state["record"] == self._record_id() and state["step"] == trainer.global_step:
                 self._restore(trainer, module, state)
+            elif state["clones"]:
+                self.recorder.tell(
+                    f"the clones of step {state['step']} do not belong to this record and step {trainer.global_step}: "
+                    "the response after their waiting times ends there"
+                )
         except Exception as error:
             self.recorder.warn("the clones of the checkpoint cannot go on", error, type(self).__name__)
 
@@ -610,7 +619,7 @@ def _copies(trainer: Trainer, module: LightningModule) -> tuple[LightningModule,
         "log": _log_nowhere,
         "log_dict": _log_nowhere,
         "optimizers": partial(_optimizer_of_clone, optimizer),
-        "lr_schedulers": partial(_schedulers_of_clone, trainer, optimizer),
+        "lr_schedulers": partial(_schedulers_of_clone, trainer.optimizers[0], trainer.lr_scheduler_configs, optimizer),
     }
     for part in copied.modules():
         if is_a(part, "LightningModule"):
@@ -644,10 +653,9 @@ def _optimizer_of_clone(optimizer: Optimizer, use_pl_optimizer: bool = True) -> 
     return optimizer
 
 
-def _schedulers_of_clone(trainer: Trainer, optimizer: Optimizer) -> Any:
+def _schedulers_of_clone(original: Optimizer, configs: Sequence[Any], optimizer: Optimizer) -> Any:
     """Replace ``LightningModule.lr_schedulers``. Return copies, because a clone must not step those of the training."""
-    memo = {id(trainer.optimizers[0]): optimizer}
-    copies = [copy.deepcopy(config.scheduler, memo) for config in trainer.lr_scheduler_configs]
+    copies = [copy.deepcopy(config.scheduler, {id(original): optimizer}) for config in configs]
     return copies[0] if len(copies) == 1 else copies or None
 
 
@@ -691,13 +699,19 @@ def _set_random_numbers(states: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def _apart(trainer: Trainer) -> Iterator[None]:
-    """Restore the random numbers and the loggers of the training after the block. The block draws the same numbers."""
-    states, loggers, stops = _random_numbers(), trainer.loggers, trainer.should_stop
+def _apart(trainer: Trainer, optimizer: Optimizer) -> Iterator[None]:
+    """Restore the training after the block, in which a clone has the Trainer with its own optimiser and no logger.
+
+    The block draws the random numbers that the training will draw.
+    """
+    states, loggers, stops, strategy = _random_numbers(), trainer.loggers, trainer.should_stop, trainer.strategy
+    of_training = strategy._optimizers, strategy.lr_scheduler_configs
     try:
         trainer.loggers = [DummyLogger() for _ in loggers]
+        strategy._optimizers, strategy.lr_scheduler_configs = [optimizer], []
         yield
     finally:
+        strategy._optimizers, strategy.lr_scheduler_configs = of_training
         trainer.loggers, trainer.should_stop = loggers, stops
         _set_random_numbers(states)
 

@@ -64,7 +64,7 @@ def panels(
     if "flat_fraction" in there:
         found["curvature"] = lambda: _two(record, plot_curvature)
     if group == "all" and RESPONSE_TABLE in record.tables and np.isfinite(record.response()).any():
-        found["fluctuation_dissipation"] = lambda: _fluctuation_dissipation(record)
+        found["fluctuation_dissipation"] = lambda: _response(record)
     return found
 
 
@@ -99,7 +99,7 @@ def _displacement_over_noise(record: AgingRecord, group: str) -> Figure:
     return figure
 
 
-def _fluctuation_dissipation(record: AgingRecord) -> Figure:
+def _response(record: AgingRecord) -> Figure:
     figure = new_figure(1)
     plot_fluctuation_dissipation(record, ax=figure.axes[0])
     return figure

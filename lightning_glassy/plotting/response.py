@@ -38,8 +38,9 @@ def plot_fluctuation_dissipation(
 ) -> Axes:
     r"""Draw the response to a field against half the displacement or the correlation, one line per waiting time.
 
-    In equilibrium, all points lie on a straight line of the slope 1/T (-1/T against the correlation). A glass leaves
-    this line at late lags. The axes are logarithmic against the displacement, and linear against the correlation.
+    In equilibrium, all points lie on the line :math:`\chi = \Delta/(2T)`, which has the slope -1/T against the
+    correlation. A glass leaves this line at late lags, and so does a drift. The axes are logarithmic against the
+    displacement, and linear against the correlation.
 
     Args:
         record: record to draw, or a result of :func:`~lightning_glassy.analysis.fluctuation_dissipation`.

@@ -285,10 +285,10 @@ def response(record: AgingRecord) -> dict[str, Any]:
             found = fluctuation_dissipation(record)
     lists = ("waiting_times", "lags", "x", "values", "correlation", "sectors", "doubts")
     empty: dict[str, Any] = {name: [] for name in lists} | {"band": None, "slope": None}
-    return empty if found is None else _of_response(found)
+    return empty if found is None else _curves_of_response(found)
 
 
-def _of_response(found: FluctuationDissipation) -> dict[str, Any]:
+def _curves_of_response(found: FluctuationDissipation) -> dict[str, Any]:
     from lightning_glassy.report.findings import sectors
 
     positive = found.lags > 0  # a logarithmic axis cannot show lag 0

@@ -162,12 +162,12 @@ class Findings:
             "heterogeneity": None if self.heterogeneity is None else asdict(self.heterogeneity),
             "groups": None if self.groups is None else self.groups.to_dict(),
             "loss_regimes": None if self.regimes is None else asdict(self.regimes),
-            "fluctuation_dissipation": None if self.response is None else _of_response(self.response),
+            "fluctuation_dissipation": None if self.response is None else _effective_temperatures(self.response),
         }
         return plain(content)  # type: ignore[no-any-return]
 
 
-def _of_response(found: FluctuationDissipation) -> dict[str, Any]:
+def _effective_temperatures(found: FluctuationDissipation) -> dict[str, Any]:
     """Return the effective temperatures and their doubts, without the curves."""
     names = ("waiting_times", "temperature", "fields", "n_replica", "doubts")
     return {name: getattr(found, name) for name in names} | {"sectors": sectors(found)}

@@ -90,8 +90,8 @@ export function frame(sidebar, act) {
     h("p", {className: "formula"}, "If only the gradient noise fades, all curves fall on one straight line."), $.noise);
   $.responseCard = card("Response to a field", "response",
     [...pictures($.response, () => "response"), numbers(() => saveResponse($.responseCard.shown ?? []))],
-    h("p", {className: "formula"}, "In equilibrium all points lie on one straight line of slope 1/", ...math("T"),
-      ". A glass leaves it at late lags. The dashed line has the slope of the early lags."),
+    h("p", {className: "formula"}, "In equilibrium all points lie on one line, Δ over 2", ...math("T"),
+      ". A glass leaves it at late lags, and so does a drift. The dashed line has the temperature of the early lags."),
     $.response, $.sectors, $.responseDoubts);
   $.replicaCard = card("Between replicas", "replicas",
     [...pictures($.overlaps, () => "overlap between replicas"), ...pictures($.overlapDistribution, () => "distribution of the overlap")],
