@@ -159,6 +159,7 @@ class Whole(Noisy):
         with torch.no_grad():
             self.net[0].weight.mul_(1 - 1e-3 * float(torch.rand(())))
         self.losses.append(float(outputs["loss"]))
+        self.trainer.optimizers[0].param_groups[0]["lr"] *= 0.99
 
     def on_train_epoch_end(self) -> None:
         self.lr_schedulers().step()  # type: ignore[union-attr]
