@@ -21,7 +21,7 @@ from examples.studies import common, landscape, subaging, subaging_mnist, subagi
 from examples.studies.common import PAGE, RESULTS, as_json, load_record, marks, mnist, with_block
 from lightning_glassy import AgingRecord
 
-STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics", "effective_temperature")
+STUDIES = ("subaging_mnist", "subaging_teacher", "comparing_dynamics", "effective_temperature", "released_protocol")
 
 
 @pytest.fixture(autouse=True)

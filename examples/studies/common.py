@@ -40,13 +40,18 @@ cross_entropy = nn.functional.cross_entropy
 
 
 class Classifier(LightningModule):
-    """A network that learns classes by plain SGD, with a term ``l2 * |w|^2`` in the loss."""
+    """A network that learns classes by SGD, with a term ``l2 * |w|^2`` in the loss, and without momentum by default."""
 
     def __init__(
-        self, net: nn.Module, learning_rate: float, loss: Callable[..., Tensor] = cross_entropy, l2: float = 0.0
+        self,
+        net: nn.Module,
+        learning_rate: float,
+        loss: Callable[..., Tensor] = cross_entropy,
+        l2: float = 0.0,
+        momentum: float = 0.0,
     ) -> None:
         super().__init__()
-        self.net, self.learning_rate, self.loss, self.l2 = net, learning_rate, loss, l2
+        self.net, self.learning_rate, self.loss, self.l2, self.momentum = net, learning_rate, loss, l2, momentum
 
     def forward(self, x: Tensor) -> Any:
         return self.net(x)
@@ -56,7 +61,8 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # The gradient of l2 |w|^2 is 2 l2 w.
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, weight_decay=2 * self.l2)
+        decay = 2 * self.l2
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=decay)
 
 
 def digits() -> tuple[TensorDataset, TensorDataset]:

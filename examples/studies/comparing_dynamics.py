@@ -45,13 +45,14 @@ from lightning_glassy.glasses.modules import SphericalPSpinModule
 from lightning_glassy.observables import Array
 from lightning_glassy.plotting import plot_curves, plot_gradient_noise, plot_loss, plot_two_time
 from lightning_glassy.plotting.axes import grid
+from lightning_glassy.schedule import StepsLike
 
 # ------------------------------------------------------------------ the networks
 
 
 @dataclass(frozen=True)
 class System:
-    """A network of the paper, its data and its training by plain SGD."""
+    """A network of the paper, its data and its training by SGD."""
 
     data: str  # "MNIST" or "digits"
     kind: str  # one of KINDS
@@ -61,11 +62,18 @@ class System:
     evaluated: int | None = None  # samples of each set that give the loss, None for all
     curved: int | None = None  # samples that give the Hessian, None if it is not measured
     products: int = 760  # with the Hessian, for each spectrum
+    momentum: float = 0.0
+    weight_decay: float = 0.0  # as in PyTorch: the gradient of weight_decay |w|^2 / 2 is added
 
     @property
     def name(self) -> str:
         """Name of the directory."""
         return f"{self.data}-{self.kind}".lower().replace(", m = ", "-").replace(" ", "-").replace(",", "")
+
+    @property
+    def title(self) -> str:
+        """Title of the pictures."""
+        return f"{self.data}, {self.kind}"
 
 
 FEW, MANY, FULLY, SMALL = KINDS = ("Toy, m = 10", "Toy, m = 10,000", "fully connected", "Small Net")
@@ -111,21 +119,40 @@ def squared_error(scores: Tensor, y: Tensor) -> Tensor:
     return (scores - nn.functional.one_hot(y, 10)).square().sum(1).mean()
 
 
-def train(system: System, data_dir: Path, out: Path) -> None:
-    """Train one network, and save its record in ``out/<name>``."""
+def train(
+    system: System,
+    data_dir: Path,
+    out: Path,
+    schedule: LogTimeSchedule | None = None,
+    loss_times: StepsLike = 6,
+    noise_times: StepsLike = 6,
+) -> None:
+    """Train one network, and save its record in ``out/<name>``.
+
+    Args:
+        system: the network and its training.
+        data_dir: directory of MNIST.
+        out: directory of the records.
+        schedule: times of the displacements. Default: 6 waiting times and 10 lags per decade.
+        loss_times: steps at which loss and accuracy are measured, or a number per decade.
+        noise_times: steps at which D is measured, or a number per decade.
+    """
     train_set, test_set = (mnist(data_dir), mnist(data_dir, train=False)) if system.data == "MNIST" else digits()
     sets = {"train": train_set, "test": test_set}
     steps, batch_size = system.steps, system.batch_size
     noise_batches = 30 if system.kind == MANY else 100
+    evaluated = {k: first(s, system.evaluated, 1000) for k, s in sets.items()}
     # BarrierMonitor needs all weights, not a sample.
-    schedule = LogTimeSchedule.logspaced(waiting_times_per_decade=6)
+    schedule = schedule or LogTimeSchedule.logspaced(waiting_times_per_decade=6)
     callbacks: list[Callback] = [
         lg.AgingMonitor(schedule, sample=None, dirpath=out / system.name, summary=False),
-        lg.LogTimeEvaluator(
-            6, loaders={k: first(s, system.evaluated, 1000) for k, s in sets.items()}, summary=False, max_share=None
-        ),
+        lg.LogTimeEvaluator(loss_times, loaders=evaluated, summary=False, max_share=None),
         lg.GradientNoiseMonitor(
-            6, loader=first(train_set, None, batch_size), max_batches=noise_batches, summary=False, max_share=None
+            noise_times,
+            loader=first(train_set, None, batch_size),
+            max_batches=noise_batches,
+            summary=False,
+            max_share=None,
         ),
         lg.BarrierMonitor(loader=first(train_set, None, 250), max_batches=4, summary=False, max_share=None),
     ]
@@ -138,7 +165,7 @@ def train(system: System, data_dir: Path, out: Path) -> None:
             lg.CurvatureMonitor(spectra, loader=fixed, max_batches=1, **number, summary=False, max_share=None)
         )
     loss = squared_error if system.kind in (FEW, MANY) else cross_entropy
-    module = Classifier(network(system), system.learning_rate, loss)
+    module = Classifier(network(system), system.learning_rate, loss, system.weight_decay / 2, system.momentum)
     train_on_cpu(module, steps, callbacks, loader(train_set, steps, batch_size, seeds=0))
 
 
@@ -420,7 +447,7 @@ def tables(result: dict[str, Any]) -> str:
     for data in dict.fromkeys(system["data"] for system in systems):
         chosen = [system for system in systems if system["data"] == data]
         rows = [
-            [statement.text, *(_cell(system["findings"].get(key)) for system in chosen)]
+            [statement.text, *(cell(system["findings"].get(key)) for system in chosen)]
             for key, statement in OF_NETWORKS.items()
         ]
         parts += [
@@ -435,7 +462,7 @@ def tables(result: dict[str, Any]) -> str:
         f"to T = {warm['temperature']:g}, with N (sets of couplings x replicas) of {sizes}:",
         table(
             "statement = {} |  = {}",
-            [(each.text, _cell(result["glass_findings"][key])) for key, each in OF_GLASS.items()],
+            [(each.text, cell(result["glass_findings"][key])) for key, each in OF_GLASS.items()],
         ),
         "**Not testable here:** ResNet-18, CIFAR-10 and CIFAR-100, which take a GPU.",
         "**The callback and the exact equations.** The extrapolation (x(N) - 6 x(2N) + 8 x(4N))/3 removes errors of "
@@ -467,24 +494,26 @@ def _row(system: dict[str, Any]) -> dict[str, Any]:
     return system | {name: of["values"][-1] for name, of in series.items()} | more
 
 
-def _cell(found: dict[str, str] | None) -> str:
+def cell(found: dict[str, str] | None) -> str:
+    """Return a finding as the text of a cell, empty if the statement is about other networks."""
     return "" if found is None else "**{verdict}**: {words}".format(**found)
 
 
 # ------------------------------------------------------------------ the pictures
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> Any:
+def panels(rows: int, columns: int, width: float, height: float) -> Any:
+    """Return a figure with panels of this size in inches, and the axes ``[rows, columns]``."""
     figure = Figure(figsize=(width * columns, height * rows), dpi=100, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def draw_networks(records: Mapping[System, AgingRecord]) -> Any:
     """Draw one column per network: loss with its regimes, noise, displacement, and displacement over the noise."""
-    figure, axes = _grid(4, len(records), 4.1, 3.1)
+    figure, axes = panels(4, len(records), 4.1, 3.1)
     for column, (system, record) in zip(axes.T, records.items(), strict=True):
         plot_loss(record, regimes(record), ax=column[0])
-        column[0].set_title(f"{system.data}, {system.kind}: N = {record.n_parameters['all']:,}", fontsize=10)
+        column[0].set_title(f"{system.title}: N = {record.n_parameters['all']:,}", fontsize=10)
         plot_gradient_noise(record, ax=column[1])
         for ax in column[:2]:
             ax.legend(fontsize=7)
@@ -503,7 +532,7 @@ def draw_networks(records: Mapping[System, AgingRecord]) -> Any:
 
 def draw_landscape(records: Mapping[System, AgingRecord]) -> Any:
     """Draw the directions that are not flat along the run, and the heights of barriers against the lag."""
-    figure, ((left, right),) = _grid(1, 2, 6.2, 4.2)
+    figure, ((left, right),) = panels(1, 2, 6.2, 4.2)
     for k, (system, record) in enumerate(records.items()):
         style = {"color": f"C{KINDS.index(system.kind)}", "label": f"{system.data}, {system.kind}"}
         filled, line = ({}, "-") if system.data == "MNIST" else ({"markerfacecolor": "white"}, "--")
@@ -527,7 +556,7 @@ def draw_landscape(records: Mapping[System, AgingRecord]) -> Any:
 
 def draw_glass(found: Sequence[tuple[Glass, dict[int, AgingRecord], TwoTimeSolution]]) -> Any:
     """Draw energies, the correlation at T = 0, and the displacement at T > 0, from the callback and the equations."""
-    figure, ((left, middle, right),) = _grid(1, 3, 5.2, 4.4)
+    figure, ((left, middle, right),) = panels(1, 3, 5.2, 4.4)
     glass, records, exact = found[0]
     for k, (size, record) in enumerate(records.items()):
         steps, energy = record.one_time("energy")
