@@ -341,7 +341,7 @@ def notes(ax: Axes) -> list[str]:
 def test_the_curves_of_replicas_have_a_band_of_one_standard_error(name: str) -> None:
     record = of(walks())
     ax = plotting.plot_two_time(record, name, colorbar=False)
-    assert notes(ax)[:1] == ["bands: one standard error over 8 replicas"]
+    assert notes(ax) == ["bands: one standard error over 8 replicas"]
     value, error = record.mean(name)[2], record.sem(name)[2]
     corners = bands(ax)[2]
     for lag, middle, half in zip(record.lags, value, error, strict=True):

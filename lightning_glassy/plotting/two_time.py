@@ -16,7 +16,6 @@ from lightning_glassy.plotting.axes import (
     drawable,
     epoch_axis,
     new_figure,
-    note,
     title_of,
 )
 from lightning_glassy.record import AgingRecord
@@ -104,8 +103,8 @@ def _draw_free(
     for i in log_spaced(times, _FREE_LINES):
         shown = drawable(rows[i]) & (record.lags > 0)
         colour = colours.line(times[i])["color"]
-        ax.plot(record.lags[shown], rows[i][shown], color=colour, linestyle=":", linewidth=1.1, zorder=1.5)
-    note(ax, "dotted: Gaussian displacements with the measured MSD", left=True)
+        (line,) = ax.plot(record.lags[shown], rows[i][shown], color=colour, linestyle=":", linewidth=1.1, zorder=1.5)
+    ax.legend([line], ["Gaussian displacements with the measured MSD"], fontsize=7, loc="lower left")
 
 
 def two_time_figure(
