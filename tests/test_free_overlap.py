@@ -45,6 +45,8 @@ def test_a_few_dotted_lines_stand_beside_the_overlap(walks: list[AgingRecord]) -
         expected = expected.mean(axis=0) if record.n_replica else expected
         assert np.array_equal(lines[0].get_ydata(), expected[0][np.isfinite(expected[0])])
         assert lines[-1].get_color() == curves[-1].get_color()
-        assert "Gaussian displacements" in ax.get_legend().get_texts()[0].get_text()
+        legend = ax.get_legend()
+        assert legend is not None
+        assert "Gaussian displacements" in legend.get_texts()[0].get_text()
         assert len(plot_two_time(record, "overlap", free=False).get_lines()) == 7
         assert len(plot_two_time(record, "msd").get_lines()) == 7
