@@ -112,9 +112,10 @@ def two_time_figure(
 ) -> Figure:
     """Draw :func:`plot_two_time` in a new figure and return the figure.
 
-    The arguments and errors are described there. pyplot does not keep the figure, so you need not close it.
+    The arguments and errors are described there. The figure has the curves alone, without lines of free diffusion.
+    pyplot does not keep the figure, so you need not close it.
     """
     figure = new_figure(1)
-    plot_two_time(record, quantity, group=group, eps=eps, ax=figure.axes[0])
+    plot_two_time(record, quantity, group=group, eps=eps, ax=figure.axes[0], free=False)
     figure.axes[0].set_title(title_of(record, group), fontsize=10)
     return figure

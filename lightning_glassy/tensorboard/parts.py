@@ -4,7 +4,7 @@ A part is one line of JSON, and then the raw numbers, little-endian. The line ho
 that follow. The first part has the header of the record, and so has each part after a change of the header::
 
     {"checksum": "0a1b2c3d", "part": 0, "rows": 2, "one_time": {"learning_rate": 1}, "between": {},
-     "profiles": {"displacement": [1, 122, 123]}, "responses": {}, "header": {...}}
+     "profiles": {"displacement": [1, 122, 123]}, "header": {...}}
     moments: keys, int64 [2, 2], and sums, float64 [2, (n_replica,) n_group, n_moment]
     each series: steps, int64 [1], and values, float64 [1]
     each table between replicas: steps, int64 [n], and values, float64 [n, n_replica, n_replica]
@@ -14,8 +14,8 @@ that follow. The first part has the header of the record, and so has each part a
 A profile has three numbers in the line: rows, points of the grid (0 if an earlier part has the grid), and values in a
 row. No part repeats the rows of another part, so that a run of any length writes little more than its record. For the
 same reason, a change of the metadata does not repeat a long header (of a record with very many groups). The line then
-has ``"meta": {...}`` instead of the header. Parts of earlier versions lack ``responses``, and parts of format 1 also
-``between`` and ``profiles``.
+has ``"meta": {...}`` instead of the header. Parts without a response have no ``responses``. Parts of format 1 had
+neither ``between`` nor ``profiles``.
 
 The checksum is the CRC-32 of everything after it. TensorBoard's fast data server does not compare the checksums of the
 event file. The number of the part is the number in its tag. Earlier versions wrote neither.
@@ -69,7 +69,11 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
         The part, and the content of all parts including this part. The part is None if neither a row nor the header
         has changed.
     """
-    line: dict[str, Any] = {"part": written.n_part, "rows": 0, **{kind: {} for kind in NAMED_KINDS}}
+    line: dict[str, Any] = {
+        "part": written.n_part,
+        "rows": 0,
+        **{kind: {} for kind in NAMED_KINDS if kind != "responses"},
+    }
     blocks: list[NDArray[Any]] = []
     marks: dict[TableName, Mark] = {}
     # Sort the tables by kind, because the reader expects the numbers in this order.
@@ -84,7 +88,7 @@ def next_part(record: AgingRecord, written: Written, *, left_out: Sequence[str] 
         if name == MOMENTS_TABLE:
             line["rows"] = len(part)
         elif table.grid is None:
-            line[name.kind][name.name] = len(part)
+            line.setdefault(name.kind, {})[name.name] = len(part)  # few records have a response
         else:
             grid = np.zeros(0) if before else table.grid
             blocks.insert(-1, grid.astype("<f8"))
