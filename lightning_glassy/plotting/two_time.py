@@ -75,12 +75,11 @@ def plot_two_time(
         record.n_replica or 1,
         record.waiting_times[kept],
     )
-    colours = Colours(times) if colours is None else colours
     ax = draw_curves(
         times, lags, values, ax, colorbar, errors=errors, n_replica=n_replica, log=entry.log, colours=colours
     )
     if free and entry.formula is overlap:
-        _draw_free(ax, record, group, eps, kept, colours)
+        _draw_free(ax, record, group, eps, kept, Colours(times) if colours is None else colours)
     ax.set_xlabel("lag $t$ (steps)")
     epoch_axis(ax, record)
     threshold = ""
