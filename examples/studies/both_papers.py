@@ -30,7 +30,7 @@ OF_SUBAGING: dict[str, Statement] = {}
 
 @statement(OF_SUBAGING, "subaging", "under-parametrised networks show subaging: the lag grows as t_w^mu with mu < 1")
 def subages(runs: Runs, order: str) -> Finding:
-    """Of each network that learns less than 98 %, mu by the threshold is below 1 by two errors."""
+    """In every network that learns less than 98 %, mu by the threshold is below 1 by two errors."""
     few = [run for run in runs if run["order"] == order and run["series"]["train_accuracy"]["values"][-1] < LEARNT]
     below = [run["mu"]["threshold"] + 2 * run["mu_error"]["threshold"] < 1 for run in few]
     mus = sorted((run["mu"]["threshold"], run["mu_error"]["threshold"]) for run in few)

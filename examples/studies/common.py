@@ -233,6 +233,14 @@ def conclude(
     print("    a report     .venv/bin/lightning-glassy report RECORD")
 
 
+def save_figures(figures: Mapping[str, Any], directory: Path, study: str) -> list[Path]:
+    """Save figures as ``<study>_<name>.png``, and return their paths."""
+    paths = {directory / f"{study}_{name}.png": figure for name, figure in figures.items()}
+    for path, figure in paths.items():
+        figure.savefig(path)
+    return list(paths)
+
+
 def effort(result: Mapping[str, Any]) -> str:
     """Return the time that a study took, and the machine, in words."""
     return (

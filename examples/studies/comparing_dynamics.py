@@ -641,10 +641,7 @@ def main() -> None:
         figures = {"landscape": draw_landscape(records), "glass": draw_glass(of_glass)}
         for data in dict.fromkeys(system.data for system in systems):
             figures[data.lower()] = draw_networks({s: record for s, record in records.items() if s.data == data})
-        paths = {directory / f"comparing_dynamics_{name}.png": figure for name, figure in figures.items()}
-        for path, figure in paths.items():
-            figure.savefig(path)
-        return list(paths)
+        return common.save_figures(figures, directory, "comparing_dynamics")
 
     common.conclude(result, options, tables, draw)
 

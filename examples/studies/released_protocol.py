@@ -436,10 +436,7 @@ def main() -> None:
             "networks": draw_networks({run: records[run] for run in usual}),
             "comparison": draw_comparison(records),
         }
-        paths = {directory / f"released_protocol_{name}.png": figure for name, figure in figures.items()}
-        for path, figure in paths.items():
-            figure.savefig(path)
-        return list(paths)
+        return common.save_figures(figures, directory, "released_protocol")
 
     common.conclude(result, options, tables, draw)
 

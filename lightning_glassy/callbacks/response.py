@@ -645,7 +645,7 @@ _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predic
 
 
 def _log_nowhere(*_: Any, **__: Any) -> None:
-    """Replace ``LightningModule.log``. The values of a clone are not those of the training."""
+    """Replace ``LightningModule.log``. The values belong to the clone, not to the training."""
 
 
 def _optimizer_of_clone(optimizer: Optimizer, use_pl_optimizer: bool = True) -> Optimizer:
@@ -654,7 +654,7 @@ def _optimizer_of_clone(optimizer: Optimizer, use_pl_optimizer: bool = True) -> 
 
 
 def _schedulers_of_clone(original: Optimizer, configs: Sequence[Any], optimizer: Optimizer) -> Any:
-    """Replace ``LightningModule.lr_schedulers``. Return copies, because a clone must not step those of the training."""
+    """Replace ``LightningModule.lr_schedulers``. Return copies, because a clone must not step the originals."""
     copies = [copy.deepcopy(config.scheduler, {id(original): optimizer}) for config in configs]
     return copies[0] if len(copies) == 1 else copies or None
 

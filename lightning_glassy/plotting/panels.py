@@ -100,8 +100,10 @@ def _displacement_over_noise(record: AgingRecord, group: str) -> Figure:
 
 
 def _response(record: AgingRecord) -> Figure:
-    figure = new_figure(1)
-    plot_fluctuation_dissipation(record, ax=figure.axes[0])
+    figure = new_figure(2)
+    left, right = figure.axes
+    plot_fluctuation_dissipation(record, ax=left, colorbar=False)
+    plot_fluctuation_dissipation(record, against="correlation", ax=right)
     return figure
 
 
