@@ -88,7 +88,13 @@ def tensorboard(*arguments: object) -> Iterator[str]:
             else:
                 raise RuntimeError("TensorBoard did not start:\n" + "".join(lines))
         finally:
+            # TensorBoard says a last word when it is asked to stop. Its words are read up to the end, because a closed
+            # pipe is an error that its server can swallow while it answers, and then it never stops.
             server.terminate()
+            try:
+                server.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 40) -> T:

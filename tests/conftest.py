@@ -54,12 +54,24 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Start one Chromium for all tests, because a start takes seconds."""
     from tests.browser import chromium
 
     with chromium(tmp_path_factory.mktemp("browser")) as started:
         yield started
+
+
+@pytest.fixture
+def browser(_chromium: Any) -> Iterator[Any]:
+    """Yield the browser, and leave the page after the test.
+
+    A page that stays open goes on asking its server, which soon is stopped. The next test would then find an error
+    in the console that is not its own.
+    """
+    yield _chromium
+    _chromium.switch_to.default_content()
+    _chromium.get("about:blank")
 
 
 @pytest.fixture(autouse=True)
