@@ -587,6 +587,22 @@ def test_the_number_of_passes_is_as_promised(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- the record
 
 
+def test_joined_runs_with_one_field_are_doubted(tmp_path: Path) -> None:
+    seeds = (0, 0, 1)
+    runs = [
+        trained(tmp_path, quadratic(run), ResponseMonitor(0.1, SCHEDULE, seed=seed, **QUIET))
+        for run, seed in enumerate(seeds)
+    ]
+
+    def doubted(record: AgingRecord) -> list[str]:
+        return [doubt for doubt in fluctuation_dissipation(record).doubts if "the same random field" in doubt]
+
+    (doubt,) = doubted(AgingRecord.concat(runs))
+    assert doubt.startswith("2 runs had the same random field (seed=0)")
+    assert doubted(AgingRecord.concat([AgingRecord.concat(runs[::2]), runs[1]])) == [doubt]
+    assert doubted(AgingRecord.concat(runs[1:])) == doubted(runs[0]) == []
+
+
 def made(n_replica: int | None, seed: int = 0) -> AgingRecord:
     """Return a record with a response, made of random numbers."""
     rng = np.random.default_rng(seed)

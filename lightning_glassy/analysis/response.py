@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -200,6 +201,7 @@ def fluctuation_dissipation(record: AgingRecord, *, temperature: float | None = 
     doubts = (
         *left_out,
         *_few_fields(n_replica),
+        *_same_field(record),
         *_nonlinear(found, chi, strengths),
         *_rescaled(record),
         *_clipped(record),
@@ -265,6 +267,24 @@ def _few_fields(n_replica: int) -> list[str]:
         return []
     few_fields = "one random field: there is no error over replicas" if n_replica == 1 else f"{n_replica} random fields"
     return [f"few fields: the response is an average over {few_fields}, and {_FEW} replicas or more are recommended"]
+
+
+def _same_field(record: AgingRecord) -> list[str]:
+    """Name a seed that several joined runs have. Its signs are the same in all of them."""
+    return [
+        f"{count} runs had the same random field (seed={seed}), so that the errors leave out the scatter between "
+        "fields: give the ResponseMonitor of each run its own seed"
+        for seed, count in Counter(_seeds(record.meta)).items()
+        if count > 1
+    ]
+
+
+def _seeds(meta: Mapping[str, Any]) -> list[str]:
+    """Return the seeds of the fields of a run, or of the runs that were joined."""
+    runs, facts = meta.get("replicas"), meta.get("ResponseMonitor")
+    if isinstance(runs, list):
+        return [seed for run in runs if isinstance(run, dict) for seed in _seeds(run)]
+    return [str(facts["seed"])] if isinstance(facts, dict) and "seed" in facts else []
 
 
 def _nonlinear(found: FluctuationDissipation, chi: Array, strengths: Array) -> list[str]:
