@@ -161,14 +161,7 @@ class BarrierMonitor(RunsNetwork, PairMeasurement):
 
     def describe(self) -> dict[str, Any]:
         """Return the numbers of batches, samples and points."""
-        if self._data is None:
-            return {}
-        return {
-            "batches": self._data.used,
-            "batches_available": self._data.available,
-            "samples": self._data.samples,
-            "points": len(self._alphas),
-        }
+        return {} if self._data is None else {**self._data.counts, "points": len(self._alphas)}
 
     def measure(
         self, trainer: Trainer, module: LightningModule, event: TrackerEvent, snapshots: list[Snapshot]

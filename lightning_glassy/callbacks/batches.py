@@ -122,6 +122,11 @@ class Batches:
         if structure is not None:
             self._loader = CombinedLoader(tree_unflatten(readers, structure), mode)  # type: ignore[arg-type]
 
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """The numbers of batches and samples, for the metadata of a record."""
+        return {"batches": self.used, "batches_available": self.available, "samples": self.samples}
+
     def of(self, trainer: Trainer, module: LightningModule) -> Iterator[tuple[Any, int]]:
         """Yield the batches of this process as ``training_step`` gets them, on its device, with their sizes.
 

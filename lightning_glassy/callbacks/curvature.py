@@ -200,13 +200,7 @@ class CurvatureMonitor(NetworkMeasurement):
         # Do not share the batches over the processes, because rank 0 measures alone. Shuffle the samples, because the
         # first samples of data that are sorted by class differ from the rest.
         self._data = self.batches(trainer, self._loader, "the training data", shuffled=True, shared=False)
-        self._description = {
-            "matrix": self._prefix,
-            "batches": self._data.used,
-            "batches_available": self._data.available,
-            "samples": self._data.samples,
-            **self._settings,
-        }
+        self._description = {"matrix": self._prefix, **self._data.counts, **self._settings}
 
     def release(self) -> None:
         """Free the data."""

@@ -146,12 +146,7 @@ class LogTimeEvaluator(NetworkMeasurement):
 
     def describe(self) -> dict[str, Any]:
         """Return the used and the available batches of each set."""
-        return {
-            "sets": {
-                name: {"batches": found.used, "batches_available": found.available, "samples": found.samples}
-                for name, found in self._sets.items()
-            }
-        }
+        return {"sets": {name: found.counts for name, found in self._sets.items()}}
 
     def measure(self, trainer: Trainer, module: LightningModule) -> dict[str, tuple[Tensor, MetricCollection | None]]:
         """Return the sums of the losses and correct answers of this process's part of each set, and its metrics."""

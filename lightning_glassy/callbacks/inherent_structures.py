@@ -237,9 +237,7 @@ class InherentStructures(NetworkMeasurement):
         if self._data is None:
             return {}
         return {
-            "batches": self._data.used,
-            "batches_available": self._data.available,
-            "samples": self._data.samples,
+            **self._data.counts,
             "tolerance": self._tolerance,
             "max_gradients": self._max_gradients,
             "weight_decay": self._weight_decay,
