@@ -100,10 +100,12 @@ def _displacement_over_noise(record: AgingRecord, group: str) -> Figure:
 
 
 def _response(record: AgingRecord) -> Figure:
-    figure = new_figure(2)
+    from lightning_glassy.analysis import fluctuation_dissipation
+
+    figure, found = new_figure(2), fluctuation_dissipation(record)
     left, right = figure.axes
-    plot_fluctuation_dissipation(record, ax=left, colorbar=False)
-    plot_fluctuation_dissipation(record, against="correlation", ax=right)
+    plot_fluctuation_dissipation(found, ax=left, colorbar=False)
+    plot_fluctuation_dissipation(found, against="correlation", ax=right)
     return figure
 
 
