@@ -2,8 +2,8 @@ r"""The networks of Baity-Jesi et al. 2018 (arXiv 1803.06969) on MNIST, by the p
 
 The released runs have learning rates lr of 0.001 to 0.5, minibatches of B = 10, 100 and 1000, momentum 0.5, no weight
 decay, and T = 10^6 / (lr B) steps. They have 50 waiting times from 10 and 100 lags from 1, both to T/2. The initial
-weights are torch's own. The runs here have B = 100. A run that takes too long ends earlier, and its times are those of
-the protocol for the number of its own steps.
+weights are torch's own. The runs here have B = 100. A run that would take too long ends earlier. The
+protocol then gives its waiting times and lags for its own number of steps.
 
 The networks, the callbacks and the rules of the statements are the same as in
 :mod:`examples.studies.comparing_dynamics`. The rules were fixed before these runs. Three more questions are about the
