@@ -946,6 +946,11 @@ def test_the_response_is_drawn_against_the_fluctuations(n_replica: int | None, a
     result = fluctuation_dissipation(record, temperature=0.7)
     ax = plot_fluctuation_dissipation(result, against=against, ax=plt.figure().subplots(), colorbar=False)
     assert any("T = 0.7" in label for label in ax.get_legend_handles_labels()[1])
+    # The legend tells the slope of the line: its sign is that of the line on the screen.
+    (x0, x1), (y0, y1) = ax.get_lines()[-1].get_data()
+    slope = (y1 - y0) / (x1 - x0)
+    assert slope == pytest.approx(1 / 0.7 if against == "msd" else -1 / 0.7)
+    assert ax.get_legend().get_texts()[0].get_text().startswith("slope 1/T" if slope > 0 else "slope −1/T")
     with pytest.raises(ValueError, match="against='time' is neither 'correlation' nor 'msd'"):
         plot_fluctuation_dissipation(record, against="time")  # type: ignore[arg-type]
     plt.close("all")

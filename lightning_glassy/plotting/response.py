@@ -82,7 +82,8 @@ def plot_fluctuation_dissipation(
     if line is not None and heights:
         ends = np.array([min(heights) if by_msd else 0.0, max(heights)])
         start = 0.0 if by_msd else found.squares[-1]
-        style: dict[str, Any] = {"color": "0.4", "linestyle": "--", "label": f"slope 1/T, T = {line:.3g}"}
+        label = f"slope {'1/T' if by_msd else '−1/T'}, T = {line:.3g}"
+        style: dict[str, Any] = {"color": "0.4", "linestyle": "--", "label": label}
         ax.plot(start + (line if by_msd else -line) * ends, ends, **style)
         ax.legend(fontsize=8, loc="best", handles=[ax.get_lines()[-1]])
     if by_msd:  # displacements and responses span decades
